@@ -1,0 +1,48 @@
+"""Load a checkpoint into a model that computes the same network and names it differently.
+
+>>> import fxmap
+>>> from torch import nn
+>>> src, dst = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Identity(), nn.Linear(3, 2))
+>>> mapping = fxmap.auto_map(src, dst)
+>>> mapping.renames
+{'1.weight': '0.weight', '1.bias': '0.bias'}
+>>> mapping.load_into(dst, src.state_dict()).written
+2
+"""
+
+from fxmap.automap import auto_map
+from fxmap.errors import (
+    CaptureError,
+    CheckpointError,
+    DifferentNetworks,
+    FxmapError,
+    LoadError,
+    MappingError,
+    MissingCalibration,
+    ProofError,
+    QuantizationError,
+)
+from fxmap.mapping import KeyMapping, Status
+from fxmap.transfer import load, sqnr, transfer
+from fxmap.verify import Divergence, Proof, verify
+
+__all__ = [
+    "CaptureError",
+    "CheckpointError",
+    "DifferentNetworks",
+    "Divergence",
+    "FxmapError",
+    "KeyMapping",
+    "LoadError",
+    "MappingError",
+    "MissingCalibration",
+    "Proof",
+    "ProofError",
+    "QuantizationError",
+    "Status",
+    "auto_map",
+    "load",
+    "sqnr",
+    "transfer",
+    "verify",
+]

@@ -1,0 +1,141 @@
+"""Align: which operation of one graph is which of the other.
+
+From the strongest evidence to the weakest: pairs that signatures pin, what follows from them by propagation, and an
+assignment of what stays ambiguous. Operations without a counterpart stay unmatched: a replaced head or an auxiliary one is
+a result, not a failure.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from fxmap.align import signatures
+from fxmap.align.assignment import assign
+from fxmap.align.matching import Matching
+from fxmap.align.view import View, view
+from fxmap.graph import INPUT, OUTPUT, OpGraph
+
+# Neighbourhoods from the widest to the narrowest that is still evidence.
+_RADII = (16, 8, 4, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two operations that correspond, and why.
+
+    `evidence` is "signature" (ancestors and descendants), "ancestors", "descendants", "neighbourhood", "propagated",
+    "assigned", "tied" (an automorphism may exchange it with another) or "position" (of another shape, where both stand).
+    """
+
+    src: str
+    dst: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The pairs, and how much of the smaller network they cover.
+
+    `share` is the share of the parametrised operations of the smaller graph that are matched with equal shapes.
+    """
+
+    pairs: tuple[Pair, ...]
+    share: float
+
+    def counts(self) -> Counter[str]:
+        """Return how many pairs rest on which evidence."""
+        return Counter(pair.evidence for pair in self.pairs)
+
+
+def align(src: OpGraph, dst: OpGraph) -> Alignment:
+    """Align two normalised graphs. O(e) for e edges, times the largest radius; plus assignment of ambiguous blocks.
+
+    Names take part only where everything else is equal.
+    """
+    matching = Matching(view(src), view(dst))
+    labels = signatures.Labels()
+    _pair_ends(matching)
+    for attributes in (True, False):
+        own = [signatures.base(side, labels, attributes=attributes) for side in (matching.src, matching.dst)]
+        ahead = [
+            signatures.forward(side, labels, base) for side, base in zip((matching.src, matching.dst), own, strict=True)
+        ]
+        behind = [
+            signatures.backward(side, labels, base) for side, base in zip((matching.src, matching.dst), own, strict=True)
+        ]
+        both = [list(zip(a, b, strict=True)) for a, b in zip(ahead, behind, strict=True)]
+        matching.unique(both, "signature")
+        _assign_ties(matching, both)
+        matching.unique(ahead, "ancestors")
+        matching.unique(behind, "descendants")
+        around = [
+            signatures.neighbourhoods(side, labels, base, max(_RADII))
+            for side, base in zip((matching.src, matching.dst), own, strict=True)
+        ]
+        for radius in _RADII:
+            matching.unique([rounds[radius] for rounds in around], "neighbourhood")
+    _assign_rest(matching)
+    _pair_by_position(matching)
+    pairs = tuple(
+        Pair(matching.src.ops[s].name, matching.dst.ops[d].name, matching.evidence[s])
+        for s, d in sorted(matching.forward.items())
+    )
+    return Alignment(pairs, _share(matching))
+
+
+def _pair_ends(matching: Matching) -> None:
+    """Pair inputs by their order, and the outputs, which are one node each."""
+    for kind in (INPUT, OUTPUT):
+        ends = [[i for i, found in enumerate(side.kinds) if found == kind] for side in (matching.src, matching.dst)]
+        for s, d in zip(*ends, strict=False):
+            matching.forward[s], matching.backward[d], matching.evidence[s] = d, s, "signature"
+
+
+def _assign_ties(matching: Matching, labels: list[list[tuple[int, int]]]) -> None:
+    """Operations with equal ancestors and descendants are exchangeable: take one way, and remember that it was a choice."""
+    for group in matching.groups(labels).values():
+        src = [s for s in group[0] if s not in matching.forward]
+        dst = [d for d in group[1] if d not in matching.backward]
+        if len(group[0]) == len(group[1]) and src and dst:
+            matching.pair(assign(matching, src, dst, tied=True), "tied")
+
+
+def _assign_rest(matching: Matching) -> None:
+    """Assign blocks of one kind and shape until nothing changes: every pair may give its neighbours support."""
+    found = True
+    while found:
+        found = False
+        sides = (matching.src, matching.dst)
+        blocks = matching.groups([[(side.kinds[i], side.shapes[i]) for i in range(len(side))] for side in sides])
+        for src, dst in blocks.values():
+            free = [s for s in src if s not in matching.forward], [d for d in dst if d not in matching.backward]
+            pairs = assign(matching, *free, tied=False) if all(free) else []
+            matching.pair(pairs, "assigned")
+            found |= bool(pairs)
+
+
+def _pair_by_position(matching: Matching) -> None:
+    """Pair what is left where both sides have one candidate at the same place, whatever its shape: a replaced head."""
+    for s, d in list(matching.forward.items()):
+        for mine, other in (
+            (matching.src.operands[s], matching.dst.operands[d]),
+            (matching.src.users[s], matching.dst.users[d]),
+        ):
+            rest = (
+                [(a, i) for a, i in mine if i not in matching.forward],
+                [(a, i) for a, i in other if i not in matching.backward],
+            )
+            if len(rest[0]) == len(rest[1]) == 1 and _same_place(matching, rest[0][0], rest[1][0]):
+                matching.pair([(rest[0][0][1], rest[1][0][1])], "position")
+
+
+def _same_place(matching: Matching, src: tuple[str, int], dst: tuple[str, int]) -> bool:
+    return src[0] == dst[0] and matching.src.kinds[src[1]] == matching.dst.kinds[dst[1]]
+
+
+def _share(matching: Matching) -> float:
+    def count(side: View) -> int:
+        return sum(map(side.parametrised, range(len(side))))
+
+    smaller = min(count(matching.src), count(matching.dst))
+    aligned = sum(matching.src.parametrised(s) and matching.compatible(s, d) for s, d in matching.forward.items())
+    return aligned / smaller if smaller else 0.0

@@ -1,0 +1,64 @@
+"""A matching under construction: anchors, and what follows from them by propagation."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fxmap.align.view import View
+from fxmap.graph import INPUT
+
+
+@dataclass
+class Matching:
+    """Pairs of operations found so far, with the evidence for each."""
+
+    src: View
+    dst: View
+    forward: dict[int, int] = field(default_factory=dict)
+    backward: dict[int, int] = field(default_factory=dict)
+    evidence: dict[int, str] = field(default_factory=dict)
+
+    def compatible(self, s: int, d: int) -> bool:
+        """Whether two operations are of one kind, with tensors of the same shapes."""
+        return self.src.kinds[s] == self.dst.kinds[d] and self.src.shapes[s] == self.dst.shapes[d]
+
+    def pair(self, pairs: Iterable[tuple[int, int]], evidence: str) -> None:
+        """Match pairs of operations, and then all that follows: neighbours at the same argument that have no rival.
+
+        All pairs are made before anything follows from one of them, so that stronger evidence is never overtaken.
+        """
+        queue = [(s, d) for s, d in pairs if self._take(s, d, evidence)]
+        while queue:
+            s, d = queue.pop()
+            # Many things read the input; and a tensor of another shape is where two networks part.
+            if self.src.kinds[s] == INPUT or not self.compatible(s, d):
+                continue
+            for mine, other in ((self.src.operands[s], self.dst.operands[d]), (self.src.users[s], self.dst.users[d])):
+                queue += [(a, b) for a, b in self._forced(mine, other) if self._take(a, b, "propagated")]
+
+    def _take(self, s: int, d: int, evidence: str) -> bool:
+        if s in self.forward or d in self.backward:
+            return False
+        self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
+        return True
+
+    def _forced(self, src: list[tuple[str, int]], dst: list[tuple[str, int]]) -> list[tuple[int, int]]:
+        groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for side, (view, taken, neighbours) in enumerate(((self.src, self.forward, src), (self.dst, self.backward, dst))):
+            for argument, i in neighbours:
+                if i not in taken:
+                    groups[argument, view.kinds[i], view.shapes[i]][side].append(i)
+        return [(a[0], b[0]) for a, b in groups.values() if len(a) == len(b) == 1]
+
+    def unique(self, labels: Sequence[Sequence[Hashable]], evidence: str) -> None:
+        """Match operations whose label occurs once on each side among those that are still free."""
+        self.pair(((a[0], b[0]) for a, b in self.groups(labels).values() if len(a) == len(b) == 1), evidence)
+
+    def groups(self, labels: Sequence[Sequence[Hashable]]) -> dict[Hashable, tuple[list[int], list[int]]]:
+        """Group the free operations of both sides by label; groups with one side alone are left out."""
+        groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for side, taken in enumerate((self.forward, self.backward)):
+            for i, label in enumerate(labels[side]):
+                if i not in taken:
+                    groups[label][side].append(i)
+        return {label: group for label, group in groups.items() if group[0] and group[1]}

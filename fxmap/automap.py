@@ -1,0 +1,81 @@
+"""auto_map: the stages in order."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from fxmap import checkpoint
+from fxmap.align.names import map_by_name
+from fxmap.errors import CaptureError, ProofError
+from fxmap.mapping import KeyMapping
+from fxmap.side import side
+from fxmap.structure import map_by_structure
+from fxmap.verify import prove
+
+logger = logging.getLogger(__name__)
+
+
+def auto_map(
+    src: nn.Module | Mapping[str, Any] | str | Path,
+    dst: nn.Module,
+    *,
+    example_inputs: Any = None,
+    verify: bool | Literal["required"] = True,
+    absorb_eps: bool = False,
+) -> KeyMapping:
+    """Find how every key of the destination is made from keys of the source.
+
+    Args:
+        src: the source model; or, without its graph, a state dict or the path of a checkpoint.
+        dst: the destination model, float or of any eager quantized form.
+        example_inputs: what both models accept, a tensor or a tuple; inferred where it is left out.
+        verify: run both models to prove the mapping; "required" raises unless every key that the output depends on is
+            proven.
+        absorb_eps: move a different eps of two batch norms into the running variance, instead of reporting it.
+
+    Returns:
+        The mapping. Neither model is changed.
+
+    Raises:
+        CheckpointError: a path cannot be read.
+        QuantizationError: a quantized module has no float counterpart.
+        ProofError: `verify="required"`, and a key that matters is not proven.
+
+    Cost: linear in the number of operations, but for assignment inside ambiguous blocks; a proof costs two forward passes
+    of each model and one backward pass of the destination.
+
+    >>> from torch import nn
+    >>> src = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    >>> dst = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> mapping = auto_map(src, dst)
+    >>> print(mapping["0.bias"])
+    fold_bias(0, 1.running_mean, 1.running_var, 1.weight, 1.bias, eps=1e-05)
+    >>> mapping.proof.ok
+    True
+    """
+    if verify not in (True, False, "required"):
+        raise ValueError(f'verify is True, False or "required", not {verify!r}')
+    if not isinstance(dst, nn.Module):
+        raise TypeError(f"the destination is a model (torch.nn.Module), not {type(dst).__name__}")
+    if isinstance(src, nn.Module):
+        mapping = _map_models(src, dst, example_inputs, verify=bool(verify), absorb_eps=absorb_eps)
+    else:
+        state = checkpoint.read(src) if isinstance(src, str | Path) else checkpoint.unwrap(src, "the source")
+        mapping = map_by_name(state, dst.state_dict(), "the source is a state dict, without a model")
+    if verify == "required" and not (mapping.proof and mapping.proof.ok):
+        why = str(mapping.proof) if mapping.proof else "; ".join(mapping.knowledge.notes)
+        raise ProofError(f"not every key that the output depends on is proven: {why}")
+    return mapping
+
+
+def _map_models(src: nn.Module, dst: nn.Module, example_inputs: Any, *, verify: bool, absorb_eps: bool) -> KeyMapping:
+    try:
+        sides = side(src), side(dst)
+    except CaptureError as error:
+        logger.warning("no graph, keys are mapped by name and shape: %s", error)
+        return map_by_name(src.state_dict(), dst.state_dict(), str(error))
+    mapping, plan = map_by_structure(*sides, absorb_eps=absorb_eps)
+    return prove(mapping, plan, example_inputs) if verify and len(mapping) else mapping

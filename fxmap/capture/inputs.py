@@ -1,0 +1,178 @@
+"""Example inputs: which tensors both models accept, found from what their first operations read.
+
+Small sizes are best, but for a proof maps must stay larger than every kernel that meets them: on a 32x32 image the last
+stage of a ResNet has one position, and a wrong
+stride there changes nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxmap.capture import Captured
+from fxmap.graph import INPUT, TENSOR
+from fxmap.lockstep import ValueInterpreter
+
+_SIZES = (32, 48, 64, 96, 128, 144, 160, 176, 192, 208, 224, 256, 299, 320, 384)
+_LENGTHS = (12, 7, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One choice of inputs; `roomy` says that every map is larger than the kernels that meet it."""
+
+    tensors: tuple[Any, ...]
+    roomy: bool
+    size: str
+
+    def double(self) -> tuple[Any, ...]:
+        """Return the inputs with floating-point tensors in float64."""
+        return tuple(t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in self.tensors)
+
+
+def find_inputs(src: Captured, dst: Captured, *, count: int = 2) -> list[Inputs]:
+    """Return up to `count` inputs of different sizes that both models accept, the smallest that prove something first.
+
+    Which sizes leave room for every kernel is estimated from the attributes of convolutions and pools; whether a model
+    accepts a size is tried on the meta device, where a run costs no arithmetic. The random values come from a generator of
+    their own: the global one is not touched.
+    """
+    choices = list(_candidates(dst if _inputs(dst) else src))
+    rooms = [min(_room(src, choice.step), _room(dst, choice.step)) for choice in choices]
+    order = sorted(range(len(choices)), key=lambda i: (not rooms[i], i if rooms[i] else -i))
+    found: list[Inputs] = []
+    for i in order:
+        tensors = _random(choices[i], seed=i)
+        if all(_accepts(captured, tensors) for captured in (src, dst)):
+            found.append(Inputs(tensors, rooms[i], "x".join(map(str, tensors[0].shape))))
+        if len(found) == count:
+            break
+    return found
+
+
+def given_inputs(example: tuple[Any, ...]) -> list[Inputs]:
+    """Return the user's inputs, and a second choice with other random values in the floating-point tensors."""
+    generator = torch.Generator().manual_seed(1)
+    other = tuple(
+        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
+        if isinstance(t, Tensor) and t.is_floating_point()
+        else t
+        for t in example
+    )
+    return [Inputs(example, True, "given"), Inputs(other, True, "as given, other values")]
+
+
+def _inputs(captured: Captured) -> list[str]:
+    return [op.name for op in captured.ops.ops() if op.kind == INPUT and captured.ops.users(op.name)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Shapes of all inputs for one spatial size or length, and for integer inputs the number of values."""
+
+    step: int
+    shapes: tuple[tuple[int, ...], ...]
+    high: tuple[int | None, ...]
+
+
+def _candidates(captured: Captured) -> Iterator[_Choice]:
+    found = [_entry(captured, name) for name in _inputs(captured)]
+    entries = [entry for entry in found if entry is not None]
+    if not entries or len(entries) != len(found):
+        return
+    high = tuple(top for _, _, top in entries)
+    for step in _SIZES if any(dims for _, dims, _ in entries) else _LENGTHS:
+        shapes = tuple(
+            (2, step) if top is not None else (1, channels, *[step] * dims) if dims else (step, channels)
+            for channels, dims, top in entries
+        )
+        yield _Choice(step, shapes, high)
+
+
+def _entry(captured: Captured, name: str) -> tuple[int, int, int | None] | None:
+    """Return (channels, spatial dimensions, number of embeddings) that the first layer behind an input asks for."""
+    queue, seen = deque([name]), {name}
+    while queue:
+        for user, argument in captured.ops.users(queue.popleft()):
+            op, weight = captured.ops.op(user), captured.ops.tensors(user).get("weight")
+            if weight is not None and weight.shape is not None:
+                shape = weight.shape
+                if op.kind == "convolution":
+                    return shape[1] * int(op.attribute("groups", 1)), len(shape) - 2, None
+                if op.kind == "conv_transpose":
+                    return shape[0], len(shape) - 2, None
+                if op.kind == "linear":
+                    return shape[1], 0, None
+                if op.kind == "embedding" and argument != "weight":
+                    return 1, 0, shape[0]
+            if user not in seen:
+                seen.add(user)
+                queue.append(user)
+    return None
+
+
+def _random(choice: _Choice, seed: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(shape, generator=generator) if top is None else torch.randint(0, top, shape, generator=generator)
+        for shape, top in zip(choice.shapes, choice.high, strict=True)
+    )
+
+
+def _room(captured: Captured, size: int) -> bool:
+    """Estimate whether every map is larger than the kernels that meet it, for a square input.
+
+    Follows the spatial size along the operation graph; what changes it beside convolutions and pools is not known, and
+    then nothing is claimed of what follows.
+    """
+    sizes: dict[str, tuple[int, ...] | None] = {}
+    for op in captured.ops.ops():
+        weight = captured.ops.tensors(op.name).get("weight")
+        if op.kind == INPUT:
+            sizes[op.name] = (size, size, size)
+            continue
+        if op.kind == TENSOR:
+            continue
+        before = [sizes.get(name) for names in captured.ops.operands(op.name).values() for name in names if name in sizes]
+        known = next((found for found in before if found is not None), None)
+        sizes[op.name] = known
+        if known is None or op.kind not in ("convolution", "max_pool", "avg_pool"):
+            sizes[op.name] = None if op.kind in _RESIZING else known
+            continue
+        dims = len(weight.shape) - 2 if weight is not None and weight.shape is not None else 2
+        kernel = (
+            weight.shape[2:] if weight is not None and weight.shape is not None else _each(op.attribute("kernel_size"), dims)
+        )
+        if any(k > 1 and extent <= k for k, extent in zip(kernel, known, strict=False)):
+            return False
+        stride, padding, dilation = (
+            _each(op.attribute(name, d), dims) for name, d in (("stride", 1), ("padding", 0), ("dilation", 1))
+        )
+        sizes[op.name] = tuple(
+            (extent + 2 * p - d * (k - 1) - 1) // s + 1
+            for extent, k, s, p, d in zip(known[:dims], kernel, stride, padding, dilation, strict=True)
+        )
+    return True
+
+
+_RESIZING = {"interpolate", "conv_transpose", "adaptive_avg_pool", "adaptive_max_pool", "mean", "matmul", "pad", "linear"}
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    if isinstance(value, tuple):
+        return value
+    return (value if isinstance(value, int) else 0,) * dims
+
+
+def _accepts(captured: Captured, tensors: tuple[Tensor, ...]) -> bool:
+    meta = {path: tensor.to("meta") for path, tensor in captured.tensors.items()}
+    try:
+        with torch.no_grad():
+            ValueInterpreter(captured, meta).run(*(tensor.to("meta") for tensor in tensors))
+    except Exception:  # whatever a model raises on inputs that do not fit it
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""A replica of a model: the user's code and tensors, in modules of our own.
+
+Whatever capture and proof have to do to a model (switch it to eval, drop observers, exchange weights) they do to the
+replica, so that the user's model keeps its mode, its hooks and its values. Tensors are shared: a replica costs no memory.
+"""
+
+import types
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+Replace = Callable[[str, nn.Module], nn.Module | None]
+
+
+def replicate(model: nn.Module, replace: Replace = lambda path, module: None) -> nn.Module:
+    """Copy the module tree, sharing every tensor.
+
+    `replace(path, module)` may return a module to put in the place of one (and of everything below it), or None. A module
+    that occurs at several paths is copied once, and stays shared. `copy.deepcopy` would double the memory, and fails on
+    old-style weight norm after a forward pass. O(number of modules).
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    >>> twin = replicate(model).eval()
+    >>> model.training, twin.training, twin[0].weight is model[0].weight
+    (True, False, True)
+    """
+    copies: dict[nn.Module, nn.Module] = {}
+
+    def copy(path: str, module: nn.Module) -> nn.Module:
+        if module not in copies:
+            replacement = replace(path, module)
+            if replacement is None:
+                replacement = _shallow(module)
+                copies[module] = replacement
+                for name, child in module._modules.items():
+                    if child is not None:
+                        replacement._modules[name] = copy(f"{path}.{name}" if path else name, child)
+            copies[module] = replacement
+        return copies[module]
+
+    root = copy("", model)
+    for original, replica in copies.items():
+        _rebind(original, replica, copies)
+    return root
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    # Not copy.copy: GraphModule and quantized modules override it, and the former would re-trace.
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__ = {
+        name: value.copy() if isinstance(value, dict | set | list) else value for name, value in module.__dict__.items()
+    }
+    return twin
+
+
+def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.Module]) -> None:
+    # A module may keep bound methods of itself (self.forward = self._forward_impl) or modules in plain attributes and
+    # lists; these must point into the replica, or running it would run the user's model.
+    if type(original) is not type(replica):
+        return
+    for name, value in vars(replica).items():
+        if name == "_modules":
+            continue
+        if isinstance(value, types.MethodType) and value.__self__ in copies:
+            vars(replica)[name] = types.MethodType(value.__func__, copies[value.__self__])
+        elif isinstance(value, nn.Module):
+            vars(replica)[name] = copies.get(value, value)
+        elif isinstance(value, list):
+            value[:] = [copies.get(item, item) if isinstance(item, nn.Module) else item for item in value]
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (path, owner, attribute) of every parameter and buffer, each tensor under every path that it has."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute in (*module._parameters, *module._buffers):
+            if getattr(module, attribute, None) is not None:
+                yield (f"{path}.{attribute}" if path else attribute), module, attribute

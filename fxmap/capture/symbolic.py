@@ -1,0 +1,62 @@
+"""Symbolic tracing by torch.fx, down to functions: the rung of the ladder that needs no inputs.
+
+No module is a leaf: a convolution becomes a call of `torch.conv2d` whose weight is a `get_attr` node, so that every
+parameter is a node of its own, modules and functions have one vocabulary, and the graph can be run with any weights.
+The only leaves are the stubs that mark where a quantized region begins and ends.
+"""
+
+import inspect
+import traceback
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxmap.capture.replica import named_tensors
+from fxmap.errors import CaptureError
+
+
+class FunctionTracer(fx.Tracer):
+    """A tracer that enters every module except quantization stubs."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__(param_shapes_constant=True)
+        self._paths: dict[int, str] = {}
+        for path, module, attribute in named_tensors(root):
+            self._paths.setdefault(id(getattr(module, attribute)), path)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m).__name__ in ("QuantStub", "DeQuantStub") and type(m).__module__ == "torch.ao.quantization.stubs"
+
+    def create_arg(self, a: Any) -> Any:
+        # torch.fx searches all tensors of the model for each one that is used; this is the same, in constant time.
+        if isinstance(a, torch.Tensor) and id(a) in self._paths:
+            return self.create_node("get_attr", self._paths[id(a)], (), {})
+        return super().create_arg(a)
+
+
+def trace(replica: nn.Module) -> fx.Graph:
+    """Trace a replica symbolically. Optional arguments of forward keep their defaults.
+
+    Raises:
+        CaptureError: forward cannot be traced; the message names the file and line of the code that prevents it.
+    """
+    for module in replica.modules():
+        if hasattr(module, "_check_input_dim"):
+            # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.
+            vars(module)["_check_input_dim"] = lambda input: None
+    try:
+        return FunctionTracer(replica).trace(replica, concrete_args=_defaults(replica))
+    except Exception as error:  # whatever the user's forward raises on proxies
+        raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{error}") from error
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY}
+
+
+def _place(error: BaseException) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    frames = [frame for frame in frames if "/fxmap/" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""

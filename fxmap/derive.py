@@ -1,0 +1,205 @@
+"""Derive: from aligned operations to one expression for each tensor of the destination.
+
+Two affine layers that correspond may carry their batch norm apart or folded, and a bias or not. All combinations follow
+from one view of them: weight, bias, and an optional norm of gamma, beta, mean, var and eps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fxmap.align import Alignment
+from fxmap.expressions import Difference, Expression, FoldedBias, FoldedWeight, Full, NeutralVariance, Shifted, Source
+from fxmap.graph import Op, OpGraph
+from fxmap.normalize.affine import AFFINE, unfolded
+
+_LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": "linear"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A destination tensor whose counterpart has another shape: a replaced head."""
+
+    key: str
+    source: str
+    src_shape: tuple[int, ...]
+    dst_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What the destination's tensors are made of, in terms of the source's tensors.
+
+    `evidence` says how the operation that reads a tensor was paired; `reasons` say why a tensor that has a counterpart
+    cannot be made from it.
+    """
+
+    expressions: dict[str, Expression] = field(default_factory=dict)
+    evidence: dict[str, str] = field(default_factory=dict)
+    mismatched: dict[str, Mismatch] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    absorbed: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool = False) -> Derivation:
+    """Derive an expression for every destination tensor that an aligned operation reads. Linear time.
+
+    With `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
+    """
+    result = Derivation()
+    for pair in alignment.pairs:
+        layer = _Layer(src, src.op(pair.src), dst, dst.op(pair.dst), absorb_eps)
+        for argument, tensor in dst.tensors(pair.dst).items():
+            assert tensor.key is not None
+            if tensor.key in result.expressions:
+                continue
+            outcome = layer.make(argument)
+            if isinstance(outcome, Mismatch):
+                result.mismatched.setdefault(tensor.key, outcome)
+            elif isinstance(outcome, str):
+                result.reasons.setdefault(tensor.key, outcome)
+            else:
+                result.expressions[tensor.key] = outcome
+                result.evidence[tensor.key] = pair.evidence
+                if isinstance(outcome, Shifted):
+                    result.absorbed[tensor.key] = layer.eps
+    for done in result.expressions:
+        result.mismatched.pop(done, None)
+        result.reasons.pop(done, None)
+    return result
+
+
+class _Layer:
+    """One pair of aligned operations, and how the tensors of one are made from those of the other."""
+
+    def __init__(self, src_graph: OpGraph, src: Op, dst_graph: OpGraph, dst: Op, absorb_eps: bool) -> None:
+        self.src, self.dst = src_graph.tensors(src.name), dst_graph.tensors(dst.name)
+        self.src_op, self.dst_op = src, dst
+        self.kind = src.kind
+        self.absorb_eps = absorb_eps
+        self.eps: tuple[float, float] = (src.attribute("norm.eps", 0.0), dst.attribute("norm.eps", 0.0))
+        self.has_norm = _has_norm(src), _has_norm(dst)
+        # Why the two layers are not the same operation, although they correspond.
+        self.obstacle = unfolded(src_graph, src.name) if src.kind in AFFINE and not unfolded(dst_graph, dst.name) else ""
+
+    def make(self, argument: str) -> Expression | Mismatch | str:
+        """Return the expression of a destination argument, or the mismatch or the reason that prevents it."""
+        target = self.dst[argument]
+        if self.kind in AFFINE and "weight" in self.src and "weight" in self.dst:
+            weight = self.src["weight"]
+            if weight.shape != self.dst["weight"].shape:
+                return _mismatch(target, self.src.get(argument, weight))
+            if self.obstacle:
+                return self.obstacle
+            if argument.startswith("norm."):
+                return self._norm(argument.removeprefix("norm."), target)
+            return self._weight() if argument == "weight" else self._bias(target)
+        return self._same(argument, target)
+
+    def _same(self, argument: str, target: Op) -> Expression | Mismatch | str:
+        source = self.src.get(argument)
+        if source is None:
+            neutral = {"weight": 1.0, "bias": 0.0}.get(argument)
+            if neutral is None or not self.src:
+                return f"{self.src_op} reads no {argument}"
+            return self._full(target, neutral)
+        if source.shape != target.shape:
+            return _mismatch(target, source)
+        value = _source(source)
+        if argument in ("running_var", "norm.running_var") and self.absorb_eps and self.eps[0] != self.eps[1]:
+            return Shifted(value, self.eps[0] - self.eps[1])
+        return value
+
+    def _weight(self) -> Expression | str:
+        weight = _source(self.src["weight"])
+        if not self.has_norm[0] or self.has_norm[1]:
+            return weight
+        return FoldedWeight(
+            _LAYERS[self.kind], weight, self._stat("running_var"), self.eps[0], self._optional("norm.weight")
+        )
+
+    def _bias(self, target: Op) -> Expression | Mismatch | str:
+        if self.has_norm[0] and not self.has_norm[1]:
+            return self._folded_bias()
+        if "bias" in self.src:
+            return self._same("bias", target)
+        return self._full(target, 0.0)
+
+    def _folded_bias(self) -> Expression:
+        return FoldedBias(
+            _LAYERS[self.kind],
+            self._stat("running_mean"),
+            self._stat("running_var"),
+            self.eps[0],
+            self._optional("bias"),
+            self._optional("norm.weight"),
+            self._optional("norm.bias"),
+        )
+
+    def _norm(self, argument: str, target: Op) -> Expression | Mismatch | str:
+        if self.has_norm[0]:
+            same = self._same(f"norm.{argument}", target)
+            if argument == "running_mean" and "bias" in self.src and "bias" not in self.dst and isinstance(same, Expression):
+                return Difference(same, _source(self.src["bias"]))
+            return same
+        # The source has the norm folded: a neutral one, whose bias is the layer's unless the layer keeps it itself.
+        if argument == "running_var":
+            return NeutralVariance(_shape(target), self.eps[1], _source(self.src["weight"]))
+        if argument == "bias" and "bias" in self.src and "bias" not in self.dst:
+            return _source(self.src["bias"])
+        return self._full(target, 1.0 if argument == "weight" else 0.0)
+
+    def _full(self, target: Op, value: float) -> Expression:
+        like = next(iter(self.src.values()))
+        return Full(_shape(target), value, _source(self.src.get("weight", like)))
+
+    def _stat(self, name: str) -> Expression:
+        return _source(self.src[f"norm.{name}"])
+
+    def _optional(self, argument: str) -> Expression | None:
+        return _source(self.src[argument]) if argument in self.src else None
+
+
+def _has_norm(op: Op) -> bool:
+    return any(name == "norm.eps" for name, _ in op.attributes)
+
+
+def _source(op: Op) -> Source:
+    assert op.key is not None
+    return Source(op.key)
+
+
+def _shape(op: Op) -> tuple[int, ...]:
+    assert op.shape is not None
+    return op.shape
+
+
+def _mismatch(target: Op, source: Op) -> Mismatch:
+    assert target.key is not None
+    assert source.key is not None
+    return Mismatch(target.key, source.key, _shape(source), _shape(target))
+
+
+def siblings(
+    expressions: Mapping[str, Expression], src: Mapping[str, tuple[int, ...]], dst: Mapping[str, tuple[int, ...]]
+) -> dict[str, Expression]:
+    """Map tensors that no operation reads (batch counters) by the module that owns them.
+
+    Where the read tensors of a destination module all come from one source module, its unread tensors come from those of
+    the same name and shape there. `src` and `dst` are the shapes of the unread tensors.
+    """
+    owners: dict[str, set[str]] = {}
+    for key, expression in expressions.items():
+        owners.setdefault(_owner(key), set()).update(_owner(source) for source in expression.sources())
+    found: dict[str, Expression] = {}
+    for key, shape in dst.items():
+        sources = owners.get(_owner(key), set())
+        if len(sources) == 1:
+            owner, name = next(iter(sources)), key.rpartition(".")[2]
+            candidate = f"{owner}.{name}" if owner else name
+            if src.get(candidate) == shape:
+                found[key] = Source(candidate)
+    return found
+
+
+def _owner(key: str) -> str:
+    return key.rpartition(".")[0]

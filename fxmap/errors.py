@@ -1,0 +1,64 @@
+"""The errors of fxmap: each says what happened, where, why, and what to do next.
+
+>>> raise MissingCalibration("fc.scale", ["fc.scale"])  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+fxmap.errors.MissingCalibration: ...
+"""
+
+from collections.abc import Sequence
+
+
+class FxmapError(Exception):
+    """Base class: catch it to catch every error that fxmap raises on purpose."""
+
+
+class CaptureError(FxmapError):
+    """A model could not be turned into a graph; the message names the file and the line."""
+
+
+class DifferentNetworks(FxmapError):
+    """Too little of the two networks aligns: they are not the same network."""
+
+
+class LoadError(FxmapError):
+    """A state dict does not fit; nothing was written."""
+
+
+class CheckpointError(FxmapError):
+    """A file could not be read safely, or is not a checkpoint."""
+
+
+class MappingError(FxmapError):
+    """A mapping is malformed, or is asked for a key that it does not make."""
+
+
+class QuantizationError(FxmapError):
+    """A quantized model that cannot be filled, or cannot run, as it was built."""
+
+
+class ProofError(FxmapError):
+    """`verify="required"` was asked for, and a key that the output depends on is not proven."""
+
+
+class MissingCalibration(QuantizationError):
+    """Static int8 needs activation ranges, and they cannot be made from weights."""
+
+    def __init__(self, example: str, keys: Sequence[str]) -> None:
+        super().__init__(
+            f"{example} (and {len(keys) - 1} more keys): the destination is static int8, and its activation ranges "
+            "belong to other weights; they cannot be computed from weights alone. Nothing was written. Either give data: "
+            "fxmap.transfer(src, dst, calibration=batches) with a few dozen typical inputs; or keep the destination's own "
+            'ranges at your word: fxmap.transfer(src, dst, calibration="keep").'
+        )
+        self.keys = tuple(keys)
+
+
+def shorten(names: Sequence[str], limit: int = 4) -> str:
+    """Join names for a message, and say how many were left out.
+
+    >>> shorten(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,420 @@
+"""Expressions: how one destination tensor is made from source tensors.
+
+An expression is an immutable tree whose leaves are source keys. It can be evaluated on a state dict, printed,
+written as JSON, and written as Python. No expression holds values of a model, so a mapping is small and can be reused.
+
+>>> import torch
+>>> expression = FoldedBias("conv", Source("bn.running_mean"), Source("bn.running_var"), 1e-5,
+...                         gamma=Source("bn.weight"), beta=Source("bn.bias"))
+>>> state = {"bn.running_mean": torch.ones(2), "bn.running_var": torch.ones(2), "bn.weight": torch.ones(2),
+...          "bn.bias": torch.ones(2)}
+>>> expression.evaluate(state).shape
+torch.Size([2])
+>>> parse(expression.to_json()) == expression
+True
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from fxmap.errors import MappingError
+from fxmap.quantization.scheme import Scheme
+
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression(ABC):
+    """A tree over source keys. `evaluate` never changes the tensors that it reads."""
+
+    op: ClassVar[str]
+
+    @abstractmethod
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        """Make the tensor from a source state dict.
+
+        With `quantized=False`, quantizing and dequantizing are left out: what remains is the float function of the
+        mapping, which is what a proof compares.
+
+        Raises:
+            MappingError: a source key is absent; the message names it.
+        """
+
+    @abstractmethod
+    def python(self) -> str:
+        """Write the expression as Python over a dict named `state`."""
+
+    def operands(self) -> Iterator["Expression"]:
+        """Yield the expressions that this one is made of."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Expression):
+                yield value
+
+    def sources(self) -> Iterator[str]:
+        """Yield the source keys that are read, from left to right."""
+        for operand in self.operands():
+            yield from operand.sources()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts, lists, strings and numbers."""
+        return {"op": self.op} | {
+            field.name: value.to_json() if isinstance(value, Expression | Scheme) else value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Expression):
+    """A source tensor as it is. On its own it is a rename."""
+
+    op: ClassVar[str] = "source"
+    key: str
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        if self.key not in state:
+            raise MappingError(f"{self.key}: not in the source state dict, which has {len(state)} keys")
+        return state[self.key]
+
+    def sources(self) -> Iterator[str]:
+        yield self.key
+
+    def python(self) -> str:
+        return f"state[{self.key!r}]"
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Expression):
+    """A constant tensor of the dtype and device of another one: a bias or a norm that the source does not have."""
+
+    op: ClassVar[str] = "full"
+    shape: tuple[int, ...]
+    value: float
+    like: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        like = self.like.evaluate(state, quantized=quantized)
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        return torch.full(self.shape, self.value, dtype=dtype, device=like.device)
+
+    def python(self) -> str:
+        return f"torch.full({self.shape!r}, {self.value!r}, dtype=torch.float32)"
+
+    def __str__(self) -> str:
+        return f"full({list(self.shape)}, {self.value:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class NeutralVariance(Expression):
+    """The running variance with which a batch norm of weight 1 and mean 0 changes nothing: variance + eps = 1.
+
+    In floating point 1 - eps + eps need not be 1, so the value is the number nearest to 1 - eps whose sum with eps, in
+    the tensor's own dtype, is exactly 1: folding the norm back returns the convolution bit for bit.
+    """
+
+    op: ClassVar[str] = "neutral_variance"
+    shape: tuple[int, ...]
+    eps: float
+    like: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        like = self.like.evaluate(state, quantized=quantized)
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        return torch.full(self.shape, neutral_variance(self.eps, dtype), dtype=dtype, device=like.device)
+
+    def python(self) -> str:
+        return f"torch.full({self.shape!r}, {neutral_variance(self.eps, torch.float32)!r}, dtype=torch.float32)"
+
+    def __str__(self) -> str:
+        return f"full({list(self.shape)}, 1 - {self.eps:g})"
+
+
+def neutral_variance(eps: float, dtype: torch.dtype) -> float:
+    """Return the `v` nearest to 1 - eps with `v + eps == 1` exactly in `dtype`, or 1 - eps where there is none.
+
+    >>> bool(torch.tensor(neutral_variance(1e-5, torch.float32)) + 1e-5 == 1)
+    True
+    """
+    one = torch.ones((), dtype=dtype)
+    up = down = one - eps
+    for _ in range(8):
+        for candidate in (up, down):
+            if bool(candidate + eps == one):
+                return float(candidate)
+        up, down = torch.nextafter(up, 2 * one), torch.nextafter(down, 0 * one)
+    return float(one - eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted(Expression):
+    """A tensor plus a constant: a different eps of two norms, absorbed in the running variance."""
+
+    op: ClassVar[str] = "shifted"
+    of: Expression
+    amount: float
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value + self.amount
+
+    def python(self) -> str:
+        return f"({self.of.python()} + {self.amount!r})"
+
+    def __str__(self) -> str:
+        return f"{self.of} + {self.amount:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Expression):
+    """One tensor minus another: a layer's bias, absorbed in the running mean of the norm behind it."""
+
+    op: ClassVar[str] = "difference"
+    of: Expression
+    minus: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        minus: Tensor = self.minus.evaluate(state, quantized=quantized)
+        return value - minus
+
+    def python(self) -> str:
+        return f"({self.of.python()} - {self.minus.python()})"
+
+    def __str__(self) -> str:
+        return f"{self.of} - {self.minus}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedWeight(Expression):
+    """The weight of a convolution or linear layer with the batch norm behind it folded in.
+
+    `w * (gamma * rsqrt(var + eps))`, by torch.nn.utils.fusion, whose order of operations is the one that
+    torch.ao.quantization.fuse_modules uses: the result is bit-equal to fusing the modules.
+    `layer` is "conv" (weight `o i ...`), "conv_transpose" (weight `i o ...`) or "linear" (weight `o i`).
+    """
+
+    op: ClassVar[str] = "folded_weight"
+    layer: str
+    weight: Expression
+    var: Expression
+    eps: float
+    gamma: Expression | None = None
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        weight, var, gamma = (_evaluate(x, state, quantized) for x in (self.weight, self.var, self.gamma))
+        zeros = torch.zeros_like(var)
+        return fold(self.layer, weight, None, zeros, var, self.eps, gamma, zeros)[0]
+
+    def python(self) -> str:
+        gamma = "None" if self.gamma is None else self.gamma.python()
+        var = self.var.python()
+        statistics = f"torch.zeros_like({var}), {var}, {self.eps!r}"
+        return f"fold({self.layer!r}, {self.weight.python()}, None, {statistics}, {gamma}, None)[0]"
+
+    def __str__(self) -> str:
+        return f"fold({self.weight}, {self.gamma or 1}, {self.var}, eps={self.eps:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedBias(Expression):
+    """The bias of a convolution or linear layer with the batch norm behind it folded in; see `FoldedWeight`."""
+
+    op: ClassVar[str] = "folded_bias"
+    layer: str
+    mean: Expression
+    var: Expression
+    eps: float
+    bias: Expression | None = None
+    gamma: Expression | None = None
+    beta: Expression | None = None
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        bias, mean, var, gamma, beta = (
+            _evaluate(x, state, quantized) for x in (self.bias, self.mean, self.var, self.gamma, self.beta)
+        )
+        return fold(self.layer, mean.new_ones(len(mean), 1), bias, mean, var, self.eps, gamma, beta)[1]
+
+    def python(self) -> str:
+        bias, gamma, beta = ("None" if x is None else x.python() for x in (self.bias, self.gamma, self.beta))
+        mean = self.mean.python()
+        statistics = f"{mean}, {self.var.python()}, {self.eps!r}"
+        return f"fold({self.layer!r}, torch.ones_like({mean})[:, None], {bias}, {statistics}, {gamma}, {beta})[1]"
+
+    def __str__(self) -> str:
+        return f"fold_bias({self.bias or 0}, {self.mean}, {self.var}, {self.gamma or 1}, {self.beta or 0}, eps={self.eps:g})"
+
+
+def fold(
+    layer: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Fold a batch norm into a layer with torch's own functions; returns weight and bias, detached."""
+    with torch.no_grad():
+        if layer == "linear":
+            gamma = torch.ones_like(mean) if gamma is None else gamma
+            beta = torch.zeros_like(mean) if beta is None else beta
+            folded = fuse_linear_bn_weights(weight, bias, mean, var, eps, gamma, beta)
+        else:
+            # A bias is per output channel in both layouts; only the weight needs to know where that axis is.
+            transposed = layer == "conv_transpose" and weight.dim() > 2
+            folded = fuse_conv_bn_weights(weight, bias, mean, var, eps, gamma, beta, transposed)
+    return folded[0].detach(), folded[1].detach()
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized(Expression):
+    """A float tensor quantized by the destination's own kind of observer."""
+
+    op: ClassVar[str] = "quantized"
+    of: Expression
+    scheme: Scheme
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return self.scheme.quantize(value) if quantized else value
+
+    def python(self) -> str:
+        return f"quantize({self.of.python()}, {self.scheme.to_json()!r})"
+
+    def __str__(self) -> str:
+        return f"quantize({self.of}, {self.scheme})"
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantized(Expression):
+    """The float value of a quantized tensor: exact, scale times integer."""
+
+    op: ClassVar[str] = "dequantized"
+    of: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value.dequantize() if quantized and value.is_quantized else value
+
+    def python(self) -> str:
+        return f"{self.of.python()}.dequantize()"
+
+    def __str__(self) -> str:
+        return f"dequantize({self.of})"
+
+
+@dataclass(frozen=True, slots=True)
+class Packed(Expression):
+    """Weight and bias in one entry, as torch's quantized linear layers keep them."""
+
+    op: ClassVar[str] = "packed"
+    weight: Expression
+    bias: Expression | None = None
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> tuple[Tensor, Tensor | None]:
+        return _evaluate(self.weight, state, quantized), _evaluate(self.bias, state, quantized)
+
+    def python(self) -> str:
+        return f"({self.weight.python()}, {None if self.bias is None else self.bias.python()})"
+
+    def __str__(self) -> str:
+        return f"pack({self.weight}, {self.bias})"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked(Expression):
+    """One part of a packed entry: 0 is the weight, 1 the bias."""
+
+    op: ClassVar[str] = "unpacked"
+    of: Expression
+    index: int
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        return self.of.evaluate(state, quantized=quantized)[self.index]
+
+    def python(self) -> str:
+        return f"{self.of.python()}[{self.index}]"
+
+    def __str__(self) -> str:
+        return f"{self.of}[{self.index}]"
+
+
+def _evaluate(expression: Expression | None, state: State, quantized: bool) -> Any:
+    return None if expression is None else expression.evaluate(state, quantized=quantized)
+
+
+def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expression:
+    """Replace source keys by expressions: how stages that name tensors differently are composed.
+
+    >>> str(substitute(Shifted(Source("a"), 1.0), {"a": Source("b")}))
+    'b + 1'
+    """
+    if isinstance(expression, Source):
+        return leaves.get(expression.key, expression)
+    values = {field.name: getattr(expression, field.name) for field in fields(expression)}
+    for name, value in values.items():
+        if isinstance(value, Expression):
+            values[name] = substitute(value, leaves)
+    return type(expression)(**values)
+
+
+_BY_OP: dict[str, type[Expression]] = {kind.op: kind for kind in Expression.__subclasses__()}
+
+
+def parse(data: object) -> Expression:
+    """Read what `Expression.to_json` wrote.
+
+    Raises:
+        MappingError: the data is not an expression; the message shows the part that is not.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("op"), str) or data["op"] not in _BY_OP:
+        raise MappingError(f"not an expression: {data!r}; known operations are {', '.join(sorted(_BY_OP))}")
+    kind = _BY_OP[data["op"]]
+    types = {field.name: _TYPES[field.name] for field in fields(kind)}
+    values: dict[str, Any] = {}
+    for name, raw in data.items():
+        if name == "op":
+            continue
+        if name not in types:
+            raise MappingError(f"{kind.op}: unknown field {name!r} in {data!r}")
+        value = _parse_field(raw, types[name])
+        if not isinstance(value, types[name]) or isinstance(value, bool):
+            raise MappingError(f"{kind.op}: {name} has a value of the wrong type in {data!r}")
+        values[name] = value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise MappingError(f"{kind.op}: {error} in {data!r}") from error
+
+
+def _parse_field(raw: object, kind: Any) -> object:
+    if kind is Expression:
+        return parse(raw)
+    if kind is Scheme:
+        return Scheme.from_json(raw)
+    if isinstance(raw, list) and all(type(part) is int for part in raw):
+        return tuple(raw)
+    return raw
+
+
+# What a field of this name holds, whichever expression it belongs to.
+_TYPES: dict[str, Any] = {
+    "key": str,
+    "layer": str,
+    "shape": tuple,
+    "index": int,
+    "scheme": Scheme,
+    **dict.fromkeys(("value", "eps", "amount"), int | float),
+    **dict.fromkeys(("of", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta"), Expression),
+}

@@ -1,0 +1,298 @@
+"""The operation graph: what two models are compared by.
+
+Nodes are operations, tensors of the state dict, constants, inputs, and one output. An edge from producer to consumer
+carries the consumer's argument ("input", "weight", "tensors.2"); arguments that commute share one name. What matters about
+an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.relu_` and `x.relu()` are one kind.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, fx
+from torch._jit_internal import boolean_dispatched
+from torch.fx.operator_schemas import get_signature_for_torch_op
+
+INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
+
+# Spellings of one operation. Dimensions are not part of a kind: the shape of the weight tells them.
+_KINDS = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "convolution"),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "conv_transpose"),
+    **{
+        f"{pool}{n}d": pool for pool in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for n in (1, 2, 3)
+    },
+    **dict.fromkeys(("iadd", "radd", "__iadd__", "__radd__"), "add"),
+    **dict.fromkeys(("imul", "rmul"), "mul"),
+    **dict.fromkeys(("isub",), "sub"),
+    "truediv": "div",
+    "relu6": "hardtanh",
+    "concat": "cat",
+    "concatenate": "cat",
+    "swish": "silu",
+}
+_COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
+# Arguments that change nothing about the value that an operation computes in eval mode.
+_IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
+# Values that are numbers, not tensors: they lay data out, and are not compared.
+_NUMBERS = {"size", "dim", "numel", "getattr", "ndim", "len"}
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A node: what it computes, with which static attributes, and where in the model.
+
+    `output` names the fx node whose value this operation yields: the last one of those that a normalisation merged.
+    `shape` is a tensor's shape, None for everything else; `key` its path in the state dict.
+    """
+
+    name: str
+    kind: str
+    attributes: tuple[tuple[str, Any], ...] = ()
+    module: str = ""
+    output: str = ""
+    key: str | None = None
+    shape: tuple[int, ...] | None = None
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return a static attribute by name."""
+        return dict(self.attributes).get(name, default)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.module or self.key or self.name}"
+
+
+@dataclass(frozen=True)
+class OpGraph:
+    """An operation graph. Stages never change one that they were given: `copy` first."""
+
+    network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
+
+    def op(self, name: str) -> Op:
+        """Return a node by name."""
+        op: Op = self.network.nodes[name]["op"]
+        return op
+
+    def ops(self) -> Iterator[Op]:
+        """Yield every node, producers before consumers."""
+        for name in nx.topological_sort(self.network):
+            yield self.op(name)
+
+    def add(self, op: Op) -> None:
+        """Add a node, or replace the one of that name."""
+        self.network.add_node(op.name, op=op)
+
+    def operands(self, name: str) -> dict[str, list[str]]:
+        """Return the producers of a node by argument; an argument has several where it commutes."""
+        operands: dict[str, list[str]] = {}
+        for source, _, argument in self.network.in_edges(name, data="argument"):
+            operands.setdefault(argument, []).append(source)
+        return operands
+
+    def users(self, name: str) -> list[tuple[str, str]]:
+        """Return (consumer, argument) of every use of a node."""
+        return [(user, argument) for _, user, argument in self.network.out_edges(name, data="argument")]
+
+    def tensors(self, name: str) -> dict[str, Op]:
+        """Return the state dict tensors that a node reads, by argument."""
+        return {
+            argument: op
+            for argument, producers in self.operands(name).items()
+            for producer in producers
+            if (op := self.op(producer)).kind == TENSOR
+        }
+
+    def parametrised(self) -> list[str]:
+        """Return the operations that read at least one tensor of the state dict."""
+        return [op.name for op in self.ops() if op.kind not in (TENSOR, INPUT, CONSTANT, OUTPUT) and self.tensors(op.name)]
+
+    def keys(self) -> set[str]:
+        """Return the keys of the state dict that some operation reads."""
+        return {op.key for op in self.ops() if op.kind == TENSOR and op.key is not None}
+
+    def copy(self) -> "OpGraph":
+        """Return a graph that can be changed."""
+        return OpGraph(self.network.copy())
+
+    def bypass(self, name: str, argument: str) -> None:
+        """Take a node out: its consumers read what it read as `argument`."""
+        (producer,) = self.operands(name)[argument]
+        for user, use in self.users(name):
+            self.network.add_edge(producer, user, argument=use)
+        self.network.remove_node(name)
+
+
+def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
+    """Build the operation graph of an fx graph of functions whose tensors are `get_attr` nodes. Linear time.
+
+    `tensors` are the parameters and buffers by the path that the fx graph uses.
+    """
+    ops = OpGraph()
+    numbers: set[fx.Node] = set()
+    names: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if _is_number(node, numbers):
+            numbers.add(node)
+            continue
+        op = _op(node, tensors)
+        names[node] = op.name
+        ops.add(op)
+        for argument, producer in _operands(node):
+            if producer not in numbers:
+                ops.network.add_edge(names[producer], op.name, argument=argument)
+    _drop_dead(ops)
+    return ops
+
+
+def _drop_dead(ops: OpGraph) -> None:
+    outputs = [op.name for op in ops.ops() if op.kind == OUTPUT]
+    live = set(outputs).union(*(nx.ancestors(ops.network, output) for output in outputs))
+    ops.network.remove_nodes_from([op.name for op in list(ops.ops()) if op.name not in live and op.kind != INPUT])
+
+
+def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:
+    if node.op == "placeholder":
+        return Op(node.name, INPUT, output=node.name)
+    if node.op == "output":
+        return Op(node.name, OUTPUT, output=node.name)
+    if node.op == "get_attr":
+        path = str(node.target)
+        if path in tensors:
+            # One node for a tensor, however often it is read: "%" keeps its name apart from those of operations.
+            return Op(f"%{path}", TENSOR, output=node.name, key=path, shape=tuple(tensors[path].shape))
+        return Op(node.name, CONSTANT, output=node.name)
+    return Op(node.name, kind_of(node), _attributes(node), _module(node), node.name)
+
+
+def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
+    """Return the static arguments that matter and are not the default, so that spellings of one call agree."""
+    arguments = bind(node)
+    kind = kind_of(node)
+    if kind in ("max_pool", "avg_pool") and arguments.get("stride") is None:
+        arguments["stride"] = arguments.get("kernel_size")
+    if getattr(node.target, "__name__", "") in ("relu6", "relu6_"):
+        arguments |= {"min_val": 0.0, "max_val": 6.0}
+    defaults = _defaults(node)
+    return tuple(
+        sorted(
+            (name, _plain(value))
+            for name, value in arguments.items()
+            if name not in _IRRELEVANT and value is not None and not _nodes(value) and _plain(value) != defaults.get(name)
+        )
+    )
+
+
+def kind_of(node: fx.Node) -> str:
+    """Return the kind of an operation node, whichever way it was called."""
+    if node.op == "call_module":
+        return "identity"  # a stub at the border of a quantized region: the tracer's only leaves
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    name = name if name.startswith("__") else name.rstrip("_")
+    return _KINDS.get(name, name)
+
+
+def bind(node: fx.Node) -> dict[str, Any]:
+    """Return all arguments of a call by the names of the function's signature, defaults filled in."""
+    if node.op == "call_module":
+        return {"input": node.args[0]}
+    bound = _bound(node)
+    if bound is None:
+        return {f"arg{i}" if i else "input": value for i, value in enumerate(node.args)} | node.kwargs
+    bound.apply_defaults()
+    return _flat(bound)
+
+
+def _bound(node: fx.Node) -> inspect.BoundArguments | None:
+    for signature in _signatures(node.target):
+        try:
+            return signature.bind(*node.args, **node.kwargs)
+        except TypeError:
+            continue
+    return None
+
+
+def _defaults(node: fx.Node) -> dict[str, Any]:
+    bound = None if node.op == "call_module" else _bound(node)
+    parameters = {} if bound is None else bound.signature.parameters
+    return {name: _plain(p.default) for name, p in parameters.items() if p.default is not p.empty}
+
+
+def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        variadic = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        arguments.update(value if variadic else {"input" if name == "self" else name: value})
+    return arguments
+
+
+_OPERATOR = inspect.Signature(
+    [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("input", "other")]
+)
+_CACHE: dict[Any, list[inspect.Signature]] = {}
+
+
+def _signatures(target: Callable[..., Any] | str) -> list[inspect.Signature]:
+    function = getattr(torch, target, None) if isinstance(target, str) else target
+    if function is None or (isinstance(target, str) and target in _KINDS):
+        return []
+    # max_pool2d and its like are two functions behind one name, which has no signature of its own.
+    function = boolean_dispatched.get(function, {"if_false": function})["if_false"]
+    if function not in _CACHE:
+        if getattr(function, "__module__", None) == "_operator":
+            _CACHE[function] = [_OPERATOR]
+        else:
+            found = get_signature_for_torch_op(function)
+            try:
+                _CACHE[function] = list(found) if found else [inspect.signature(function)]
+            except (TypeError, ValueError):
+                _CACHE[function] = []
+    return _CACHE[function]
+
+
+def _operands(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
+    if node.op in ("placeholder", "get_attr"):
+        return
+    arguments = {"": node.args[0]} if node.op == "output" else bind(node)
+    commutative = kind_of(node) in _COMMUTATIVE
+    for name, value in arguments.items():
+        for place, operand in _nodes(value):
+            yield ("input" if commutative else f"{name}{place}"), operand
+
+
+def _nodes(value: Any, place: str = "") -> list[tuple[str, fx.Node]]:
+    if isinstance(value, fx.Node):
+        return [(place, value)]
+    if isinstance(value, dict):
+        items: Any = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    elif isinstance(value, slice):
+        items = enumerate((value.start, value.stop, value.step))
+    else:
+        return []
+    return [found for key, part in items for found in _nodes(part, f"{place}.{key}")]
+
+
+def _is_number(node: fx.Node, numbers: set[fx.Node]) -> bool:
+    if node.op in ("call_function", "call_method") and kind_of(node) in _NUMBERS:
+        return True
+    producers = node.all_input_nodes
+    return node.op != "output" and bool(producers) and all(producer in numbers for producer in producers)
+
+
+def _plain(value: Any) -> Any:
+    """Make a static argument comparable: (3, 3) and 3 are one kernel size."""
+    if isinstance(value, list | tuple):
+        parts = tuple(_plain(part) for part in value)
+        return parts[0] if parts and all(part == parts[0] for part in parts) else parts
+    if isinstance(value, slice):
+        return ("slice", value.start, value.stop, value.step)
+    return value if isinstance(value, int | float | str | bool) else str(value)
+
+
+def _module(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return next(reversed(stack)) if stack else ""

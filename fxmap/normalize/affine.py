@@ -1,0 +1,64 @@
+"""batch_norm(layer(x, w, b)) = layer(x, w', b') with an affine layer: one operation with an optional norm.
+
+    w' = w * gamma / sqrt(var + eps)        b' = (b - mean) * gamma / sqrt(var + eps) + beta
+
+Holds in eval mode for a convolution or linear layer whose output goes nowhere but into a batch norm with running
+statistics, and whose weight no other operation reads: a shared convolution followed by several norms is never folded.
+After it, the unfused, QAT-fused, eval-fused and int8 forms of a network are one graph. The norm's tensors become arguments
+"norm.weight", "norm.running_var", ... of the layer.
+"""
+
+from dataclasses import replace
+
+from fxmap.graph import OpGraph
+
+AFFINE = {"convolution", "conv_transpose", "linear"}
+
+
+def merge_batch_norm(graph: OpGraph) -> OpGraph:
+    """Merge every batch norm that can be folded into the layer before it."""
+    pairs = [(layer, op.name) for op in graph.ops() if op.kind == "batch_norm" and (layer := foldable(graph, op.name))]
+    if not pairs:
+        return graph
+    graph = graph.copy()
+    for layer, norm in pairs:
+        op = graph.op(norm)
+        eps = op.attribute("eps", 1e-5)  # the default of torch.nn.functional.batch_norm
+        merged = replace(graph.op(layer), attributes=(*graph.op(layer).attributes, ("norm.eps", eps)), output=op.output)
+        for argument, tensor in graph.tensors(norm).items():
+            graph.network.add_edge(tensor.name, layer, argument=f"norm.{argument}")
+        for user, use in graph.users(norm):
+            graph.network.add_edge(layer, user, argument=use)
+        graph.network.remove_node(norm)
+        graph.add(merged)
+    return graph
+
+
+def foldable(graph: OpGraph, norm: str) -> str | None:
+    """Return the layer that a batch norm can be folded into, or None."""
+    (layer,) = graph.operands(norm)["input"]
+    return None if graph.op(layer).kind not in AFFINE or _obstacle(graph, layer, norm) else layer
+
+
+def unfolded(graph: OpGraph, layer: str) -> str:
+    """Say why the batch norm behind a layer could not be merged into it; empty where there is none.
+
+    Reads the normalised graph: a norm that is still there was not merged.
+    """
+    norms = [user for user, argument in graph.users(layer) if graph.op(user).kind == "batch_norm" and argument == "input"]
+    if not norms:
+        return ""
+    op = graph.op(norms[0])
+    return f"the batch norm {op.module or op.name} behind it cannot be folded: {_obstacle(graph, layer, norms[0])}"
+
+
+def _obstacle(graph: OpGraph, layer: str, norm: str) -> str:
+    operands = graph.operands(norm)
+    if "running_mean" not in operands or "running_var" not in operands:
+        return "it has no running statistics (track_running_stats=False), and normalises by those of each batch"
+    if len(graph.users(layer)) != 1:
+        return "the layer's output has other consumers"
+    weight = graph.tensors(layer).get("weight")
+    if weight is None or len(graph.users(weight.name)) != 1:
+        return "the layer's weight is shared"
+    return ""

@@ -1,0 +1,30 @@
+"""identity(x) = x: dropout in eval mode, nn.Identity, quantization stubs, contiguous, clone.
+
+Holds for every input in eval mode. Observers and fake quantizers never reach a graph: the float twin has none.
+"""
+
+from fxmap.graph import OpGraph
+
+IDENTITIES = {
+    "identity",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_dropout",
+    "contiguous",
+    "clone",
+    "detach",
+}
+
+
+def drop_identities(graph: OpGraph) -> OpGraph:
+    """Take identities out of a graph."""
+    found = [op.name for op in graph.ops() if op.kind in IDENTITIES]
+    if not found:
+        return graph
+    graph = graph.copy()
+    for name in found:
+        graph.bypass(name, "input")
+    return graph

@@ -1,0 +1,41 @@
+"""Data movement computes nothing: consumers read through it.
+
+view(x), permute(x), flatten(x), chunk(x)[i] and their like hold the elements of x and no others. Which elements a consumer
+reads, and in which order, is left to the proof; structure alone needs only where values come from.
+"""
+
+from fxmap.graph import OpGraph
+
+MOVEMENT = {
+    "view",
+    "reshape",
+    "permute",
+    "transpose",
+    "t",
+    "flatten",
+    "unflatten",
+    "expand",
+    "squeeze",
+    "unsqueeze",
+    "select",
+    "narrow",
+    "getitem",
+    "split",
+    "chunk",
+    "unbind",
+    "to",
+    "float",
+    "channel_shuffle",
+    "movedim",
+}
+
+
+def pass_through_movement(graph: OpGraph) -> OpGraph:
+    """Take data movement out of a graph."""
+    moves = [op.name for op in graph.ops() if op.kind in MOVEMENT and len(graph.operands(op.name).get("input", [])) == 1]
+    if not moves:
+        return graph
+    graph = graph.copy()
+    for name in moves:
+        graph.bypass(name, "input")
+    return graph

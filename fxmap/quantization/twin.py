@@ -1,0 +1,321 @@
+"""The float twin: what a model of any quantized form computes, as an ordinary float model.
+
+A converted, prepared or QAT-prepared model is a float network with additions: integers for weights, observers, fake
+quantizers, ranges. The twin leaves the additions out. It has the same structure, runs in any dtype, and can be traced and
+aligned like any other model, so that no later stage knows about quantization. What the twin leaves out is kept beside
+it: where every twin tensor is stored in the model's own state dict, and which keys of that have no float counterpart.
+
+>>> from torch import nn
+>>> twin = float_twin(nn.Sequential(nn.Linear(2, 3)))
+>>> twin.stage, twin.stores["0.weight"], twin.kept
+(<Stage.FLOAT: 'float'>, Store(weight='0.weight', bias=None, scheme=None, packed=False), {})
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxmap.capture.replica import named_tensors, replicate
+from fxmap.errors import QuantizationError
+from fxmap.expressions import Dequantized, Expression, Packed, Quantized, Source, Unpacked
+from fxmap.quantization.scheme import Scheme, is_narrow
+
+
+class Stage(StrEnum):
+    """How far a model has gone on the way from float to int8."""
+
+    FLOAT = "float"
+    QUANTIZABLE = "quantizable"
+    FUSED = "fused"
+    FUSED_QAT = "fused for QAT"
+    PREPARED = "prepared with observers"
+    QAT = "prepared for QAT"
+    DYNAMIC = "converted, dynamic int8"
+    CONVERTED = "converted, static int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What one key of a model's state dict holds, in terms of tensors of the float twin."""
+
+    weight: str
+    bias: str | None = None
+    scheme: Scheme | None = None
+    packed: bool = False
+
+    def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
+        """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
+        weight = tensors.get(self.weight)
+        bias = None if self.bias is None else tensors.get(self.bias)
+        if weight is None or (self.bias is not None and bias is None):
+            return None
+        if self.scheme is not None:
+            weight = Quantized(weight, self.scheme)
+        return Packed(weight, bias) if self.packed else weight
+
+    def decode(self, key: str) -> dict[str, Expression]:
+        """Make the twin tensors that this key holds."""
+        whole = Source(key)
+        parts: dict[str, Expression] = {self.weight: Unpacked(whole, 0) if self.packed else whole}
+        if self.bias is not None:
+            parts[self.bias] = Unpacked(whole, 1)
+        if self.scheme is not None:
+            parts[self.weight] = Dequantized(parts[self.weight])
+        return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A float twin and how its tensors are stored in the model's own state dict.
+
+    `module` is the twin; `stores` says for every key with a float source what it holds; `kept` says for every other key
+    what it is ("activation range", "observer", "constant"); `ranges` are the kept keys that must come from calibration
+    data; `converted` are the paths of the modules that are int8.
+    """
+
+    module: nn.Module
+    stage: Stage
+    stores: dict[str, Store]
+    kept: dict[str, str] = field(default_factory=dict)
+    ranges: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+
+    def decoded(self) -> dict[str, Expression]:
+        """Return how every tensor of the twin is read from the model's state dict."""
+        return {name: part for key, store in self.stores.items() for name, part in store.decode(key).items()}
+
+
+def float_twin(model: nn.Module) -> Twin:
+    """Build the float twin of a model; the model is not changed, and shares its float tensors with the twin.
+
+    Raises:
+        QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
+    """
+    state = model.state_dict()
+    # A model can only hold modules of torch.ao.quantization if something has imported it.
+    if "torch.ao.quantization" not in sys.modules:
+        return Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in state})
+    builder = _Builder(model)
+    twin = replicate(model, builder.replace)
+    for module in twin.modules():
+        _drop_observer(module)
+    own = {path for path, _, _ in named_tensors(twin)}
+    stores = {key: builder.stores.get(key, Store(key)) for key in state if key in builder.stores or key in own}
+    kept = {key: _describe(key, builder.converted) for key in state if key not in stores}
+    ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
+    return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted))
+
+
+ACTIVATION_RANGE = "activation range"
+
+
+def _describe(key: str, converted: dict[str, nn.Module]) -> str:
+    owner, _, attribute = key.rpartition(".")
+    if attribute in ("scale", "zero_point") and owner in converted and not _is_dynamic(converted[owner]):
+        return ACTIVATION_RANGE
+    return "constant of a converted module" if owner.removesuffix("._packed_params") in converted else "observer"
+
+
+def _is_dynamic(module: nn.Module) -> bool:
+    import torch.ao.nn.quantized.dynamic as nnqd
+
+    return isinstance(module, nnqd.Linear)
+
+
+class _Builder:
+    """Replaces quantized modules one by one while the replica is made, and notes what it replaced."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.stores: dict[str, Store] = {}
+        self.converted: dict[str, nn.Module] = {}
+        self.static = self.qat = self.observed = False
+        self.narrow = is_narrow(_quantized_weights(model))
+
+    def replace(self, path: str, module: nn.Module) -> nn.Module | None:
+        import torch.ao.nn.quantized as nnq
+        import torch.ao.quantization as tq
+
+        if isinstance(module, tq.FakeQuantizeBase | tq.ObserverBase):
+            self.observed = True
+            return nn.Identity()
+        if isinstance(module, nnq.Quantize):
+            return self._convert(path, module, tq.QuantStub())
+        if isinstance(module, nnq.DeQuantize):
+            return self._convert(path, module, tq.DeQuantStub())
+        if isinstance(module, nnq.QFunctional):
+            return self._convert(path, module, nnq.FloatFunctional())
+        if isinstance(module, nnq.Linear):
+            return self._convert_linear(path, module)
+        if hasattr(module, "_weight_bias") and hasattr(module, "kernel_size"):
+            return self._convert_convolution(path, module)
+        if isinstance(module, _qat_kinds()):
+            self.qat = self.observed = True
+            return self._unprepare(path, module)
+        if isinstance(module, nnq.Dropout | nnq.FloatFunctional | nnq.FXFloatFunctional):
+            return None  # float modules, although they live beside the quantized ones
+        if type(module).__module__.startswith("torch.ao.nn.quantized.modules"):
+            return self._convert_subclass(path, module)
+        return None
+
+    def stage(self, model: nn.Module) -> Stage:
+        """Name the stage by what was found."""
+        import torch.ao.nn.intrinsic as nni
+        import torch.ao.quantization as tq
+
+        if self.converted:
+            return Stage.CONVERTED if self.static else Stage.DYNAMIC
+        if self.observed:
+            return Stage.QAT if self.qat else Stage.PREPARED
+        modules = list(model.modules())
+        if any(isinstance(module, nni.ConvBn1d | nni.ConvBnReLU1d | nni.ConvBn2d | nni.ConvBnReLU2d) for module in modules):
+            return Stage.FUSED_QAT
+        stubs = any(isinstance(module, tq.QuantStub) for module in modules)
+        fused = any(isinstance(module, nni._FusedModule) for module in modules)
+        if fused or (stubs and not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)):
+            return Stage.FUSED
+        return Stage.QUANTIZABLE if stubs else Stage.FLOAT
+
+    def _convert(self, path: str, module: nn.Module, twin: nn.Module) -> nn.Module:
+        self.converted[path] = module
+        self.static |= not _is_dynamic(module)
+        return twin
+
+    def _convert_linear(self, path: str, module: Any) -> nn.Module:
+        import torch.ao.nn.intrinsic as nni
+        import torch.ao.nn.intrinsic.quantized as nniq
+        import torch.ao.nn.intrinsic.quantized.dynamic as nniqd
+
+        weight, bias = module._packed_params._weight_bias()
+        if not weight.is_quantized:
+            raise QuantizationError(
+                f"{path}: a dynamic layer with {weight.dtype} weights is not supported; quantize it with dtype=torch.qint8"
+            )
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        _assign(linear, weight, bias)
+        relu = isinstance(module, nniq.LinearReLU | nniqd.LinearReLU)
+        inner = f"{path}.0." if relu else f"{path}." if path else ""
+        self.stores[f"{path}._packed_params._packed_params" if path else "_packed_params._packed_params"] = Store(
+            f"{inner}weight", f"{inner}bias" if bias is not None else None, self._scheme(weight), packed=True
+        )
+        return self._convert(path, module, nni.LinearReLU(linear, nn.ReLU()) if relu else linear)
+
+    def _convert_convolution(self, path: str, module: Any) -> nn.Module:
+        import torch.ao.nn.intrinsic as nni
+
+        weight, bias = module._weight_bias()
+        dims = len(module.kernel_size)
+        name = f"Conv{'Transpose' if module.transposed else ''}{dims}d"
+        options: dict[str, Any] = {"output_padding": module.output_padding} if module.transposed else {}
+        convolution = getattr(nn, name)(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            dilation=module.dilation,
+            groups=module.groups,
+            bias=bias is not None,
+            padding_mode=module.padding_mode,
+            device="meta",
+            **options,
+        )
+        _assign(convolution, weight, bias)
+        kind = type(module).__name__
+        if kind.startswith("ConvAdd"):
+            raise QuantizationError(f"{path}: {kind} fuses an addition into a convolution, which has no eager float form")
+        relu = kind.startswith("ConvReLU")
+        inner = f"{path}.0" if relu else path
+        self.stores[f"{path}.weight"] = Store(f"{inner}.weight", scheme=self._scheme(weight))
+        if bias is not None:
+            self.stores[f"{path}.bias"] = Store(f"{inner}.bias")
+        twin = getattr(nni, f"ConvReLU{dims}d")(convolution, nn.ReLU()) if relu else convolution
+        return self._convert(path, module, twin)
+
+    def _convert_subclass(self, path: str, module: nn.Module) -> nn.Module:
+        # The other quantized modules are subclasses of their float class, with a scale and a zero point added.
+        kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules.")]
+        if not kinds or kinds[0] is nn.Module:
+            raise QuantizationError(f"{path}: {type(module).__qualname__} has no float twin in fxmap")
+        kind = kinds[0]
+        if kind is nn.modules.batchnorm._BatchNorm:
+            kind = getattr(nn, type(module).__name__)
+        twin: nn.Module = object.__new__(kind)
+        twin.__dict__ = {
+            name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(module).items()
+        }
+        for name in ("scale", "zero_point"):
+            twin._buffers.pop(name, None)
+        return self._convert(path, module, twin)
+
+    def _unprepare(self, path: str, module: Any) -> nn.Module:
+        import torch.ao.nn.intrinsic as nni
+
+        # A QAT module subclasses its float class; its batch norm is a child, its relu a part of its type.
+        kind = type(module).__name__
+        parts: list[nn.Module] = [_base(module)]
+        if "Bn" in kind:
+            parts.append(replicate(module.bn))
+        if "ReLU" in kind:
+            parts.append(nn.ReLU())
+        names = [f"{path}.{name}" for name in ("weight", "bias") if getattr(module, name) is not None]
+        if len(parts) == 1:
+            self.stores.update({name: Store(name) for name in names})
+            return parts[0]
+        for name in names:
+            self.stores[name] = Store(f"{path}.0.{name.rpartition('.')[2]}")
+        for name, _, _ in named_tensors(parts[1]):
+            self.stores[f"{path}.bn.{name}"] = Store(f"{path}.1.{name}")
+        twin: nn.Module = getattr(nni, kind)(*parts)
+        return twin
+
+    def _scheme(self, weight: Tensor) -> Scheme:
+        return Scheme.of(weight, narrow=self.narrow)
+
+
+def _qat_kinds() -> tuple[type[nn.Module], ...]:
+    import torch.ao.nn.intrinsic.qat as nniqat
+    import torch.ao.nn.qat as nnqat
+
+    fused = (nniqat.ConvBn1d, nniqat.ConvBn2d, nniqat.ConvBn3d, nniqat.LinearBn1d)
+    return (nnqat.Linear, nnqat.Conv1d, nnqat.Conv2d, nnqat.Conv3d, *fused)
+
+
+def _base(module: nn.Module) -> nn.Module:
+    kind = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    if kind is nn.modules.conv._ConvNd:
+        kind = getattr(nn, f"Conv{len(module.kernel_size)}d")  # type: ignore[arg-type]
+    twin: nn.Module = object.__new__(kind)
+    twin.__dict__ = {name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(module).items()}
+    twin._modules = {}
+    for hooks in (twin._forward_hooks, twin._forward_pre_hooks):
+        hooks.clear()
+    return twin
+
+
+def _drop_observer(module: nn.Module) -> None:
+    # Only in modules of our own. FloatFunctional calls its (identity) post-process by itself and keeps it.
+    from torch.ao.nn.quantized import FloatFunctional
+
+    if "activation_post_process" not in module._modules or isinstance(module, FloatFunctional):
+        return
+    del module._modules["activation_post_process"]
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for handle, hook in list(hooks.items()):
+            if getattr(hook, "__module__", "").startswith("torch.ao."):
+                del hooks[handle]
+
+
+def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    layer.weight = nn.Parameter(weight.detach().dequantize(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+
+
+def _quantized_weights(model: nn.Module) -> list[Tensor]:
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_weight_bias")]
+    weights = [layer._weight_bias()[0] for layer in layers]
+    return [weight for weight in weights if isinstance(weight, Tensor) and weight.is_quantized]

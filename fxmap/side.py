@@ -1,0 +1,67 @@
+"""One of the two models on its way through the stages."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from fxmap.capture import Captured, capture
+from fxmap.checkpoint import WRAPPERS
+from fxmap.expressions import Expression, Source, substitute
+from fxmap.quantization.twin import Twin, float_twin
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model without its wrappers, its float twin, and the graph of that in eval mode.
+
+    `prefix` is what the wrappers put before every key of the user's model.
+    """
+
+    model: nn.Module
+    twin: Twin
+    main: Captured
+    prefix: str = ""
+
+    def decoded(self) -> dict[str, Expression]:
+        """Return how every tensor of the twin is read from the state dict of the user's model."""
+        parts = self.twin.decoded()
+        if not self.prefix:
+            return parts
+        wrapped: dict[str, Expression] = {key: Source(self.prefix + key) for key in self.twin.stores}
+        return {name: substitute(part, wrapped) for name, part in parts.items()}
+
+    def names(self, key: str) -> list[str]:
+        """Return the twin tensors that a key holds, by the names that the graph uses for them."""
+        store = self.twin.stores[key]
+        return [self.main.canonical[part] for part in (store.weight, store.bias) if part is not None]
+
+
+def side(model: nn.Module) -> Side:
+    """Unwrap a model, build its float twin, and capture it.
+
+    Raises:
+        CaptureError: it has no graph.
+        QuantizationError: it has a quantized module without a float counterpart.
+    """
+    inner, prefix = unwrap(model)
+    twin = float_twin(inner)
+    return Side(inner, twin, capture(twin.module), prefix)
+
+
+def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
+    """Take DataParallel, DistributedDataParallel and torch.compile off a model; return it and the prefix of its keys.
+
+    >>> unwrap(nn.DataParallel(nn.Linear(2, 2)))
+    (Linear(in_features=2, out_features=2, bias=True), 'module.')
+    """
+    prefix = ""
+    while _wraps(model):
+        name = next((wrapper[:-1] for wrapper in WRAPPERS if set(model._modules) == {wrapper[:-1]}), None)
+        if name is None:
+            break
+        model, prefix = getattr(model, name), f"{prefix}{name}."
+    return model, prefix
+
+
+def _wraps(model: nn.Module) -> bool:
+    return type(model).__module__.startswith(("torch.nn.parallel.", "torch._dynamo.", "torch.distributed."))

@@ -1,0 +1,208 @@
+"""The mapping by structure alone: align, derive, and say what is known of every destination key."""
+
+import logging
+from dataclasses import dataclass, field, replace
+
+from fxmap.align import Alignment, align
+from fxmap.capture import capture
+from fxmap.derive import Derivation, Mismatch, derive, siblings
+from fxmap.errors import CaptureError
+from fxmap.expressions import Expression, substitute
+from fxmap.mapping import KeyMapping, Knowledge, Status
+from fxmap.quantization.domain import floats_inside
+from fxmap.quantization.twin import Stage
+from fxmap.side import Side
+
+logger = logging.getLogger(__name__)
+
+# Below this share of the smaller network, two models are different networks.
+SAME_NETWORK = 0.2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What alignment and derivation found between two models: what a proof starts from."""
+
+    src: Side
+    dst: Side
+    alignment: Alignment
+    derivation: Derivation = field(default_factory=Derivation)
+
+
+def map_by_structure(src: Side, dst: Side, *, absorb_eps: bool = False) -> tuple[KeyMapping, Plan]:
+    """Align the two graphs and derive the mapping, without running either model."""
+    alignment = align(src.main.ops, dst.main.ops)
+    if alignment.share < SAME_NETWORK:
+        return _different(src, dst, alignment), Plan(src, dst, alignment)
+    found = derive(src.main.ops, dst.main.ops, alignment, absorb_eps=absorb_eps)
+    _add_auxiliary(src, dst, found, absorb_eps)
+    _add_siblings(src, dst, found)
+    return _Draft(src, dst, found).mapping(), Plan(src, dst, alignment, found)
+
+
+def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> None:
+    """Add heads that exist in training only: tensors that neither eval graph reads."""
+    unread_src, unread_dst = (
+        {path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} - side.main.ops.keys()
+        for side in (src, dst)
+    )
+    if not unread_src or not unread_dst:
+        return
+    try:
+        ours, theirs = (capture(side.twin.module, auxiliary=True).ops for side in (src, dst))
+    except CaptureError as error:
+        logger.info("no graph in training mode: %s", error)
+        return
+    heads = derive(ours, theirs, align(ours, theirs), absorb_eps=absorb_eps)
+    for key in unread_dst & heads.expressions.keys():
+        if unread_src.issuperset(heads.expressions[key].sources()):
+            found.expressions[key] = heads.expressions[key]
+    for key in unread_dst & heads.mismatched.keys():
+        found.mismatched[key] = heads.mismatched[key]
+
+
+def _add_siblings(src: Side, dst: Side, found: Derivation) -> None:
+    """Add what no graph reads, such as batch counters, by the module that owns it."""
+    ours, theirs = (_unread(side) for side in (src, dst))
+    missing = {path: shape for path, shape in theirs.items() if path not in found.expressions}
+    found.expressions.update(siblings(found.expressions, ours, missing))
+
+
+def _unread(side: Side) -> dict[str, tuple[int, ...]]:
+    read = side.main.ops.keys()
+    return {path: tuple(tensor.shape) for path, tensor in side.main.tensors.items() if path not in read}
+
+
+class _Draft:
+    """Collects what is known of every destination key."""
+
+    def __init__(self, src: Side, dst: Side, found: Derivation) -> None:
+        self.src, self.dst, self.found = src, dst, found
+        self.decoded = src.decoded()
+        self.tensors = {name: substitute(expression, self.decoded) for name, expression in found.expressions.items()}
+        self.expressions: dict[str, Expression] = {}
+        self.statuses: dict[str, Status] = {}
+        self.reasons: dict[str, str] = {}
+        self.mismatched: list[Mismatch] = []
+        self.unread: list[str] = []
+        # Source keys whose counterpart has another shape.
+        self.replaced: set[str] = set()
+
+    def mapping(self) -> KeyMapping:
+        """Go through the destination's keys, and put the mapping together."""
+        for key in self.dst.model.state_dict():
+            self._add(key)
+        blocked = _float_inside(self.dst)
+        knowledge = Knowledge(
+            statuses=self.statuses,
+            unexpected=self._unexpected(),
+            mismatched=tuple(self.mismatched),
+            unread=tuple(self.unread),
+            ranges=tuple(self.dst.prefix + key for key in self.dst.twin.ranges),
+            reasons={key: reason for key, reason in self.reasons.items() if reason},
+            notes=tuple(self._notes(blocked)),
+            stages=(self.src.twin.stage, self.dst.twin.stage),
+            rungs=(self.src.main.rung, self.dst.main.rung),
+            blocked=blocked,
+        )
+        return KeyMapping(self.expressions, knowledge)
+
+    def _add(self, key: str) -> None:
+        name = self.dst.prefix + key
+        if key not in self.dst.twin.stores:
+            self.statuses[name] = Status.KEPT
+            self.reasons[name] = self.dst.twin.kept[key]
+            return
+        parts = self.dst.names(key)
+        counter = not self.dst.main.tensors[parts[0]].is_floating_point()
+        if not self.dst.main.ops.keys().intersection(parts):
+            self.unread.append(name)
+        made = self._made(key)
+        wrong = [self.found.mismatched[part] for part in parts if part in self.found.mismatched]
+        if made is not None:
+            self.expressions[name] = made
+            self.statuses[name] = Status.INERT if counter and name in self.unread else Status.MATCHED
+        elif wrong:
+            self.statuses[name] = Status.MISMATCHED
+            sources = [next(self.decoded[mismatch.source].sources()) for mismatch in wrong]
+            self.replaced.update(sources)
+            self.mismatched.append(replace(wrong[0], key=name, source=sources[0]))
+        elif counter:
+            self.statuses[name] = Status.KEPT
+            self.reasons[name] = "a counter, which the output does not depend on"
+        else:
+            self.statuses[name] = Status.MISSING
+            self.reasons[name] = next((self.found.reasons[part] for part in parts if part in self.found.reasons), "")
+
+    def _made(self, key: str) -> Expression | None:
+        store, canonical = self.dst.twin.stores[key], self.dst.main.canonical
+        parts = [part for part in (store.weight, store.bias) if part is not None]
+        return store.encode({part: self.tensors[canonical[part]] for part in parts if canonical[part] in self.tensors})
+
+    def _unexpected(self) -> tuple[str, ...]:
+        used = {source for expression in self.expressions.values() for source in expression.sources()}
+        used |= self.replaced
+        # A counter is used up with the norm that it counts for, whether that was copied or folded.
+        owners = {key.rpartition(".")[0] for key in used}
+        result = []
+        for key, store in self.src.twin.stores.items():
+            name = self.src.prefix + key
+            counter = not self.src.main.tensors[store.weight].is_floating_point()
+            if name not in used and not (counter and name.rpartition(".")[0] in owners):
+                result.append(name)
+        return tuple(result)
+
+    def _notes(self, blocked: str) -> list[str]:
+        notes = []
+        if self.src.prefix or self.dst.prefix:
+            notes.append(f"wrapped: source keys begin with {self.src.prefix!r}, destination keys with {self.dst.prefix!r}")
+        if self.found.absorbed:
+            key, (ours, theirs) = next(iter(self.found.absorbed.items()))
+            notes.append(
+                f"the source's eps of {ours:g} was absorbed in the running variance, since the destination's is {theirs:g}: "
+                f"{key} and {len(self.found.absorbed) - 1} more"
+            )
+        if self.dst.twin.stage is Stage.FUSED:
+            notes.append(
+                "nothing in the destination is quantized: it is a fused float model. If you built it with torchvision's "
+                'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"'
+            )
+        if blocked:
+            notes.append(blocked)
+        elif self.dst.twin.ranges:
+            notes.append(
+                f"{len(self.dst.twin.ranges)} activation ranges cannot be made from weights: "
+                "load with fxmap.transfer(src, dst, calibration=batches)"
+            )
+        return notes
+
+
+def _float_inside(dst: Side) -> str:
+    inside = floats_inside(dst.main.graph, set(dst.twin.converted)) if dst.twin.stage is Stage.CONVERTED else []
+    if not inside:
+        return ""
+    return (
+        f"{', '.join(inside[:3])}: a float layer stands inside the quantized part of the destination, so its forward can't "
+        "run: the layer would get int8 activations beside float weights. This happens when a head is replaced after "
+        "conversion. Build the destination with the right head instead (for torchvision: num_classes=2 beside "
+        "quantize=True), or replace the head before prepare and convert"
+    )
+
+
+def _different(src: Side, dst: Side, alignment: Alignment) -> KeyMapping:
+    text = (
+        f"these two are different networks: {alignment.share:.0%} of the operations of the smaller one align; nothing was "
+        "mapped. Give two models of the same architecture and size"
+    )
+    statuses = {
+        dst.prefix + key: Status.MISSING if key in dst.twin.stores else Status.KEPT for key in dst.model.state_dict()
+    }
+    knowledge = Knowledge(
+        statuses=statuses,
+        unexpected=tuple(src.prefix + key for key in src.twin.stores),
+        notes=(text,),
+        stages=(src.twin.stage, dst.twin.stage),
+        rungs=(src.main.rung, dst.main.rung),
+        different=text,
+    )
+    return KeyMapping({}, knowledge)
