@@ -369,7 +369,20 @@ def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expr
     return type(expression)(**values)
 
 
-_BY_OP: dict[str, type[Expression]] = {kind.op: kind for kind in Expression.__subclasses__()}
+KINDS: tuple[type[Expression], ...] = (
+    Source,
+    Full,
+    NeutralVariance,
+    Shifted,
+    Difference,
+    FoldedWeight,
+    FoldedBias,
+    Quantized,
+    Dequantized,
+    Packed,
+    Unpacked,
+)
+_BY_OP: dict[str, type[Expression]] = {kind.op: kind for kind in KINDS}
 
 
 def parse(data: object) -> Expression:

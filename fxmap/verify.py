@@ -43,7 +43,8 @@ class Divergence:
 
     def __str__(self) -> str:
         what = f": {self.attribute}" if self.attribute else ""
-        size = f" (relative error {self.error:.1e})" if self.error > TOLERANCE else " (equal on these inputs)"
+        size = " (equal on these inputs)" if self.error <= TOLERANCE else f" (relative error {self.error:.1e})"
+        size = "" if self.error == float("inf") else size
         return f"first divergence: {self.dst} against {self.src}{what}{size}{'. ' + self.remedy if self.remedy else ''}"
 
 
@@ -76,9 +77,8 @@ class Proof:
         if not self.forwards:
             return f"proof: nothing could be run: {self.reason}"
         head = "proof: ok" if self.ok else f"proof: not ok: {self.reason}"
-        ran = (
-            f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, relative error {self.error:.1e}"
-        )
+        error = "outputs of other shapes" if self.error == float("inf") else f"relative error {self.error:.1e}"
+        ran = f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
         return "\n".join([f"{head}; {ran}", *([str(self.divergence)] if self.divergence else [])])
 
 
@@ -254,7 +254,9 @@ class _Trial:
             and status not in (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED)
         ]
         reason = ""
-        if error > TOLERANCE:
+        if self.mapping.mismatched:
+            reason = f"{shorten([m.key for m in self.mapping.mismatched])}: of another shape in the source"
+        elif error > TOLERANCE:
             reason = f"the outputs differ by {error:.1e}"
         elif divergence is not None:
             reason = "operations differ on the way to equal outputs, so other inputs may give other outputs"
@@ -284,6 +286,9 @@ class _Trial:
         src, dst = self.src.main.ops.op(pair.src), self.dst.main.ops.op(pair.dst)
         if src.kind != dst.kind:
             return f"{dst.kind} against {src.kind}", ""
+        weights = self.src.main.ops.tensors(pair.src).get("weight"), self.dst.main.ops.tensors(pair.dst).get("weight")
+        if weights[0] and weights[1] and weights[0].shape != weights[1].shape:
+            return f"weight {list(weights[1].shape or ())} against {list(weights[0].shape or ())}", ""
         ours, theirs = dict(own_attributes(src)), dict(own_attributes(dst))
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):

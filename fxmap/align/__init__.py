@@ -64,15 +64,18 @@ def align(src: OpGraph, dst: OpGraph) -> Alignment:
         ]
         both = [list(zip(a, b, strict=True)) for a, b in zip(ahead, behind, strict=True)]
         matching.unique(both, "signature")
-        _assign_ties(matching, both)
         matching.unique(ahead, "ancestors")
+        matching.propagate()
+        _assign_ties(matching, both)
         matching.unique(behind, "descendants")
+        matching.propagate()
         around = [
             signatures.neighbourhoods(side, labels, base, max(_RADII))
             for side, base in zip((matching.src, matching.dst), own, strict=True)
         ]
         for radius in _RADII:
             matching.unique([rounds[radius] for rounds in around], "neighbourhood")
+            matching.propagate()
     _assign_rest(matching)
     _pair_by_position(matching)
     pairs = tuple(
@@ -97,6 +100,7 @@ def _assign_ties(matching: Matching, labels: list[list[tuple[int, int]]]) -> Non
         dst = [d for d in group[1] if d not in matching.backward]
         if len(group[0]) == len(group[1]) and src and dst:
             matching.pair(assign(matching, src, dst, tied=True), "tied")
+            matching.propagate()
 
 
 def _assign_rest(matching: Matching) -> None:
@@ -110,6 +114,7 @@ def _assign_rest(matching: Matching) -> None:
             free = [s for s in src if s not in matching.forward], [d for d in dst if d not in matching.backward]
             pairs = assign(matching, *free, tied=False) if all(free) else []
             matching.pair(pairs, "assigned")
+            matching.propagate()
             found |= bool(pairs)
 
 
@@ -126,6 +131,7 @@ def _pair_by_position(matching: Matching) -> None:
             )
             if len(rest[0]) == len(rest[1]) == 1 and _same_place(matching, rest[0][0], rest[1][0]):
                 matching.pair([(rest[0][0][1], rest[1][0][1])], "position")
+    matching.propagate()
 
 
 def _same_place(matching: Matching, src: tuple[str, int], dst: tuple[str, int]) -> bool:

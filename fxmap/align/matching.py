@@ -17,30 +17,37 @@ class Matching:
     forward: dict[int, int] = field(default_factory=dict)
     backward: dict[int, int] = field(default_factory=dict)
     evidence: dict[int, str] = field(default_factory=dict)
+    _fresh: list[tuple[int, int]] = field(default_factory=list)
 
     def compatible(self, s: int, d: int) -> bool:
         """Whether two operations are of one kind, with tensors of the same shapes."""
         return self.src.kinds[s] == self.dst.kinds[d] and self.src.shapes[s] == self.dst.shapes[d]
 
     def pair(self, pairs: Iterable[tuple[int, int]], evidence: str) -> None:
-        """Match pairs of operations, and then all that follows: neighbours at the same argument that have no rival.
+        """Match pairs of operations whose members are still free."""
+        for s, d in pairs:
+            if s not in self.forward and d not in self.backward:
+                self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
+                self._fresh.append((s, d))
 
-        All pairs are made before anything follows from one of them, so that stronger evidence is never overtaken.
+    def propagate(self) -> None:
+        """Match what follows from the pairs so far: neighbours at the same argument that have no rival.
+
+        Consumers come before producers: an operation is what it is by what it computes from, and where the two models
+        disagree about what becomes of its value, its inputs decide.
         """
-        queue = [(s, d) for s, d in pairs if self._take(s, d, evidence)]
-        while queue:
-            s, d = queue.pop()
+        backward: list[tuple[int, int]] = []
+        while self._fresh or backward:
+            downstream = bool(self._fresh)
+            s, d = self._fresh.pop() if downstream else backward.pop()
             # Many things read the input; and a tensor of another shape is where two networks part.
             if self.src.kinds[s] == INPUT or not self.compatible(s, d):
                 continue
-            for mine, other in ((self.src.operands[s], self.dst.operands[d]), (self.src.users[s], self.dst.users[d])):
-                queue += [(a, b) for a, b in self._forced(mine, other) if self._take(a, b, "propagated")]
-
-    def _take(self, s: int, d: int, evidence: str) -> bool:
-        if s in self.forward or d in self.backward:
-            return False
-        self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
-        return True
+            if downstream:
+                backward.append((s, d))
+                self.pair(self._forced(self.src.users[s], self.dst.users[d]), "propagated")
+            else:
+                self.pair(self._forced(self.src.operands[s], self.dst.operands[d]), "propagated")
 
     def _forced(self, src: list[tuple[str, int]], dst: list[tuple[str, int]]) -> list[tuple[int, int]]:
         groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))

@@ -49,7 +49,7 @@ class Scheme:
         try:
             observer(weight)
             quantized: Tensor = _quantize_weight(weight, observer)
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise QuantizationError(f"{self} is refused for a weight of shape {tuple(weight.shape)}: {error}") from error
         return quantized
 

@@ -1,0 +1,176 @@
+"""Expressions: values, JSON, Python, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+import fxmap
+from fxmap.expressions import (
+    KINDS,
+    Dequantized,
+    Difference,
+    Expression,
+    FoldedBias,
+    FoldedWeight,
+    Full,
+    NeutralVariance,
+    Packed,
+    Quantized,
+    Shifted,
+    Source,
+    Unpacked,
+    neutral_variance,
+    parse,
+    substitute,
+)
+from fxmap.quantization.scheme import Scheme, is_narrow
+from tests.networks import randomised
+
+A, B = Source("a"), Source("b")
+SCHEME = Scheme("qint8", "per_channel_symmetric", 0, -128, 127)
+ALL = [
+    A,
+    Full((2, 3), 0.5, A),
+    NeutralVariance((4,), 1e-3, A),
+    Shifted(A, 1e-3),
+    Difference(A, B),
+    FoldedWeight("conv", A, B, 1e-5, A),
+    FoldedWeight("linear", A, B, 1e-5),
+    FoldedBias("conv_transpose", A, B, 1e-5, A, B, A),
+    FoldedBias("conv", A, B, 1e-5),
+    Quantized(A, SCHEME),
+    Dequantized(A),
+    Packed(Quantized(A, SCHEME), B),
+    Packed(A),
+    Unpacked(A, 1),
+]
+
+
+def test_every_kind_is_covered() -> None:
+    assert {type(expression) for expression in ALL} == set(KINDS)
+
+
+@pytest.mark.parametrize("expression", ALL, ids=str)
+def test_json_round_trip(expression: Expression) -> None:
+    assert parse(json.loads(json.dumps(expression.to_json()))) == expression
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        "a",
+        {"op": "rm"},
+        {"op": ["source"]},
+        {"op": "source"},
+        {"op": "source", "key": 3},
+        {"op": "source", "key": "a", "value": 1},
+        {"op": "shifted", "of": {"op": "source", "key": "a"}, "amount": True},
+        {"op": "full", "shape": ["x"], "value": 0, "like": {"op": "source", "key": "a"}},
+        {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": {}},
+        {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": SCHEME.to_json() | {"dtype": "load"}},
+        {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": SCHEME.to_json() | {"axis": "0"}},
+        {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": SCHEME.to_json() | {"qscheme": "strided"}},
+    ],
+)
+def test_malformed_json_is_refused(data: object) -> None:
+    with pytest.raises(fxmap.MappingError):
+        parse(data)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_folding_is_bit_equal_to_torch(dims: int, bias: bool, transposed: bool) -> None:
+    kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dims}d")
+    conv, norm = kind(3, 6, 3, bias=bias), getattr(nn, f"BatchNorm{dims}d")(6)
+    model = randomised(nn.Sequential(conv, norm), 0).eval()
+    expected = fuse_conv_bn_eval(conv, norm, transposed)
+    _check_fold("conv_transpose" if transposed else "conv", model, norm.eps, bias, expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_folding_into_a_linear_layer_is_bit_equal_to_torch(bias: bool) -> None:
+    linear, norm = nn.Linear(3, 6, bias=bias), nn.BatchNorm1d(6)
+    model = randomised(nn.Sequential(linear, norm), 0).eval()
+    _check_fold("linear", model, norm.eps, bias, fuse_linear_bn_eval(linear, norm))
+
+
+def _check_fold(layer: str, model: nn.Module, eps: float, bias: bool, expected: nn.Module) -> None:
+    state = model.state_dict()
+    mean, var, gamma, beta = (Source(f"1.{name}") for name in ("running_mean", "running_var", "weight", "bias"))
+    weight = FoldedWeight(layer, Source("0.weight"), var, eps, gamma)
+    folded = FoldedBias(layer, mean, var, eps, Source("0.bias") if bias else None, gamma, beta)
+    for expression, name in ((weight, "weight"), (folded, "bias")):
+        value = expression.evaluate(state)
+        assert torch.equal(value, getattr(expected, name))
+        assert not value.requires_grad
+
+
+@given(eps=st.floats(1e-9, 0.5))
+def test_neutral_variance_is_exact_wherever_it_can_be(eps: float) -> None:
+    one = torch.ones(())
+    var = torch.tensor(neutral_variance(eps, torch.float32))
+    assert float(var + eps) == 1.0
+    assert abs(float(var) - (1 - eps)) < 1e-6
+    assert one == 1
+
+
+def test_a_missing_source_key_is_named() -> None:
+    with pytest.raises(fxmap.MappingError, match="bn.weight: not in the source state dict, which has 1 keys"):
+        Source("bn.weight").evaluate({"other": torch.ones(1)})
+
+
+def test_without_quantization_only_the_float_function_is_left() -> None:
+    weight = torch.randn(4, 3)
+    expression = Dequantized(Quantized(A, SCHEME))
+    assert torch.equal(expression.evaluate({"a": weight}, quantized=False), weight)
+    assert not torch.equal(expression.evaluate({"a": weight}), weight)
+
+
+def test_evaluation_leaves_its_arguments_alone() -> None:
+    state = {"a": torch.rand(4, 4) + 1, "b": torch.rand(4) + 1}
+    before = {key: value.clone() for key, value in state.items()}
+    for expression in (FoldedWeight("linear", A, B, 1e-5), FoldedBias("linear", B, B, 1e-5), Quantized(A, SCHEME), Shifted(A, 1)):
+        expression.evaluate(state)
+    assert all(torch.equal(before[key], state[key]) for key in state)
+
+
+def test_substitute_reaches_every_leaf() -> None:
+    expression = FoldedBias("conv", A, B, 1e-5, A, B, A)
+    assert set(substitute(expression, {"a": Source("c"), "b": Shifted(Source("d"), 1)}).sources()) == {"c", "d"}
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_quantizing_equals_torchs_observer(per_channel: bool) -> None:
+    from torch.ao.nn.quantized.modules.utils import _quantize_weight
+    from torch.ao.quantization import default_per_channel_weight_observer, default_weight_observer
+
+    weight = torch.randn(8, 3, 3, 3)
+    observer = (default_per_channel_weight_observer if per_channel else default_weight_observer)()
+    observer(weight)
+    expected = _quantize_weight(weight, observer)
+    scheme = Scheme.of(expected)
+    assert scheme.per_channel == per_channel
+    assert torch.equal(scheme.quantize(weight).int_repr(), expected.int_repr())
+    assert torch.equal(scheme.quantize(weight).dequantize(), expected.dequantize())
+
+
+def test_a_refused_scheme_names_itself() -> None:
+    with pytest.raises(fxmap.QuantizationError, match=r"axis 7.*shape \(2, 2\)"):
+        Scheme("qint8", "per_channel_symmetric", 7, -128, 127).quantize(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("lowest", [-128, -127])
+def test_the_range_of_integers_is_read_off_the_weights(lowest: int) -> None:
+    torch.manual_seed(0)
+    scheme = Scheme("qint8", "per_channel_symmetric", 0, lowest, 127)
+    weights = [scheme.quantize(torch.randn(64, 8)) for _ in range(3)]
+    assert is_narrow(weights) == (lowest == -127)
+    assert not is_narrow([])
