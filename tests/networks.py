@@ -60,7 +60,9 @@ class Network(nn.Module):
                 continue
             groups = {"depthwise": before, "grouped": 2}.get(layer.kind, 1)
             norm = layer.kind == "norm_conv"
-            conv = nn.Conv2d(before, layer.channels, layer.kernel, padding=layer.kernel // 2, groups=groups, bias=not norm or folded)
+            conv = nn.Conv2d(
+                before, layer.channels, layer.kernel, padding=layer.kernel // 2, groups=groups, bias=not norm or folded
+            )
             self._register(names[i], conv)
             if norm and not folded:
                 self._register(f"{names[i]}_norm", nn.BatchNorm2d(layer.channels))
@@ -98,7 +100,9 @@ def names(seed: int, count: int, *, nested: bool) -> list[str]:
     """Draw names that say nothing, nested to different depths if asked."""
     rng = random.Random(seed)
     words = ["".join(rng.choices("bcdfgklmnprst", k=4)) + str(i) for i in range(count)]
-    return [".".join([*(f"n{rng.randrange(3)}" for _ in range(rng.randrange(3))), word]) if nested else word for word in words]
+    return [
+        ".".join([*(f"n{rng.randrange(3)}" for _ in range(rng.randrange(3))), word]) if nested else word for word in words
+    ]
 
 
 def planted_pair(seed: int, *, folded: bool = False, length: int = 8) -> tuple[Network, Network, dict[str, str]]:

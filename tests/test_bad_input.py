@@ -136,7 +136,9 @@ def test_int8_keeps_a_head_of_another_size(source: nn.Module) -> None:
 def test_the_literal_call_of_the_thread() -> None:
     src = recipes.randomised_float("inception_v3", seed=1, num_classes=2, aux_logits=False)
     weights = recipes.randomised_float("inception_v3", seed=2, num_classes=1000, aux_logits=True).state_dict()
-    dst = recipes.build_form("inception_v3", Form.INT8_CHANNEL, weights, recipes.images(4), num_classes=1000, aux_logits=True)
+    dst = recipes.build_form(
+        "inception_v3", Form.INT8_CHANNEL, weights, recipes.images(4), num_classes=1000, aux_logits=True
+    )
     mapping = fxmap.auto_map(src, dst, verify=False)
     left = {m.key for m in mapping.mismatched} | set(mapping.missing)
     assert left == recipes.sourced_keys(dst) - set(mapping)
@@ -150,7 +152,9 @@ def test_the_literal_call_of_the_thread() -> None:
 def test_backend_x86_quantizes_nothing(source: nn.Module) -> None:
     dst = recipes.build_form("resnet18", Form.FUSED, source.state_dict())
     assert 'backend="x86"' in str(fxmap.auto_map(source, dst, verify=False))
-    text = _refused(fxmap.QuantizationError, dst, lambda: fxmap.transfer(source, dst, calibration=recipes.images(3), verify=False))
+    text = _refused(
+        fxmap.QuantizationError, dst, lambda: fxmap.transfer(source, dst, calibration=recipes.images(3), verify=False)
+    )
     assert 'backend="x86"' in text
 
 
@@ -171,7 +175,10 @@ def test_state_dict_without_metadata(source: nn.Module, form: Form) -> None:
     made = fxmap.auto_map(source, dst, verify=False).apply(plain, like=dst.state_dict())
     assert made._metadata == dst.state_dict()._metadata  # type: ignore[attr-defined]
     dst.load_state_dict(made)
-    assert torch.equal(recipes.output(dst, recipes.images(3)[0]), recipes.output(recipes.reference_form(source, "resnet18", form), recipes.images(3)[0]))
+    assert torch.equal(
+        recipes.output(dst, recipes.images(3)[0]),
+        recipes.output(recipes.reference_form(source, "resnet18", form), recipes.images(3)[0]),
+    )
 
 
 def test_int8_source_without_metadata(int8: nn.Module) -> None:

@@ -137,7 +137,12 @@ def test_without_quantization_only_the_float_function_is_left() -> None:
 def test_evaluation_leaves_its_arguments_alone() -> None:
     state = {"a": torch.rand(4, 4) + 1, "b": torch.rand(4) + 1}
     before = {key: value.clone() for key, value in state.items()}
-    for expression in (FoldedWeight("linear", A, B, 1e-5), FoldedBias("linear", B, B, 1e-5), Quantized(A, SCHEME), Shifted(A, 1)):
+    for expression in (
+        FoldedWeight("linear", A, B, 1e-5),
+        FoldedBias("linear", B, B, 1e-5),
+        Quantized(A, SCHEME),
+        Shifted(A, 1),
+    ):
         expression.evaluate(state)
     assert all(torch.equal(before[key], state[key]) for key in state)
 

@@ -56,7 +56,9 @@ def test_int8_equals_the_reference(name: str, form: Form, default_qconfig: bool)
 
 def test_int8_keeps_its_ranges_at_the_users_word() -> None:
     src = recipes.randomised_float("resnet18", seed=1)
-    dst = recipes.build_form("resnet18", Form.INT8_CHANNEL, recipes.randomised_float("resnet18", seed=2).state_dict(), recipes.images(4))
+    dst = recipes.build_form(
+        "resnet18", Form.INT8_CHANNEL, recipes.randomised_float("resnet18", seed=2).state_dict(), recipes.images(4)
+    )
     before = dst.state_dict()
     mapping = fxmap.transfer(src, dst, calibration="keep", verify=False)
     after = dst.state_dict()
@@ -68,7 +70,9 @@ def test_prepared_model_is_calibrated_from_fresh_observers() -> None:
     batches = recipes.images(3)
     src = recipes.randomised_float("resnet18", seed=1)
     reference = recipes.reference_form(src, "resnet18", Form.PREPARED, batches)
-    dst = recipes.build_form("resnet18", Form.PREPARED, recipes.randomised_float("resnet18", seed=2).state_dict(), recipes.images(4))
+    dst = recipes.build_form(
+        "resnet18", Form.PREPARED, recipes.randomised_float("resnet18", seed=2).state_dict(), recipes.images(4)
+    )
     fxmap.transfer(src, dst, calibration=batches, verify=False)
     state, expected = dst.state_dict(), reference.state_dict()
     assert [key for key in expected if not same_value(state[key], expected[key])] == []
@@ -124,11 +128,19 @@ def test_back_from_int8_refolds_exactly(name: str) -> None:
 def test_auxiliary_heads_on_either_side(form: Form, ours: bool, theirs: bool) -> None:
     src = recipes.randomised_float("googlenet", seed=1, aux_logits=ours)
     dst = recipes.build_form(
-        "googlenet", form, recipes.randomised_float("googlenet", seed=2, aux_logits=theirs).state_dict(), recipes.images(4), aux_logits=theirs
+        "googlenet",
+        form,
+        recipes.randomised_float("googlenet", seed=2, aux_logits=theirs).state_dict(),
+        recipes.images(4),
+        aux_logits=theirs,
     )
     mapping = fxmap.transfer(src, dst, calibration=recipes.images(3) if form.is_static_int8 else None, verify=False)
     auxiliary = [key for key in recipes.sourced_keys(dst) if key.startswith("aux")]
-    assert all(key in mapping for key in auxiliary) if ours else set(mapping.missing) | set(mapping.knowledge.reasons) >= set(auxiliary)
+    assert (
+        all(key in mapping for key in auxiliary)
+        if ours
+        else set(mapping.missing) | set(mapping.knowledge.reasons) >= set(auxiliary)
+    )
     assert any(key.startswith("aux") for key in mapping.unexpected) == (ours and not theirs)
     if ours and theirs:
         batches = recipes.images(3)

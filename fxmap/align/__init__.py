@@ -23,7 +23,8 @@ class Pair:
     """Two operations that correspond, and why.
 
     `evidence` is "signature" (ancestors and descendants), "ancestors", "descendants", "neighbourhood", "propagated",
-    "assigned", "tied" (an automorphism may exchange it with another) or "position" (of another shape, where both stand).
+    "assigned", "tied" (an automorphism may exchange it with another) or "position" (of another shape or another activation, at
+    the same place).
     """
 
     src: str
@@ -119,7 +120,7 @@ def _assign_rest(matching: Matching) -> None:
 
 
 def _pair_by_position(matching: Matching) -> None:
-    """Pair what is left where both sides have one candidate at the same place, whatever its shape: a replaced head."""
+    """Pair what is left where both sides have one candidate at the same place: a replaced head, another activation."""
     for s, d in list(matching.forward.items()):
         for mine, other in (
             (matching.src.operands[s], matching.dst.operands[d]),
@@ -135,7 +136,14 @@ def _pair_by_position(matching: Matching) -> None:
 
 
 def _same_place(matching: Matching, src: tuple[str, int], dst: tuple[str, int]) -> bool:
-    return src[0] == dst[0] and matching.src.kinds[src[1]] == matching.dst.kinds[dst[1]]
+    if src[0] != dst[0]:
+        return False
+    (_, s), (_, d) = src, dst
+    # Another activation at the same place: a pair all the same, so that the proof can name the difference.
+    exchanged = not matching.src.parametrised(s) and not matching.dst.parametrised(d)
+    return matching.src.kinds[s] == matching.dst.kinds[d] or (
+        exchanged and len(matching.src.operands[s]) == len(matching.dst.operands[d]) == 1
+    )
 
 
 def _share(matching: Matching) -> float:
