@@ -43,7 +43,7 @@ def map_by_structure(src: Side, dst: Side, *, absorb_eps: bool = False) -> tuple
 def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> None:
     """Add heads that exist in training only: tensors that neither eval graph reads."""
     unread_src, unread_dst = (
-        {path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} - side.main.ops.keys()
+        {path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} - side.main.read
         for side in (src, dst)
     )
     if not unread_src or not unread_dst:
@@ -69,8 +69,7 @@ def _add_siblings(src: Side, dst: Side, found: Derivation) -> None:
 
 
 def _unread(side: Side) -> dict[str, tuple[int, ...]]:
-    read = side.main.ops.keys()
-    return {path: tuple(tensor.shape) for path, tensor in side.main.tensors.items() if path not in read}
+    return {path: tuple(tensor.shape) for path, tensor in side.main.tensors.items() if path not in side.main.read}
 
 
 class _Draft:
@@ -115,7 +114,7 @@ class _Draft:
             return
         parts = self.dst.names(key)
         counter = not self.dst.main.tensors[parts[0]].is_floating_point()
-        if not self.dst.main.ops.keys().intersection(parts):
+        if self.dst.main.read.isdisjoint(parts):
             self.unread.append(name)
         made = self._made(key)
         wrong = [self.found.mismatched[part] for part in parts if part in self.found.mismatched]

@@ -124,7 +124,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
         for name, tensor in model.state_dict().items():
             if not tensor.is_floating_point():
                 tensor.fill_(7)
-            elif name.endswith("running_var") or tensor.dim() == 1 and name.endswith("weight"):
+            elif name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
             else:
                 fan_in = max(1, tensor[0].numel()) if tensor.dim() > 1 else 10

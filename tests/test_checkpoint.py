@@ -66,7 +66,7 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(fxmap.CheckpointError, match="nowhere.pth: no such file"):
+    with pytest.raises(fxmap.CheckpointError, match=r"nowhere\.pth: no such file"):
         checkpoint.read(tmp_path / "nowhere.pth")
 
 

@@ -123,7 +123,7 @@ def test_neutral_variance_is_exact_wherever_it_can_be(eps: float) -> None:
 
 
 def test_a_missing_source_key_is_named() -> None:
-    with pytest.raises(fxmap.MappingError, match="bn.weight: not in the source state dict, which has 1 keys"):
+    with pytest.raises(fxmap.MappingError, match=r"bn\.weight: not in the source state dict, which has 1 keys"):
         Source("bn.weight").evaluate({"other": torch.ones(1)})
 
 

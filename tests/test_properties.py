@@ -55,7 +55,7 @@ def test_neutral_norm_for_a_folded_source(seed: int) -> None:
 
 
 def _check_function(src: torch.nn.Module, dst: torch.nn.Module, mapping: fxmap.KeyMapping) -> None:
-    """A proven mapping is right for inputs that the proof never saw."""
+    """Check that what is proven is right for inputs that the proof never saw."""
     assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     assert not mapping.missing

@@ -23,8 +23,8 @@ class Pair:
     """Two operations that correspond, and why.
 
     `evidence` is "signature" (ancestors and descendants), "ancestors", "descendants", "neighbourhood", "propagated",
-    "assigned", "tied" (an automorphism may exchange it with another) or "position" (of another shape or another activation, at
-    the same place).
+    "assigned", "tied" (an automorphism may exchange it with another) or "position" (at the same place, but of another
+    shape or another activation).
     """
 
     src: str

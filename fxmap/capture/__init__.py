@@ -29,6 +29,11 @@ class Captured:
     rung: str = "symbolic trace"
 
     @cached_property
+    def read(self) -> frozenset[str]:
+        """The paths of the tensors that the graph reads."""
+        return frozenset(self.ops.keys())
+
+    @cached_property
     def canonical(self) -> dict[str, str]:
         """For every path of a tensor, the path under which the graph reads it: the first one where it is shared."""
         first: dict[int, str] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import ParameterProxy
 
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import CaptureError
@@ -27,6 +28,17 @@ class FunctionTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__name__ in ("QuantStub", "DeQuantStub") and type(m).__module__ == "torch.ao.quantization.stubs"
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        # As below: torch.fx would search all parameters for each one that is read.
+        if not isinstance(attr_val, nn.Parameter) or id(attr_val) not in self._paths:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        path = self._paths[id(attr_val)]
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy(
+                "get_attr", path, (), {}, proxy_factory_fn=lambda node: ParameterProxy(self, node, path, attr_val)
+            )
+        return parameter_proxy_cache[path]
 
     def create_arg(self, a: Any) -> Any:
         # torch.fx searches all tensors of the model for each one that is used; this is the same, in constant time.
