@@ -22,9 +22,10 @@ from fxmap.errors import (
     ProofError,
     QuantizationError,
 )
-from fxmap.mapping import KeyMapping, Status
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Divergence, Proof, Status
 from fxmap.transfer import load, sqnr, transfer
-from fxmap.verify import Divergence, Proof, verify
+from fxmap.verify import verify
 
 __all__ = [
     "CaptureError",

@@ -6,7 +6,7 @@ an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.re
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +123,16 @@ class OpGraph:
         for user, use in self.users(name):
             self.network.add_edge(producer, user, argument=use)
         self.network.remove_node(name)
+
+    def without(self, names: Iterable[str]) -> "OpGraph":
+        """Return the graph with nodes taken out, whose consumers read their input; the same graph if there are none."""
+        names = list(names)
+        if not names:
+            return self
+        graph = self.copy()
+        for name in names:
+            graph.bypass(name, "input")
+        return graph
 
 
 def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:

@@ -14,9 +14,8 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,49 +24,13 @@ from fxmap.checkpoint import match_prefix
 from fxmap.derive import Mismatch
 from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCalibration, QuantizationError, shorten
 from fxmap.expressions import Expression, Source, parse
-
-if TYPE_CHECKING:
-    from fxmap.verify import Proof
+from fxmap.knowledge import Knowledge
+from fxmap.proof import Proof, Status
+from fxmap.report import describe
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-
-
-class Status(StrEnum):
-    """What is known of a destination key."""
-
-    PROVEN = "proven"
-    TIED = "tied"
-    INERT = "inert"
-    MATCHED = "matched"
-    GUESSED = "guessed"
-    CALIBRATED = "calibrated"
-    KEPT = "kept"
-    MISSING = "missing"
-    MISMATCHED = "mismatched"
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """What is known beside the expressions.
-
-    `statuses` covers every destination key; `unread` are those that the destination reads in training mode only, or never;
-    `ranges` the activation ranges of a static int8 destination; `reasons` say why a key could not be made; `notes` are
-    sentences for the report; `share` is the share of the smaller network that was aligned.
-    """
-
-    statuses: dict[str, Status] = field(default_factory=dict)
-    unexpected: tuple[str, ...] = ()
-    mismatched: tuple[Mismatch, ...] = ()
-    unread: tuple[str, ...] = ()
-    ranges: tuple[str, ...] = ()
-    reasons: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    stages: tuple[str, str] = ("", "")
-    rungs: tuple[str, str] = ("", "")
-    different: str = ""
-    blocked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +58,7 @@ class KeyMapping(Mapping[str, Expression]):
         self,
         expressions: Mapping[str, Expression | str],
         knowledge: Knowledge | None = None,
-        proof: "Proof | None" = None,
+        proof: Proof | None = None,
     ) -> None:
         self._expressions = {
             key: Source(value) if isinstance(value, str) else _checked(key, value) for key, value in expressions.items()
@@ -349,9 +312,7 @@ class KeyMapping(Mapping[str, Expression]):
         return KeyMapping(self._expressions, replace(self.knowledge, **changes), self.proof)
 
     def __str__(self) -> str:
-        from fxmap.report import describe
-
-        return describe(self)
+        return describe(self._expressions, self.knowledge, self.proof)
 
     def __repr__(self) -> str:
         return f"<KeyMapping of {len(self)} keys; {len(self.missing)} missing, {len(self.mismatched)} mismatched>"

@@ -1,10 +1,12 @@
 """Say what a mapping is, in words that a person reads."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from fxmap.errors import shorten
-from fxmap.expressions import Source
-from fxmap.mapping import KeyMapping, Status
+from fxmap.expressions import Expression, Source
+from fxmap.knowledge import Knowledge
+from fxmap.proof import Proof, Status
 
 _WORDS = {
     Status.PROVEN: "proven: both models were run, and no other choice gives the same function",
@@ -19,32 +21,33 @@ _WORDS = {
 }
 
 
-def describe(mapping: KeyMapping) -> str:
+def describe(expressions: Mapping[str, Expression], known: Knowledge, proof: Proof | None) -> str:
     """Return the report that `print(mapping)` shows."""
-    known = mapping.knowledge
-    total = len(known.statuses)
-    renames = len(mapping.renames)
-    lines = [f"{len(mapping)} of {total} destination keys are made from the source: {_kinds(mapping, renames)}"]
+    made = f"{len(expressions)} of {len(known.statuses)} destination keys are made from the source"
+    lines = [f"{made}: {_kinds(expressions)}"]
     if any(known.stages):
         lines.append(f"source: {known.stages[0]}; destination: {known.stages[1]}; captured by {known.rungs[1] or 'nothing'}")
     counts = Counter(known.statuses.values())
     lines += [f"  {counts[status]:5d}  {words}" for status, words in _WORDS.items() if counts[status]]
-    if mapping.mismatched:
+    if known.mismatched:
         lines.append("mismatched:")
-        lines += [f"  {m.key} {list(m.dst_shape)}: source {m.source} {list(m.src_shape)}" for m in mapping.mismatched[:6]]
-    if mapping.missing:
-        lines.append(f"missing: {shorten(mapping.missing, 6)}")
-        reasons = {known.reasons[key] for key in mapping.missing if key in known.reasons}
-        lines += [f"  because {reason}" for reason in sorted(reasons)]
-    if mapping.unexpected:
-        lines.append(f"unexpected (in the source alone): {shorten(mapping.unexpected, 6)}")
+        lines += [f"  {m.key} {list(m.dst_shape)}: source {m.source} {list(m.src_shape)}" for m in known.mismatched[:6]]
+    missing = [key for key, status in known.statuses.items() if status is Status.MISSING]
+    if missing:
+        lines.append(f"missing: {shorten(missing, 6)}")
+        lines += [
+            f"  because {reason}" for reason in sorted({known.reasons[key] for key in missing if key in known.reasons})
+        ]
+    if known.unexpected:
+        lines.append(f"unexpected (in the source alone): {shorten(known.unexpected, 6)}")
     lines += [f"note: {note}" for note in known.notes]
-    if mapping.proof is not None:
-        lines.append(str(mapping.proof))
+    if proof is not None:
+        lines.append(str(proof))
     return "\n".join(lines)
 
 
-def _kinds(mapping: KeyMapping, renames: int) -> str:
-    other = Counter(expression.op for expression in mapping.values() if not isinstance(expression, Source))
+def _kinds(expressions: Mapping[str, Expression]) -> str:
+    renames = sum(isinstance(expression, Source) for expression in expressions.values())
+    other = Counter(expression.op for expression in expressions.values() if not isinstance(expression, Source))
     parts = [f"{renames} renamed" if renames else "", *(f"{count} {op.replace('_', ' ')}" for op, count in other.items())]
     return ", ".join(part for part in parts if part) or "none"

@@ -8,7 +8,9 @@ from fxmap.capture import capture
 from fxmap.derive import Derivation, Mismatch, derive, siblings
 from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, substitute
-from fxmap.mapping import KeyMapping, Knowledge, Status
+from fxmap.knowledge import Knowledge
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Status
 from fxmap.quantization.domain import floats_inside
 from fxmap.quantization.twin import Stage
 from fxmap.side import Side

@@ -15,7 +15,8 @@ from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
 from fxmap.errors import QuantizationError
 from fxmap.lockstep import tensors_of
-from fxmap.mapping import KeyMapping, Status
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap

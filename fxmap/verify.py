@@ -7,7 +7,7 @@ depends on the key. What the inputs cannot show (a ReLU6 that never saturates) t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,70 +16,19 @@ from torch.func import functional_call
 
 from fxmap.align import Pair
 from fxmap.align.signatures import own_attributes
-from fxmap.capture.inputs import Inputs, find_inputs, given_inputs
 from fxmap.errors import FxmapError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import INPUT, OUTPUT
+from fxmap.inputs import Inputs, find_inputs, given_inputs
 from fxmap.lockstep import Comparison, DepthwiseByUnfold, compare, distance, tensors_of
-from fxmap.mapping import KeyMapping, Status
+from fxmap.mapping import KeyMapping
+from fxmap.proof import TOLERANCE, Divergence, Proof, Status
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side, side
 from fxmap.structure import Plan, map_by_structure
 
-TOLERANCE = 1e-9
 # A key whose influence on the outputs is smaller than this, relative to them, is rounding and not influence.
 _INERT = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """The earliest aligned pair of operations whose inputs agree and whose outputs, or static attributes, do not."""
-
-    src: str
-    dst: str
-    error: float
-    attribute: str = ""
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        what = f": {self.attribute}" if self.attribute else ""
-        size = " (equal on these inputs)" if self.error <= TOLERANCE else f" (relative error {self.error:.1e})"
-        size = "" if self.error == float("inf") else size
-        return f"first divergence: {self.dst} against {self.src}{what}{size}{'. ' + self.remedy if self.remedy else ''}"
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What running both models showed.
-
-    `ok`: the outputs agree, and every key that the output depends on is proven or tied. `error` is the largest relative
-    error of the outputs in float64; `inputs` are their shapes; `forwards` counts forward passes, a backward pass as two.
-    `reason` says why `ok` is false.
-    """
-
-    ok: bool = False
-    statuses: dict[str, Status] = field(default_factory=dict)
-    error: float = float("nan")
-    divergence: Divergence | None = None
-    forwards: int = 0
-    inputs: tuple[str, ...] = ()
-    reason: str = ""
-
-    def status(self, key: str) -> Status:
-        """Return what was shown of a destination key.
-
-        Raises:
-            KeyError: the destination has no such key.
-        """
-        return self.statuses[key]
-
-    def __str__(self) -> str:
-        if not self.forwards:
-            return f"proof: nothing could be run: {self.reason}"
-        head = "proof: ok" if self.ok else f"proof: not ok: {self.reason}"
-        error = "outputs of other shapes" if self.error == float("inf") else f"relative error {self.error:.1e}"
-        ran = f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
-        return "\n".join([f"{head}; {ran}", *([str(self.divergence)] if self.divergence else [])])
 
 
 def verify(src: nn.Module, dst: nn.Module, mapping: Mapping[str, Expression], example_inputs: Any = None) -> Proof:

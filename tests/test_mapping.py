@@ -11,7 +11,8 @@ from torch import nn
 
 import fxmap
 from fxmap.expressions import Source
-from fxmap.mapping import KeyMapping, Status
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Status
 from tests.networks import planted_pair, randomised
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import fxmap
 from fxmap.expressions import FoldedBias, FoldedWeight, Source
-from fxmap.mapping import Status
+from fxmap.proof import Status
 from tests.networks import planted_pair
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,8 @@ from torchvision.models import resnet18, shufflenet_v2_x0_5
 
 import fxmap
 from fxmap.expressions import Source
-from fxmap.mapping import KeyMapping, Status
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Status
 from tests.networks import randomised
 
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from fxmap.checkpoint import match_prefix
 from fxmap.expressions import Expression, Source
-from fxmap.mapping import KeyMapping, Knowledge, Status
+from fxmap.knowledge import Knowledge
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Status
 
 
 def map_by_name(src: Mapping[str, Any], dst: Mapping[str, Any], why: str) -> KeyMapping:

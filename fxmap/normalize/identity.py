@@ -21,10 +21,4 @@ IDENTITIES = {
 
 def drop_identities(graph: OpGraph) -> OpGraph:
     """Take identities out of a graph."""
-    found = [op.name for op in graph.ops() if op.kind in IDENTITIES]
-    if not found:
-        return graph
-    graph = graph.copy()
-    for name in found:
-        graph.bypass(name, "input")
-    return graph
+    return graph.without(op.name for op in graph.ops() if op.kind in IDENTITIES)

@@ -32,10 +32,6 @@ MOVEMENT = {
 
 def pass_through_movement(graph: OpGraph) -> OpGraph:
     """Take data movement out of a graph."""
-    moves = [op.name for op in graph.ops() if op.kind in MOVEMENT and len(graph.operands(op.name).get("input", [])) == 1]
-    if not moves:
-        return graph
-    graph = graph.copy()
-    for name in moves:
-        graph.bypass(name, "input")
-    return graph
+    return graph.without(
+        op.name for op in graph.ops() if op.kind in MOVEMENT and len(graph.operands(op.name).get("input", [])) == 1
+    )

@@ -1,0 +1,28 @@
+"""What is known of a mapping beside its expressions."""
+
+from dataclasses import dataclass, field
+
+from fxmap.derive import Mismatch
+from fxmap.proof import Status
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known beside the expressions.
+
+    `statuses` covers every destination key; `unread` are those that the destination reads in training mode only, or never;
+    `ranges` the activation ranges of a static int8 destination; `reasons` say why a key could not be made; `notes` are
+    sentences for the report; `share` is the share of the smaller network that was aligned.
+    """
+
+    statuses: dict[str, Status] = field(default_factory=dict)
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+    unread: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    stages: tuple[str, str] = ("", "")
+    rungs: tuple[str, str] = ("", "")
+    different: str = ""
+    blocked: str = ""
