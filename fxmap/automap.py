@@ -10,8 +10,9 @@ from torch import nn
 from fxmap import checkpoint
 from fxmap.align.names import map_by_name
 from fxmap.errors import CaptureError, ProofError
+from fxmap.inputs import Forward, Given
 from fxmap.mapping import KeyMapping
-from fxmap.side import side
+from fxmap.side import sides
 from fxmap.structure import map_by_structure
 from fxmap.verify import prove
 
@@ -23,6 +24,9 @@ def auto_map(
     dst: nn.Module,
     *,
     example_inputs: Any = None,
+    dst_inputs: Any = None,
+    src_forward: Forward | None = None,
+    dst_forward: Forward | None = None,
     verify: bool | Literal["required"] = True,
     absorb_eps: bool = False,
 ) -> KeyMapping:
@@ -31,7 +35,11 @@ def auto_map(
     Args:
         src: the source model; or, without its graph, a state dict or the path of a checkpoint.
         dst: the destination model, float or of any eager quantized form.
-        example_inputs: what both models accept, a tensor or a tuple; inferred where it is left out.
+        example_inputs: what both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments; inferred
+            where it is left out.
+        dst_inputs: what the destination accepts, where that differs.
+        src_forward, dst_forward: what to run where the useful function is not forward; called as f(model, *args, **kwargs)
+            with the example inputs, which are then needed.
         verify: run both models to prove the mapping; "required" raises unless every key that the output depends on is
             proven.
         absorb_eps: move a different eps of two batch norms into the running variance, instead of reporting it.
@@ -61,7 +69,10 @@ def auto_map(
     if not isinstance(dst, nn.Module):
         raise TypeError(f"the destination is a model (torch.nn.Module), not {type(dst).__name__}")
     if isinstance(src, nn.Module):
-        mapping = _map_models(src, dst, example_inputs, verify=bool(verify), absorb_eps=absorb_eps)
+        given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
+        if given.forward and example_inputs is None:
+            raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
+        mapping = _map_models(src, dst, given, verify=bool(verify), absorb_eps=absorb_eps)
     else:
         state = checkpoint.read(src) if isinstance(src, str | Path) else checkpoint.unwrap(src, "the source")
         mapping = map_by_name(state, dst.state_dict(), "the source is a state dict, without a model")
@@ -71,11 +82,11 @@ def auto_map(
     return mapping
 
 
-def _map_models(src: nn.Module, dst: nn.Module, example_inputs: Any, *, verify: bool, absorb_eps: bool) -> KeyMapping:
+def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, absorb_eps: bool) -> KeyMapping:
     try:
-        sides = side(src), side(dst)
+        captured = sides(src, dst, given)
     except CaptureError as error:
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
         return map_by_name(src.state_dict(), dst.state_dict(), str(error))
-    mapping, plan = map_by_structure(*sides, absorb_eps=absorb_eps)
-    return prove(mapping, plan, example_inputs) if verify and len(mapping) else mapping
+    mapping, plan = map_by_structure(*captured, absorb_eps=absorb_eps)
+    return prove(mapping, plan, given) if verify and len(mapping) else mapping

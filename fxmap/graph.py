@@ -7,13 +7,14 @@ an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.re
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import networkx as nx
 import torch
 from torch import Tensor, fx
 from torch._jit_internal import boolean_dispatched
+from torch._ops import OpOverload
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
 INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
@@ -30,6 +31,12 @@ _KINDS = {
     **dict.fromkeys(("isub",), "sub"),
     "truediv": "div",
     "relu6": "hardtanh",
+    "max_pool2d_with_indices": "max_pool",
+    "max_pool3d_with_indices": "max_pool",
+    "native_batch_norm": "batch_norm",
+    "native_batch_norm_legit_no_training": "batch_norm",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
     "concat": "cat",
     "concatenate": "cat",
     "swish": "silu",
@@ -37,6 +44,10 @@ _KINDS = {
 _COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
 # Arguments that change nothing about the value that an operation computes in eval mode.
 _IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
+# Arguments that lay data out: every input shows a difference, so they are left to values.
+_LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"}
+# Names of the arguments of operations whose signature calls them something else.
+_ARGUMENTS = {"addmm": ("bias", "input", "mat2"), "mm": ("input", "mat2"), "embedding": ("weight", "input")}
 # Values that are numbers, not tensors: they lay data out, and are not compared.
 _NUMBERS = {"size", "dim", "numel", "getattr", "ndim", "len"}
 
@@ -124,6 +135,12 @@ class OpGraph:
             self.network.add_edge(producer, user, argument=use)
         self.network.remove_node(name)
 
+    def edge(self, producer: str, user: str, argument: str) -> int:
+        """Return the key of the edge from a producer to one argument of a user."""
+        edges = self.network[producer][user]
+        key: int = next(key for key, data in edges.items() if data["argument"] == argument)
+        return key
+
     def without(self, names: Iterable[str]) -> "OpGraph":
         """Return the graph with nodes taken out, whose consumers read their input; the same graph if there are none."""
         names = list(names)
@@ -147,6 +164,11 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
         if _is_number(node, numbers):
             numbers.add(node)
             continue
+        if _is_first_result(node):
+            # What an operation with several results computes is the first of them; the others are its statistics.
+            names[node] = names[node.args[0]]
+            ops.add(replace(ops.op(names[node]), output=node.name))
+            continue
         op = _op(node, tensors)
         names[node] = op.name
         ops.add(op)
@@ -155,6 +177,17 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
                 ops.network.add_edge(names[producer], op.name, argument=argument)
     _drop_dead(ops)
     return ops
+
+
+def _is_first_result(node: fx.Node) -> bool:
+    if node.op != "call_function" or kind_of(node) != "getitem" or node.args[1] != 0:
+        return False
+    producer = node.args[0]
+    return (
+        isinstance(producer, fx.Node)
+        and isinstance(producer.target, OpOverload)
+        and len(producer.target._schema.returns) > 1
+    )
 
 
 def _drop_dead(ops: OpGraph) -> None:
@@ -190,7 +223,10 @@ def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
         sorted(
             (name, _plain(value))
             for name, value in arguments.items()
-            if name not in _IRRELEVANT and value is not None and not _nodes(value) and _plain(value) != defaults.get(name)
+            if name not in _IRRELEVANT | _LAYOUT
+            and value is not None
+            and not _nodes(value)
+            and _plain(value) != defaults.get(name)
         )
     )
 
@@ -199,6 +235,11 @@ def kind_of(node: fx.Node) -> str:
     """Return the kind of an operation node, whichever way it was called."""
     if node.op == "call_module":
         return "identity"  # a stub at the border of a quantized region: the tracer's only leaves
+    if isinstance(node.target, OpOverload):
+        name = str(node.target.overloadpacket.__name__).strip("_")
+        if name == "convolution" and node.args[6]:
+            return "conv_transpose"
+        return _KINDS.get(name, name)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     name = name if name.startswith("__") else name.rstrip("_")
     return _KINDS.get(name, name)
@@ -212,7 +253,12 @@ def bind(node: fx.Node) -> dict[str, Any]:
     if bound is None:
         return {f"arg{i}" if i else "input": value for i, value in enumerate(node.args)} | node.kwargs
     bound.apply_defaults()
-    return _flat(bound)
+    arguments = _flat(bound)
+    names = _ARGUMENTS.get(kind_of(node)) if isinstance(node.target, OpOverload) else None
+    if names is None:
+        return arguments
+    values = list(arguments.items())
+    return dict(zip(names, (value for _, value in values), strict=False)) | dict(values[len(names) :])
 
 
 def _bound(node: fx.Node) -> inspect.BoundArguments | None:
@@ -254,12 +300,28 @@ def _signatures(target: Callable[..., Any] | str) -> list[inspect.Signature]:
         if getattr(function, "__module__", None) == "_operator":
             _CACHE[function] = [_OPERATOR]
         else:
-            found = get_signature_for_torch_op(function)
+            found = (
+                [_schema_signature(function)] if isinstance(function, OpOverload) else get_signature_for_torch_op(function)
+            )
             try:
                 _CACHE[function] = list(found) if found else [inspect.signature(function)]
             except (TypeError, ValueError):
                 _CACHE[function] = []
     return _CACHE[function]
+
+
+def _schema_signature(op: OpOverload) -> inspect.Signature:
+    kinds = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                argument.name,
+                kinds[not argument.kwarg_only],
+                default=argument.default_value if argument.has_default_value() else inspect.Parameter.empty,
+            )
+            for argument in op._schema.arguments
+        ]
+    )
 
 
 def _operands(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:

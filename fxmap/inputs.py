@@ -6,32 +6,139 @@ stride there changes nothing.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from fxmap.capture import Captured
 from fxmap.graph import INPUT, TENSOR
-from fxmap.lockstep import ValueInterpreter
+from fxmap.lockstep import ValueInterpreter, tensors_of
 
 _SIZES = (32, 48, 64, 96, 128, 144, 160, 176, 192, 208, 224, 256, 299, 320, 384)
 _LENGTHS = (12, 7, 16, 32)
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """One choice of inputs; `roomy` says that every map is larger than the kernels that meet it."""
+Forward = Callable[..., Any]
 
-    tensors: tuple[Any, ...]
+
+@dataclass(frozen=True)
+class Inputs:
+    """One choice of inputs: what a model is called with.
+
+    `roomy` says that every map is larger than the kernels that meet it; `forward`, if given, is called as
+    `forward(model, *args, **kwargs)` in the place of the model.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     roomy: bool
     size: str
+    forward: Forward | None = None
 
-    def double(self) -> tuple[Any, ...]:
+    def call(self, model: nn.Module) -> Any:
+        """Run a model on the inputs."""
+        return model(*self.args, **self.kwargs) if self.forward is None else self.forward(model, *self.args, **self.kwargs)
+
+    def flat(self) -> list[Tensor]:
+        """Return all tensors, in the order of the arguments."""
+        return tensors_of([self.args, dict(self.kwargs)])
+
+    def double(self) -> "Inputs":
         """Return the inputs with floating-point tensors in float64."""
-        return tuple(t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in self.tensors)
+        return self.map(lambda t: t.double() if t.is_floating_point() else t)
+
+    def map(self, change: Callable[[Tensor], Tensor], **fields: Any) -> "Inputs":
+        """Return the inputs with every tensor changed."""
+        args, kwargs = tree_map(
+            lambda value: change(value) if isinstance(value, Tensor) else value, (self.args, dict(self.kwargs))
+        )
+        return replace(self, args=args, kwargs=kwargs, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user said about inputs: for the source and for the destination, None where nothing."""
+
+    src: Inputs | None = None
+    dst: Inputs | None = None
+    forward: bool = False
+
+    @classmethod
+    def of(
+        cls, example: Any, dst_inputs: Any = None, src_forward: Forward | None = None, dst_forward: Forward | None = None
+    ) -> "Given":
+        """Read the arguments of `auto_map`."""
+        theirs = example if dst_inputs is None else dst_inputs
+        return cls(
+            None if example is None else as_inputs(example, src_forward),
+            None if theirs is None else as_inputs(theirs, dst_forward),
+            src_forward is not None or dst_forward is not None,
+        )
+
+
+def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
+    """Make inputs of what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+    if isinstance(example, Mapping):
+        kwargs = example
+    else:
+        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    shapes = "x".join(map(str, tensors[0].shape)) if (tensors := tensors_of([args, dict(kwargs)])) else "given"
+    return Inputs(args, kwargs, True, shapes, forward)
+
+
+def others(inputs: Inputs, seed: int) -> Inputs:
+    """Return inputs of the same shapes with other random values in the floating-point tensors."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+
+    return inputs.map(draw, size=f"{inputs.size} (other values)")
+
+
+def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
+    """Yield inputs that the models may accept, where there is no graph to ask: from configurations and first layers."""
+    shapes: dict[tuple[Any, ...], int | None] = {}
+    for model in models:
+        shapes |= dict.fromkeys(_configured(model))
+        shapes |= _first_layer(model)
+    for shape, high in shapes.items():
+        generator = torch.Generator().manual_seed(0)
+        if high is None:
+            tensor = torch.randn(shape, generator=generator)
+        else:
+            tensor = torch.randint(0, high, shape, generator=generator)
+        yield Inputs((tensor,), {}, True, "x".join(map(str, shape)))
+
+
+def _configured(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Yield image shapes that a model, or its configuration, names."""
+    for holder in (model, getattr(model, "config", None), getattr(model, "patch_embed", None)):
+        size = getattr(holder, "image_size", None) or getattr(holder, "img_size", None)
+        if isinstance(size, int):
+            size = (size, size)
+        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(part, int) for part in size):
+            yield 1, int(getattr(holder, "num_channels", 3) or 3), *size
+
+
+def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            dims = len(module.kernel_size)
+            return {(1, module.in_channels, *[size] * dims): None for size in (128, 224, 64, 32, 256, 384)}
+        if isinstance(module, nn.Embedding):
+            return {(2, 12): module.num_embeddings}
+        if isinstance(module, nn.Linear):
+            return {(2, 12, module.in_features): None, (2, module.in_features): None}
+    return {}
 
 
 def find_inputs(src: Captured, dst: Captured, *, count: int = 2) -> list[Inputs]:
@@ -48,22 +155,10 @@ def find_inputs(src: Captured, dst: Captured, *, count: int = 2) -> list[Inputs]
     for i in order:
         tensors = _random(choices[i], seed=i)
         if all(_accepts(captured, tensors) for captured in (src, dst)):
-            found.append(Inputs(tensors, rooms[i], "x".join(map(str, tensors[0].shape))))
+            found.append(Inputs(tensors, {}, rooms[i], "x".join(map(str, tensors[0].shape))))
         if len(found) == count:
             break
     return found
-
-
-def given_inputs(example: tuple[Any, ...]) -> list[Inputs]:
-    """Return the user's inputs, and a second choice with other random values in the floating-point tensors."""
-    generator = torch.Generator().manual_seed(1)
-    other = tuple(
-        torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
-        if isinstance(t, Tensor) and t.is_floating_point()
-        else t
-        for t in example
-    )
-    return [Inputs(example, True, "given"), Inputs(other, True, "as given, other values")]
 
 
 def _inputs(captured: Captured) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
 from fxmap.capture import Captured
@@ -75,17 +76,23 @@ class ValueInterpreter(fx.Interpreter):
     def __init__(self, captured: Captured, tensors: Mapping[str, Tensor], hook: Hook | None = None) -> None:
         super().__init__(captured.module, graph=captured.graph)
         self.tensors = tensors
+        self.constants = captured.constants
         self.hook = hook
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node and show its value to the hook."""
-        value = self._batch_norm(n) if n.op == "call_function" and kind_of(n) == "batch_norm" else super().run_node(n)
+        norm = n.op == "call_function" and kind_of(n) == "batch_norm"
+        value: Any = self._batch_norm(n) if norm else super().run_node(n)
+        if norm and isinstance(n.target, OpOverload):
+            value = (value,)  # aten returns the statistics of the batch beside it
         return value if self.hook is None else self.hook(n, value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function, out of place."""
+        """Call a function, out of place; what a model computes in float32 by itself is computed in float64."""
         if kwargs.get("inplace"):
             kwargs = kwargs | {"inplace": False}
+        if kwargs.get("dtype") is torch.float32 and isinstance(target, OpOverload):
+            kwargs = kwargs | {"dtype": torch.float64}
         return super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -97,7 +104,7 @@ class ValueInterpreter(fx.Interpreter):
         """Return the tensor to use for a path; constants of the graph take the dtype of the given tensors."""
         if target in self.tensors:
             return self.tensors[target]
-        value = super().fetch_attr(target)
+        value = self.constants[target] if target in self.constants else super().fetch_attr(target)
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.to(next((t.dtype for t in self.tensors.values() if t.is_floating_point()), value.dtype))
         return value
@@ -186,7 +193,7 @@ class Comparison:
 def compare(
     captured: Captured,
     tensors: Mapping[str, Tensor],
-    inputs: Sequence[Any],
+    arguments: Sequence[Any],
     pairs: Mapping[str, tuple[str, tuple[str, str]]],
     values: Mapping[str, Tensor],
     expected: Sequence[Tensor],
@@ -212,7 +219,7 @@ def compare(
             return values[source].detach() + (value - value.detach())
         return value
 
-    outputs = tensors_of(ValueInterpreter(captured, tensors, hook).run(*inputs))
+    outputs = tensors_of(ValueInterpreter(captured, tensors, hook).run(*arguments))
     same = len(outputs) == len(expected)
     error = max((distance(a, b) for a, b in zip(expected, outputs, strict=True)), default=0.0) if same else float("inf")
     return Comparison(errors, tuple(replaced), error, outputs)

@@ -1,12 +1,15 @@
 """One of the two models on its way through the stages."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
-from fxmap.capture import Captured, capture
+from fxmap.capture import Captured, capture, capture_run
 from fxmap.checkpoint import WRAPPERS
+from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
+from fxmap.inputs import Given, Inputs, guess_inputs
 from fxmap.quantization.twin import Twin, float_twin
 
 
@@ -36,8 +39,8 @@ class Side:
         return [self.main.canonical[part] for part in (store.weight, store.bias) if part is not None]
 
 
-def side(model: nn.Module) -> Side:
-    """Unwrap a model, build its float twin, and capture it.
+def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
+    """Unwrap a model, build its float twin, and capture it: symbolically, or by a run on inputs.
 
     Raises:
         CaptureError: it has no graph.
@@ -45,7 +48,33 @@ def side(model: nn.Module) -> Side:
     """
     inner, prefix = unwrap(model)
     twin = float_twin(inner)
-    return Side(inner, twin, capture(twin.module), prefix)
+    captured = capture(twin.module) if inputs is None else capture_run(twin.module, inputs)
+    return Side(inner, twin, captured, prefix)
+
+
+def sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
+    """Capture both models by the highest rung that works for both, so that their graphs speak of the same operations.
+
+    Raises:
+        CaptureError: there is none; the message says why, for each.
+    """
+    reason = "a function was given to run in the place of forward"
+    if not given.forward:
+        try:
+            return side(src), side(dst)
+        except CaptureError as error:
+            reason = str(error)
+    tried = ""
+    if given.src is not None and given.dst is not None:
+        choices: Iterable[tuple[Inputs, Inputs]] = [(given.src, given.dst)]
+    else:
+        choices = ((inputs, inputs) for inputs in guess_inputs(unwrap(dst)[0], unwrap(src)[0]))
+    for ours, theirs in choices:
+        try:
+            return side(src, ours), side(dst, theirs)
+        except CaptureError as error:
+            tried = str(error)
+    raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:

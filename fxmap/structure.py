@@ -48,7 +48,7 @@ def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) ->
         {path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} - side.main.read
         for side in (src, dst)
     )
-    if not unread_src or not unread_dst:
+    if not unread_src or not unread_dst or src.main.inputs is not None:
         return
     try:
         ours, theirs = (capture(side.twin.module, auxiliary=True).ops for side in (src, dst))

@@ -19,25 +19,28 @@ from fxmap.align.signatures import own_attributes
 from fxmap.errors import FxmapError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import INPUT, OUTPUT
-from fxmap.inputs import Inputs, find_inputs, given_inputs
+from fxmap.inputs import Given, Inputs, find_inputs, others
 from fxmap.lockstep import Comparison, DepthwiseByUnfold, compare, distance, tensors_of
 from fxmap.mapping import KeyMapping
 from fxmap.proof import TOLERANCE, Divergence, Proof, Status
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
-from fxmap.side import Side, side
+from fxmap.side import Side, sides
 from fxmap.structure import Plan, map_by_structure
 
 # A key whose influence on the outputs is smaller than this, relative to them, is rounding and not influence.
 _INERT = 1e-12
 
 
-def verify(src: nn.Module, dst: nn.Module, mapping: Mapping[str, Expression], example_inputs: Any = None) -> Proof:
+def verify(
+    src: nn.Module, dst: nn.Module, mapping: Mapping[str, Expression], example_inputs: Any = None, dst_inputs: Any = None
+) -> Proof:
     """Prove any mapping between two models, also one written by hand or read from JSON. Neither model is changed.
 
     Args:
         src, dst: the two models.
         mapping: a KeyMapping, or what one can be made of.
-        example_inputs: what both models accept, a tensor or a tuple; inferred where it is left out.
+        example_inputs: what both models accept, a tensor, a tuple or a dict of keyword arguments; inferred where it is left
+            out. With `dst_inputs`, what the source accepts.
 
     Returns:
         The proof. `ok` is false where a key that the output depends on is absent or wrong.
@@ -46,20 +49,21 @@ def verify(src: nn.Module, dst: nn.Module, mapping: Mapping[str, Expression], ex
         CaptureError: a model has no graph.
     """
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
-    own, plan = map_by_structure(side(src), side(dst))
-    return _prove(KeyMapping(by_hand, own.knowledge), plan, example_inputs)
+    given = Given.of(example_inputs, dst_inputs)
+    own, plan = map_by_structure(*sides(src, dst, given))
+    return _prove(KeyMapping(by_hand, own.knowledge), plan, given)
 
 
-def prove(mapping: KeyMapping, plan: Plan, example_inputs: Any = None) -> KeyMapping:
+def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
     """Return the mapping with its proof, and with the statuses that the proof gives."""
-    proof = _prove(mapping, plan, example_inputs)
+    proof = _prove(mapping, plan, given)
     return KeyMapping(mapping, replace(mapping.knowledge, statuses=proof.statuses), proof)
 
 
-def _prove(mapping: KeyMapping, plan: Plan, example_inputs: Any) -> Proof:
+def _prove(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
     if mapping.knowledge.blocked:
         return Proof(statuses=mapping.knowledge.statuses, reason=mapping.knowledge.blocked)
-    inputs = _inputs(plan, example_inputs)
+    inputs = _inputs(plan, given)
     if not inputs:
         reason = "no inputs were found that both models accept; pass example_inputs=(x,)"
         return Proof(statuses=mapping.knowledge.statuses, reason=reason)
@@ -70,10 +74,12 @@ def _prove(mapping: KeyMapping, plan: Plan, example_inputs: Any) -> Proof:
         return Proof(statuses=mapping.knowledge.statuses, reason=f"{type(error).__name__}: {error}")
 
 
-def _inputs(plan: Plan, example: Any) -> list[Inputs]:
-    if example is None:
-        return find_inputs(plan.src.main, plan.dst.main)
-    return given_inputs((example,) if isinstance(example, Tensor) else tuple(example))
+def _inputs(plan: Plan, given: Given) -> list[tuple[Inputs, Inputs]]:
+    """Return two choices of inputs for both models."""
+    src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
+    if src is None or dst is None:
+        return [(inputs, inputs) for inputs in find_inputs(plan.src.main, plan.dst.main)]
+    return [(src, dst), (others(src, seed=1), others(dst, seed=1))]
 
 
 class _Trial:
@@ -86,25 +92,25 @@ class _Trial:
         self.pairs = [pair for pair in self.alignment.pairs if self.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT)]
         self.forwards = 0
 
-    def run(self, inputs: list[Inputs]) -> Proof:
+    def run(self, inputs: list[tuple[Inputs, Inputs]]) -> Proof:
         """Run both models on every input, and draw the conclusions."""
         source = random_tensors(self.src.main, self.generator)
-        values, expected = self._source(source, inputs[0], calibrate=True)
+        values, expected = self._source(source, inputs[0][0], calibrate=True)
         if not finite(expected):
             return Proof(
                 statuses=self.mapping.knowledge.statuses,
                 reason="the source's outputs are not finite, or all zero, on random weights",
             )
         tensors = self._destination(source)
-        first = self._compare(tensors, inputs[0], values, expected)
+        first = self._compare(tensors, inputs[0][1], values, expected)
         influence = self._influence(tensors, first)
         errors = dict(first.errors)
         if first.replaced or first.output_error > TOLERANCE:
             # A difference was stepped over to see what lies behind it: that needs the other input in lockstep as well.
-            second = self._compare(tensors, inputs[-1], *self._source(source, inputs[-1], calibrate=False))
+            second = self._compare(tensors, inputs[-1][1], *self._source(source, inputs[-1][0], calibrate=False))
             errors = {names: max(size, second.errors.get(names, size)) for names, size in errors.items()}
-        error = max(first.output_error, self._models(source, tensors, inputs[-1]))
-        return self._conclude(errors, influence, error, inputs)
+        error = max(first.output_error, self._models(source, tensors, *inputs[-1]))
+        return self._conclude(errors, influence, error, [pair[0] for pair in inputs])
 
     def _source(
         self, tensors: dict[str, Tensor], inputs: Inputs, *, calibrate: bool
@@ -122,7 +128,7 @@ class _Trial:
             runner.done = set(tensors)
         self.forwards += 1
         with torch.no_grad():
-            return values, tensors_of(runner.run(*inputs.double()))
+            return values, tensors_of(runner.run(*self.src.main.arguments(inputs.double())))
 
     def _destination(self, source: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make the twin tensors of the destination in float; what the mapping does not make stays the destination's own."""
@@ -163,7 +169,9 @@ class _Trial:
                 tensor.requires_grad_(True)
         self.forwards += 1
         with torch.enable_grad():
-            return compare(self.dst.main, tensors, inputs.double(), pairs, values, expected, TOLERANCE)
+            return compare(
+                self.dst.main, tensors, self.dst.main.arguments(inputs.double()), pairs, values, expected, TOLERANCE
+            )
 
     def _influence(self, tensors: dict[str, Tensor], run: Comparison) -> dict[str, float]:
         """Return how much every destination tensor moves the outputs, relative to them: one backward pass for all."""
@@ -181,12 +189,12 @@ class _Trial:
                 influence[path] = float((gradient * leaf.detach()).abs().sum()) / scale
         return influence
 
-    def _models(self, source: dict[str, Tensor], tensors: dict[str, Tensor], inputs: Inputs) -> float:
+    def _models(self, source: dict[str, Tensor], tensors: dict[str, Tensor], ours: Inputs, theirs: Inputs) -> float:
         """Run the user's own code of both models, with the same tensors, and return the error of the outputs."""
         self.forwards += 2
         with torch.no_grad():
-            expected = tensors_of(functional_call(self.src.main.module, source, inputs.double()))
-            actual = tensors_of(functional_call(self.dst.main.module, tensors, inputs.double()))
+            expected = _call(self.src, source, ours)
+            actual = _call(self.dst, tensors, theirs)
         if len(expected) != len(actual) or not finite(expected):
             return float("inf")
         return max(distance(a, b) for a, b in zip(expected, actual, strict=True))
@@ -277,6 +285,27 @@ class _Trial:
                 tied = any(evidence.get(user) == "tied" for user in users)
                 statuses[name] = Status.TIED if tied else Status.PROVEN
         return statuses
+
+
+def _call(model: Side, tensors: dict[str, Tensor], inputs: Inputs) -> list[Tensor]:
+    """Run the user's own code with other tensors, in float64."""
+    module = model.main.module
+    if inputs.forward is None:
+        double = inputs.double()
+        return tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs)))
+    return tensors_of(functional_call(_Calling(module, inputs.double()), {f"module.{k}": v for k, v in tensors.items()}, ()))
+
+
+class _Calling(nn.Module):
+    """A model whose forward is a function of the user's."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.module, self.inputs = module, inputs
+
+    def forward(self) -> Any:
+        """Call the user's function."""
+        return self.inputs.call(self.module)
 
 
 def _remedy(attribute: str) -> str:

@@ -1,17 +1,24 @@
 """Capture: from a model to an fx graph of functions, by the highest rung of the ladder that works.
 
-Today's ladder has one rung with a graph, symbolic tracing; a model that it cannot trace is mapped by names and shapes.
+Symbolic tracing comes first: it needs no inputs, and its graph holds for all of them. What it cannot trace is recorded in a
+run on example inputs; both models then, so that their graphs speak of the same operations. What does not run either is
+mapped by names and shapes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from fxmap.capture.recorded import record
 from fxmap.capture.replica import named_tensors
 from fxmap.capture.symbolic import trace
 from fxmap.graph import OpGraph, build
 from fxmap.normalize import normalize
+
+if TYPE_CHECKING:
+    from fxmap.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,8 @@ class Captured:
     """A model as a graph.
 
     `module` is a replica in eval mode, `graph` its fx graph, `ops` the normalised operation graph, `tensors` its
-    parameters and buffers by path, and `rung` how the graph was captured.
+    parameters and buffers by path, and `rung` how the graph was captured. A recorded run also has the `constants` that its
+    graph reads, and the `inputs` whose shapes it holds for.
     """
 
     module: nn.Module
@@ -27,6 +35,16 @@ class Captured:
     ops: OpGraph
     tensors: dict[str, Tensor]
     rung: str = "symbolic trace"
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    inputs: "Inputs | None" = None
+
+    def arguments(self, inputs: "Inputs") -> list[Any]:
+        """Return inputs in the order of the graph's placeholders."""
+        if self.inputs is not None:
+            return list(inputs.flat())
+        names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
+        named = dict(zip(names, inputs.args, strict=False)) | dict(inputs.kwargs)
+        return [named[name] for name in names if name in named]
 
     @cached_property
     def read(self) -> frozenset[str]:
@@ -41,19 +59,36 @@ class Captured:
 
 
 def capture(replica: nn.Module, *, auxiliary: bool = False) -> Captured:
-    """Capture a replica, which is switched to eval mode.
+    """Capture a replica by symbolic tracing; it is switched to eval mode.
 
     With `auxiliary`, containers stay in training mode: the graph then has the heads that exist in training only, while
     norms and dropout behave as in eval.
 
     Raises:
-        CaptureError: no rung works.
+        CaptureError: it cannot be traced.
     """
     replica.eval()
     if auxiliary:
         for module in replica.modules():
             module.training = bool(module._modules)
-    tensors = {path: getattr(owner, attribute) for path, owner, attribute in named_tensors(replica)}
+    tensors = _tensors(replica)
     graph = trace(replica)
     replica.eval()
     return Captured(replica, graph, normalize(build(graph, tensors)), tensors)
+
+
+def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
+    """Capture a replica by recording a run on inputs; it is switched to eval mode.
+
+    Raises:
+        CaptureError: it does not run on them.
+    """
+    replica.eval()
+    tensors = _tensors(replica)
+    recording = record(replica, tensors, inputs)
+    ops = normalize(build(recording.graph, tensors))
+    return Captured(replica, recording.graph, ops, tensors, "recorded run", recording.constants, inputs)
+
+
+def _tensors(replica: nn.Module) -> dict[str, Tensor]:
+    return {path: getattr(owner, attribute) for path, owner, attribute in named_tensors(replica)}

@@ -9,11 +9,19 @@ from collections.abc import Callable
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
 from fxmap.normalize.identity import drop_identities
+from fxmap.normalize.linear import restore_linear
 from fxmap.normalize.movement import pass_through_movement
+from fxmap.normalize.scaling import pass_through_scaling
 
 Rule = Callable[[OpGraph], OpGraph]
 
-RULES: tuple[Rule, ...] = (drop_identities, merge_batch_norm, pass_through_movement)
+RULES: tuple[Rule, ...] = (
+    drop_identities,
+    restore_linear,
+    merge_batch_norm,
+    pass_through_movement,
+    pass_through_scaling,
+)
 
 
 def normalize(graph: OpGraph) -> OpGraph:

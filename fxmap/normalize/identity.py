@@ -14,6 +14,10 @@ IDENTITIES = {
     "alpha_dropout",
     "feature_dropout",
     "contiguous",
+    "alias",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "to_copy",
     "clone",
     "detach",
 }

@@ -1,0 +1,163 @@
+"""A recorded run: the rung of the ladder that captures everything that runs.
+
+The model is run once on example inputs under a dispatch mode that writes every aten operation into an fx graph. Parameters
+and buffers are known by identity, so that each is a node with its path; what else comes from outside is a constant of the
+graph. A recording holds for the shapes that it was made with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from fxmap.errors import CaptureError
+
+
+@dataclass
+class Recording:
+    """An fx graph of aten operations, and the constants that it reads by name."""
+
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes what is dispatched inside the `with` block into a graph."""
+
+    def __init__(self, inputs: Sequence[Tensor], paths: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recording = Recording()
+        self.paths = paths
+        self.module = ""
+        self.nodes: dict[int, fx.Node] = {}
+        # Tensors are known by identity, so none may be freed while others are made.
+        self.alive: list[Tensor] = []
+        self.storages: dict[int, int] = {}
+        for index, tensor in enumerate(inputs):
+            self._remember(tensor, self.recording.graph.placeholder(f"input_{index}"))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and write it down."""
+        kwargs = kwargs or {}
+        recorded_args, recorded_kwargs = tree_map(self.node, args), tree_map(self.node, kwargs)
+        target = self._out_of_place(func, args)
+        result = func(*args, **kwargs)
+        node = self.recording.graph.call_function(target, recorded_args, recorded_kwargs)
+        node.meta["nn_module_stack"] = {self.module: None}
+        if isinstance(result, Tensor):
+            self._remember(result, node)
+        elif isinstance(result, list | tuple):
+            for index, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._remember(part, self.recording.graph.call_function(_getitem, (node, index)))
+        return result
+
+    def node(self, value: Any) -> Any:
+        """Return the node of a tensor; other values are as they are."""
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) in self.nodes:
+            return self.nodes[id(value)]
+        if id(value) in self.paths:
+            return self.recording.graph.create_node("get_attr", self.paths[id(value)], (), {})
+        name = f"constant_{len(self.recording.constants)}"
+        self.recording.constants[name] = value.detach().clone()
+        self._remember(value, self.recording.graph.create_node("get_attr", name, (), {}))
+        return self.nodes[id(value)]
+
+    def _remember(self, tensor: Tensor, node: fx.Node) -> None:
+        if id(tensor) not in self.nodes:
+            self.alive.append(tensor)
+            storage = tensor.untyped_storage()._cdata
+            self.storages[storage] = self.storages.get(storage, 0) + 1
+        self.nodes[id(tensor)] = node
+
+    def _out_of_place(self, func: Any, args: Any) -> Any:
+        """Return the function that computes the same without writing, where nothing else sees what is written."""
+        name = func.overloadpacket.__name__
+        if not func._schema.is_mutable or not name.endswith("_") or not args or not isinstance(args[0], Tensor):
+            return func
+        if self.storages.get(args[0].untyped_storage()._cdata, 0) > 1:
+            return func
+        packet = getattr(torch.ops.aten, name.rstrip("_"), None)
+        overload = func._overloadname
+        return getattr(packet, overload) if packet is not None and overload in packet.overloads() else func
+
+
+def _getitem(values: Any, index: int) -> Any:
+    return values[index]
+
+
+_getitem.__name__ = "getitem"
+
+
+def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Recording:
+    """Run a replica once on its inputs and return the graph.
+
+    Args:
+        replica: a replica in eval mode; only it gets hooks, and loses them again.
+        tensors: its parameters and buffers by path.
+        inputs: what to call it with, see `fxmap.inputs.Inputs`.
+
+    Raises:
+        CaptureError: the model does not run on these inputs.
+    """
+    from fxmap.lockstep import tensors_of
+
+    paths: dict[int, str] = {}
+    for path, tensor in tensors.items():
+        paths.setdefault(id(tensor), path)
+    recorder = Recorder(inputs.flat(), paths)
+    try:
+        with _modules(replica, recorder), _plain_attention(), torch.no_grad(), recorder:
+            outputs = tensors_of(inputs.call(replica))
+    except Exception as error:  # whatever a model raises on inputs that do not fit it
+        raise CaptureError(
+            f"{type(replica).__name__} does not run on {inputs.size}: {type(error).__name__}: {error}"
+        ) from error
+    recorder.recording.graph.output(tuple(recorder.node(output) for output in outputs))
+    return recorder.recording
+
+
+@contextmanager
+def _modules(replica: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Tell the recorder which module is running."""
+    stack: list[str] = []
+    handles = []
+
+    def enter(path: str) -> Any:
+        def hook(*_: Any) -> None:
+            stack.append(path)
+            recorder.module = path
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+        recorder.module = stack[-1] if stack else ""
+
+    for path, module in replica.named_modules():
+        handles += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Record attention as its own operations: fused kernels would hide them, and one of them approximates."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

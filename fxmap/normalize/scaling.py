@@ -1,0 +1,19 @@
+"""Scaling and shifting by a constant is left to values: consumers read through x * 2, x / 8, x + 3.
+
+Attention divides its scores by the root of the head's size before, after, or half before and half in the keys; the
+products are the same. Which constants a model uses, every input shows.
+"""
+
+from fxmap.graph import OpGraph
+
+_SCALING = {"mul", "div", "add", "sub"}
+
+
+def pass_through_scaling(graph: OpGraph) -> OpGraph:
+    """Take operations of one tensor and a number out of a graph."""
+    return graph.without(op.name for op in graph.ops() if op.kind in _SCALING and _of_one_tensor(graph, op.name))
+
+
+def _of_one_tensor(graph: OpGraph, name: str) -> bool:
+    operands = graph.operands(name)
+    return list(operands) == ["input"] and len(operands["input"]) == 1
