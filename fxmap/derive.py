@@ -8,9 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fxmap.align import Alignment
-from fxmap.expressions import Difference, Expression, FoldedBias, FoldedWeight, Full, NeutralVariance, Shifted, Source
+from fxmap.expressions import (
+    Concat,
+    Difference,
+    Expression,
+    FoldedBias,
+    FoldedWeight,
+    Full,
+    Gather,
+    NeutralVariance,
+    Reshape,
+    Shifted,
+    Slice,
+    Source,
+    Transpose,
+)
 from fxmap.graph import Op, OpGraph
-from fxmap.normalize.affine import AFFINE, unfolded
+from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
 
 _LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": "linear"}
 
@@ -46,26 +60,58 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
     With `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
     """
     result = Derivation()
+    pieces: dict[str, list[_Piece]] = {}
     for pair in alignment.pairs:
         layer = _Layer(src, src.op(pair.src), dst, dst.op(pair.dst), absorb_eps)
         for argument, tensor in dst.tensors(pair.dst).items():
             assert tensor.key is not None
-            if tensor.key in result.expressions:
-                continue
             outcome = layer.make(argument)
             if isinstance(outcome, Mismatch):
                 result.mismatched.setdefault(tensor.key, outcome)
             elif isinstance(outcome, str):
                 result.reasons.setdefault(tensor.key, outcome)
             else:
-                result.expressions[tensor.key] = outcome
-                result.evidence[tensor.key] = pair.evidence
+                pieces.setdefault(tensor.key, []).append(_Piece(layer.rows_of(tensor), outcome, pair.evidence, tensor))
                 if isinstance(outcome, Shifted):
                     result.absorbed[tensor.key] = layer.eps
-    for done in result.expressions:
-        result.mismatched.pop(done, None)
-        result.reasons.pop(done, None)
+    for key, found in pieces.items():
+        expression = _assemble(found)
+        if isinstance(expression, str):
+            result.reasons.setdefault(key, expression)
+            continue
+        result.expressions[key] = expression
+        result.evidence[key] = found[0].evidence
+        result.mismatched.pop(key, None)
+        result.reasons.pop(key, None)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What some rows of a destination tensor are made of; all rows where `rows` is None."""
+
+    rows: tuple[int, ...] | None
+    expression: Expression
+    evidence: str
+    tensor: Op
+
+
+def _assemble(pieces: list[_Piece]) -> Expression | str:
+    """Put a tensor together from what its rows are made of, or say what is lacking."""
+    for piece in pieces:
+        if piece.rows is None:
+            return piece.expression
+    parts = {piece.rows: piece for piece in pieces if piece.rows is not None}
+    order = sorted(parts.values(), key=lambda piece: min(piece.rows or ()))
+    rows = [row for piece in order for row in piece.rows or ()]
+    shape, io = _shape(order[0].tensor), order[0].tensor.attribute("axes") == "i o"
+    total = shape[-1] if io else shape[0]
+    if sorted(rows) != list(range(total)):
+        return f"a source was found for {len(set(rows))} of its {total} rows alone"
+    joined: Expression = Concat(tuple(piece.expression for piece in order)) if len(order) > 1 else order[0].expression
+    if rows != list(range(total)):
+        joined = Gather(joined, tuple(sorted(range(total), key=rows.__getitem__)))
+    return Transpose(joined) if io else joined
 
 
 class _Layer:
@@ -75,25 +121,51 @@ class _Layer:
         self.src, self.dst = src_graph.tensors(src.name), dst_graph.tensors(dst.name)
         self.src_op, self.dst_op = src, dst
         self.kind = src.kind
+        self.affine = src.kind in AFFINE and dst.kind in AFFINE and "weight" in self.src and "weight" in self.dst
         self.absorb_eps = absorb_eps
         self.eps: tuple[float, float] = (src.attribute("norm.eps", 0.0), dst.attribute("norm.eps", 0.0))
         self.has_norm = _has_norm(src), _has_norm(dst)
         # Why the two layers are not the same operation, although they correspond.
         self.obstacle = unfolded(src_graph, src.name) if src.kind in AFFINE and not unfolded(dst_graph, dst.name) else ""
 
+    def rows_of(self, tensor: Op) -> tuple[int, ...] | None:
+        """Return the rows of a destination tensor that this pair makes, None for all."""
+        return self.dst_op.rows if self.affine else None
+
     def make(self, argument: str) -> Expression | Mismatch | str:
         """Return the expression of a destination argument, or the mismatch or the reason that prevents it."""
         target = self.dst[argument]
-        if self.kind in AFFINE and "weight" in self.src and "weight" in self.dst:
-            weight = self.src["weight"]
-            if weight.shape != self.dst["weight"].shape:
-                return _mismatch(target, self.src.get(argument, weight))
-            if self.obstacle:
-                return self.obstacle
-            if argument.startswith("norm."):
-                return self._norm(argument.removeprefix("norm."), target)
-            return self._weight() if argument == "weight" else self._bias(target)
-        return self._same(argument, target)
+        if not self.affine:
+            return self._same(argument, target)
+        weight = self.src["weight"]
+        if affine_shape(self.src_op, weight) != affine_shape(self.dst_op, self.dst["weight"]):
+            return _mismatch(target, self.src.get(argument, weight))
+        if self.obstacle:
+            return self.obstacle
+        if argument.startswith("norm."):
+            made = self._norm(argument.removeprefix("norm."), target)
+        else:
+            made = self._weight() if argument == "weight" else self._bias(target)
+        return self._laid_out(made, argument, target) if isinstance(made, Expression) else made
+
+    def _laid_out(self, made: Expression, argument: str, target: Op) -> Expression:
+        """Select the source's rows, and give the weight the destination's axes."""
+        weight = argument == "weight"
+        if weight and self.src_op.attribute("axes") == "i o":
+            made = Transpose(made)
+        if self.src_op.rows is not None and not isinstance(made, Full | NeutralVariance):
+            made = _rows(made, self.src_op.rows)
+        if not weight:
+            return made
+        if self.dst_op.attribute("axes") == "i o":
+            return made if self.dst_op.rows is not None else Transpose(made)
+        source = _shape(self.src["weight"])
+        if len(source) != len(_shape(target)) and self.src_op.attribute("axes") != "i o":
+            made = Reshape(made, (self._channels(), *_shape(target)[1:]))
+        return made
+
+    def _channels(self) -> int:
+        return affine_shape(self.dst_op, self.dst["weight"])[0]
 
     def _same(self, argument: str, target: Op) -> Expression | Mismatch | str:
         source = self.src.get(argument)
@@ -102,14 +174,18 @@ class _Layer:
             if neutral is None or not self.src:
                 return f"{self.src_op} reads no {argument}"
             return self._full(target, neutral)
-        if source.shape != target.shape:
+        if self.affine:
+            # One number for each channel; which of them is settled by the rows.
+            if _rank_one(source) != _rank_one(target):
+                return _mismatch(target, source)
+        elif source.shape != target.shape:
             return _mismatch(target, source)
         value = _source(source)
         if argument in ("running_var", "norm.running_var") and self.absorb_eps and self.eps[0] != self.eps[1]:
             return Shifted(value, self.eps[0] - self.eps[1])
         return value
 
-    def _weight(self) -> Expression | str:
+    def _weight(self) -> Expression:
         weight = _source(self.src["weight"])
         if not self.has_norm[0] or self.has_norm[1]:
             return weight
@@ -143,20 +219,31 @@ class _Layer:
             return same
         # The source has the norm folded: a neutral one, whose bias is the layer's unless the layer keeps it itself.
         if argument == "running_var":
-            return NeutralVariance(_shape(target), self.eps[1], _source(self.src["weight"]))
+            return NeutralVariance((self._channels(),), self.eps[1], _source(self.src["weight"]))
         if argument == "bias" and "bias" in self.src and "bias" not in self.dst:
             return _source(self.src["bias"])
         return self._full(target, 1.0 if argument == "weight" else 0.0)
 
     def _full(self, target: Op, value: float) -> Expression:
         like = next(iter(self.src.values()))
-        return Full(_shape(target), value, _source(self.src.get("weight", like)))
+        shape = (self._channels(),) if self.affine else _shape(target)
+        return Full(shape, value, _source(self.src.get("weight", like)))
 
     def _stat(self, name: str) -> Expression:
         return _source(self.src[f"norm.{name}"])
 
     def _optional(self, argument: str) -> Expression | None:
         return _source(self.src[argument]) if argument in self.src else None
+
+
+def _rank_one(op: Op) -> bool:
+    return len(_shape(op)) == 1
+
+
+def _rows(expression: Expression, rows: tuple[int, ...]) -> Expression:
+    if rows == tuple(range(rows[0], rows[0] + len(rows))):
+        return Slice(expression, rows[0], rows[0] + len(rows))
+    return Gather(expression, rows)
 
 
 def _has_norm(op: Op) -> bool:

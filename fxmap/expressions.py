@@ -56,6 +56,8 @@ class Expression(ABC):
             value = getattr(self, field.name)
             if isinstance(value, Expression):
                 yield value
+            elif isinstance(value, tuple):
+                yield from (part for part in value if isinstance(part, Expression))
 
     def sources(self) -> Iterator[str]:
         """Yield the source keys that are read, from left to right."""
@@ -65,10 +67,14 @@ class Expression(ABC):
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts, lists, strings and numbers."""
         return {"op": self.op} | {
-            field.name: value.to_json() if isinstance(value, Expression | Scheme) else value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
+            field.name: _plain(value) for field in fields(self) if (value := getattr(self, field.name)) is not None
         }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return value.to_json() if isinstance(value, Expression | Scheme) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +356,99 @@ class Unpacked(Expression):
         return f"{self.of}[{self.index}]"
 
 
+@dataclass(frozen=True, slots=True)
+class Slice(Expression):
+    """Rows `start` to `stop` of a tensor, along its first axis: one part of a joined projection."""
+
+    op: ClassVar[str] = "slice"
+    of: Expression
+    start: int
+    stop: int
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value[self.start : self.stop]
+
+    def python(self) -> str:
+        return f"{self.of.python()}[{self.start}:{self.stop}]"
+
+    def __str__(self) -> str:
+        return f"{self.of}[{self.start}:{self.stop}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Expression):
+    """Rows of a tensor by number, along its first axis: an interleaved projection."""
+
+    op: ClassVar[str] = "gather"
+    of: Expression
+    rows: tuple[int, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value[list(self.rows)]
+
+    def python(self) -> str:
+        return f"{self.of.python()}[{list(self.rows)!r}]"
+
+    def __str__(self) -> str:
+        return f"{self.of}[{len(self.rows)} rows from {self.rows[0]}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Expression):
+    """Tensors one after the other, along their first axis: projections joined in one."""
+
+    op: ClassVar[str] = "concat"
+    parts: tuple[Expression, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        return torch.cat([part.evaluate(state, quantized=quantized) for part in self.parts])
+
+    def python(self) -> str:
+        return f"torch.cat([{', '.join(part.python() for part in self.parts)}])"
+
+    def __str__(self) -> str:
+        return f"concat({', '.join(map(str, self.parts))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape(Expression):
+    """The same numbers in another shape: a 1x1 convolution and a linear layer."""
+
+    op: ClassVar[str] = "reshape"
+    of: Expression
+    shape: tuple[int, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value.reshape(self.shape)
+
+    def python(self) -> str:
+        return f"{self.of.python()}.reshape({self.shape!r})"
+
+    def __str__(self) -> str:
+        return f"reshape({self.of}, {list(self.shape)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose(Expression):
+    """A matrix with its two axes exchanged: `i o` for `o i`."""
+
+    op: ClassVar[str] = "transpose"
+    of: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value.t().contiguous()
+
+    def python(self) -> str:
+        return f"{self.of.python()}.t().contiguous()"
+
+    def __str__(self) -> str:
+        return f"transpose({self.of})"
+
+
 def _evaluate(expression: Expression | None, state: State, quantized: bool) -> Any:
     return None if expression is None else expression.evaluate(state, quantized=quantized)
 
@@ -366,6 +465,8 @@ def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expr
     for name, value in values.items():
         if isinstance(value, Expression):
             values[name] = substitute(value, leaves)
+        elif name == "parts":
+            values[name] = tuple(substitute(part, leaves) for part in value)
     return type(expression)(**values)
 
 
@@ -381,6 +482,11 @@ KINDS: tuple[type[Expression], ...] = (
     Dequantized,
     Packed,
     Unpacked,
+    Slice,
+    Gather,
+    Concat,
+    Reshape,
+    Transpose,
 )
 _BY_OP: dict[str, type[Expression]] = {kind.op: kind for kind in KINDS}
 
@@ -401,7 +507,7 @@ def parse(data: object) -> Expression:
             continue
         if name not in types:
             raise MappingError(f"{kind.op}: unknown field {name!r} in {data!r}")
-        value = _parse_field(raw, types[name])
+        value = tuple(map(parse, raw)) if name == "parts" and isinstance(raw, list) else _parse_field(raw, types[name])
         if not isinstance(value, types[name]) or isinstance(value, bool):
             raise MappingError(f"{kind.op}: {name} has a value of the wrong type in {data!r}")
         values[name] = value
@@ -426,6 +532,9 @@ _TYPES: dict[str, Any] = {
     "key": str,
     "layer": str,
     "shape": tuple,
+    "rows": tuple,
+    "parts": tuple,
+    **dict.fromkeys(("start", "stop"), int),
     "index": int,
     "scheme": Scheme,
     **dict.fromkeys(("value", "eps", "amount"), int | float),

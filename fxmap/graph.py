@@ -37,6 +37,7 @@ _KINDS = {
     "native_batch_norm_legit_no_training": "batch_norm",
     "native_layer_norm": "layer_norm",
     "native_group_norm": "group_norm",
+    "safe_softmax": "softmax",  # they differ where a mask leaves nothing: zeros instead of NaN
     "concat": "cat",
     "concatenate": "cat",
     "swish": "silu",
@@ -57,7 +58,8 @@ class Op:
     """A node: what it computes, with which static attributes, and where in the model.
 
     `output` names the fx node whose value this operation yields: the last one of those that a normalisation merged.
-    `shape` is a tensor's shape, None for everything else; `key` its path in the state dict.
+    `shape` is a tensor's shape, None for everything else; `key` its path in the state dict. `rows` are the output channels
+    that are this operation, where a layer is several in one.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Op:
     output: str = ""
     key: str | None = None
     shape: tuple[int, ...] | None = None
+    rows: tuple[int, ...] | None = None
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return a static attribute by name."""

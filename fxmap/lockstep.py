@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.capture import Captured
 from fxmap.graph import bind, kind_of
@@ -36,6 +37,21 @@ class DepthwiseByUnfold(TorchFunctionMode):
             if _is_depthwise(**call):
                 return _grouped(**call)
         return func(*args, **kwargs)
+
+
+class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees whether anything turns float64 into float32 inside a `with` block (a softmax in float32, rotary tables)."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the type of what goes in and what comes out."""
+        result = func(*args, **(kwargs or {}))
+        double = any(isinstance(part, Tensor) and part.dtype is torch.float64 for part in args)
+        self.found |= double and isinstance(result, Tensor) and result.dtype is torch.float32
+        return result
 
 
 _CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -175,16 +191,39 @@ def distance(a: Tensor, b: Tensor) -> float:
     return error / scale if scale > 0 else error
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """An aligned pair, and where its values are: two fx nodes, and the channels of each that are the pair's operation.
+
+    `axes` are the channel axes of the two values, which matter where there are `rows`.
+    """
+
+    pair: tuple[str, str]
+    src: str
+    dst: str
+    rows: tuple[tuple[int, ...] | None, tuple[int, ...] | None] = (None, None)
+    axes: tuple[int, int] = (-1, -1)
+
+    def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is to be compared of the two nodes' values."""
+        ours, theirs = (
+            value if rows is None else value.index_select(axis, torch.tensor(rows))
+            for value, rows, axis in zip((src, dst), self.rows, self.axes, strict=True)
+        )
+        return ours, theirs
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What one run of the pair of models showed.
 
-    `errors` holds the relative error of every aligned pair whose value was seen on both sides, by the names of the two
-    operations; `output_error` that of the outputs themselves, without any value having been replaced before them only if
-    `replaced` is empty.
+    `errors` holds the relative error of every aligned pair whose value was seen on both sides; `loose` are the pairs whose
+    values lie in another layout, so that only the collection of numbers was compared, or are a constant multiple of one
+    another (a model may scale early or late); `replaced` those where the destination went on with the source's value.
     """
 
     errors: dict[tuple[str, str], float]
+    loose: frozenset[tuple[str, str]]
     replaced: tuple[tuple[str, str], ...]
     output_error: float
     outputs: list[Tensor]
@@ -194,32 +233,48 @@ def compare(
     captured: Captured,
     tensors: Mapping[str, Tensor],
     arguments: Sequence[Any],
-    pairs: Mapping[str, tuple[str, tuple[str, str]]],
+    watches: Sequence[Watch],
     values: Mapping[str, Tensor],
     expected: Sequence[Tensor],
     tolerance: float,
 ) -> Comparison:
-    """Run the destination beside recorded source values.
-
-    `pairs` maps a destination fx node to the source fx node whose value it should have, and to the names of the pair.
-    """
+    """Run the destination beside recorded source values."""
     errors: dict[tuple[str, str], float] = {}
+    loose: set[tuple[str, str]] = set()
     replaced: list[tuple[str, str]] = []
+    watched: dict[str, list[Watch]] = {}
+    for watch in watches:
+        watched.setdefault(watch.dst, []).append(watch)
 
     def hook(node: fx.Node, value: Any) -> Any:
-        if node.name not in pairs or not isinstance(value, Tensor):
-            return value
-        source, names = pairs[node.name]
-        if source not in values:
-            return value
-        errors[names] = distance(values[source], value)
-        if not errors[names] <= tolerance and values[source].shape == value.shape:
-            replaced.append(names)
-            # Gradients still flow through the destination's own value.
-            return values[source].detach() + (value - value.detach())
+        for watch in watched.get(node.name, ()) if isinstance(value, Tensor) else ():
+            if watch.src not in values:
+                continue
+            ours, theirs = watch.values(values[watch.src], value)
+            error = distance(ours, theirs)
+            if error > tolerance and (error_up_to := _loose_distance(ours, theirs)) <= tolerance:
+                loose.add(watch.pair)
+                error = error_up_to
+            errors[watch.pair] = error
+            if not error <= tolerance and watch.rows == (None, None) and values[watch.src].shape == value.shape:
+                replaced.append(watch.pair)
+                # Gradients still flow through the destination's own value.
+                value = values[watch.src].detach() + (value - value.detach())
         return value
 
     outputs = tensors_of(ValueInterpreter(captured, tensors, hook).run(*arguments))
     same = len(outputs) == len(expected)
     error = max((distance(a, b) for a, b in zip(expected, outputs, strict=True)), default=0.0) if same else float("inf")
-    return Comparison(errors, tuple(replaced), error, outputs)
+    return Comparison(errors, frozenset(loose), tuple(replaced), error, outputs)
+
+
+def _loose_distance(a: Tensor, b: Tensor) -> float:
+    """Return the distance of two values up to the order of their numbers and up to a constant factor."""
+    if a.numel() != b.numel() or not a.is_floating_point() or not b.is_floating_point():
+        return float("inf")
+    a, b = a.detach().flatten(), b.detach().flatten()
+    if a.numel() > 1:
+        factor = float(torch.dot(a, b) / torch.dot(a, a)) if bool((a != 0).any()) else 1.0
+        if factor > 0 and distance(a * factor, b) <= distance(a.sort().values, b.sort().values):
+            return distance(a * factor, b)
+    return distance(a.sort().values, b.sort().values)

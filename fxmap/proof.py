@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-TOLERANCE = 1e-9  # of a proof, relative to the largest absolute value
+# Of a proof, relative to the largest absolute value; the second where a model computes in float32 by itself.
+TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-5
 
 
 class Status(StrEnum):

@@ -23,7 +23,7 @@ def random_tensors(captured: Captured, generator: torch.Generator) -> dict[str, 
     """Return a float64 value for every floating-point tensor of a captured model; tensors that are shared stay shared."""
     roles = {op.key: _role(captured, op.name) for op in captured.ops.ops() if op.kind == TENSOR}
     values: dict[int, Tensor] = {}
-    result = {}
+    result: dict[str, Tensor] = {}
     for path, tensor in captured.tensors.items():
         if id(tensor) not in values:
             values[id(tensor)] = _random(tensor, roles.get(path, ""), generator)

@@ -12,17 +12,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 import fxmap
 from fxmap.expressions import (
     KINDS,
+    Concat,
     Dequantized,
     Difference,
     Expression,
     FoldedBias,
     FoldedWeight,
     Full,
+    Gather,
     NeutralVariance,
     Packed,
     Quantized,
+    Reshape,
     Shifted,
+    Slice,
     Source,
+    Transpose,
     Unpacked,
     neutral_variance,
     parse,
@@ -48,6 +53,11 @@ ALL = [
     Packed(Quantized(A, SCHEME), B),
     Packed(A),
     Unpacked(A, 1),
+    Slice(A, 1, 3),
+    Gather(A, (2, 0)),
+    Concat((A, Slice(B, 0, 1))),
+    Reshape(A, (2, 3, 1, 1)),
+    Transpose(A),
 ]
 
 

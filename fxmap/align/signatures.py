@@ -39,7 +39,11 @@ def base(view: View, labels: Labels, *, attributes: bool) -> list[int]:
 
 def own_attributes(op: Op) -> tuple[tuple[str, Any], ...]:
     """Return the static attributes of an operation without those of the norm that was merged into it."""
-    return tuple((name, value) for name, value in op.attributes if not name.startswith("norm."))
+    return tuple((name, value) for name, value in op.attributes if name not in _LAYOUT and not name.startswith("norm."))
+
+
+# How a weight is stored, and what a convolution of kernel 1 says in defaults: not what is computed.
+_LAYOUT = {"axes", "transposed", "output_padding"}
 
 
 def forward(view: View, labels: Labels, own: list[int]) -> list[int]:

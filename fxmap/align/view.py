@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxmap.graph import CONSTANT, TENSOR, Op, OpGraph
-from fxmap.normalize.affine import AFFINE
+from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
 
 # Kinds that quantization exchanges for one another. They may match, at a cost; that they compute different functions is
 # for the proof to say.
@@ -49,10 +49,17 @@ def view(graph: OpGraph) -> View:
         for argument, producer in inputs:
             users[producer].append((argument, index))
         shapes.append(_shapes(op, graph.tensors(op.name)))
-    return View(ops, [RELATED.get(op.kind, op.kind) for op in ops], shapes, operands, users)
+    return View(ops, [_kind(op, graph.tensors(op.name)) for op in ops], shapes, operands, users)
+
+
+def _kind(op: Op, tensors: dict[str, Op]) -> str:
+    if "weight" in tensors and pointwise(op, tensors["weight"]):
+        return "linear"
+    return RELATED.get(op.kind, op.kind)
 
 
 def _shapes(op: Op, tensors: dict[str, Op]) -> tuple[Any, ...]:
     # Whether an affine layer has a bias or a norm differs between the forms of one network; its weight's shape does not.
-    names = ["weight"] if op.kind in AFFINE and "weight" in tensors else sorted(tensors)
-    return tuple((name, tensors[name].shape) for name in names)
+    if op.kind in AFFINE and "weight" in tensors:
+        return (("weight", affine_shape(op, tensors["weight"])),)
+    return tuple((name, tensors[name].shape) for name in sorted(tensors))

@@ -77,6 +77,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = tensor.untyped_storage()._cdata
             self.storages[storage] = self.storages.get(storage, 0) + 1
         self.nodes[id(tensor)] = node
+        node.meta["shape"] = tuple(tensor.shape)
 
     def _out_of_place(self, func: Any, args: Any) -> Any:
         """Return the function that computes the same without writing, where nothing else sees what is written."""

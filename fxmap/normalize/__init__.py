@@ -6,26 +6,30 @@ has nothing to do, or a changed copy.
 
 from collections.abc import Callable
 
+from torch import fx
+
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
 from fxmap.normalize.identity import drop_identities
-from fxmap.normalize.linear import restore_linear
+from fxmap.normalize.linear import merge_added_bias, restore_linear
 from fxmap.normalize.movement import pass_through_movement
 from fxmap.normalize.scaling import pass_through_scaling
+from fxmap.provenance import split_joined
 
 Rule = Callable[[OpGraph], OpGraph]
 
-RULES: tuple[Rule, ...] = (
-    drop_identities,
-    restore_linear,
-    merge_batch_norm,
-    pass_through_movement,
-    pass_through_scaling,
-)
+BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm)
+AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling)
 
 
-def normalize(graph: OpGraph) -> OpGraph:
-    """Apply every rule, in order; each runs to its own fixpoint, and none makes work for one before it."""
-    for rule in RULES:
-        graph = rule(graph)
-    return graph
+def normalize(ops: OpGraph, graph: fx.Graph) -> OpGraph:
+    """Apply every rule, in order; each runs to its own fixpoint, and none makes work for one before it.
+
+    Joined layers are split while the data movement behind them is still there: `graph` is what it is followed in.
+    """
+    for rule in BEFORE:
+        ops = rule(ops)
+    ops = split_joined(ops, graph)
+    for rule in AFTER:
+        ops = rule(ops)
+    return ops

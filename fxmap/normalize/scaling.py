@@ -6,12 +6,12 @@ products are the same. Which constants a model uses, every input shows.
 
 from fxmap.graph import OpGraph
 
-_SCALING = {"mul", "div", "add", "sub"}
+SCALING = {"mul", "div", "add", "sub"}
 
 
 def pass_through_scaling(graph: OpGraph) -> OpGraph:
     """Take operations of one tensor and a number out of a graph."""
-    return graph.without(op.name for op in graph.ops() if op.kind in _SCALING and _of_one_tensor(graph, op.name))
+    return graph.without(op.name for op in graph.ops() if op.kind in SCALING and _of_one_tensor(graph, op.name))
 
 
 def _of_one_tensor(graph: OpGraph, name: str) -> bool:
