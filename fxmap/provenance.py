@@ -128,7 +128,5 @@ def _split(ops: OpGraph, name: str, uses: list[_Use], passed: set[str]) -> OpGra
             if producer == last:
                 ops.network.remove_edge(producer, use.user, key=key)
                 ops.network.add_edge(parts[rows], use.user, argument=argument)
-    for left in passed:
-        if left in ops.network:
-            ops.network.remove_node(left)
+    ops.network.remove_nodes_from([node for node in {name, *passed} if node in ops.network])
     return ops

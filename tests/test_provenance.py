@@ -61,7 +61,14 @@ class ByMultiheadAttention(nn.Module):
 
 
 X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
-FORMS = [Separate, Joined, lambda: Joined("kvq"), lambda: Joined(interleaved=True), lambda: Joined("vqk", True), ByMultiheadAttention]
+FORMS = [
+    Separate,
+    Joined,
+    lambda: Joined("kvq"),
+    lambda: Joined(interleaved=True),
+    lambda: Joined("vqk", True),
+    ByMultiheadAttention,
+]
 
 
 def _check(src: nn.Module, dst: nn.Module) -> KeyMapping:

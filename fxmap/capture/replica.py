@@ -71,8 +71,11 @@ def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (path, owner, attribute) of every parameter and buffer, each tensor under every path that it has."""
+    """Yield (path, owner, attribute) of every parameter and persistent buffer, each under every path that it has.
+
+    A buffer that is not persistent is no part of a state dict: the code computes it, and both models have their own.
+    """
     for path, module in model.named_modules(remove_duplicate=False):
         for attribute in (*module._parameters, *module._buffers):
-            if getattr(module, attribute, None) is not None:
+            if getattr(module, attribute, None) is not None and attribute not in module._non_persistent_buffers_set:
                 yield (f"{path}.{attribute}" if path else attribute), module, attribute
