@@ -22,17 +22,17 @@ def test_float_form_equals_the_reference(name: str, form: Form) -> None:
     src = recipes.randomised_float(name, seed=1)
     reference = recipes.reference_form(src, name, form)
     dst = recipes.build_form(name, form, recipes.randomised_float(name, seed=2).state_dict())
-    own = {key: value for key, value in dst.state_dict().items() if key not in recipes.sourced_keys(dst)}
+    sourced = recipes.sourced_keys(dst)
 
     mapping = fxmap.auto_map(src, dst, verify=False)
     loaded = mapping.load_into(dst, src.state_dict())
 
     assert not loaded.missing_keys
     assert not loaded.unexpected_keys
-    assert set(mapping) == recipes.sourced_keys(dst)
+    assert set(mapping) == sourced
     state, expected = dst.state_dict(), reference.state_dict()
     assert [key for key in mapping if not same_value(state[key], expected[key])] == []
-    assert [key for key in own if mapping.status(key) is not Status.KEPT] == []
+    assert [key for key in state if key not in sourced and mapping.status(key) is not Status.KEPT] == []
 
 
 @pytest.mark.parametrize("name", MODELS)
