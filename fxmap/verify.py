@@ -306,13 +306,13 @@ class _Trial:
         ours, theirs = dict(own_attributes(src)), dict(own_attributes(dst))
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
-                return f"{name} {theirs.get(name, 'default')} against {ours.get(name, 'default')}", _remedy(name)
+                return f"{name} {theirs.get(name, 'default')} against {ours.get(name, 'default')}", ""
         return self._eps(pair, src, dst)
 
     def _eps(self, pair: Pair, src: Op, dst: Op) -> tuple[str, str]:
         eps = src.attribute("norm.eps"), dst.attribute("norm.eps")
         if None not in eps and eps[0] != eps[1] and not self._absorbed(pair):
-            return f"eps {eps[1]:g} against {eps[0]:g}", _remedy("eps")
+            return f"eps {eps[1]:g} against {eps[0]:g}", "It can be absorbed in the running variance: pass absorb_eps=True"
         return "", ""
 
     def _absorbed(self, pair: Pair) -> bool:
@@ -366,7 +366,3 @@ class _Calling(nn.Module):
     def forward(self) -> Any:
         """Call the user's function."""
         return self.inputs.call(self.module)
-
-
-def _remedy(attribute: str) -> str:
-    return "It can be absorbed in the running variance: pass absorb_eps=True" if attribute == "eps" else ""
