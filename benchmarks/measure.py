@@ -213,7 +213,7 @@ def _compare(
     if expected.keys() != actual.keys():
         raise ValueError(f"the reference has other keys than the destination: {sorted(expected.keys() ^ actual.keys())[:3]}")
     different = [key for key in expected if not recipes.same_value(expected[key], actual[key])]
-    lost = {*mapping.missing, *(mismatch.key for mismatch in mapping.mismatched)}
+    lost = {*mapping.missing, *mapping.mismatched}
     rest = expected.keys() - sourced
     row.keys, row.sourced = len(expected), len(sourced)
     row.missing = len(lost & sourced)

@@ -12,6 +12,7 @@ from fxmap.align.names import map_by_name
 from fxmap.errors import CaptureError, ProofError
 from fxmap.inputs import Forward, Given
 from fxmap.mapping import KeyMapping
+from fxmap.proof import Proof
 from fxmap.side import sides
 from fxmap.structure import map_by_structure
 from fxmap.verify import prove
@@ -76,9 +77,12 @@ def auto_map(
     else:
         state = checkpoint.read(src) if isinstance(src, str | Path) else checkpoint.unwrap(src, "the source")
         mapping = map_by_name(state, dst.state_dict(), "the source is a state dict, without a model")
-    if verify == "required" and not (mapping.proof and mapping.proof.ok):
-        why = str(mapping.proof) if mapping.proof else "; ".join(mapping.knowledge.notes)
-        raise ProofError(f"not every key that the output depends on is proven: {why}")
+    if verify and mapping.proof is None:
+        known = mapping.knowledge
+        reason = "; ".join(known.notes) or "no key could be mapped"
+        mapping = KeyMapping(mapping, known, Proof(statuses=known.statuses, reason=reason))
+    if verify == "required" and mapping.proof is not None and not mapping.proof.ok:
+        raise ProofError(f"not every key that the output depends on is proven: {mapping.proof}")
     return mapping
 
 

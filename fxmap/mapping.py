@@ -112,9 +112,9 @@ class KeyMapping(Mapping[str, Expression]):
         return list(self.knowledge.unexpected)
 
     @property
-    def mismatched(self) -> list[Mismatch]:
-        """Destination keys whose counterpart has another shape."""
-        return list(self.knowledge.mismatched)
+    def mismatched(self) -> list[str]:
+        """Destination keys whose counterpart has another shape; `knowledge.mismatched` has both shapes."""
+        return self._with(Status.MISMATCHED)
 
     @property
     def renames(self) -> dict[str, str]:
@@ -199,7 +199,7 @@ class KeyMapping(Mapping[str, Expression]):
             absent = f"Without a source: {shorten(self.missing)}, {self._how_read()}. " if self.missing else ""
             raise LoadError(
                 f"{first.key}: source {first.source} is {list(first.src_shape)}, destination {list(first.dst_shape)}: "
-                f"this part was replaced ({shorten([m.key for m in self.knowledge.mismatched])}). {absent}{count}; nothing "
+                f"this part was replaced ({shorten(self.mismatched)}). {absent}{count}; nothing "
                 'was written. Pass on_mismatch="keep" to keep the destination\'s own values there, or build the destination '
                 "with the source's sizes and heads (for a classifier: num_classes, aux_logits)."
             )
@@ -243,7 +243,7 @@ class KeyMapping(Mapping[str, Expression]):
                     f"{type(dst).__name__} refused the state dict; its old values were put back: {error}"
                 ) from error
             raise
-        return Loaded([*self.missing, *(m.key for m in self.knowledge.mismatched)], self.unexpected, len(self))
+        return Loaded([*self.missing, *self.mismatched], self.unexpected, len(self))
 
     def _refuse_different(self) -> None:
         if self.knowledge.blocked:

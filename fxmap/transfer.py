@@ -67,6 +67,7 @@ def load(
     calibration: Calibration = None,
     qconfig: Any = None,
     on_mismatch: Literal["raise", "keep"] = "raise",
+    example_inputs: Any = None,
     verify: bool | Literal["required"] = True,
 ) -> KeyMapping:
     """Load a checkpoint file into the destination model; all or nothing.
@@ -76,7 +77,7 @@ def load(
         checkpoint_file: a .safetensors file, a file of torch.save (read with weights_only=True), or a state dict.
         src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
             keys are mapped by name and shape alone.
-        calibration, qconfig, on_mismatch, verify: as in `transfer`.
+        calibration, qconfig, on_mismatch, example_inputs, verify: as in `transfer`.
 
     Raises:
         CheckpointError: the file cannot be read safely.
@@ -84,7 +85,7 @@ def load(
     """
     is_file = isinstance(checkpoint_file, str | Path)
     state = checkpoint.read(checkpoint_file) if is_file else checkpoint.unwrap(checkpoint_file, "the source")  # type: ignore[arg-type]
-    mapping = auto_map(state if src is None else src, dst, verify=verify)
+    mapping = auto_map(state if src is None else src, dst, example_inputs=example_inputs, verify=verify)
     return fill(mapping, src, dst, state, calibration, qconfig, on_mismatch)
 
 
@@ -134,7 +135,7 @@ def _calibrate(
     batches = _First(calibration)
     state, _ = checkpoint.match_prefix(state, mapping.sources())
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
-    lost = {key.removeprefix(prefix) for key in (*mapping.missing, *(m.key for m in mapping.mismatched))}
+    lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
     made = calibrated_state(inner, own, state, batches, qconfig, frozenset(kept))
     mapping.write(dst, OrderedDict((prefix + key, value) for key, value in made.items()))

@@ -231,7 +231,7 @@ class _Trial:
         ]
         reason = ""
         if self.mapping.mismatched:
-            reason = f"{shorten([m.key for m in self.mapping.mismatched])}: of another shape in the source"
+            reason = f"{shorten(self.mapping.mismatched)}: of another shape in the source"
         elif error > self.tolerance:
             reason = f"the outputs differ by {error:.1e}"
         elif divergence is not None:
