@@ -100,7 +100,8 @@ class ValueInterpreter(fx.Interpreter):
         norm = n.op == "call_function" and kind_of(n) == "batch_norm"
         value: Any = self._batch_norm(n) if norm else super().run_node(n)
         if norm and isinstance(n.target, OpOverload):
-            value = (value,)  # aten returns the statistics of the batch beside it
+            # aten returns the statistics of the batch beside it, which are empty in eval mode.
+            value = (value, value.new_empty(0), value.new_empty(0))
         return value if self.hook is None else self.hook(n, value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:

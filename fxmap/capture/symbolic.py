@@ -6,13 +6,16 @@ The only leaves are the stubs that mark where a quantized region begins and ends
 """
 
 import inspect
+import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.proxy import ParameterProxy
 
+import fxmap.errors as fxmap_errors
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import CaptureError
 
@@ -69,6 +72,9 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
 
 
 def _place(error: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
-    frames = [frame for frame in frames if "/fxmap/" not in frame.filename]
+    """Name the file and line of the user's code, which is neither torch's nor ours, that an error came from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+_OURS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, fxmap_errors.__file__))

@@ -13,12 +13,13 @@ from fxmap.normalize.affine import merge_batch_norm
 from fxmap.normalize.identity import drop_identities
 from fxmap.normalize.linear import merge_added_bias, restore_linear
 from fxmap.normalize.movement import pass_through_movement
+from fxmap.normalize.pooling import pool_to_mean
 from fxmap.normalize.scaling import pass_through_scaling
 from fxmap.provenance import split_joined
 
 Rule = Callable[[OpGraph], OpGraph]
 
-BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm)
+BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm, pool_to_mean)
 AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling)
 
 

@@ -1,0 +1,89 @@
+"""Every rule is an equation: both sides are computed on random numbers; and each rule makes one graph of both."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxmap.capture import capture
+from fxmap.capture.replica import replicate
+from fxmap.graph import TENSOR
+from fxmap.inputs import as_inputs
+from fxmap.side import side
+
+
+def _kinds(model: nn.Module, x: Tensor | None = None) -> list[str]:
+    ops = capture(replicate(model)).ops if x is None else side(model, as_inputs(x)).main.ops
+    return [op.kind for op in ops.ops() if op.kind != TENSOR]
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+X = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+SPELLINGS = [
+    (lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: x.mean((2, 3), keepdim=True)),
+    (F.relu, lambda x: torch.relu_(x.clone())),
+    (lambda x: F.dropout(x, 0.5, training=False), lambda x: x.contiguous()),
+    (lambda x: x.transpose(1, 2).flatten(1).tanh(), lambda x: x.permute(0, 2, 1, 3).reshape(2, -1).tanh()),
+    (F.relu6, lambda x: F.hardtanh(x, 0.0, 6.0)),
+    (lambda x: F.silu(x) * 1.0, F.silu),
+    (lambda x: torch.add(x, torch.tanh(x)), lambda x: torch.tanh(x) + x),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_both_sides_are_equal_and_one_graph(one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor]) -> None:
+    assert torch.allclose(one(X), other(X), rtol=0, atol=1e-14)
+    assert _kinds(Function(one)) == _kinds(Function(other))
+    assert _kinds(Function(one), X.float()) == _kinds(Function(other), X.float())
+
+
+def test_a_linear_layer_is_one_operation_however_it_is_written() -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight) + self.bias
+
+    x = torch.randn(2, 5, 4)
+    model, linear = Added(), nn.Linear(4, 3)
+    linear.load_state_dict(model.state_dict())
+    assert torch.allclose(model(x), linear(x), atol=1e-6)
+    assert _kinds(model, x) == _kinds(linear, x) == ["input", "linear", "output"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "kinds"),
+    [
+        ([nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)], ["convolution"]),
+        ([nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6)], ["conv_transpose"]),
+        ([nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)], ["convolution", "batch_norm"]),
+        ([nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6)], ["convolution", "relu", "batch_norm"]),
+        ([nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)], ["batch_norm", "convolution"]),
+    ],
+)
+def test_a_norm_is_merged_only_where_it_can_be_folded(layers: list[nn.Module], kinds: list[str]) -> None:
+    assert _kinds(nn.Sequential(*layers).eval()) == ["input", *kinds, "output"]
+
+
+def test_a_shared_convolution_is_never_folded() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.one, self.two = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.conv(self.one(self.conv(x))))
+
+    assert _kinds(Shared().eval()).count("batch_norm") == 2
