@@ -7,7 +7,6 @@ The only leaves are the stubs that mark where a quantized region begins and ends
 
 import inspect
 import os
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +72,15 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
 
 def _place(error: BaseException) -> str:
     """Name the file and line of the user's code, which is neither torch's nor ours, that an error came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    place = ""
+    step = error.__traceback__
+    # Not traceback.extract_tb, which fails on the code objects that torch.fx makes in older releases.
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if not file.startswith(_OURS):
+            place = f"{file}:{step.tb_lineno}: "
+        step = step.tb_next
+    return place
 
 
 _OURS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, fxmap_errors.__file__))

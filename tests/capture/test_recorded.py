@@ -150,5 +150,12 @@ def test_a_symbolic_trace_reads_every_tensor_as_a_node() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     targets = {str(node.target) for node in trace(replicate(model)).nodes if node.op == "get_attr"}
     assert targets == {key for key in model.state_dict() if "num_batches" not in key}
+
+
+def test_what_cannot_be_traced_is_named_by_file_and_line() -> None:
+    class Looking(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.sum()) > 0 else -x
+
     with pytest.raises(fxmap.CaptureError, match=r"test_recorded\.py:\d+"):
-        trace(replicate(Branching().eval()))
+        trace(replicate(Looking()))
