@@ -43,12 +43,10 @@ class Mismatch:
 class Derivation:
     """What the destination's tensors are made of, in terms of the source's tensors.
 
-    `evidence` says how the operation that reads a tensor was paired; `reasons` say why a tensor that has a counterpart
-    cannot be made from it.
+    `reasons` say why a tensor that has a counterpart cannot be made from it.
     """
 
     expressions: dict[str, Expression] = field(default_factory=dict)
-    evidence: dict[str, str] = field(default_factory=dict)
     mismatched: dict[str, Mismatch] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     absorbed: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -71,7 +69,7 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
             elif isinstance(outcome, str):
                 result.reasons.setdefault(tensor.key, outcome)
             else:
-                pieces.setdefault(tensor.key, []).append(_Piece(layer.rows_of(tensor), outcome, pair.evidence, tensor))
+                pieces.setdefault(tensor.key, []).append(layer.piece(argument, outcome))
                 if isinstance(outcome, Shifted):
                     result.absorbed[tensor.key] = layer.eps
     for key, found in pieces.items():
@@ -80,7 +78,6 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
             result.reasons.setdefault(key, expression)
             continue
         result.expressions[key] = expression
-        result.evidence[key] = found[0].evidence
         result.mismatched.pop(key, None)
         result.reasons.pop(key, None)
     return result
@@ -88,12 +85,15 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What some rows of a destination tensor are made of; all rows where `rows` is None."""
+    """What some rows of a destination tensor, of `total`, are made of; all rows where `rows` is None.
+
+    `transposed` says that the tensor keeps its rows along the last axis, as an `i o` weight does.
+    """
 
     rows: tuple[int, ...] | None
     expression: Expression
-    evidence: str
-    tensor: Op
+    total: int
+    transposed: bool
 
 
 def _assemble(pieces: list[_Piece]) -> Expression | str:
@@ -104,14 +104,13 @@ def _assemble(pieces: list[_Piece]) -> Expression | str:
     parts = {piece.rows: piece for piece in pieces if piece.rows is not None}
     order = sorted(parts.values(), key=lambda piece: min(piece.rows or ()))
     rows = [row for piece in order for row in piece.rows or ()]
-    shape, io = _shape(order[0].tensor), order[0].tensor.attribute("axes") == "i o"
-    total = shape[-1] if io else shape[0]
+    total = order[0].total
     if sorted(rows) != list(range(total)):
         return f"a source was found for {len(set(rows))} of its {total} rows alone"
     joined: Expression = Concat(tuple(piece.expression for piece in order)) if len(order) > 1 else order[0].expression
     if rows != list(range(total)):
         joined = Gather(joined, tuple(sorted(range(total), key=rows.__getitem__)))
-    return Transpose(joined) if io else joined
+    return Transpose(joined) if order[0].transposed else joined
 
 
 class _Layer:
@@ -128,9 +127,11 @@ class _Layer:
         # Why the two layers are not the same operation, although they correspond.
         self.obstacle = unfolded(src_graph, src.name) if src.kind in AFFINE and not unfolded(dst_graph, dst.name) else ""
 
-    def rows_of(self, tensor: Op) -> tuple[int, ...] | None:
-        """Return the rows of a destination tensor that this pair makes, None for all."""
-        return self.dst_op.rows if self.affine else None
+    def piece(self, argument: str, expression: Expression) -> _Piece:
+        """Return what this pair makes of a destination tensor: all of it, or the rows that are its operation."""
+        transposed = argument == "weight" and self.dst_op.attribute("axes") == "i o"
+        total = _shape(self.dst[argument])[-1 if transposed else 0] if self.affine else 0
+        return _Piece(self.dst_op.rows if self.affine else None, expression, total, transposed)
 
     def make(self, argument: str) -> Expression | Mismatch | str:
         """Return the expression of a destination argument, or the mismatch or the reason that prevents it."""

@@ -47,6 +47,7 @@ _COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
 _IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
 # Arguments that lay data out: every input shows a difference, so they are left to values.
 _LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"}
+_NOT_COMPARED = _IRRELEVANT | _LAYOUT
 # Names of the arguments of operations whose signature calls them something else.
 _ARGUMENTS = {"addmm": ("bias", "input", "mat2"), "mm": ("input", "mat2"), "embedding": ("weight", "input")}
 # Values that are numbers, not tensors: they lay data out, and are not compared.
@@ -118,10 +119,6 @@ class OpGraph:
             for producer in producers
             if (op := self.op(producer)).kind == TENSOR
         }
-
-    def parametrised(self) -> list[str]:
-        """Return the operations that read at least one tensor of the state dict."""
-        return [op.name for op in self.ops() if op.kind not in (TENSOR, INPUT, CONSTANT, OUTPUT) and self.tensors(op.name)]
 
     def keys(self) -> set[str]:
         """Return the keys of the state dict that some operation reads."""
@@ -226,10 +223,7 @@ def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
         sorted(
             (name, _plain(value))
             for name, value in arguments.items()
-            if name not in _IRRELEVANT | _LAYOUT
-            and value is not None
-            and not _nodes(value)
-            and _plain(value) != defaults.get(name)
+            if name not in _NOT_COMPARED and value is not None and not _nodes(value) and _plain(value) != defaults.get(name)
         )
     )
 

@@ -1,8 +1,7 @@
 """Example inputs: which tensors both models accept, found from what their first operations read.
 
 Small sizes are best, but for a proof maps must stay larger than every kernel that meets them: on a 32x32 image the last
-stage of a ResNet has one position, and a wrong
-stride there changes nothing.
+stage of a ResNet has one position, and a wrong stride there changes nothing.
 """
 
 from collections import deque
@@ -16,7 +15,8 @@ from torch.utils._pytree import tree_map
 
 from fxmap.capture import Captured
 from fxmap.graph import INPUT, TENSOR
-from fxmap.lockstep import ValueInterpreter, tensors_of
+from fxmap.lockstep import ValueInterpreter
+from fxmap.values import tensors_of
 
 _SIZES = (32, 48, 64, 96, 128, 144, 160, 176, 192, 208, 224, 256, 299, 320, 384)
 _LENGTHS = (12, 7, 16, 32)
@@ -88,8 +88,8 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
         kwargs = example
     else:
         args = tuple(example) if isinstance(example, tuple | list) else (example,)
-    shapes = "x".join(map(str, tensors[0].shape)) if (tensors := tensors_of([args, dict(kwargs)])) else "given"
-    return Inputs(args, kwargs, True, shapes, forward)
+    tensors = tensors_of([args, dict(kwargs)])
+    return Inputs(args, kwargs, True, _size(tensors[0]) if tensors else "given", forward)
 
 
 def others(inputs: Inputs, seed: int) -> Inputs:
@@ -111,12 +111,8 @@ def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
         shapes |= dict.fromkeys(_configured(model))
         shapes |= _first_layer(model)
     for shape, high in shapes.items():
-        generator = torch.Generator().manual_seed(0)
-        if high is None:
-            tensor = torch.randn(shape, generator=generator)
-        else:
-            tensor = torch.randint(0, high, shape, generator=generator)
-        yield Inputs((tensor,), {}, True, "x".join(map(str, shape)))
+        tensor = _draw(shape, high, torch.Generator().manual_seed(0))
+        yield Inputs((tensor,), {}, True, _size(tensor))
 
 
 def _configured(model: nn.Module) -> Iterator[tuple[int, ...]]:
@@ -155,7 +151,7 @@ def find_inputs(src: Captured, dst: Captured, *, count: int = 2) -> list[Inputs]
     for i in order:
         tensors = _random(choices[i], seed=i)
         if all(_accepts(captured, tensors) for captured in (src, dst)):
-            found.append(Inputs(tensors, {}, rooms[i], "x".join(map(str, tensors[0].shape))))
+            found.append(Inputs(tensors, {}, rooms[i], _size(tensors[0])))
         if len(found) == count:
             break
     return found
@@ -212,10 +208,18 @@ def _entry(captured: Captured, name: str) -> tuple[int, int, int | None] | None:
 
 def _random(choice: _Choice, seed: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(shape, generator=generator) if top is None else torch.randint(0, top, shape, generator=generator)
-        for shape, top in zip(choice.shapes, choice.high, strict=True)
-    )
+    return tuple(_draw(shape, high, generator) for shape, high in zip(choice.shapes, choice.high, strict=True))
+
+
+def _draw(shape: tuple[int, ...], high: int | None, generator: torch.Generator) -> Tensor:
+    """Draw normal numbers, or integers below `high`."""
+    if high is None:
+        return torch.randn(shape, generator=generator)
+    return torch.randint(0, high, shape, generator=generator)
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
 
 
 def _room(captured: Captured, size: int) -> bool:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.capture import Captured
 from fxmap.graph import bind, kind_of
+from fxmap.values import tensors_of
 
 Hook = Callable[[fx.Node, Any], Any]
 
@@ -166,21 +167,6 @@ _OUT_OF_PLACE = {
 }
 
 
-def tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors of an output, whatever it is made of: tuple, dict, dataclass, in a fixed order.
-
-    >>> [t.item() for t in tensors_of({"b": torch.tensor(1), "a": [torch.tensor(2)]})]
-    [1, 2]
-    """
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [tensor for part in value.values() for tensor in tensors_of(part)]
-    if isinstance(value, list | tuple):
-        return [tensor for part in value for tensor in tensors_of(part)]
-    return []
-
-
 def distance(a: Tensor, b: Tensor) -> float:
     """Return the largest difference, relative to the largest absolute value of `a`; infinite where shapes differ."""
     if a.shape != b.shape:
@@ -274,8 +260,8 @@ def _loose_distance(a: Tensor, b: Tensor) -> float:
     if a.numel() != b.numel() or not a.is_floating_point() or not b.is_floating_point():
         return float("inf")
     a, b = a.detach().flatten(), b.detach().flatten()
-    if a.numel() > 1:
-        factor = float(torch.dot(a, b) / torch.dot(a, a)) if bool((a != 0).any()) else 1.0
-        if factor > 0 and distance(a * factor, b) <= distance(a.sort().values, b.sort().values):
-            return distance(a * factor, b)
-    return distance(a.sort().values, b.sort().values)
+    unordered = distance(a.sort().values, b.sort().values)
+    if a.numel() < 2 or not bool((a != 0).any()):
+        return unordered
+    factor = float(torch.dot(a, b) / torch.dot(a, a))
+    return min(unordered, distance(a * factor, b)) if factor > 0 else unordered

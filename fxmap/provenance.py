@@ -18,6 +18,7 @@ from fxmap.normalize.identity import IDENTITIES
 from fxmap.normalize.movement import MOVEMENT
 from fxmap.normalize.scaling import SCALING
 
+_MOVES = MOVEMENT | IDENTITIES
 _PARTING = {"slice", "select", "split", "split_with_sizes", "unsafe_split", "chunk", "unbind", "narrow"}
 
 
@@ -89,14 +90,14 @@ def _parts(layer: fx.Node) -> bool:
 
 
 def _passes(node: fx.Node) -> bool:
-    return kind_of(node) in MOVEMENT | IDENTITIES or (kind_of(node) in SCALING and len(node.all_input_nodes) == 1)
+    return kind_of(node) in _MOVES or (kind_of(node) in SCALING and len(node.all_input_nodes) == 1)
 
 
 def _move(user: fx.Node, node: fx.Node, channels: Any) -> Any:
     """Return the channels behind one step of movement, or None where the step is a consumer."""
     if user.op != "call_function" or not _passes(user) or user.all_input_nodes != [node]:
         return None
-    if kind_of(user) in IDENTITIES | SCALING:
+    if kind_of(user) not in MOVEMENT:
         return channels
     if kind_of(user) in ("view", "unsafe_view"):
         # The numbers need not lie in memory as the values do, for which a view was enough.

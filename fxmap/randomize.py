@@ -6,7 +6,6 @@ the very run that the proof needs anyway.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -92,7 +91,6 @@ def cotangents(outputs: list[Tensor], generator: torch.Generator) -> list[Tensor
     return [torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype) for output in outputs]
 
 
-def finite(tensors: Mapping[str, Tensor] | list[Tensor]) -> bool:
+def finite(values: list[Tensor]) -> bool:
     """Whether all values are finite, and not all are zero."""
-    values = list(tensors.values()) if isinstance(tensors, Mapping) else tensors
     return all(bool(torch.isfinite(t).all()) for t in values) and any(bool((t != 0).any()) for t in values)

@@ -14,12 +14,12 @@ from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
 from fxmap.errors import QuantizationError
-from fxmap.lockstep import tensors_of
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
+from fxmap.values import tensors_of
 
 Calibration = Iterable[Any] | Literal["keep"] | None
 
@@ -149,8 +149,7 @@ def _calibrate(
     notes = [note for note in mapping.knowledge.notes if "activation ranges cannot be made" not in note]
     if src is not None and mapping.knowledge.ranges:
         notes.append(_loss(src, state, inner, batches.first))
-    done = mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
-    return done
+    return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
 
 
 def _is_range(reason: str) -> bool:

@@ -20,13 +20,14 @@ from fxmap.errors import FxmapError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import INPUT, OUTPUT, TENSOR, Op
 from fxmap.inputs import Given, Inputs, find_inputs, others
-from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, Watch, compare, distance, tensors_of
+from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, Watch, compare, distance
 from fxmap.mapping import KeyMapping
 from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
 from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Divergence, Proof, Status
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side, sides
 from fxmap.structure import Plan, map_by_structure
+from fxmap.values import tensors_of
 
 # A key whose influence on the outputs is smaller than this, relative to them, is rounding and not influence.
 _INERT = 1e-12
@@ -91,6 +92,7 @@ class _Trial:
         self.src, self.dst, self.alignment, self.derivation = plan.src, plan.dst, plan.alignment, plan.derivation
         self.generator = torch.Generator().manual_seed(0)
         self.pairs = [pair for pair in self.alignment.pairs if self.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT)]
+        self.partners = {pair.dst: pair.src for pair in self.alignment.pairs}
         self.forwards = 0
         self.tolerance = TOLERANCE
 
@@ -264,10 +266,9 @@ class _Trial:
         who reads them, and as which argument.
         """
         src, dst = self.src.main.ops, self.dst.main.ops
-        partners = {other.dst: other.src for other in self.alignment.pairs}
         for user, argument in dst.users(pair.dst):
-            if user in partners:
-                if (partners[user], argument) not in src.users(pair.src):
+            if user in self.partners:
+                if (self.partners[user], argument) not in src.users(pair.src):
                     return False
             elif self._has_rival(pair.dst):
                 return False

@@ -51,6 +51,22 @@ class Joined(nn.Module):
         return self.out(_attend(named["q"], named["k"], named["v"]))
 
 
+class JoinedInputsFirst(nn.Module):
+    """One projection whose weight is `i o`, as GPT-2's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(WIDTH, 3 * WIDTH)), nn.Parameter(torch.randn(3 * WIDTH))
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] < 2:
+            raise ValueError("too short")
+        value = torch.addmm(self.bias, x.flatten(0, 1), self.weight).view(*x.shape[:2], -1)
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in value.split(WIDTH, -1))
+        return self.out(_attend(q, k, v))
+
+
 class ByMultiheadAttention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +84,7 @@ FORMS = [
     lambda: Joined(interleaved=True),
     lambda: Joined("vqk", True),
     ByMultiheadAttention,
+    JoinedInputsFirst,
 ]
 
 

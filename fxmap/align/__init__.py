@@ -5,7 +5,6 @@ assignment of what stays ambiguous. Operations without a counterpart stay unmatc
 a result, not a failure.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 from fxmap.align import signatures
@@ -41,10 +40,6 @@ class Alignment:
 
     pairs: tuple[Pair, ...]
     share: float
-
-    def counts(self) -> Counter[str]:
-        """Return how many pairs rest on which evidence."""
-        return Counter(pair.evidence for pair in self.pairs)
 
 
 def align(src: OpGraph, dst: OpGraph) -> Alignment:

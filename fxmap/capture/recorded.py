@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxmap.errors import CaptureError
+from fxmap.values import tensors_of
 
 
 @dataclass
@@ -109,8 +110,6 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
     Raises:
         CaptureError: the model does not run on these inputs.
     """
-    from fxmap.lockstep import tensors_of
-
     paths: dict[int, str] = {}
     for path, tensor in tensors.items():
         paths.setdefault(id(tensor), path)
