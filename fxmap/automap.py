@@ -8,13 +8,15 @@ from typing import Any, Literal
 from torch import nn
 
 from fxmap import checkpoint
+from fxmap.align import align
 from fxmap.align.names import map_by_name
 from fxmap.errors import CaptureError, ProofError
 from fxmap.inputs import Forward, Given
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Proof
-from fxmap.side import sides
-from fxmap.structure import map_by_structure
+from fxmap.search import search
+from fxmap.side import recorded_sides, sides
+from fxmap.structure import Plan, map_by_structure
 from fxmap.verify import prove
 
 logger = logging.getLogger(__name__)
@@ -93,4 +95,22 @@ def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, a
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
         return map_by_name(src.state_dict(), dst.state_dict(), str(error))
     mapping, plan = map_by_structure(*captured, absorb_eps=absorb_eps)
+    if not plan.certain:
+        mapping, plan = _decide_by_values(src, dst, given, mapping, plan, absorb_eps=absorb_eps)
     return prove(mapping, plan, given) if verify and len(mapping) else mapping
+
+
+def _decide_by_values(
+    src: nn.Module, dst: nn.Module, given: Given, mapping: KeyMapping, plan: Plan, *, absorb_eps: bool
+) -> tuple[KeyMapping, Plan]:
+    """Look for what structure leaves open in a run of both models; what it found stands if the run finds less."""
+    ours, theirs = plan.src, plan.dst
+    try:
+        if ours.main.inputs is None or theirs.main.inputs is None:
+            ours, theirs = recorded_sides(src, dst, given, "structure leaves something open")
+        anchors = search(ours.main, theirs.main, align(ours.main.ops, theirs.main.ops))
+    except (CaptureError, RuntimeError) as error:
+        logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
+        return mapping, plan
+    found, decided = map_by_structure(ours, theirs, anchors, absorb_eps=absorb_eps)
+    return (found, decided) if len(found) >= len(mapping) else (mapping, plan)

@@ -58,12 +58,20 @@ def sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
     Raises:
         CaptureError: there is none; the message says why, for each.
     """
-    reason = "a function was given to run in the place of forward"
-    if not given.forward:
-        try:
-            return side(src), side(dst)
-        except CaptureError as error:
-            reason = str(error)
+    if given.forward:
+        return recorded_sides(src, dst, given, "a function was given to run in the place of forward")
+    try:
+        return side(src), side(dst)
+    except CaptureError as error:
+        return recorded_sides(src, dst, given, str(error))
+
+
+def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) -> tuple[Side, Side]:
+    """Capture both models by recording a run, on the inputs that were given or on the first that both accept.
+
+    Raises:
+        CaptureError: there are none; the message says why, after the `reason` why no higher rung serves.
+    """
     tried = ""
     if given.src is not None and given.dst is not None:
         choices: Iterable[tuple[Inputs, Inputs]] = [(given.src, given.dst)]

@@ -1,6 +1,7 @@
 """The mapping by structure alone: align, derive, and say what is known of every destination key."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fxmap.align import Alignment, align
@@ -30,10 +31,22 @@ class Plan:
     alignment: Alignment
     derivation: Derivation = field(default_factory=Derivation)
 
+    @property
+    def certain(self) -> bool:
+        """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
+        made = self.derivation.expressions.keys() | self.derivation.mismatched.keys()
+        weak = any(pair.evidence in _WEAK for pair in self.alignment.pairs)
+        return not weak and self.dst.main.read <= made
 
-def map_by_structure(src: Side, dst: Side, *, absorb_eps: bool = False) -> tuple[KeyMapping, Plan]:
-    """Align the two graphs and derive the mapping, without running either model."""
-    alignment = align(src.main.ops, dst.main.ops)
+
+_WEAK = {"neighbourhood", "assigned", "position"}
+
+
+def map_by_structure(
+    src: Side, dst: Side, anchors: Sequence[tuple[str, str]] = (), *, absorb_eps: bool = False
+) -> tuple[KeyMapping, Plan]:
+    """Align the two graphs, from `anchors` if some pairs are known, and derive the mapping. Runs neither model."""
+    alignment = align(src.main.ops, dst.main.ops, anchors)
     if alignment.share < SAME_NETWORK:
         return _different(src, dst, alignment), Plan(src, dst, alignment)
     found = derive(src.main.ops, dst.main.ops, alignment, absorb_eps=absorb_eps)

@@ -5,6 +5,7 @@ assignment of what stays ambiguous. Operations without a counterpart stay unmatc
 a result, not a failure.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fxmap.align import signatures
@@ -22,7 +23,7 @@ class Pair:
     """Two operations that correspond, and why.
 
     `evidence` is "signature" (ancestors and descendants), "ancestors", "descendants", "neighbourhood", "propagated",
-    "assigned", "tied" (an automorphism may exchange it with another) or "position" (at the same place, but of another
+    "assigned", "values" (the same in a run of both), "tied" (an automorphism may exchange it with another) or "position" (at the same place, but of another
     shape or another activation).
     """
 
@@ -42,14 +43,16 @@ class Alignment:
     share: float
 
 
-def align(src: OpGraph, dst: OpGraph) -> Alignment:
+def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = ()) -> Alignment:
     """Align two normalised graphs. O(e) for e edges, times the largest radius; plus assignment of ambiguous blocks.
 
-    Names take part only where everything else is equal.
+    `anchors` are pairs of operations, by name, that are known to correspond. Names take part only where everything else is
+    equal.
     """
     matching = Matching(view(src), view(dst))
     labels = signatures.Labels()
     _pair_ends(matching)
+    _pair_anchors(matching, anchors)
     for attributes in (True, False):
         own = [signatures.base(side, labels, attributes=attributes) for side in (matching.src, matching.dst)]
         ahead = [
@@ -87,6 +90,12 @@ def _pair_ends(matching: Matching) -> None:
         ends = [[i for i, found in enumerate(side.kinds) if found == kind] for side in (matching.src, matching.dst)]
         for s, d in zip(*ends, strict=False):
             matching.forward[s], matching.backward[d], matching.evidence[s] = d, s, "signature"
+
+
+def _pair_anchors(matching: Matching, anchors: Sequence[tuple[str, str]]) -> None:
+    numbers = [{op.name: i for i, op in enumerate(side.ops)} for side in (matching.src, matching.dst)]
+    matching.pair([(numbers[0][s], numbers[1][d]) for s, d in anchors], "values")
+    matching.propagate()
 
 
 def _assign_ties(matching: Matching, labels: list[list[tuple[int, int]]]) -> None:

@@ -1,0 +1,383 @@
+"""Search: values decide which operation is which.
+
+The source is run once, on random weights. The destination is run beside it, operation by operation, and its weights are
+found as they are needed: a destination layer whose inputs are known to be values of the source has as candidates the source
+layers of its kind and shape with the same inputs; it gets the weights of one, and its output must be that one's. That two
+tensors hold the same value is told by a fingerprint that no data movement changes, so that windows, masks, fused attention
+and activations spelled out need no rule: only layers with weights are matched, whatever stands between them.
+
+Layers with equal inputs and equal shapes (q, k and v; gate and up; parallel branches) all agree at their own outputs. They
+are ordered by structure first, and exchanged when a value that must appear further down does not. The exchange that helped
+is the first one tried in the next layer that looks the same, so that depth costs nothing.
+
+Cost: one run of each model, and a part of a run for each exchange that is tried.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, permutations
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, fx
+
+from fxmap.align import Alignment, Pair, signatures
+from fxmap.align.view import View, view
+from fxmap.capture import Captured
+from fxmap.derive import derive
+from fxmap.graph import kind_of
+from fxmap.lockstep import DepthwiseByUnfold, ValueInterpreter
+from fxmap.normalize.identity import IDENTITIES
+from fxmap.normalize.movement import MOVEMENT
+from fxmap.randomize import Calibrator, random_tensors
+
+# Values are the same below this relative difference. Models that differ by an eps or by a float32 softmax are still
+# recognised; that they differ is for the proof to say. Random values are never this close in every moment.
+_SAME = 1e-3
+# How many exchanges of one group of layers are tried, and how many groups back.
+_EXCHANGES = 120
+_GROUPS = 4
+# Groups up to this size are tried in every order, larger ones by exchanges of two alone.
+_SMALL = 5
+_RADII = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An operation with weights, and where its values are: the fx nodes of its data inputs, and that of its output.
+
+    `rows` are the channels, along `axis`, of the output that are this operation. `likeness` labels its neighbourhoods, from
+    the narrowest to the widest.
+    """
+
+    name: str
+    form: Hashable
+    start: fx.Node
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node
+    rows: tuple[int, ...] | None
+    axis: int
+    likeness: tuple[int, ...]
+
+    def read(self, value: Tensor) -> Tensor:
+        """Return what of the output node's value is this operation's."""
+        return value if self.rows is None else value.index_select(self.axis, torch.tensor(self.rows))
+
+
+def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, str]]:
+    """Return pairs of layers, source and destination by name, whose values agree on random weights.
+
+    Both are recorded runs, and are run again on the inputs of the recording. `prior` is the alignment by structure: its pairs are tried first, and stand in where no value fits.
+    """
+    labels = signatures.Labels()
+    with DepthwiseByUnfold(), torch.no_grad():
+        source = _Source(src, layers(src, labels))
+        return _Walk(source, dst, layers(dst, labels), prior).run()
+
+
+def _arguments(captured: Captured) -> list[Tensor]:
+    assert captured.inputs is not None
+    return captured.arguments(captured.inputs.double())
+
+
+def layers(captured: Captured, labels: signatures.Labels) -> list[Layer]:
+    """Return the operations that read tensors of the state dict, in the order of execution."""
+    seen = view(captured.ops)
+    likeness = _likeness(seen, labels)
+    nodes = {node.name: node for node in captured.graph.nodes}
+    position = {node: index for index, node in enumerate(captured.graph.nodes)}
+    found = []
+    for i, op in enumerate(seen.ops):
+        start, output = nodes.get(op.name.partition("#")[0]), nodes.get(op.output)
+        if not seen.parametrised(i) or start is None or output is None:
+            continue
+        inputs = tuple(part for part in start.all_input_nodes if not _is_weight(part, captured))
+        axis = 1 if op.kind == "convolution" else -1
+        form = (seen.kinds[i], seen.shapes[i])
+        found.append(Layer(op.name, form, start, inputs, output, op.rows, axis, likeness[i]))
+    return sorted(found, key=lambda layer: position[layer.start])
+
+
+def _likeness(seen: View, labels: signatures.Labels) -> list[tuple[int, ...]]:
+    own = signatures.base(seen, labels, attributes=True)
+    rounds = signatures.neighbourhoods(seen, labels, own, max(_RADII))
+    return list(zip(*(rounds[radius] for radius in _RADII), strict=True))
+
+
+def _is_weight(node: fx.Node, captured: Captured) -> bool:
+    """Whether a node is a tensor of the state dict, as it is or moved."""
+    while node.op != "get_attr":
+        parts = node.all_input_nodes
+        if node.op != "call_function" or len(parts) != 1 or not _moves(node):
+            return False
+        (node,) = parts
+    return str(node.target) in captured.tensors
+
+
+def _moves(node: fx.Node) -> bool:
+    return kind_of(node) in MOVEMENT or kind_of(node) in IDENTITIES
+
+
+def _fingerprint(value: Tensor) -> Tensor:
+    """Return moments of a value that no layout changes, each up to a relative error.
+
+    Their order is one for a value of any size. Zeros, which a window or a causal mask pads with, change none of them.
+    """
+    flat = value.detach().double().flatten()
+    squares = flat * flat
+    square, fourth = squares.sum(), torch.dot(squares, squares)
+    if not bool(square > 0):
+        return torch.full((4,), -1e3, dtype=torch.float64)
+    size = square.sqrt()
+    mean = flat.sum() / size
+    return torch.stack(
+        (size.log(), mean.sign() * mean.abs().log1p(), torch.dot(squares, flat) / (size * fourth.sqrt()), (fourth / square**2).log())
+    )
+
+
+class _Source:
+    """The run of the source: the fingerprint of every value, and its layers by form."""
+
+    def __init__(self, captured: Captured, found: list[Layer]) -> None:
+        self.captured = captured
+        generator = torch.Generator().manual_seed(0)
+        self.tensors = random_tensors(captured, generator)
+        watched = {node for layer in found for node in (*layer.inputs, layer.output)}
+        self.values: dict[fx.Node, Tensor] = {}
+        prints: dict[fx.Node, Tensor] = {}
+
+        def hook(node: fx.Node, value: object) -> object:
+            if _is_data(value) and node.op != "get_attr":
+                prints[node] = _fingerprint(value)
+                if node in watched:
+                    self.values[node] = value.clone()
+            return value
+
+        Calibrator(captured, self.tensors, generator, hook).run(*_arguments(captured))
+        self.nodes = list(prints)
+        self.prints = torch.stack(list(prints.values())) if prints else torch.zeros(0, 4)
+        self.number = {node: index for index, node in enumerate(self.nodes)}
+        self.layers: dict[Hashable, list[Layer]] = defaultdict(list)
+        for layer in found:
+            if layer.output in self.values:
+                self.layers[layer.form].append(layer)
+
+    def reads(self, layer: Layer, places: Sequence[frozenset[int]]) -> bool:
+        """Whether the values at these places are what a layer reads."""
+        numbers = {self.number[node] for node in layer.inputs if node in self.number}
+        return len(numbers) == len(places) and all(not numbers.isdisjoint(place) for place in places)
+
+    def same(self, fingerprint: Tensor) -> frozenset[int]:
+        """Return the numbers of the source values that have a fingerprint."""
+        distances = (self.prints - fingerprint).abs().amax(1)
+        return frozenset((distances <= _SAME).nonzero().flatten().tolist())
+
+
+@dataclass
+class _Group:
+    """Destination layers with equal inputs and forms, and the source layers that read the same: which is which is a choice."""
+
+    choices: tuple[Layer, ...]
+    members: list[Layer] = field(default_factory=list)
+    exhausted: bool = False
+
+
+class _Walk:
+    """The run of the destination beside the source's values."""
+
+    def __init__(self, source: _Source, captured: Captured, found: list[Layer], prior: Alignment) -> None:
+        self.source, self.captured = source, captured
+        self.prior = {pair.dst: pair.src for pair in prior.pairs}
+        self.nodes = list(captured.graph.nodes)
+        self.position = {node: index for index, node in enumerate(self.nodes)}
+        self.weights = {node for node in self.nodes if node.op in ("get_attr", "call_function") and _is_weight(node, captured)}
+        self.starts: dict[fx.Node, list[Layer]] = defaultdict(list)
+        for layer in found:
+            self.starts[layer.start].append(layer)
+        self.tensors = {
+            path: tensor.detach().double() if tensor.is_floating_point() else tensor
+            for path, tensor in captured.tensors.items()
+        }
+        self.interpreter = ValueInterpreter(captured, self.tensors)
+        placeholders = [node for node in self.nodes if node.op == "placeholder"]
+        self.inputs = dict(zip(placeholders, _arguments(captured), strict=False))
+        # What every layer is for now; and those of them whose values agree.
+        self.partners: dict[str, Layer] = {}
+        self.agreed: set[str] = set()
+        self.groups: dict[Hashable, _Group] = {}
+        # Labels of pairs that an exchange has shown to be right: what the next layer that looks the same tries first.
+        self.learned: set[tuple[int, int]] = set()
+
+    def run(self) -> list[tuple[str, str]]:
+        """Walk through the destination, and return the pairs whose values agree."""
+        self._advance(0, len(self.nodes), exchange=True)
+        return [(self.partners[name].name, name) for name in self.partners if name in self.agreed]
+
+    def _advance(self, begin: int, end: int, *, exchange: bool) -> None:
+        """Run a stretch of nodes, and find the weights of the layers that begin in it."""
+        env = self.interpreter.env
+        for node in [node for node in env if self.position[node] >= begin or node in self.weights]:
+            del env[node]
+        env.update(self.inputs)
+        for node in self.nodes[begin:end]:
+            if node in self.starts or node.op == "output":
+                if exchange and self._unmet(node):
+                    self._exchange(node)
+                self._meet(node)
+            if node.op != "output" and node not in self.weights:
+                self._value(node)
+
+    def _value(self, node: fx.Node) -> object:
+        env = self.interpreter.env
+        if node not in env:
+            for part in node.all_input_nodes:
+                self._value(part)
+            env[node] = self.interpreter.run_node(node)
+        return env[node]
+
+    def _places(self, nodes: Sequence[fx.Node]) -> list[frozenset[int]]:
+        """Return, for every floating-point value, which values of the source it is."""
+        values = [self._value(node) for node in nodes]
+        return [self.source.same(_fingerprint(value)) for value in values if _is_data(value)]
+
+    def _fitting(self, layer: Layer) -> list[Layer]:
+        """Return the source layers of a layer's form that read the same values."""
+        candidates = self.source.layers[layer.form]
+        if not candidates:
+            return []
+        places = self._places(layer.inputs)
+        return [other for other in candidates if self.source.reads(other, places)]
+
+    def _unmet(self, node: fx.Node) -> int:
+        """Count what must be there and is not: partners of the layers that a node begins, or the outputs."""
+        if node.op == "output":
+            return sum(not place for place in self._places(node.all_input_nodes))
+        return sum(layer.form in self.source.layers and not self._fitting(layer) for layer in self.starts[node])
+
+    # -- choices ------------------------------------------------------------------------------------------------------
+
+    def _meet(self, start: fx.Node) -> None:
+        """Give the layers that one node begins their weights, and go on with the source's values where they differ."""
+        members = self.starts.get(start, [])
+        for layer in members:
+            if layer.name not in self.partners:
+                self._choose(layer)
+        self._assign(members)
+        for layer in members:
+            self._settle(layer)
+
+    def _choose(self, layer: Layer) -> None:
+        taken = {partner.name for partner in self.partners.values()}
+        fitting = self._fitting(layer)
+        free = [other for other in fitting or self.source.layers[layer.form] if other.name not in taken]
+        free.sort(key=lambda other: self._unlikeness(layer, other))
+        if not free or not (fitting or self._resembles(layer, free[0])):
+            return
+        self.partners[layer.name] = free[0]
+        if len(fitting) > 1:
+            key = (layer.form, tuple(other.name for other in fitting))
+            self.groups.setdefault(key, _Group(tuple(fitting))).members.append(layer)
+
+    def _unlikeness(self, layer: Layer, other: Layer) -> tuple[bool, bool, int]:
+        labels = list(zip(other.likeness, layer.likeness, strict=True))
+        return (
+            not any(pair in self.learned for pair in labels),
+            self.prior.get(layer.name) != other.name,
+            -sum(a == b for a, b in labels),
+        )
+
+    def _resembles(self, layer: Layer, other: Layer) -> bool:
+        return self.prior.get(layer.name) == other.name or layer.likeness[0] == other.likeness[0]
+
+    def _assign(self, members: Sequence[Layer]) -> None:
+        """Make the tensors that layers read from those of their partners."""
+        pairs = tuple(Pair(self.partners[m.name].name, m.name, "values") for m in members if m.name in self.partners)
+        made = derive(self.source.captured.ops, self.captured.ops, Alignment(pairs, 1.0)).expressions
+        for path, expression in made.items():
+            value = expression.evaluate(self.source.tensors, quantized=False)
+            if value.shape == self.tensors[path].shape:
+                self.tensors[path] = value
+
+    def _settle(self, layer: Layer) -> None:
+        """Compare a layer's output with its partner's; where they differ, go on with the partner's."""
+        self.agreed.discard(layer.name)
+        if layer.name not in self.partners:
+            return
+        expected = self.source.values[self.partners[layer.name].output]
+        value = self._value(layer.output)
+        if not isinstance(value, Tensor):
+            return
+        ours = self.partners[layer.name].read(expected)
+        if bool((_fingerprint(layer.read(value)) - _fingerprint(ours)).abs().max() <= _SAME):
+            self.agreed.add(layer.name)
+        elif value.shape == expected.shape:
+            self.interpreter.env[layer.output] = expected
+
+    # -- going back ---------------------------------------------------------------------------------------------------
+
+    def _exchange(self, goal: fx.Node) -> None:
+        """Exchange the layers of earlier groups, the last group first, until what a node needs is there."""
+        end, unmet = self.position[goal], self._unmet(goal)
+        for group in self._behind(goal):
+            before = [self.partners[layer.name] for layer in group.members]
+            for order in _orders(group.choices, before):
+                self._retry(group, order, end)
+                if self._unmet(goal) < unmet:
+                    self._learn(group)
+                    return
+            self._retry(group, before, end)
+            group.exhausted = True
+
+    def _behind(self, goal: fx.Node) -> list[_Group]:
+        """Return the last groups that a node depends on and that have not been tried in vain, the last one first."""
+        ancestors, queue = {goal}, [goal]
+        while queue:
+            for part in queue.pop().all_input_nodes:
+                if part not in ancestors:
+                    ancestors.add(part)
+                    queue.append(part)
+        found = [
+            group
+            for group in self.groups.values()
+            if not group.exhausted and any(layer.output in ancestors for layer in group.members)
+        ]
+        found.sort(key=lambda group: -self.position[group.members[-1].start])
+        return found[:_GROUPS]
+
+    def _retry(self, group: _Group, order: Sequence[Layer], end: int) -> None:
+        begin = min(self.position[layer.start] for layer in group.members)
+        later = {layer.name for layers in self.starts.values() for layer in layers if self.position[layer.start] >= begin}
+        for name in later:
+            self.partners.pop(name, None)
+        for other in self.groups.values():
+            if other is not group:
+                other.members = [layer for layer in other.members if layer.name not in later]
+        self.partners.update({layer.name: partner for layer, partner in zip(group.members, order, strict=True)})
+        self._advance(begin, end, exchange=False)
+
+    def _learn(self, group: _Group) -> None:
+        for layer in group.members:
+            self.learned.update(zip(self.partners[layer.name].likeness, layer.likeness, strict=True))
+
+
+def _is_data(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1
+
+
+def _orders(choices: Sequence[Layer], before: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """Yield other ways to pick as many of the choices as were picked before: exchanges of two first."""
+    picked = list(before)
+    rest = [choice for choice in choices if choice not in picked]
+    everything = picked + rest
+    swaps = []
+    for i in range(len(picked)):
+        for j in range(i + 1, len(everything)):
+            order = everything.copy()
+            order[i], order[j] = order[j], order[i]
+            swaps.append(order[: len(picked)])
+    yield from swaps[:_EXCHANGES]
+    others = permutations(everything, len(picked)) if len(everything) <= _SMALL else iter(())
+    for order in islice((list(order) for order in others), _EXCHANGES):
+        if order != picked and order not in swaps:
+            yield order
