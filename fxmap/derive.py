@@ -19,9 +19,9 @@ from fxmap.expressions import (
     NeutralVariance,
     Reshape,
     Shifted,
-    Slice,
     Source,
     Transpose,
+    take,
 )
 from fxmap.graph import Op, OpGraph
 from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
@@ -131,7 +131,8 @@ class _Layer:
         """Return what this pair makes of a destination tensor: all of it, or the rows that are its operation."""
         transposed = argument == "weight" and self.dst_op.attribute("axes") == "i o"
         total = _shape(self.dst[argument])[-1 if transposed else 0] if self.affine else 0
-        return _Piece(self.dst_op.rows if self.affine else None, expression, total, transposed)
+        rows = self.dst_op.rows if self.affine else None
+        return _Piece(None if rows is None else tuple(sorted(rows)), expression, total, transposed)
 
     def make(self, argument: str) -> Expression | Mismatch | str:
         """Return the expression of a destination argument, or the mismatch or the reason that prevents it."""
@@ -150,20 +151,26 @@ class _Layer:
         return self._laid_out(made, argument, target) if isinstance(made, Expression) else made
 
     def _laid_out(self, made: Expression, argument: str, target: Op) -> Expression:
-        """Select the source's rows, and give the weight the destination's axes."""
-        weight = argument == "weight"
-        if weight and self.src_op.attribute("axes") == "i o":
-            made = Transpose(made)
-        if self.src_op.rows is not None and not isinstance(made, Full | NeutralVariance):
-            made = _rows(made, self.src_op.rows)
-        if not weight:
+        """Select the source's rows, in the order of the destination's, and give the weight the destination's axes."""
+        if isinstance(made, Full | NeutralVariance):
             return made
-        if self.dst_op.attribute("axes") == "i o":
-            return made if self.dst_op.rows is not None else Transpose(made)
-        source = _shape(self.src["weight"])
-        if len(source) != len(_shape(target)) and self.src_op.attribute("axes") != "i o":
-            made = Reshape(made, (self._channels(), *_shape(target)[1:]))
-        return made
+        shape = _shape(self.src["weight"])
+        inputs_first = self.src_op.attribute("axes") == "i o"
+        total = shape[-1] if inputs_first else shape[0]
+        weight = argument == "weight"
+        if weight and inputs_first:
+            made = Transpose(made)
+        elif weight and len(shape) != len(_shape(target)) and self.dst_op.attribute("axes") != "i o":
+            made = Reshape(made, (total, *_shape(target)[1:]))
+        made = take(made, self._rows(total), total)
+        # A tensor that is put together from parts is transposed when it is whole.
+        whole = self.dst_op.rows is None
+        return Transpose(made) if weight and whole and self.dst_op.attribute("axes") == "i o" else made
+
+    def _rows(self, total: int) -> tuple[int, ...]:
+        """Return the source's rows that the destination's operation has, in the order of the destination's tensor."""
+        rows, order = self.src_op.rows or tuple(range(total)), self.dst_op.rows
+        return rows if order is None else tuple(rows[i] for i in sorted(range(len(order)), key=order.__getitem__))
 
     def _channels(self) -> int:
         return affine_shape(self.dst_op, self.dst["weight"])[0]
@@ -239,12 +246,6 @@ class _Layer:
 
 def _rank_one(op: Op) -> bool:
     return len(_shape(op)) == 1
-
-
-def _rows(expression: Expression, rows: tuple[int, ...]) -> Expression:
-    if rows == tuple(range(rows[0], rows[0] + len(rows))):
-        return Slice(expression, rows[0], rows[0] + len(rows))
-    return Gather(expression, rows)
 
 
 def _has_norm(op: Op) -> bool:

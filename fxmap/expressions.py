@@ -395,6 +395,19 @@ class Gather(Expression):
         return f"{self.of}[{len(self.rows)} rows from {self.rows[0]}]"
 
 
+def take(expression: Expression, rows: tuple[int, ...], total: int) -> Expression:
+    """Select rows of an expression that has `total` of them, by the simplest expression that says it.
+
+    >>> str(take(Source("a"), (0, 1, 2), 3)), str(take(Source("a"), (1, 2), 3))
+    ('a', 'a[1:3]')
+    """
+    if rows == tuple(range(total)):
+        return expression
+    if rows == tuple(range(rows[0], rows[0] + len(rows))):
+        return Slice(expression, rows[0], rows[0] + len(rows))
+    return Gather(expression, rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Concat(Expression):
     """Tensors one after the other, along their first axis: projections joined in one."""

@@ -74,7 +74,7 @@ def capture(replica: nn.Module, *, auxiliary: bool = False) -> Captured:
     tensors = _tensors(replica)
     graph = trace(replica)
     replica.eval()
-    return Captured(replica, graph, normalize(build(graph, tensors), graph), tensors)
+    return Captured(replica, graph, normalize(build(graph, tensors), graph, tensors), tensors)
 
 
 def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
@@ -86,7 +86,7 @@ def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
     replica.eval()
     tensors = _tensors(replica)
     recording = record(replica, tensors, inputs)
-    ops = normalize(build(recording.graph, tensors), recording.graph)
+    ops = normalize(build(recording.graph, tensors), recording.graph, tensors, recording.constants)
     return Captured(replica, recording.graph, ops, tensors, "recorded run", recording.constants, inputs)
 
 

@@ -4,9 +4,9 @@ A rule is an equation between operations that holds for every input. It takes a 
 has nothing to do, or a changed copy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from torch import fx
+from torch import Tensor, fx
 
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
@@ -23,14 +23,16 @@ BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, m
 AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling)
 
 
-def normalize(ops: OpGraph, graph: fx.Graph) -> OpGraph:
+def normalize(
+    ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor] | None = None
+) -> OpGraph:
     """Apply every rule, in order; each runs to its own fixpoint, and none makes work for one before it.
 
     Joined layers are split while the data movement behind them is still there: `graph` is what it is followed in.
     """
     for rule in BEFORE:
         ops = rule(ops)
-    ops = split_joined(ops, graph)
+    ops = split_joined(ops, graph, tensors, constants)
     for rule in AFTER:
         ops = rule(ops)
     return ops
