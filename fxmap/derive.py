@@ -5,7 +5,7 @@ from one view of them: weight, bias, and an optional norm of gamma, beta, mean, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fxmap.align import Alignment
 from fxmap.expressions import (
@@ -21,10 +21,14 @@ from fxmap.expressions import (
     Shifted,
     Source,
     Transpose,
+    substitute,
     take,
 )
 from fxmap.graph import Op, OpGraph
+from fxmap.layout import composed_expression, store
 from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
+from fxmap.operands import Numbering
+from fxmap.simplify import simplify
 
 _LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": "linear"}
 
@@ -80,7 +84,37 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
         result.expressions[key] = expression
         result.mismatched.pop(key, None)
         result.reasons.pop(key, None)
+    return _in_stored_tensors(result, src, dst)
+
+
+def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
+    """Rewrite what was derived for composed operands, of either side, in terms of the tensors that are stored."""
+    shapes = {op.key: op.shape for graph in (src,) for op in graph.ops() if op.key is not None and op.shape is not None}
+    if src.numbering is not None:
+        shapes |= {path: place.shape for path, place in src.numbering.places.items()}
+    leaves = {name: composed_expression(value, _numbering(src)) for name, value in src.composed.items()}
+    own = {key: simplify(substitute(made, leaves), shapes) for key, made in found.expressions.items()}
+    result = replace(found, expressions=own)
+    if not dst.composed:
+        return result
+    wanted = {path: place.shape for path, place in _numbering(dst).places.items() if path not in own}
+    composed = {name: own.pop(name) for name in dst.composed if name in own}
+    made, reasons = store(composed, dst, wanted)
+    own |= {path: simplify(expression, shapes) for path, expression in made.items()}
+    for name, value in dst.composed.items():
+        mismatch = result.mismatched.pop(name, None)
+        reason = result.reasons.pop(name, "")
+        for path in _numbering(dst).paths(value):
+            if path not in own and mismatch is not None:
+                result.mismatched.setdefault(path, replace(mismatch, key=path))
+            elif path not in own:
+                result.reasons.setdefault(path, reason or reasons.get(path, ""))
     return result
+
+
+def _numbering(graph: OpGraph) -> Numbering:
+    assert graph.numbering is not None
+    return graph.numbering
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,45 @@ class Difference(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled(Expression):
+    """A tensor times a constant: a weight that one model scales before it uses it."""
+
+    op: ClassVar[str] = "scaled"
+    of: Expression
+    amount: float
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value * self.amount
+
+    def python(self) -> str:
+        return f"({self.of.python()} * {self.amount!r})"
+
+    def __str__(self) -> str:
+        return f"{self.of} * {self.amount:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Expression):
+    """Tensors added up: a class token and its position, of which one model keeps the sum alone."""
+
+    op: ClassVar[str] = "sum"
+    parts: tuple[Expression, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        first, *others = (part.evaluate(state, quantized=quantized) for part in self.parts)
+        for other in others:
+            first = first + other
+        return first
+
+    def python(self) -> str:
+        return f"({' + '.join(part.python() for part in self.parts)})"
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.parts))
+
+
+@dataclass(frozen=True, slots=True)
 class FoldedWeight(Expression):
     """The weight of a convolution or linear layer with the batch norm behind it folded in.
 
@@ -489,6 +528,8 @@ KINDS: tuple[type[Expression], ...] = (
     NeutralVariance,
     Shifted,
     Difference,
+    Scaled,
+    Sum,
     FoldedWeight,
     FoldedBias,
     Quantized,

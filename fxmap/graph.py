@@ -8,7 +8,7 @@ an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.re
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, fx
 from torch._jit_internal import boolean_dispatched
 from torch._ops import OpOverload
 from torch.fx.operator_schemas import get_signature_for_torch_op
+
+if TYPE_CHECKING:
+    from fxmap.operands import Composition, Numbering
 
 INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
 
@@ -82,9 +85,16 @@ class Op:
 
 @dataclass(frozen=True)
 class OpGraph:
-    """An operation graph. Stages never change one that they were given: `copy` first."""
+    """An operation graph. Stages never change one that they were given: `copy` first.
+
+    `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
+    `weights` names the fx nodes that hold stored tensors and constants alone.
+    """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
+    composed: "dict[str, Composition]" = field(default_factory=dict)
+    numbering: "Numbering | None" = None
+    weights: frozenset[str] = frozenset()
 
     def op(self, name: str) -> Op:
         """Return a node by name."""
@@ -122,11 +132,18 @@ class OpGraph:
 
     def keys(self) -> set[str]:
         """Return the keys of the state dict that some operation reads."""
-        return {op.key for op in self.ops() if op.kind == TENSOR and op.key is not None}
+        return {key for op in self.ops() if op.kind == TENSOR for key in self.stored(op)}
+
+    def stored(self, tensor: Op) -> tuple[str, ...]:
+        """Return the keys of the state dict that a tensor is, or is put together from."""
+        assert tensor.key is not None
+        if tensor.key not in self.composed or self.numbering is None:
+            return (tensor.key,)
+        return self.numbering.paths(self.composed[tensor.key])
 
     def copy(self) -> "OpGraph":
         """Return a graph that can be changed."""
-        return OpGraph(self.network.copy())
+        return replace(self, network=self.network.copy(), composed=dict(self.composed))
 
     def bypass(self, name: str, argument: str) -> None:
         """Take a node out: its consumers read what it read as `argument`."""
@@ -175,7 +192,7 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
         for argument, producer in _operands(node):
             if producer not in numbers:
                 ops.network.add_edge(names[producer], op.name, argument=argument)
-    _drop_dead(ops)
+    drop_dead(ops)
     return ops
 
 
@@ -190,7 +207,8 @@ def _is_first_result(node: fx.Node) -> bool:
     )
 
 
-def _drop_dead(ops: OpGraph) -> None:
+def drop_dead(ops: OpGraph) -> None:
+    """Take out what no output depends on, except inputs."""
     outputs = [op.name for op in ops.ops() if op.kind == OUTPUT]
     live = set(outputs).union(*(nx.ancestors(ops.network, output) for output in outputs))
     ops.network.remove_nodes_from([op.name for op in list(ops.ops()) if op.name not in live and op.kind != INPUT])

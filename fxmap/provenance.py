@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch import Tensor, fx
 
+from fxmap.constants import Constants, call
 from fxmap.graph import OpGraph, kind_of
 from fxmap.normalize.affine import AFFINE
 from fxmap.normalize.identity import IDENTITIES
@@ -36,7 +36,7 @@ _SAME = 1e-3
 
 
 def split_joined(
-    ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor] | None = None, constants: Mapping[str, Tensor] | None = None
+    ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]
 ) -> OpGraph:
     """Split every layer whose consumers see disjoint sets of its output channels, and order the rows of each part.
 
@@ -45,7 +45,7 @@ def split_joined(
     that are split.
     """
     nodes = {node.name: node for node in graph.nodes}
-    flow = _Flow(graph, tensors or {}, constants or {})
+    flow = _Flow(graph, tensors, constants)
     for op in list(ops.ops()):
         node = nodes.get(op.output)
         if op.kind not in AFFINE or op.kind == "conv_transpose" or node is None or "shape" not in node.meta:
@@ -124,28 +124,7 @@ class _Flow:
 
     def __init__(self, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> None:
         self.position = {node: index for index, node in enumerate(graph.nodes)}
-        self.tensors, self.constants = tensors, constants
-        self._values: dict[fx.Node, Any] = {}
-        self.fixed: set[fx.Node] = set()
-        for node in graph.nodes:
-            known = node.op == "call_function" and not node.target.__name__.startswith(("rand", "bernoulli", "dropout"))
-            if self._is_table(node) or (known and all(part in self.fixed for part in node.all_input_nodes)):
-                self.fixed.add(node)
-
-    def _is_table(self, node: fx.Node) -> bool:
-        """Whether a node is a constant, or a buffer: a table that the model computed for itself."""
-        path = str(node.target)
-        return node.op == "get_attr" and not isinstance(self.tensors.get(path), nn.Parameter)
-
-    def value(self, node: fx.Node) -> Any:
-        """Return the value of a node that depends on constants alone."""
-        if node not in self._values:
-            if node.op == "get_attr":
-                path = str(node.target)
-                self._values[node] = self.tensors[path] if path in self.tensors else self.constants[path]
-            else:
-                self._values[node] = _call(node, self.value)
-        return self._values[node]
+        self.known = Constants(graph, tensors, constants, buffers=True)
 
     def parts(self, layer: fx.Node) -> bool:
         """Whether something behind the layer parts its output: most layers are done here."""
@@ -166,7 +145,7 @@ class _Flow:
             return False
         kind = kind_of(node)
         own = [part for part in node.all_input_nodes if part in seen]
-        if len(own) + sum(part in self.fixed for part in node.all_input_nodes) < len(node.all_input_nodes):
+        if len(own) + sum(part in self.known.nodes for part in node.all_input_nodes) < len(node.all_input_nodes):
             return False
         if kind in _PRODUCTS:
             return len(own) == 1 and node.args[0 if kind == "div" else -1] not in seen or len(node.all_input_nodes) == 1
@@ -214,7 +193,7 @@ class _Flow:
             return trace.numbers[node.all_input_nodes[0]]
         if kind in _COPIES:
             # Padding and constants are 0 there, which is no channel.
-            moved = _call(node, lambda part: self._shifted(part, trace))
+            moved = call(node, lambda part: self._shifted(part, trace))
             return moved - 1 if isinstance(moved, Tensor) else [part - 1 for part in moved]
         own = [trace.numbers[part].expand(node.meta["shape"]) for part in node.all_input_nodes if part in trace.numbers]
         for other in own[1:]:
@@ -225,7 +204,7 @@ class _Flow:
         if part in trace.numbers:
             numbers = trace.numbers[part]
             return numbers + 1 if isinstance(numbers, Tensor) else [number + 1 for number in numbers]
-        value = self.value(part)
+        value = self.known.value(part)
         return torch.zeros(value.shape, dtype=torch.int64) if value.is_floating_point() else value
 
     def ordered(self, trace: _Trace, rows: tuple[int, ...], uses: list[_Use]) -> tuple[int, ...]:
@@ -289,7 +268,7 @@ class _Flow:
         values: dict[fx.Node, Any] = {trace.layer: start.view(shape).expand(trace.layer.meta["shape"])}
         for node in trace.numbers:
             if node not in values:
-                values[node] = _call(node, lambda part: values[part] if part in values else self.value(part))
+                values[node] = call(node, lambda part: values[part] if part in values else self.known.value(part))
         return values
 
 
@@ -316,17 +295,6 @@ def _once(values: Tensor, *, rows: bool) -> Tensor:
         if torch.allclose(table, first.expand_as(table), rtol=1e-9, atol=1e-12):
             return table[0] if rows else table[:, 0]
     return values
-
-
-def _call(node: fx.Node, value: Any) -> Any:
-    """Run a node on the values of its arguments."""
-    args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
-    if kind_of(node) in ("view", "unsafe_view"):
-        # The values need not lie in memory as those of the run did, for which a view was enough.
-        return args[0].reshape(args[1])
-    if kind_of(node) in IDENTITIES:
-        return args[0]
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _split(ops: OpGraph, name: str, trace: _Trace, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> OpGraph:

@@ -26,10 +26,7 @@ from fxmap.align import Alignment, Pair, signatures
 from fxmap.align.view import View, view
 from fxmap.capture import Captured
 from fxmap.derive import derive
-from fxmap.graph import kind_of
 from fxmap.lockstep import DepthwiseByUnfold, ValueInterpreter
-from fxmap.normalize.identity import IDENTITIES
-from fxmap.normalize.movement import MOVEMENT
 from fxmap.randomize import Calibrator, random_tensors
 
 # Values are the same below this relative difference. Models that differ by an eps or by a float32 softmax are still
@@ -92,7 +89,7 @@ def layers(captured: Captured, labels: signatures.Labels) -> list[Layer]:
         start, output = nodes.get(op.name.partition("#")[0]), nodes.get(op.output)
         if not seen.parametrised(i) or start is None or output is None:
             continue
-        inputs = tuple(part for part in start.all_input_nodes if not _is_weight(part, captured))
+        inputs = tuple(part for part in start.all_input_nodes if part.name not in captured.ops.weights)
         axis = 1 if op.kind == "convolution" else -1
         form = (seen.kinds[i], seen.shapes[i])
         found.append(Layer(op.name, form, start, inputs, output, op.rows, axis, likeness[i]))
@@ -103,20 +100,6 @@ def _likeness(seen: View, labels: signatures.Labels) -> list[tuple[int, ...]]:
     own = signatures.base(seen, labels, attributes=True)
     rounds = signatures.neighbourhoods(seen, labels, own, max(_RADII))
     return list(zip(*(rounds[radius] for radius in _RADII), strict=True))
-
-
-def _is_weight(node: fx.Node, captured: Captured) -> bool:
-    """Whether a node is a tensor of the state dict, as it is or moved."""
-    while node.op != "get_attr":
-        parts = node.all_input_nodes
-        if node.op != "call_function" or len(parts) != 1 or not _moves(node):
-            return False
-        (node,) = parts
-    return str(node.target) in captured.tensors
-
-
-def _moves(node: fx.Node) -> bool:
-    return kind_of(node) in MOVEMENT or kind_of(node) in IDENTITIES
 
 
 def _fingerprint(value: Tensor) -> Tensor:
@@ -191,7 +174,7 @@ class _Walk:
         self.prior = {pair.dst: pair.src for pair in prior.pairs}
         self.nodes = list(captured.graph.nodes)
         self.position = {node: index for index, node in enumerate(self.nodes)}
-        self.weights = {node for node in self.nodes if node.op in ("get_attr", "call_function") and _is_weight(node, captured)}
+        self.weights = {node for node in self.nodes if node.name in captured.ops.weights}
         self.starts: dict[fx.Node, list[Layer]] = defaultdict(list)
         for layer in found:
             self.starts[layer.start].append(layer)

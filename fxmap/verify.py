@@ -317,7 +317,11 @@ class _Trial:
         return "", ""
 
     def _absorbed(self, pair: Pair) -> bool:
-        return any(tensor.key in self.derivation.absorbed for tensor in self.dst.main.ops.tensors(pair.dst).values())
+        return any(
+            key in self.derivation.absorbed
+            for tensor in self.dst.main.ops.tensors(pair.dst).values()
+            for key in self.dst.main.ops.stored(tensor)
+        )
 
     @staticmethod
     def _place_of(model: Side, name: str) -> str:
@@ -328,8 +332,9 @@ class _Trial:
         ops = self.dst.main.ops
         readers: dict[str, list[str]] = {}
         for op in ops.ops():
-            if op.key is not None:
-                readers[op.key] = [user for user, _ in ops.users(op.name)]
+            if op.kind == TENSOR:
+                for key in ops.stored(op):
+                    readers.setdefault(key, []).extend(user for user, _ in ops.users(op.name))
         evidence = {pair.dst: pair.evidence for pair in self.alignment.pairs}
         statuses = dict(self.mapping.knowledge.statuses)
         for key in self.dst.twin.stores:

@@ -49,6 +49,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recorded_args, recorded_kwargs = tree_map(self.node, args), tree_map(self.node, kwargs)
         target = self._out_of_place(func, args)
         result = func(*args, **kwargs)
+        if _is_resized_to_itself(func, args, result):
+            target, recorded_args, recorded_kwargs = torch.ops.aten.alias.default, recorded_args[:1], {}
         node = self.recording.graph.call_function(target, recorded_args, recorded_kwargs)
         node.meta["nn_module_stack"] = {self.module: None}
         if isinstance(result, Tensor):
@@ -90,6 +92,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packet = getattr(torch.ops.aten, name.rstrip("_"), None)
         overload = func._overloadname
         return getattr(packet, overload) if packet is not None and overload in packet.overloads() else func
+
+
+def _is_resized_to_itself(func: Any, args: Any, result: Any) -> bool:
+    """Whether a map is interpolated to the size that it has, which gives the map itself in every mode."""
+    resizes = func.overloadpacket.__name__.lstrip("_").startswith("upsample_")
+    return resizes and isinstance(result, Tensor) and result.shape == args[0].shape
 
 
 def _getitem(values: Any, index: int) -> Any:

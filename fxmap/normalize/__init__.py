@@ -10,11 +10,13 @@ from torch import Tensor, fx
 
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
+from fxmap.normalize.composed import compose_operands
 from fxmap.normalize.identity import drop_identities
 from fxmap.normalize.linear import merge_added_bias, restore_linear
 from fxmap.normalize.movement import pass_through_movement
 from fxmap.normalize.pooling import pool_to_mean
 from fxmap.normalize.scaling import pass_through_scaling
+from fxmap.operands import Operands
 from fxmap.provenance import split_joined
 
 Rule = Callable[[OpGraph], OpGraph]
@@ -30,6 +32,8 @@ def normalize(
 
     Joined layers are split while the data movement behind them is still there: `graph` is what it is followed in.
     """
+    constants = constants or {}
+    ops = compose_operands(ops, Operands(graph, tensors, constants))
     for rule in BEFORE:
         ops = rule(ops)
     ops = split_joined(ops, graph, tensors, constants)

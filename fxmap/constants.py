@@ -1,0 +1,63 @@
+"""What a captured graph computes from constants alone: tables, index tensors, masks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from fxmap.graph import kind_of
+from fxmap.normalize.identity import IDENTITIES
+
+_RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform")
+
+
+class Constants:
+    """The nodes of a graph whose values depend on no input and no parameter, and their values, computed when asked for.
+
+    With `buffers`, tables that a model keeps in its state dict count as constants; else no tensor of the state dict does.
+    """
+
+    def __init__(
+        self, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor], *, buffers: bool
+    ) -> None:
+        self.tensors, self.constants = tensors, constants
+        self._values: dict[fx.Node, Any] = {}
+        self.nodes: set[fx.Node] = set()
+        for node in graph.nodes:
+            if self._is_table(node, buffers) or self._is_computed(node):
+                self.nodes.add(node)
+
+    def _is_table(self, node: fx.Node, buffers: bool) -> bool:
+        if node.op != "get_attr":
+            return False
+        path = str(node.target)
+        if path not in self.tensors:
+            return path in self.constants
+        return not self.tensors[path].is_floating_point() or (buffers and not isinstance(self.tensors[path], nn.Parameter))
+
+    def _is_computed(self, node: fx.Node) -> bool:
+        if node.op != "call_function" or getattr(node.target, "__name__", "").startswith(_RANDOM):
+            return False
+        return all(part in self.nodes for part in node.all_input_nodes)
+
+    def value(self, node: fx.Node) -> Any:
+        """Return the value of one of the nodes."""
+        if node not in self._values:
+            path = str(node.target)
+            if node.op == "get_attr":
+                self._values[node] = self.tensors[path] if path in self.tensors else self.constants[path]
+            else:
+                self._values[node] = call(node, self.value)
+        return self._values[node]
+
+
+def call(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+    """Run a function node on other values than those of the run that was captured."""
+    args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
+    if kind_of(node) in ("view", "unsafe_view"):
+        # These values need not lie in memory as those of the run did, for which a view was enough.
+        return args[0].reshape(args[1])
+    if kind_of(node) in IDENTITIES:
+        return args[0]
+    return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,247 @@
+"""Operands: what an operation reads of the state dict, where that is not a tensor as it is stored.
+
+Code may put an operand together before it uses it: a bias of q, zeros and v; a slice of the position embedding; a norm's
+weight stored as w - 1; a class token with its position added. Such an operand is followed by number: a tensor of the numbers
+of all stored elements goes through the same slices, joins and views, and comes out as the map of the operand's elements into
+stored ones. To the operation it is one tensor, a composed one; the expressions of stored tensors follow from the maps.
+
+Cost: the size of the operands that are composed; those that are only moved as a whole are not followed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxmap.constants import Constants, call
+from fxmap.graph import kind_of
+from fxmap.normalize.identity import IDENTITIES
+from fxmap.normalize.movement import MOVEMENT
+
+_PARTS = {"slice", "select", "split", "split_with_sizes", "unsafe_split", "chunk", "unsafe_chunk", "unbind", "narrow", "getitem"}
+_WHOLE = (MOVEMENT - _PARTS) | IDENTITIES
+_JOINS = {"cat", "stack", "constant_pad_nd", "roll", "flip", "index_select"}
+_SUMS, _PRODUCTS = {"add", "sub"}, {"mul", "div"}
+_COMPOSING = _PARTS | _JOINS | _SUMS | _PRODUCTS
+# An operand of more elements than this is left as it is.
+_LIMIT = 50_000_000
+ZERO = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Stored elements by number, ZERO where there is none, times a factor."""
+
+    numbers: Tensor
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """An operand as a sum of terms and a constant."""
+
+    terms: tuple[Term, ...]
+    shift: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The operand's shape."""
+        return tuple(self.terms[0].numbers.shape)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it holds stored elements as they are."""
+        return len(self.terms) == 1 and self.terms[0].factor == 1.0 and self.shift == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the elements of a tensor begin in a numbering, and its shape."""
+
+    begin: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+class Numbering:
+    """The elements of tensors, numbered one tensor after the other."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.places: dict[str, Place] = {}
+        begin = 0
+        for path, shape in shapes.items():
+            self.places[path] = Place(begin, shape)
+            begin += prod(shape)
+        self._paths = list(self.places)
+        self._begins = torch.tensor([place.begin for place in self.places.values()])
+
+    def numbers(self, path: str) -> Tensor:
+        """Return the numbers of a tensor's elements, in its shape."""
+        place = self.places[path]
+        return torch.arange(place.begin, place.begin + place.size).view(place.shape)
+
+    def owners(self, numbers: Tensor) -> Tensor:
+        """Return the index of the tensor that each element belongs to; ZERO stays ZERO."""
+        found = torch.searchsorted(self._begins, numbers.contiguous(), right=True) - 1
+        # Empty tensors begin where the next one does; the last of them is found, which is the one with elements.
+        return torch.where(numbers >= 0, found, ZERO)
+
+    def path(self, owner: int) -> str:
+        """Return the path of a tensor by index."""
+        return self._paths[owner]
+
+    def paths(self, composition: Composition) -> tuple[str, ...]:
+        """Return the tensors that a composition reads."""
+        owners = [owner for term in composition.terms for owner in self.owners(term.numbers).unique().tolist()]
+        return tuple(self._paths[owner] for owner in dict.fromkeys(owners) if owner != ZERO)
+
+
+class _NotComposed(Exception):
+    """An operand that is computed in another way than is followed here."""
+
+
+class Operands:
+    """The operands of a graph: the nodes that hold tensors of the state dict and constants alone, and what they are made of.
+
+    `nodes` are all of them; `composed` maps those that an operation reads and that are not one stored tensor, moved as a
+    whole, to their composition.
+    """
+
+    def __init__(self, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> None:
+        self.numbering = Numbering({path: tuple(t.shape) for path, t in tensors.items() if t.is_floating_point()})
+        self._constants = Constants(graph, tensors, constants, buffers=False)
+        self._memo: dict[fx.Node, Any] = {}
+        self.nodes: set[fx.Node] = set()
+        for node in graph.nodes:
+            if (node.op == "get_attr" and str(node.target) in self.numbering.places) or self._is_operand(node):
+                self.nodes.add(node)
+        self.composed = dict(self._composed())
+
+    def _is_operand(self, node: fx.Node) -> bool:
+        if node.op != "call_function" or kind_of(node) not in _WHOLE | _COMPOSING:
+            return False
+        own = [part for part in node.all_input_nodes if part in self.nodes]
+        rest = [part for part in node.all_input_nodes if part not in self.nodes]
+        return bool(own) and all(part in self._constants.nodes for part in rest)
+
+    def _composed(self) -> Iterator[tuple[fx.Node, Composition]]:
+        read = {self._composing(node) for node in self.nodes if any(user not in self.nodes for user in node.users)}
+        for node in sorted(read - {None}, key=str):
+            assert node is not None
+            try:
+                value = self._follow(node)
+            except _NotComposed:
+                continue
+            if isinstance(value, Composition):
+                yield node, value
+
+    def _composing(self, node: fx.Node) -> fx.Node | None:
+        """Return the last step before a node, or itself, that is more than moving a whole tensor."""
+        while node.op != "get_attr":
+            if kind_of(node) in _COMPOSING:
+                return node
+            node = next(part for part in node.all_input_nodes if part in self.nodes)
+        return None
+
+    def _follow(self, node: fx.Node) -> Any:
+        if node not in self._memo:
+            self._memo[node] = self._step(node)
+        return self._memo[node]
+
+    def _step(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            place = self.numbering.places[str(node.target)]
+            if place.size > _LIMIT:
+                raise _NotComposed
+            return Composition((Term(self.numbering.numbers(str(node.target))),))
+        kind = kind_of(node)
+        if kind in _PRODUCTS:
+            return self._times(node)
+        if kind in _SUMS:
+            return self._plus(node)
+        return self._moved(node)
+
+    def _times(self, node: fx.Node) -> Composition:
+        value, other = node.args[:2]
+        if kind_of(node) == "mul" and not isinstance(value, fx.Node):
+            value, other = other, value
+        if not isinstance(value, fx.Node) or value not in self.nodes:
+            value, other = other, value
+        number = self._number(other)
+        if not isinstance(value, fx.Node) or value not in self.nodes or (kind_of(node) == "div" and value is not node.args[0]):
+            raise _NotComposed
+        if kind_of(node) == "div":
+            number = 1 / number
+        of = self._follow(value)
+        return Composition(tuple(Term(term.numbers, term.factor * number) for term in of.terms), of.shift * number)
+
+    def _plus(self, node: fx.Node) -> Composition:
+        sign = 1.0 if kind_of(node) == "add" else -1.0
+        if len(node.args) > 2 or node.kwargs:
+            raise _NotComposed
+        terms: list[Term] = []
+        shift = 0.0
+        for part, factor in zip(node.args, (1.0, sign), strict=True):
+            if isinstance(part, fx.Node) and part in self.nodes:
+                of = self._follow(part)
+                terms += [Term(term.numbers, term.factor * factor) for term in of.terms]
+                shift += of.shift * factor
+            else:
+                shift += self._number(part) * factor
+        shape = torch.broadcast_shapes(*(term.numbers.shape for term in terms))
+        return Composition(tuple(Term(term.numbers.expand(shape), term.factor) for term in terms), shift)
+
+    def _number(self, value: Any) -> float:
+        if isinstance(value, fx.Node) and value in self._constants.nodes:
+            value = self._constants.value(value)
+            if isinstance(value, Tensor) and value.numel() == 1:
+                return float(value)
+        if not isinstance(value, int | float):
+            raise _NotComposed
+        return float(value)
+
+    def _moved(self, node: fx.Node) -> Any:
+        """Move every term by itself; what is joined must have equal factors and shifts."""
+        parts = [self._follow(part) for part in node.all_input_nodes if part in self.nodes]
+        known = [part for value in parts for part in (value if isinstance(value, list) else [value])]
+        count = max(len(part.terms) for part in known)
+        if len(parts) > 1 or kind_of(node) in _JOINS:
+            if any(part.shift for part in known) or any(term.factor != 1.0 for part in known for term in part.terms):
+                raise _NotComposed
+        moved = [call(node, lambda part, index=index: self._raised(part, index)) for index in range(count)]
+        factors = [term.factor for term in known[0].terms]
+        if isinstance(moved[0], list | tuple):
+            pieces = zip(*moved, strict=True)
+            return [self._lowered(piece, known[0], factors) for piece in pieces]
+        return self._lowered(moved, known[0], factors)
+
+    def _raised(self, part: fx.Node, index: int) -> Any:
+        """Return numbers raised by one, since what pads is zero."""
+        if part not in self.nodes:
+            value = self._constants.value(part)
+            if not value.is_floating_point():
+                return value
+            if bool(value.any()):
+                raise _NotComposed
+            return torch.zeros(value.shape, dtype=torch.int64)
+
+        def raised(of: Composition) -> Tensor:
+            if index < len(of.terms):
+                return of.terms[index].numbers + 1
+            return torch.zeros(of.shape, dtype=torch.int64)
+
+        value = self._follow(part)
+        return [raised(piece) for piece in value] if isinstance(value, list) else raised(value)
+
+    @staticmethod
+    def _lowered(moved: Sequence[Tensor], like: Composition, factors: list[float]) -> Composition:
+        factors = factors + [1.0] * (len(moved) - len(factors))
+        terms = tuple(Term(numbers - 1, factor) for numbers, factor in zip(moved, factors, strict=True))
+        return Composition(terms, like.shift)
