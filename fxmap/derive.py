@@ -25,7 +25,7 @@ from fxmap.expressions import (
     take,
 )
 from fxmap.graph import Op, OpGraph
-from fxmap.layout import composed_expression, store
+from fxmap.layout import composed_expression, composed_terms, store
 from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
 from fxmap.operands import Numbering
 from fxmap.simplify import simplify
@@ -97,8 +97,14 @@ def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivat
     result = replace(found, expressions=own)
     if not dst.composed:
         return result
-    wanted = {path: place.shape for path, place in _numbering(dst).places.items() if path not in own}
-    composed = {name: own.pop(name) for name in dst.composed if name in own}
+    composed = {
+        name: composed_terms(found.expressions[name], src, value) or (own.pop(name),)
+        for name, value in dst.composed.items()
+        if name in own
+    }
+    for name in composed:
+        own.pop(name, None)
+    wanted = _numbering(dst).places.keys() - own.keys()
     made, reasons = store(composed, dst, wanted)
     own |= {path: simplify(expression, shapes) for path, expression in made.items()}
     for name, value in dst.composed.items():
@@ -220,9 +226,11 @@ class _Layer:
             # One number for each channel; which of them is settled by the rows.
             if _rank_one(source) != _rank_one(target):
                 return _mismatch(target, source)
-        elif source.shape != target.shape:
+        elif _extents(source) != _extents(target):
             return _mismatch(target, source)
-        value = _source(source)
+        value: Expression = _source(source)
+        if source.shape != target.shape and not self.affine:
+            value = Reshape(value, _shape(target))
         if argument in ("running_var", "norm.running_var") and self.absorb_eps and self.eps[0] != self.eps[1]:
             return Shifted(value, self.eps[0] - self.eps[1])
         return value
@@ -294,6 +302,11 @@ def _source(op: Op) -> Source:
 def _shape(op: Op) -> tuple[int, ...]:
     assert op.shape is not None
     return op.shape
+
+
+def _extents(op: Op) -> list[int]:
+    """Return a shape without its axes of extent 1, which say how a tensor is broadcast."""
+    return [extent for extent in _shape(op) if extent > 1]
 
 
 def _mismatch(target: Op, source: Op) -> Mismatch:

@@ -1,6 +1,7 @@
 """Layout: from index maps of composed operands to expressions, and back to the tensors that are stored."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from fxmap.expressions import Concat, Expression, Full, Gather, Reshape, Scaled, Shifted, Source, Sum, take
 from fxmap.graph import OpGraph
-from fxmap.operands import ZERO, Composition, Numbering
+from fxmap.operands import ZERO, Composition, Numbering, Place
 
 Leaf = Callable[[str], Expression]
 
@@ -30,16 +31,19 @@ def arrange(numbers: Tensor, numbering: Numbering, leaf: Leaf) -> Expression:
     """
     shape = tuple(numbers.shape)
     first = next((axis for axis, extent in enumerate(shape) if extent > 1), max(len(shape) - 1, 0))
-    table = numbers.reshape(shape[first] if shape else 1, -1)
-    inner = tuple(shape[first + 1 :])
-    pieces = list(_pieces(table, numbering, inner, leaf))
+    # One row of (1, c) is simpler than c elements, where it is a whole row of something.
+    for axis in (max(first - 1, 0), first):
+        inner = tuple(shape[axis + 1 :])
+        table = numbers.reshape(prod(shape[axis : axis + 1]), -1)
+        pieces = list(_pieces(table, numbering, inner, leaf))
+        if pieces:
+            break
+    else:
+        pieces = [_elements(table, numbering, inner, leaf)]
     whole = pieces[0] if len(pieces) == 1 else Concat(tuple(pieces))
-    made = (prod(shape[first : first + 1]), *inner)
-    if isinstance(whole, Reshape) and whole.shape == made and isinstance(whole.of, Source) and _shape_of(whole.of, numbering) == shape:
+    if isinstance(whole, Reshape) and isinstance(whole.of, Source) and _shape_of(whole.of, numbering) == shape:
         return whole.of
-    if isinstance(whole, Source) and _shape_of(whole, numbering) == shape:
-        return whole
-    return whole if made == shape else Reshape(whole, shape)
+    return whole if (table.shape[0], *inner) == shape else Reshape(whole, shape)
 
 
 def _shape_of(source: Source, numbering: Numbering) -> tuple[int, ...] | None:
@@ -48,7 +52,7 @@ def _shape_of(source: Source, numbering: Numbering) -> tuple[int, ...] | None:
 
 
 def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: Leaf) -> Iterator[Expression]:
-    """Yield consecutive rows that come from one tensor, or are zero; all as elements where rows are mixed."""
+    """Yield consecutive rows that come from one tensor, or are zero; nothing where a row is not a whole row of one."""
     count, width = table.shape
     owners = numbering.owners(table)
     starts = table[:, 0]
@@ -58,7 +62,6 @@ def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: L
     sizes = [numbering.places[numbering.path(o)].size if o != ZERO else width for o in owners[:, 0].tolist()]
     whole_rows = torch.tensor([size % width == 0 for size in sizes])
     if not bool(((aligned & (owners == owners[:, :1]).all(1) & whole_rows) | empty).all()):
-        yield _elements(table, numbering, inner, leaf)
         return
     like = leaf(numbering.path(int(owners.max()))) if bool((owners != ZERO).any()) else None
     row = 0
@@ -100,56 +103,94 @@ def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf:
     return Reshape(Gather(joined, tuple(local.flatten().tolist())), (table.shape[0], *inner))
 
 
+def composed_terms(made: Expression, src: OpGraph, composition: Composition) -> tuple[Expression, ...]:
+    """Return what each term of a destination operand is, where it is the same sum as one of the source; else nothing."""
+    while isinstance(made, Reshape):
+        made = made.of
+    theirs = src.composed.get(made.key) if isinstance(made, Source) else None
+    if theirs is None or src.numbering is None or len(theirs.terms) != len(composition.terms) or len(theirs.terms) < 2:
+        return ()
+    if theirs.shift != composition.shift or any(
+        a.factor != b.factor or a.numbers.numel() != b.numbers.numel()
+        for a, b in zip(theirs.terms, composition.terms, strict=True)
+    ):
+        return ()
+    return tuple(Reshape(arrange(term.numbers, src.numbering, Source), composition.shape) for term in theirs.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Elements of a stored tensor by number, and the expression of the tensor that they are; zero where it is None."""
+
+    name: str
+    numbers: Tensor
+    expression: Expression | None
+
+
 def store(
-    expressions: Mapping[str, Expression], ops: OpGraph, wanted: Mapping[str, tuple[int, ...]]
+    expressions: Mapping[str, tuple[Expression, ...]], ops: OpGraph, wanted: Container[str]
 ) -> tuple[dict[str, Expression], dict[str, str]]:
     """Make stored tensors from the composed operands that hold their elements.
 
-    `expressions` are those of the composed operands by name, `wanted` the shapes of the tensors to make. Where an operand is
-    the sum of several tensors, the first one takes all of it, and the others are zero: only their sum is ever read.
+    `expressions` are those of the composed operands by name, one for the whole or one for each term; `wanted` the tensors to
+    make. Where only the whole of a sum is known, one term takes all of it, and the others are zero: only their sum is read.
 
     Returns:
         The expressions, and for what cannot be made the reason.
     """
-    known = {name: composition for name, composition in ops.composed.items() if name in expressions}
-    operands = Numbering({name: composition.shape for name, composition in known.items()})
+    assert ops.numbering is not None
+    blocks = [block for name, made in expressions.items() for block in _blocks(name, ops.composed[name], made)]
+    places = Numbering({block.name: tuple(block.numbers.shape) for block in blocks})
+    leaves = {block.name: block.expression for block in blocks if block.expression is not None}
     made: dict[str, Expression] = {}
     reasons: dict[str, str] = {}
     touched = {path for composition in ops.composed.values() for path in ops.numbering.paths(composition)}
-    for path in wanted.keys() & touched:
-        numbers = _gathered(path, known, ops.numbering, operands)
+    for path in (path for path in touched if path in wanted):
+        numbers = _gathered(ops.numbering.places[path], blocks, places)
         found = int((numbers != _UNKNOWN).sum())
         if found < numbers.numel():
             reasons[path] = f"a source was found for {found} of its {numbers.numel()} elements alone"
-            continue
-        made[path] = arrange(numbers, operands, lambda name: _undone(expressions[name], known[name]))
+        elif bool((numbers >= 0).any()):
+            made[path] = arrange(numbers, places, leaves.__getitem__)
+        else:
+            made[path] = Full(tuple(numbers.shape), 0.0, next(iter(leaves.values())))
     return made, reasons
 
 
 _UNKNOWN = -2
 
 
-def _gathered(path: str, known: Mapping[str, Composition], numbering: Numbering, operands: Numbering) -> Tensor:
-    """Return where in the operands every element of a stored tensor is."""
-    place = numbering.places[path]
+def _blocks(name: str, composition: Composition, made: tuple[Expression, ...]) -> Iterator[_Block]:
+    """Part an operand into what its terms must be."""
+    terms = composition.terms
+    if len(made) == len(terms) > 1:
+        for index, (term, expression) in enumerate(zip(terms, made, strict=True)):
+            yield _Block(f"{name}#{index}", term.numbers, expression)
+        return
+    whole = Shifted(made[0], -composition.shift) if composition.shift else made[0]
+    taken = torch.zeros(composition.shape, dtype=torch.bool)
+    # A term that repeats an element cannot take what differs from place to place.
+    for index, term in sorted(enumerate(terms), key=lambda item: _repeats(item[1].numbers)):
+        present = term.numbers >= 0
+        takes = present & ~taken if len(terms) == 1 or not _repeats(term.numbers) else torch.zeros_like(present)
+        expression = whole if term.factor == 1.0 else Scaled(whole, 1 / term.factor)
+        yield _Block(f"{name}#{index}", torch.where(takes, term.numbers, ZERO), expression)
+        yield _Block(f"{name}#{index} zero", torch.where(present & ~takes, term.numbers, ZERO), None)
+        taken |= takes
+
+
+def _repeats(numbers: Tensor) -> bool:
+    present = numbers[numbers >= 0]
+    return present.unique().numel() < present.numel()
+
+
+def _gathered(place: Place, blocks: Sequence[_Block], places: Numbering) -> Tensor:
+    """Return where in the blocks every element of a stored tensor is; the first block that has it counts."""
     result = torch.full((place.size,), _UNKNOWN)
-    for name, composition in known.items():
-        taken = torch.zeros(composition.shape, dtype=torch.bool)
-        for term in composition.terms:
-            present = term.numbers >= 0
-            mine = present & (term.numbers >= place.begin) & (term.numbers < place.begin + place.size)
-            # What an earlier term has taken is zero here.
-            value = torch.where(taken, ZERO, operands.numbers(name))
-            elements = term.numbers[mine] - place.begin
-            free = result[elements] == _UNKNOWN
-            result[elements[free]] = value[mine][free]
-            taken |= present
+    for block in blocks:
+        mine = (block.numbers >= place.begin) & (block.numbers < place.begin + place.size)
+        elements = block.numbers[mine] - place.begin
+        free = result[elements] == _UNKNOWN
+        value = places.numbers(block.name)[mine] if block.expression is not None else torch.full_like(elements, ZERO)
+        result[elements[free]] = value[free]
     return result.view(place.shape)
-
-
-def _undone(expression: Expression, composition: Composition) -> Expression:
-    """Return what the first term of an operand must be: without the shift and the factor."""
-    if composition.shift:
-        expression = Shifted(expression, -composition.shift)
-    factor = composition.terms[0].factor
-    return expression if factor == 1.0 else Scaled(expression, 1 / factor)

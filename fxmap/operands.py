@@ -107,6 +107,15 @@ class _NotComposed(Exception):
     """An operand that is computed in another way than is followed here."""
 
 
+def _narrowed(composition: Composition) -> Composition:
+    """Give an axis along which nothing differs the extent 1: it is there to fit a batch."""
+    terms = composition.terms
+    for axis, extent in enumerate(composition.shape):
+        if extent > 1 and all(bool((t.numbers == t.numbers.narrow(axis, 0, 1)).all()) for t in terms):
+            terms = tuple(Term(t.numbers.narrow(axis, 0, 1), t.factor) for t in terms)
+    return Composition(terms, composition.shift)
+
+
 class Operands:
     """The operands of a graph: the nodes that hold tensors of the state dict and constants alone, and what they are made of.
 
@@ -140,7 +149,7 @@ class Operands:
             except _NotComposed:
                 continue
             if isinstance(value, Composition):
-                yield node, value
+                yield node, _narrowed(value)
 
     def _composing(self, node: fx.Node) -> fx.Node | None:
         """Return the last step before a node, or itself, that is more than moving a whole tensor."""

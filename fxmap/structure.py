@@ -35,7 +35,7 @@ class Plan:
     def certain(self) -> bool:
         """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
         made = self.derivation.expressions.keys() | self.derivation.mismatched.keys()
-        weak = any(pair.evidence in _WEAK for pair in self.alignment.pairs)
+        weak = any(pair.evidence in _WEAK and self.dst.main.ops.tensors(pair.dst) for pair in self.alignment.pairs)
         return not weak and self.dst.main.read <= made
 
 

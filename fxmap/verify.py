@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from fxmap.align import Pair
 from fxmap.align.signatures import own_attributes
+from fxmap.capture.replica import run_fresh
 from fxmap.errors import FxmapError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import INPUT, OUTPUT, TENSOR, Op
@@ -355,11 +356,11 @@ class _Trial:
 
 def _call(model: Side, tensors: dict[str, Tensor], inputs: Inputs) -> list[Tensor]:
     """Run the user's own code with other tensors, in float64."""
-    module = model.main.module
+    module, double = model.main.module, inputs.double()
     if inputs.forward is None:
-        double = inputs.double()
-        return tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs)))
-    return tensors_of(functional_call(_Calling(module, inputs.double()), {f"module.{k}": v for k, v in tensors.items()}, ()))
+        return run_fresh(module, lambda: tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs))))
+    named = {f"module.{path}": tensor for path, tensor in tensors.items()}
+    return run_fresh(module, lambda: tensors_of(functional_call(_Calling(module, double), named, ())))
 
 
 class _Calling(nn.Module):

@@ -23,8 +23,8 @@ class Pair:
     """Two operations that correspond, and why.
 
     `evidence` is "signature" (ancestors and descendants), "ancestors", "descendants", "neighbourhood", "propagated",
-    "assigned", "values" (the same in a run of both), "tied" (an automorphism may exchange it with another) or "position" (at the same place, but of another
-    shape or another activation).
+    "assigned", "values" (the same in a run of both), "tied" (an automorphism may exchange it with another) or "position" (what
+    is left at the same place, but of another shape or kind).
     """
 
     src: str
@@ -77,6 +77,7 @@ def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = ()) -
             matching.propagate()
     _assign_rest(matching)
     _pair_by_position(matching)
+    _pair_by_tensors(matching)
     pairs = tuple(
         Pair(matching.src.ops[s].name, matching.dst.ops[d].name, matching.evidence[s])
         for s, d in sorted(matching.forward.items())
@@ -137,6 +138,12 @@ def _pair_by_position(matching: Matching) -> None:
             if len(rest[0]) == len(rest[1]) == 1 and _same_place(matching, rest[0][0], rest[1][0]):
                 matching.pair([(rest[0][0][1], rest[1][0][1])], "position")
     matching.propagate()
+
+
+def _pair_by_tensors(matching: Matching) -> None:
+    """Pair what is left where its tensors have shapes that no other operation has: another norm at another place."""
+    sides = (matching.src, matching.dst)
+    matching.unique([[side.shapes[i] or ("none", k, i) for i in range(len(side))] for k, side in enumerate(sides)], "position")
 
 
 def _same_place(matching: Matching, src: tuple[str, int], dst: tuple[str, int]) -> bool:

@@ -62,4 +62,5 @@ def _shapes(op: Op, tensors: dict[str, Op]) -> tuple[Any, ...]:
     # Whether an affine layer has a bias or a norm differs between the forms of one network; its weight's shape does not.
     if op.kind in AFFINE and "weight" in tensors:
         return (("weight", affine_shape(op, tensors["weight"])),)
-    return tuple((name, tensors[name].shape) for name in sorted(tensors))
+    # Axes of extent 1 say how a tensor is broadcast: a layer scale of (c) is one of (c, 1, 1).
+    return tuple((name, tuple(n for n in tensors[name].shape or () if n > 1)) for name in sorted(tensors))

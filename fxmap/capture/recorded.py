@@ -16,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.capture.regroup import regroup
+from fxmap.capture.replica import run_fresh
 from fxmap.errors import CaptureError
 from fxmap.values import tensors_of
 
@@ -68,7 +70,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(value) in self.nodes:
             return self.nodes[id(value)]
         if id(value) in self.paths:
-            return self.recording.graph.create_node("get_attr", self.paths[id(value)], (), {})
+            node = self.recording.graph.create_node("get_attr", self.paths[id(value)], (), {})
+            node.meta["shape"] = tuple(value.shape)
+            return node
         name = f"constant_{len(self.recording.constants)}"
         self.recording.constants[name] = value.detach().clone()
         self._remember(value, self.recording.graph.create_node("get_attr", name, (), {}))
@@ -121,16 +125,22 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
     paths: dict[int, str] = {}
     for path, tensor in tensors.items():
         paths.setdefault(id(tensor), path)
-    recorder = Recorder(inputs.flat(), paths)
-    try:
+
+    def run() -> Recording:
+        recorder = Recorder(inputs.flat(), paths)
         with _modules(replica, recorder), _plain_attention(), torch.no_grad(), recorder:
             outputs = tensors_of(inputs.call(replica))
+        recorder.recording.graph.output(tuple(recorder.node(output) for output in outputs))
+        return recorder.recording
+
+    try:
+        recording = run_fresh(replica, run)
     except Exception as error:  # whatever a model raises on inputs that do not fit it
         raise CaptureError(
             f"{type(replica).__name__} does not run on {inputs.size}: {type(error).__name__}: {error}"
         ) from error
-    recorder.recording.graph.output(tuple(recorder.node(output) for output in outputs))
-    return recorder.recording
+    regroup(recording.graph, tensors)
+    return recording
 
 
 @contextmanager

@@ -6,9 +6,11 @@ replica, so that the user's model keeps its mode, its hooks and its values. Tens
 
 import types
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
+Result = TypeVar("Result")
 Replace = Callable[[str, nn.Module], nn.Module | None]
 
 
@@ -68,6 +70,33 @@ def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.
             vars(replica)[name] = copies.get(value, value)
         elif isinstance(value, list):
             value[:] = [copies.get(item, item) if isinstance(item, nn.Module) else item for item in value]
+
+
+def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
+    """Run a replica without what it cached before, such as attention biases that are computed once in eval mode.
+
+    A cache is a dict of tensors that are no parameters. A model that needs one of them as it is runs with it.
+    """
+    caches = [
+        (value, dict(value))
+        for module in replica.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, dict) and not name.startswith("_") and value and all(map(_is_computed, value.values()))
+    ]
+    for cache, _ in caches:
+        cache.clear()
+    try:
+        return run()
+    except Exception:
+        if not caches:
+            raise
+        for cache, values in caches:
+            cache.update(values)
+        return run()
+
+
+def _is_computed(value: object) -> bool:
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from fxmap.graph import Op, OpGraph
 
+_VIEWS = {"view", "unsafe_view", "reshape", "flatten", "unflatten", "transpose", "permute"}
 AFFINE = {"convolution", "conv_transpose", "linear"}
 
 
@@ -41,11 +42,11 @@ def pointwise(op: Op, weight: Op) -> bool:
 
 def merge_batch_norm(graph: OpGraph) -> OpGraph:
     """Merge every batch norm that can be folded into the layer before it."""
-    pairs = [(layer, op.name) for op in graph.ops() if op.kind == "batch_norm" and (layer := foldable(graph, op.name))]
+    pairs = [(*found, op.name) for op in graph.ops() if op.kind == "batch_norm" and (found := foldable(graph, op.name))]
     if not pairs:
         return graph
     graph = graph.copy()
-    for layer, norm in pairs:
+    for layer, between, norm in pairs:
         op = graph.op(norm)
         eps = op.attribute("eps", 1e-5)  # the default of torch.nn.functional.batch_norm
         merged = replace(graph.op(layer), attributes=(*graph.op(layer).attributes, ("norm.eps", eps)), output=op.output)
@@ -53,15 +54,23 @@ def merge_batch_norm(graph: OpGraph) -> OpGraph:
             graph.network.add_edge(tensor.name, layer, argument=f"norm.{argument}")
         for user, use in graph.users(norm):
             graph.network.add_edge(layer, user, argument=use)
-        graph.network.remove_node(norm)
+        graph.network.remove_nodes_from([norm, *between])
         graph.add(merged)
     return graph
 
 
-def foldable(graph: OpGraph, norm: str) -> str | None:
-    """Return the layer that a batch norm can be folded into, or None."""
+def foldable(graph: OpGraph, norm: str) -> tuple[str, list[str]] | None:
+    """Return the layer that a batch norm can be folded into, and the views in between; or None."""
     (layer,) = graph.operands(norm)["input"]
-    return None if graph.op(layer).kind not in AFFINE or _obstacle(graph, layer, norm) else layer
+    between: list[str] = []
+    while graph.op(layer).kind in _VIEWS and len(graph.users(layer)) == 1:
+        between.append(layer)
+        (layer,) = graph.operands(layer)["input"]
+    if graph.op(layer).kind not in AFFINE or _obstacle(graph, layer, norm):
+        return None
+    channels = affine_shape(graph.op(layer), graph.tensors(layer)["weight"])[0]
+    statistics = graph.tensors(norm)["running_mean"].shape
+    return (layer, between) if not between or statistics == (channels,) else None
 
 
 def unfolded(graph: OpGraph, layer: str) -> str:

@@ -1,0 +1,127 @@
+"""Regroup: joins come last. Rewrites of a recorded graph that hold for every input, and change no value.
+
+    cat(a, b) + w = cat(a + w[:n], b + w[n:])        slice(cat(a, b)) = a, where it is a        cat(cat(a, b), c) = cat(a, b, c)
+
+A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
+after these rewrites all of them are one graph. `w` depends on parameters alone.
+"""
+
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxmap.graph import kind_of
+
+_ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
+
+
+def regroup(graph: fx.Graph, paths: Container[str]) -> None:
+    """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes."""
+    for node in list(graph.nodes):
+        made = None
+        if node.target is _ADD:
+            made = _sum_of_join(graph, node, paths)
+        elif node.target is _SLICE:
+            made = _part_of_join(graph, node)
+        elif node.target is _CAT:
+            _flatten(node)
+        if made is not None:
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
+
+
+def _join(node: Any) -> tuple[list[fx.Node], int] | None:
+    """Return the parts of a join and its axis, counted from the front."""
+    if not isinstance(node, fx.Node) or node.target is not _CAT or "shape" not in node.meta:
+        return None
+    parts = list(node.args[0])
+    axis = node.args[1] if len(node.args) > 1 else 0
+    rank = len(node.meta["shape"])
+    if not all("shape" in part.meta and len(part.meta["shape"]) == rank for part in parts):
+        return None
+    return parts, int(axis) % rank
+
+
+def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
+    """Return where each part begins and ends along the axis."""
+    ends = torch.tensor([part.meta["shape"][axis] for part in parts]).cumsum(0).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _sum_of_join(graph: fx.Graph, node: fx.Node, paths: Container[str]) -> fx.Node | None:
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    for join, weight in (node.args, node.args[::-1]):
+        found = _join(join)
+        if found is None or not isinstance(weight, fx.Node) or not _is_weight(weight, paths):
+            continue
+        parts, axis = found
+        shape, rank = weight.meta.get("shape", ()), len(node.meta["shape"])
+        own = axis - (rank - len(shape))
+        if own < 0 or shape[own] != node.meta["shape"][axis] or rank != len(join.meta["shape"]):
+            continue
+        with graph.inserting_before(node):
+            sums = []
+            for part, (begin, end) in zip(parts, _extents(parts, axis), strict=True):
+                piece = _add(graph, node, _SLICE, (weight, own, begin, end), (*shape[:own], end - begin, *shape[own + 1 :]))
+                size = torch.broadcast_shapes(part.meta["shape"], piece.meta["shape"])
+                sums.append(_add(graph, node, _ADD, (part, piece), tuple(size)))
+            return _add(graph, node, _CAT, (sums, axis), node.meta["shape"])
+    return None
+
+
+def _is_weight(node: fx.Node, paths: Container[str]) -> bool:
+    """Whether a value depends on stored tensors, and on nothing else that is not constant."""
+    queue, seen, stored = [node], {node}, False
+    while queue:
+        part = queue.pop()
+        if part.op == "placeholder":
+            return False
+        stored |= part.op == "get_attr" and str(part.target) in paths
+        queue += [other for other in part.all_input_nodes if other not in seen]
+        seen.update(part.all_input_nodes)
+    return stored
+
+
+def _part_of_join(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    arguments = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
+    found = _join(arguments["of"])
+    if found is None or arguments.get("step", 1) != 1:
+        return None
+    parts, axis = found
+    shape = arguments["of"].meta["shape"]
+    if int(arguments.get("axis", 0)) % len(shape) != axis:
+        return None
+    begin, end, _ = slice(arguments.get("begin"), arguments.get("end")).indices(shape[axis])
+    inside = [
+        part
+        for part, (first, last) in zip(parts, _extents(parts, axis), strict=True)
+        if begin <= first and last <= end
+    ]
+    if not inside or sum(part.meta["shape"][axis] for part in inside) != end - begin:
+        return None
+    if len(inside) == 1:
+        return inside[0]
+    with graph.inserting_before(node):
+        return _add(graph, node, _CAT, (inside, axis), node.meta["shape"])
+
+
+def _flatten(node: fx.Node) -> None:
+    found = _join(node)
+    if found is None:
+        return
+    parts, axis = found
+    flat: list[fx.Node] = []
+    for part in parts:
+        inner = _join(part)
+        flat += inner[0] if inner is not None and inner[1] == axis else [part]
+    if flat != parts:
+        node.args = (flat, axis)
+
+
+def _add(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:
+    node = graph.call_function(target, args)
+    node.meta = {**like.meta, "shape": shape}
+    return node
