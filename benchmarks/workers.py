@@ -1,0 +1,91 @@
+"""Run a function on many things, each in a process of its own: a crash or a hang of one does not stop the others."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fxmap", "benchmarks.judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What came of one process: the results that it sent, and how it failed ("" if it did not)."""
+
+    task: Any
+    results: tuple[Any, ...]
+    failure: str
+
+
+def run_all(
+    function: Callable[[Any], Iterator[Any]], tasks: Sequence[Any], *, jobs: int, seconds: float, packages: str = ""
+) -> Iterator[Ended]:
+    """Call a function on every task, `jobs` at a time, and yield what came of each, as they end.
+
+    Args:
+        function: yields results, which are sent as they come; it is imported by name, so no lambda.
+        tasks: what it is called with.
+        seconds: a process that takes longer is killed.
+        packages: a folder for the end of sys.path.
+    """
+    # A server imports the libraries once, before any thread exists, and forks for every task.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_LIBRARIES))
+
+    def one(task: Any) -> Ended:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(function, task, sender, packages), daemon=True)
+        process.start()
+        sender.close()
+        results, failure = _received(receiver, time.monotonic() + seconds)
+        if failure is None:
+            process.kill()
+            failure = f"stopped after {seconds:g} s"
+        process.join()
+        if failure == _DIED:
+            failure = f"the process died with exit code {process.exitcode}"
+        return Ended(task, results, failure)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in as_completed([pool.submit(one, task) for task in tasks]):
+            yield future.result()
+
+
+_DIED = "died"
+
+
+def _received(receiver: Connection, deadline: float) -> tuple[tuple[Any, ...], str | None]:
+    """Collect results until the process says how it ended; None where time is over."""
+    results = []
+    while receiver.poll(max(deadline - time.monotonic(), 0)):
+        try:
+            kind, value = receiver.recv()
+        except EOFError:
+            return tuple(results), _DIED
+        if kind == "end":
+            return tuple(results), value
+        results.append(value)
+    return tuple(results), None
+
+
+def _work(function: Callable[[Any], Iterable[Any]], task: Any, sender: Connection, packages: str) -> None:
+    if packages:
+        sys.path.append(packages)
+    torch.set_num_threads(1)
+    # Libraries print and warn while they build; only results matter here.
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
+        try:
+            for result in function(task):
+                sender.send(("result", result))
+            sender.send(("end", ""))
+        except Exception as error:  # is a result of the benchmark, and told as one
+            sender.send(("end", f"{type(error).__name__}: {error}"))
