@@ -142,7 +142,7 @@ def judge(pair: Pair, *, proof: bool, controls: bool) -> Iterator[Row]:
     if controls:
         rows[0].controls = {name: _control(case, mapper) for name, mapper in CONTROLS.items()}
         if case.truth is not None:
-            rows[0].controls["truth"] = _loaded_error(case, case.truth)[0] <= TOLERANCE
+            rows[0].controls["truth"] = _loaded_error(case, case.fresh(), case.truth) <= TOLERANCE
     for row in rows:
         _judge(case, row, proof)
         row.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -169,35 +169,36 @@ def _judge(case: Case, row: Row, proof: bool) -> None:
     row.rungs = [str(rung) for rung in mapping.knowledge.rungs]
     row.notes = list(mapping.knowledge.notes)
     row.statuses = dict(Counter(str(mapping.status(key)) for key in mapping.knowledge.statuses).most_common())
-    row.error, dst = _loaded_error(case, made)
+    dst = case.fresh()
+    row.error = _loaded_error(case, dst, made)
     row.equal = row.error <= TOLERANCE
-    _count(case, row, made, dst)
+    state = nn.Module.state_dict(dst)
+    _count(case, row, made, state)
     if proof:
-        _check_proof(case, row, mapping, dst)
-    row.load_failure = _load_failure(case, row, mapping)
+        _check_proof(case, row, mapping, state)
+    row.load_failure = _load_failure(case, row, mapping, dst)
 
 
 def _control(case: Case, mapper: Callable[[State, State], dict[str, Tensor]]) -> bool:
-    return _loaded_error(case, mapper(case.src.state_dict(), case.dst.state_dict()))[0] <= TOLERANCE
+    return _loaded_error(case, case.fresh(), mapper(case.src.state_dict(), case.dst.state_dict())) <= TOLERANCE
 
 
-def _loaded_error(case: Case, made: State) -> tuple[float, State]:
-    """Write tensors into a fresh destination; return the error of its output, and its state dict.
+def _loaded_error(case: Case, dst: nn.Module, made: State) -> float:
+    """Write tensors into a fresh destination, and return the error of its output.
 
     Tensors are written in place: keys that are tied follow one another, keys that are not made keep the fresh values.
     """
-    dst = case.fresh()
     state = nn.Module.state_dict(dst)
     if any(key not in state or value.shape != state[key].shape for key, value in made.items()):
-        return float("inf"), state
+        return float("inf")
     with torch.no_grad():
         for key, value in made.items():
             state[key].copy_(value)
     clear_caches(dst)
     try:
-        return case.error(dst), state
+        return case.error(dst)
     except Exception:  # whatever a model raises with weights that are not its own
-        return float("inf"), state
+        return float("inf")
 
 
 def _count(case: Case, row: Row, made: State, dst: State) -> None:
@@ -241,9 +242,8 @@ def _check_proof(case: Case, row: Row, mapping: fxmap.KeyMapping, dst: State) ->
         row.false_proofs += [key for key in proven if not _close(dst[key], case.truth[key])]
 
 
-def _load_failure(case: Case, row: Row, mapping: fxmap.KeyMapping) -> str:
+def _load_failure(case: Case, row: Row, mapping: fxmap.KeyMapping, dst: nn.Module) -> str:
     """Load as a user does, and compare the output with that of plain copying."""
-    dst = case.fresh()
     try:
         mapping.load_into(dst, case.src.state_dict(), on_mismatch="keep")
         clear_caches(dst)

@@ -54,11 +54,13 @@ def command(
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"{json_file.parent} is not a directory", param_hint="--json")
     start = time.perf_counter()
-    rows = _measured(chosen, partial(judged, proof=proof, controls=controls), jobs, seconds, packages)
-    took = time.perf_counter() - start
-    _print(rows, took)
-    if json_file is not None:
-        write_json(json_file, rows, took)
+    work = partial(judged, proof=proof, controls=controls)
+    rows: list[Row] = []
+    for rows in _measured(chosen, work, jobs, seconds, packages):
+        if json_file is not None:
+            # After every pair: a run that is stopped is not lost.
+            write_json(json_file, rows, time.perf_counter() - start)
+    _print(rows, time.perf_counter() - start)
     if not all(row.ok for row in rows if row.ran):
         raise typer.Exit(1)
 
@@ -71,7 +73,8 @@ def judged(pair: str, *, proof: bool, controls: bool) -> Iterator[Row]:
 
 def _measured(
     chosen: list[Pair], function: Callable[[Any], Iterator[Any]], jobs: int, seconds: float, packages: Path | None
-) -> list[Row]:
+) -> Iterator[list[Row]]:
+    """Yield the rows of all pairs so far, in the order of the registry, after every pair."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: dict[str, list[Row]] = {pair.id: [] for pair in chosen}
@@ -81,7 +84,7 @@ def _measured(
         for ended in run_all(function, list(rows), jobs=jobs, seconds=seconds, packages=folder):
             rows[ended.task] = _rows(ended)
             progress.update(bar, description=ended.task, advance=1)
-    return [row for found in rows.values() for row in found]
+            yield [row for found in rows.values() for row in found]
 
 
 def _rows(ended: Ended) -> list[Row]:
