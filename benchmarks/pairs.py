@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.judge import EXAMPLES, Row, judge
-from benchmarks.registry import PAIRS
+from benchmarks.registry import GROUPS, PAIRS
 from benchmarks.registry.compat import install_pkg_resources
 from benchmarks.registry.pair import Pair
 from benchmarks.workers import Ended, run_all
@@ -31,6 +31,7 @@ _VERSIONS = ("torch", "torchvision", "timm", "transformers", "pytorchcv")
 
 def command(
     only: Annotated[str, typer.Option(help="Only pairs whose id matches this pattern, such as 'timm:vit*'.")] = "*",
+    group: Annotated[str, typer.Option(help="known: with truth maps; unseen: without; or all.")] = "known",
     hard: Annotated[bool, typer.Option("--hard", help="Only pairs that none of the controls gets right.")] = False,
     max_params: Annotated[float, typer.Option(help="Only pairs up to so many million parameters.")] = float("inf"),
     packages: Annotated[Path | None, typer.Option(help="Folder with the old packages that some pairs need.")] = None,
@@ -44,8 +45,12 @@ def command(
 
     Ends with exit code 1 if a pair that ran is not right.
     """
+    if group not in (*GROUPS, "all"):
+        raise typer.BadParameter(f"there are {', '.join(GROUPS)} and all", param_hint="--group")
     chosen = [
-        pair for pair in PAIRS.values() if fnmatch(pair.id, only) and pair.params <= max_params and (pair.hard or not hard)
+        pair
+        for pair in GROUPS.get(group, PAIRS).values()
+        if fnmatch(pair.id, only) and pair.params <= max_params and (pair.hard or not hard)
     ]
     if not chosen:
         raise typer.BadParameter(f"no pair matches {only!r} and the other options", param_hint="--only")

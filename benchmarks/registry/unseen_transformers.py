@@ -90,7 +90,7 @@ PVT_V2 = transformers("PvtV2ForImageClassification", "PvtV2Config", num_labels=1
 SWIFTFORMER = transformers("SwiftFormerForImageClassification", "SwiftFormerConfig", num_labels=17)
 HIERA = transformers("HieraForImageClassification", "HieraConfig", depths=[1, 2, 7, 2], num_labels=17)
 HGNET_V2 = transformers(
-    "HGNetV2ForImageClassification",
+    "HGNetV2Backbone",
     "HGNetV2Config",
     stem_channels=[3, 16, 16],
     stage_in_channels=[16, 64, 256, 512],
@@ -99,7 +99,6 @@ HGNET_V2 = transformers(
     stage_num_blocks=[1, 1, 2, 1],
     stage_numb_of_layers=[3, 3, 3, 3],
     use_learnable_affine_block=True,
-    num_labels=17,
 )
 CONVNEXT = transformers(
     "ConvNextForImageClassification",
@@ -130,7 +129,7 @@ EFFICIENTNET = transformers(
 LLAMA = transformers("LlamaForCausalLM", "LlamaConfig", **_LANGUAGE)
 MISTRAL = transformers("MistralForCausalLM", "MistralConfig", sliding_window=None, **_LANGUAGE)
 PHI3 = transformers("Phi3ForCausalLM", "Phi3Config", sliding_window=None, rms_norm_eps=1e-6, **_LANGUAGE)
-BERT = transformers("BertModel", "BertConfig", vocab_size=100, max_position_embeddings=64, add_pooling_layer=None, **_VIT)
+BERT = transformers("BertModel", "BertConfig", vocab_size=100, max_position_embeddings=64, **_VIT)
 ROBERTA = transformers("RobertaModel", "RobertaConfig", vocab_size=100, max_position_embeddings=64, **_VIT)
 ELECTRA = transformers(
     "ElectraModel", "ElectraConfig", vocab_size=100, max_position_embeddings=64, embedding_size=128, **_VIT
@@ -140,6 +139,11 @@ ELECTRA = transformers(
 def hidden_states(model: nn.Module, image: Tensor) -> Any:
     """Return the last hidden state."""
     return model(image).last_hidden_state
+
+
+def last_feature_map(model: nn.Module, image: Tensor) -> Any:
+    """Return the last feature map of a backbone."""
+    return model(image).feature_maps[-1]
 
 
 PAIRS = (
@@ -262,7 +266,7 @@ PAIRS = (
         images(224, batch=1),
     ),
     Pair(
-        "timm:hgnetv2_b0->transformers:hgnet_v2", "hgnet_v2", 5.0, timm("hgnetv2_b0", num_classes=17), HGNET_V2, images(64)
+        "timm:hgnetv2_b0->transformers:hgnet_v2", "hgnet_v2", 6.0, timm("hgnetv2_b0", num_classes=17), HGNET_V2, images(64)
     ),
     Pair(
         "timm:tf_efficientnet_b0->transformers:efficientnet",
