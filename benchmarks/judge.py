@@ -34,6 +34,7 @@ class Row:
     Of the `keys` of the truth map, these are right, wrong (made, with another value), or missing (not made). Keys that
     nothing reads (`unread`) count only where they are wrong. `error` is relative to the largest output, None where nothing
     could be compared. `false_proofs` is what was called proven and is not: "proof.ok", and keys.
+    `seconds` is auto_map with verify=False, `seconds_proof` with verify=True, `seconds_build` building both models.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
     controls: dict[str, bool] = field(default_factory=dict)
     seconds: float | None = None
+    seconds_build: float | None = None
     seconds_proof: float | None = None
     peak_mb: int = 0
     not_run: str = ""
@@ -84,6 +86,7 @@ class Case:
     pair: Pair
     src: nn.Module
     dst: nn.Module
+    seconds: float
     inputs: tuple[Tensor, ...]
     expected: Tensor
     truth: dict[str, Tensor] | None
@@ -96,14 +99,14 @@ class Case:
         Raises:
             ImportError: a package is absent.
         """
-        src, dst = _built(pair.src, seed=1), _built(pair.dst, seed=2)
+        (src, dst), seconds = _timed(lambda: (_built(pair.src, seed=1), _built(pair.dst, seed=2)))
         torch.manual_seed(3)
         inputs = pair.inputs()
         randomise(src, 5, lambda model: _output(model, inputs, pair.src_out))
         expected = _output(src, inputs, pair.src_out)
         known = truth_of(pair.id)
         truth = None if known is None else {k: v.clone() for k, v in known.values(src.state_dict()).items()}
-        return cls(pair, src, dst, inputs, expected, truth, frozenset() if known is None else known.unread)
+        return cls(pair, src, dst, seconds, inputs, expected, truth, frozenset() if known is None else known.unread)
 
     def fresh(self) -> nn.Module:
         """Build the destination anew, from another seed."""
@@ -144,6 +147,7 @@ def judge(pair: Pair, *, proof: bool, controls: bool) -> Iterator[Row]:
         if case.truth is not None:
             rows[0].controls["truth"] = _loaded_error(case, case.fresh(), case.truth) <= TOLERANCE
     for row in rows:
+        row.seconds_build = case.seconds
         _judge(case, row, proof)
         row.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         yield row

@@ -1,32 +1,26 @@
 """`python -m benchmarks pairs`: map between public libraries, and judge every key and every function."""
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fnmatch import fnmatch
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.judge import EXAMPLES, Row, judge
+from benchmarks.output import progress, write_json
 from benchmarks.registry import GROUPS, PAIRS
 from benchmarks.registry.compat import install_pkg_resources
 from benchmarks.registry.pair import Pair
-from benchmarks.workers import Ended, run_all
+from benchmarks.workers import LIBRARIES, Ended, run_all
 
 WIDTH = 180  # of the table where the output is no terminal
-_VERSIONS = ("torch", "torchvision", "timm", "transformers", "pytorchcv")
 
 
 def command(
@@ -64,7 +58,8 @@ def command(
     for rows in _measured(chosen, work, jobs, seconds, packages):
         if json_file is not None:
             # After every pair: a run that is stopped is not lost.
-            write_json(json_file, rows, time.perf_counter() - start)
+            plain = [asdict(row) | {"ok": row.ok} for row in rows]
+            write_json(json_file, "pairs", plain, time.perf_counter() - start, totals=totals(rows))
     _print(rows, time.perf_counter() - start)
     if not all(row.ok for row in rows if row.ran):
         raise typer.Exit(1)
@@ -80,16 +75,12 @@ def _measured(
     chosen: list[Pair], function: Callable[[Any], Iterator[Any]], jobs: int, seconds: float, packages: Path | None
 ) -> Iterator[list[Row]]:
     """Yield the rows of all pairs so far, in the order of the registry, after every pair."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: dict[str, list[Row]] = {pair.id: [] for pair in chosen}
     folder = "" if packages is None else str(packages.resolve())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=len(chosen))
-        for ended in run_all(function, list(rows), jobs=jobs, seconds=seconds, packages=folder):
-            rows[ended.task] = _rows(ended)
-            progress.update(bar, description=ended.task, advance=1)
-            yield [row for found in rows.values() for row in found]
+    ends = run_all(function, list(rows), jobs=jobs, seconds=seconds, preload=LIBRARIES, packages=folder)
+    for ended in progress(ends, len(rows)):
+        rows[ended.task] = _rows(ended)
+        yield [row for found in rows.values() for row in found]
 
 
 def _rows(ended: Ended) -> list[Row]:
@@ -213,26 +204,3 @@ def totals(rows: list[Row]) -> list[str]:
         )
     lines.append(f"not run: {sum(not row.ran for row in rows)}")
     return lines
-
-
-def write_json(path: Path, rows: list[Row], seconds: float) -> None:
-    """Write the rows and what they depend on; the file is there whole, or not at all."""
-    data: dict[str, Any] = {
-        "benchmark": "pairs",
-        "versions": {name: metadata.version(name) for name in _VERSIONS}
-        | {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "threads": torch.get_num_threads(),
-        "seconds": seconds,
-        "totals": totals(rows),
-        "rows": [_plain(asdict(row)) | {"ok": row.ok} for row in rows],
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(value) if value in (float("inf"), float("-inf")) else value for key, value in row.items()}

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fxmap", "benchmarks.judge")
+# What most pairs need; imported once, and not for every pair.
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fxmap", "benchmarks.judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,13 @@ class Ended:
 
 
 def run_all(
-    function: Callable[[Any], Iterator[Any]], tasks: Sequence[Any], *, jobs: int, seconds: float, packages: str = ""
+    function: Callable[[Any], Iterator[Any]],
+    tasks: Sequence[Any],
+    *,
+    jobs: int = 1,
+    seconds: float,
+    preload: Sequence[str] = (),
+    packages: str = "",
 ) -> Iterator[Ended]:
     """Call a function on every task, `jobs` at a time, and yield what came of each, as they end.
 
@@ -33,11 +40,12 @@ def run_all(
         function: yields results, which are sent as they come; it is imported by name, so no lambda.
         tasks: what it is called with.
         seconds: a process that takes longer is killed.
+        preload: modules that the server imports.
         packages: a folder for the end of sys.path.
     """
     # A server imports the libraries once, before any thread exists, and forks for every task.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_LIBRARIES))
+    context.set_forkserver_preload(list(preload))
 
     def one(task: Any) -> Ended:
         receiver, sender = context.Pipe(duplex=False)
