@@ -1,8 +1,8 @@
 """`python -m benchmarks speed`: what each stage costs, and how it grows.
 
-All seconds are those of one thread on the CPU, which neighbours disturb less than the clock; `map` is also given by the clock.
-The floor beside it is what nobody can do without: building the two models, one forward pass, load_state_dict. Exponents are
-fitted to the generated networks: seconds = c * operations ** exponent, by least squares of the logarithms.
+Seconds are those of one thread on the CPU, which neighbours disturb less than the clock. The floor beside them is what
+nobody can do without: building the two models, one forward pass, load_state_dict. Exponents are fitted to the generated
+networks: seconds = c * operations ** exponent, by least squares of the logarithms.
 """
 
 import math

@@ -39,7 +39,7 @@ def run_all(
     Args:
         function: yields results, which are sent as they come; it is imported by name, so no lambda.
         tasks: what it is called with.
-        seconds: a process that takes longer is killed.
+        seconds: a process that takes longer for its task is killed.
         preload: modules that the server imports.
         packages: a folder for the end of sys.path.
     """
@@ -52,7 +52,7 @@ def run_all(
         process = context.Process(target=_work, args=(function, task, sender, packages), daemon=True)
         process.start()
         sender.close()
-        results, failure = _received(receiver, time.monotonic() + seconds)
+        results, failure = _received(receiver, seconds)
         if failure is None:
             process.kill()
             failure = f"stopped after {seconds:g} s"
@@ -67,19 +67,24 @@ def run_all(
 
 
 _DIED = "died"
+_START_SECONDS = 300  # for importing libraries, which is not the task's
 
 
-def _received(receiver: Connection, deadline: float) -> tuple[tuple[Any, ...], str | None]:
+def _received(receiver: Connection, seconds: float) -> tuple[tuple[Any, ...], str | None]:
     """Collect results until the process says how it ended; None where time is over."""
     results = []
+    deadline = time.monotonic() + _START_SECONDS
     while receiver.poll(max(deadline - time.monotonic(), 0)):
         try:
             kind, value = receiver.recv()
         except EOFError:
             return tuple(results), _DIED
-        if kind == "end":
+        if kind == "begin":
+            deadline = time.monotonic() + seconds
+        elif kind == "end":
             return tuple(results), value
-        results.append(value)
+        else:
+            results.append(value)
     return tuple(results), None
 
 
@@ -91,6 +96,7 @@ def _work(function: Callable[[Any], Iterable[Any]], task: Any, sender: Connectio
     with open(os.devnull, "w") as null:
         os.dup2(null.fileno(), 1)
         os.dup2(null.fileno(), 2)
+        sender.send(("begin", None))
         try:
             for result in function(task):
                 sender.send(("result", result))

@@ -334,7 +334,7 @@ PAIRS = (
         "torchvision:swin_v2_custom->transformers:swinv2",
         "swin_v2",
         0.59,
-        torchvision_swin_v2(),
+        torchvision_swin_v2,
         TRANSFORMERS_SWINV2,
         images(64),
         hard=True,
