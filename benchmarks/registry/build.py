@@ -1,6 +1,7 @@
 """Builders of models from the public libraries: each returns a function that builds, so that nothing is imported early."""
 
 import importlib
+import pkgutil
 from typing import Any
 
 from torch import nn
@@ -44,13 +45,8 @@ def transformers(model: str, config: str, part: str = "", **options: Any) -> Bui
 
 
 def call(path: str, *args: Any, **options: Any) -> Build:
-    """Build by a function or class of any package, such as "monai.networks.nets.DenseNet121"."""
-
-    def build() -> nn.Module:
-        module, _, name = path.rpartition(".")
-        return getattr(importlib.import_module(module), name)(*args, **options)  # type: ignore[no-any-return]
-
-    return build
+    """Build by a function or class of any package, such as "monai.networks.nets:DenseNet121"."""
+    return lambda: pkgutil.resolve_name(path)(*args, **options)
 
 
 def torchvision_vit(**options: Any) -> Build:
@@ -64,4 +60,4 @@ def torchvision_vit(**options: Any) -> Build:
         "mlp_dim": 512,
         "num_classes": 17,
     }
-    return call("torchvision.models.vision_transformer.VisionTransformer", **(size | options))
+    return call("torchvision.models.vision_transformer:VisionTransformer", **(size | options))

@@ -45,7 +45,7 @@ def torchtune(family: str, **options: Any) -> Build:
 
     def build() -> nn.Module:
         install_nf4()
-        return call(f"torchtune.models.{family}._component_builders.{family}", **options)()
+        return call(f"torchtune.models.{family}._component_builders:{family}", **options)()
 
     return build
 

@@ -12,27 +12,27 @@ from benchmarks.registry.pair import Build, Pair, entering, features, images, it
 
 def pretrainedmodels(name: str) -> Build:
     """Build a model of Cadene's pretrained-models."""
-    return call(f"pretrainedmodels.{name}", num_classes=1000, pretrained=None)
+    return call(f"pretrainedmodels:{name}", num_classes=1000, pretrained=None)
 
 
 def torchreid(name: str) -> Build:
     """Build a model of torchreid."""
-    return call("torchreid.models.build_model", name, num_classes=17, pretrained=False, use_gpu=False)
+    return call("torchreid:models.build_model", name, num_classes=17, pretrained=False, use_gpu=False)
 
 
 def geffnet(name: str) -> Build:
     """Build a model of geffnet, the forerunner of timm's EfficientNets."""
-    return call("geffnet.create_model", name, pretrained=False)
+    return call("geffnet:create_model", name, pretrained=False)
 
 
 def smp_encoder(name: str) -> Build:
     """Build an encoder of segmentation_models_pytorch: it returns a list of feature maps."""
-    return call("segmentation_models_pytorch.encoders.get_encoder", name, in_channels=3, depth=5, weights=None)
+    return call("segmentation_models_pytorch.encoders:get_encoder", name, in_channels=3, depth=5, weights=None)
 
 
 def classy(**config: Any) -> Build:
     """Build a model of ClassyVision from a configuration."""
-    return call("classy_vision.models.build_model", config)
+    return call("classy_vision.models:build_model", config)
 
 
 def classy_regnet(**params: Any) -> Build:
@@ -64,7 +64,7 @@ def pretrained_vit() -> nn.Module:
 
 
 SAM = call(
-    "segment_anything.modeling.ImageEncoderViT",
+    "segment_anything.modeling:ImageEncoderViT",
     img_size=64,
     patch_size=8,
     embed_dim=64,
@@ -76,7 +76,7 @@ SAM = call(
     global_attn_indexes=(1, 3),
 )
 OPEN_CLIP_RESNET = call(
-    "open_clip.modified_resnet.ModifiedResNet", [3, 4, 6, 3], output_dim=32, heads=32, image_size=64, width=64
+    "open_clip.modified_resnet:ModifiedResNet", [3, 4, 6, 3], output_dim=32, heads=32, image_size=64, width=64
 )
 
 
@@ -118,7 +118,7 @@ TRANSFORMERS_SEGFORMER_ENCODER = transformers(
     mlp_ratios=[4, 4, 4, 4],
 )
 SMP_SEGFORMER = call(
-    "segmentation_models_pytorch.Segformer", "mit_b0", encoder_weights=None, classes=5, decoder_segmentation_channels=64
+    "segmentation_models_pytorch:Segformer", "mit_b0", encoder_weights=None, classes=5, decoder_segmentation_channels=64
 )
 TRANSFORMERS_SEGFORMER = transformers(
     "SegformerForSemanticSegmentation",
@@ -280,7 +280,7 @@ PAIRS = (
         "torchxrayvision:densenet->torchvision:densenet121",
         "densenet",
         6.97,
-        call("torchxrayvision.models.DenseNet", num_classes=18, in_channels=3, weights=None),
+        call("torchxrayvision.models:DenseNet", num_classes=18, in_channels=3, weights=None),
         torchvision("densenet121", num_classes=18),
         images(64),
     ),
@@ -288,7 +288,7 @@ PAIRS = (
         "monai:densenet121->torchvision:densenet121",
         "densenet",
         6.97,
-        call("monai.networks.nets.DenseNet121", spatial_dims=2, in_channels=3, out_channels=17),
+        call("monai.networks.nets:DenseNet121", spatial_dims=2, in_channels=3, out_channels=17),
         torchvision("densenet121", num_classes=17),
         images(64),
     ),
@@ -296,7 +296,7 @@ PAIRS = (
         "monai:seresnet50->timm:legacy_seresnet50",
         "seresnet",
         26.07,
-        call("monai.networks.nets.SEResNet50", spatial_dims=2, in_channels=3, num_classes=17),
+        call("monai.networks.nets:SEResNet50", spatial_dims=2, in_channels=3, num_classes=17),
         timm("legacy_seresnet50", num_classes=17),
         images(96),
     ),

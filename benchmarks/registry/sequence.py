@@ -76,8 +76,8 @@ def run_blocks(model: nn.Sequential, hidden: Tensor) -> Tensor:
 
 def openai_whisper() -> nn.Module:
     """Build a small Whisper of the openai-whisper package."""
-    dimensions = call("whisper.model.ModelDimensions", 80, 50, 64, 4, 3, 100, 32, 64, 4, 3)()
-    return call("whisper.model.Whisper", dimensions)()
+    dimensions = call("whisper.model:ModelDimensions", 80, 50, 64, 4, 3, 100, 32, 64, 4, 3)()
+    return call("whisper.model:Whisper", dimensions)()
 
 
 def spectrum_and_tokens() -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def transformers_whisper_logits(model: nn.Module, spectrum: Tensor, tokens: Tens
 def torchaudio_wav2vec2(mode: str, *, norm_first: bool) -> Build:
     """Build a small wav2vec 2.0 of torchaudio."""
     return call(
-        "torchaudio.models.wav2vec2_model",
+        "torchaudio.models:wav2vec2_model",
         extractor_mode=mode,
         extractor_conv_layer_config=[(32, 10, 5), (32, 3, 2), (32, 3, 2), (32, 2, 2)],
         extractor_conv_bias=False,
@@ -118,8 +118,8 @@ def torchaudio_wav2vec2(mode: str, *, norm_first: bool) -> Build:
     )
 
 
-DEMUCS = call("demucs.hdemucs.HDemucs", sources=["a", "b"], audio_channels=1, channels=8)
-TORCHAUDIO_DEMUCS = call("torchaudio.models.HDemucs", sources=["a", "b"], audio_channels=1, channels=8)
+DEMUCS = call("demucs.hdemucs:HDemucs", sources=["a", "b"], audio_channels=1, channels=8)
+TORCHAUDIO_DEMUCS = call("torchaudio.models:HDemucs", sources=["a", "b"], audio_channels=1, channels=8)
 TRANSFORMERS_BERT_ENCODER = transformers(
     "BertModel",
     "BertConfig",

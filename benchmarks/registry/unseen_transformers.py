@@ -60,7 +60,7 @@ SWIN = transformers(
     num_labels=17,
 )
 TORCHVISION_SWIN = call(
-    "torchvision.models.swin_transformer.SwinTransformer",
+    "torchvision.models.swin_transformer:SwinTransformer",
     patch_size=[2, 2],
     embed_dim=32,
     depths=[2, 2, 2],
