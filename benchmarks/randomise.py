@@ -6,7 +6,7 @@ switches a block off.
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ def randomise(model: nn.Module, seed: int, run: Callable[[nn.Module], Any]) -> N
                 done.add(id(parameter))
                 parameter.copy_(_drawn(module, name, parameter, generator))
     _set_statistics(model, generator, run)
-    nn.Module.eval(model)
 
 
 def _normal(tensor: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
@@ -65,32 +64,34 @@ def _fan_in(module: nn.Module, weight: Tensor) -> int:
     return weight[0].numel()
 
 
-def _norms(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        if getattr(module, "running_mean", None) is not None and hasattr(module, "momentum"):
-            yield module
-
-
 def _set_statistics(model: nn.Module, generator: torch.Generator, run: Callable[[nn.Module], Any]) -> None:
-    """Give every batch norm the statistics of what enters it, disturbed."""
-    norms = list(_norms(model))
-    if not norms:
-        return
+    """Give every batch norm the statistics of what enters it first, disturbed; what is not run gets random ones."""
     nn.Module.eval(model)
-    momenta = [norm.momentum for norm in norms]
+    norms = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
     for norm in norms:
-        norm.running_mean.copy_(_normal(norm.running_mean, 0.3, generator))
-        norm.running_var.copy_(_uniform(norm.running_var, 0.5, 1.5, generator))
-        norm.momentum = 1.0
-        norm.training = True
-    run(model)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.training = False
-        mean, var = norm.running_mean, norm.running_var
-        var.nan_to_num_(1.0, 1.0, 1.0).clamp_(max=1e12)
-        var.mul_(_uniform(var, 0.6, 1.4, generator)).add_(0.02 + 0.05 * var.mean())
-        mean.nan_to_num_(0.0, 0.0, 0.0).add_(_normal(mean, 0.2, generator) * var.sqrt())
+        _fill(norm, _normal(norm.running_mean, 0.3, generator), _uniform(norm.running_var, 0.5, 1.5, generator))
+    done: set[nn.Module] = set()
+
+    def measure(norm: Any, args: tuple[Any, ...]) -> None:
+        if norm in done or not args or not isinstance(args[0], Tensor):
+            return
+        done.add(norm)
+        var, mean = torch.var_mean(args[0], [d for d in range(args[0].dim()) if d != 1], unbiased=False)
+        var = var * _uniform(var, 0.6, 1.4, generator) + 0.02 + 0.05 * var.mean()
+        _fill(norm, mean + _normal(mean, 0.2, generator) * var.sqrt(), var)
+
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    try:
+        if norms:
+            run(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _fill(norm: Any, mean: Tensor, var: Tensor) -> None:
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
 
 
 def clear_caches(model: nn.Module) -> None:
