@@ -24,7 +24,9 @@ WIDTH = 180  # of the table where the output is no terminal
 
 
 def command(
-    only: Annotated[str, typer.Option(help="Only pairs whose id matches this pattern, such as 'timm:vit*'.")] = "*",
+    only: Annotated[
+        str, typer.Option(help="Only pairs whose id matches one of these patterns, such as 'timm:vit*,*swin*'.")
+    ] = "*",
     group: Annotated[str, typer.Option(help="known: with truth maps; unseen: without; or all.")] = "known",
     hard: Annotated[bool, typer.Option("--hard", help="Only pairs that none of the controls gets right.")] = False,
     max_params: Annotated[float, typer.Option(help="Only pairs up to so many million parameters.")] = float("inf"),
@@ -44,7 +46,9 @@ def command(
     chosen = [
         pair
         for pair in GROUPS.get(group, PAIRS).values()
-        if fnmatch(pair.id, only) and pair.params <= max_params and (pair.hard or not hard)
+        if any(fnmatch(pair.id, pattern) for pattern in only.split(","))
+        and pair.params <= max_params
+        and (pair.hard or not hard)
     ]
     if not chosen:
         raise typer.BadParameter(f"no pair matches {only!r} and the other options", param_hint="--only")
