@@ -84,8 +84,8 @@ def result_changes(before: Row, after: Row) -> Iterator[Change]:
                 better = (second > first) == (column in _HIGH)
                 yield Change(name, column, f"{first:g}", f"{second:g}", better)
         if bool(old[name].get("failure")) != bool(new[name].get("failure")):
-            failures = [str(rows[name].get("failure") or "none") for rows in (old, new)]
-            yield Change(name, "failure", *failures, not new[name].get("failure"))
+            first_failure, second_failure = (str(rows[name].get("failure") or "none") for rows in (old, new))
+            yield Change(name, "failure", first_failure, second_failure, not new[name].get("failure"))
 
 
 def time_changes(before: Row, after: Row) -> Iterator[Change]:

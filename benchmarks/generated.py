@@ -34,7 +34,8 @@ class _Block(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gate * self.down(self.act(self.up(self.norm(x))))
+        hidden: Tensor = self.down(self.act(self.up(self.norm(x))))
+        return x + self.gate * hidden
 
 
 class Shuffled(nn.Module):
@@ -44,7 +45,7 @@ class Shuffled(nn.Module):
         super().__init__()
         rng = random.Random(seed)
         self.steps = [(rng.choice(WIDTHS), rng.choice((F.relu, F.silu, F.tanh))) for _ in range(blocks)]
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for i, (width, _) in enumerate(self.steps):
             shapes |= {f"a{i}": (8,), f"b{i}": (8,), f"c{i}": (width, 8), f"d{i}": (width,)}
             shapes |= {f"e{i}": (8, width), f"f{i}": (8,), f"g{i}": (8,)}
@@ -133,7 +134,7 @@ class _JoinedLayer(nn.Module):
 
 
 def _heads(x: Tensor, size: int) -> Tensor:
-    return x.unflatten(-1, (-1, size)).transpose(1, 2)
+    return x.view(*x.shape[:-1], -1, size).transpose(1, 2)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

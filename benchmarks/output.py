@@ -4,7 +4,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,14 +18,14 @@ T = TypeVar("T")
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "pytorchcv")
 
 
-def progress(results: Iterable[T], total: int) -> Iterator[T]:
-    """Yield results as they come, and show how many there are, on a terminal only."""
+def progress(results: Iterable[T], total: int, name: Callable[[T], str]) -> Iterator[T]:
+    """Yield results as they come, and show the last one's name and how many there are, on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         bar = shown.add_task("", total=total)
         for result in results:
-            shown.update(bar, description=str(getattr(result, "task", "")), advance=1)
+            shown.update(bar, description=name(result), advance=1)
             yield result
 
 

@@ -82,7 +82,7 @@ def _measured(
     rows: dict[str, list[Row]] = {pair.id: [] for pair in chosen}
     folder = "" if packages is None else str(packages.resolve())
     ends = run_all(function, list(rows), jobs=jobs, seconds=seconds, preload=LIBRARIES, packages=folder)
-    for ended in progress(ends, len(rows)):
+    for ended in progress(ends, len(rows), lambda ended: ended.task):
         rows[ended.task] = _rows(ended)
         yield [row for found in rows.values() for row in found]
 

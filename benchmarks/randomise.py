@@ -67,7 +67,7 @@ def _fan_in(module: nn.Module, weight: Tensor) -> int:
 def _set_statistics(model: nn.Module, generator: torch.Generator, run: Callable[[nn.Module], Any]) -> None:
     """Give every batch norm the statistics of what enters it first, disturbed; what is not run gets random ones."""
     nn.Module.eval(model)
-    norms = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+    norms: list[Any] = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
     for norm in norms:
         _fill(norm, _normal(norm.running_mean, 0.3, generator), _uniform(norm.running_var, 0.5, 1.5, generator))
     done: set[nn.Module] = set()

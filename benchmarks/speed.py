@@ -83,7 +83,8 @@ def command(
     tasks += [META] if meta and not quick else []
     start = time.perf_counter()
     rows: list[Row] = []
-    for ended in progress(run_all(measure, tasks, seconds=seconds, preload=("torch", "fxmap")), len(tasks)):
+    ends = run_all(measure, tasks, seconds=seconds, preload=("torch", "fxmap"))
+    for ended in progress(ends, len(tasks), lambda ended: ended.task):
         rows += ended.results or [Row(ended.task, "failed", failure=ended.failure)]
         if json_file is not None:
             write_json(json_file, "speed", rows_of(rows), time.perf_counter() - start, exponents=exponents(rows))

@@ -72,7 +72,7 @@ _START_SECONDS = 300  # for importing libraries, which is not the task's
 
 def _received(receiver: Connection, seconds: float) -> tuple[tuple[Any, ...], str | None]:
     """Collect results until the process says how it ended; None where time is over."""
-    results = []
+    results: list[Any] = []
     deadline = time.monotonic() + _START_SECONDS
     while receiver.poll(max(deadline - time.monotonic(), 0)):
         try:

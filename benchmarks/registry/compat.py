@@ -40,4 +40,4 @@ def install_nf4() -> None:
     except ImportError:
         dtypes = sys.modules["torchao.dtypes"] = ModuleType("torchao.dtypes")
     sys.modules[nf4.__name__] = dtypes.nf4tensor = nf4
-    dtypes.NF4Tensor, dtypes.to_nf4 = nf4.NF4Tensor, None  # type: ignore[attr-defined]
+    dtypes.NF4Tensor, dtypes.to_nf4 = nf4.NF4Tensor, None

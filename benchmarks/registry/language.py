@@ -9,7 +9,7 @@ from benchmarks.registry.build import call, transformers
 from benchmarks.registry.compat import install_nf4
 from benchmarks.registry.pair import Build, Pair, tokens
 
-SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SPECIAL_TOKENS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def litgpt(**options: Any) -> Build:

@@ -28,7 +28,8 @@ def _renamed(model: nn.Module, rng: random.Random, shuffled: bool) -> nn.Module:
     root = nn.Module()
     for target in order:
         _put(root, names[target], _get(traced, target))
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in traced.graph.nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if node.op in ("call_module", "get_attr"):

@@ -47,7 +47,7 @@ def classy_regnet(**params: Any) -> Build:
 
 def pretrained_vit() -> nn.Module:
     """Build a vision transformer of pytorch_pretrained_vit."""
-    module = importlib.import_module("pytorch_pretrained_vit.model")
+    module: Any = importlib.import_module("pytorch_pretrained_vit.model")
     # The package reads this name and defines it nowhere.
     module.resize_positional_embedding = False
     return module.ViT(  # type: ignore[no-any-return]

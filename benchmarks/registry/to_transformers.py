@@ -13,7 +13,7 @@ def torchvision_swin_v2() -> nn.Module:
     """Build a small Swin v2 of torchvision, by its classes: its builders have one size each."""
     from torchvision.models import swin_transformer
 
-    return swin_transformer.SwinTransformer(
+    return swin_transformer.SwinTransformer(  # type: ignore[no-any-return]
         patch_size=[2, 2],
         embed_dim=32,
         depths=[2, 2, 2],

@@ -42,8 +42,8 @@ _LIBRARIES = {"torchvision": torchvision, "timm": timm, "pytorchcv": pytorchcv}
 
 
 def _pair(family: str, params: float, src: str, dst: str, size: int) -> Pair:
-    builds = [_LIBRARIES[library](name) for library, name in (full.split(":") for full in (src, dst))]
-    return Pair(f"{src}->{dst}", family, params, *builds, images(size, batch=1 if size > 200 else 2))
+    ours, theirs = (_LIBRARIES[library](name) for library, name in (full.split(":") for full in (src, dst)))
+    return Pair(f"{src}->{dst}", family, params, ours, theirs, images(size, batch=1 if size > 200 else 2))
 
 
 PAIRS = tuple(_pair(*names) for names in _NAMES)

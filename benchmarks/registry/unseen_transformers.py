@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from benchmarks.registry.build import call, timm, torchvision, transformers
 from benchmarks.registry.pair import Pair, features, images, tokens
 
-_VIT = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
-_TIMM_VIT = {"img_size": 64, "embed_dim": 128, "depth": 4, "num_heads": 4}
-_LANGUAGE = {
+_VIT: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+_TIMM_VIT: dict[str, Any] = {"img_size": 64, "embed_dim": 128, "depth": 4, "num_heads": 4}
+_LANGUAGE: dict[str, Any] = {
     "vocab_size": 100,
     "hidden_size": 64,
     "intermediate_size": 160,
