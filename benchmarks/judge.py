@@ -168,7 +168,7 @@ def _judge(case: Case, row: Row, proof: bool) -> None:
         made = dict(mapping.apply(case.src.state_dict()))
     except Exception as error:  # a benchmark of many pairs must survive whatever one of them raises
         row.failure = f"{type(error).__name__}: {error}"
-        row.missing = row.keys = len(case.truth or ())
+        row.missing = row.keys = len(_judged_keys(case))
         return
     row.rungs = [str(rung) for rung in mapping.knowledge.rungs]
     row.notes = list(mapping.knowledge.notes)
@@ -208,11 +208,13 @@ def _loaded_error(case: Case, dst: nn.Module, made: State) -> float:
 def _count(case: Case, row: Row, made: State, dst: State) -> None:
     """Count keys that are right, wrong and missing."""
     if case.truth is None:
-        row.keys = sum(value.is_floating_point() for value in dst.values())
-        row.missing_keys = [key for key, value in dst.items() if value.is_floating_point() and key not in made]
-        row.missing = 0 if row.equal else len(row.missing_keys)
-        row.right = row.keys - len(row.missing_keys) if row.equal else 0
-        row.wrong = row.keys - row.right - row.missing if not row.equal else 0
+        keys = _judged_keys(case)
+        absent = [key for key in keys if key not in made]
+        # Which keys are wrong is not known; where the function is equal, none is, and what is absent does not matter.
+        row.keys, row.right, row.unread_missing = len(keys), len(keys) - len(absent), len(absent)
+        if not row.equal:
+            row.right, row.wrong, row.missing, row.missing_keys = 0, row.right, len(absent), absent
+            row.unread_missing = 0
         return
     right, wrong, missing, unread = 0, [], [], 0
     for key, value in case.truth.items():
@@ -227,6 +229,12 @@ def _count(case: Case, row: Row, made: State, dst: State) -> None:
     row.keys, row.right, row.wrong = len(case.truth), right, len(wrong)
     row.missing, row.unread_missing = len(missing), unread
     row.wrong_keys, row.missing_keys = wrong, missing
+
+
+def _judged_keys(case: Case) -> list[str]:
+    if case.truth is not None:
+        return list(case.truth)
+    return [key for key, value in nn.Module.state_dict(case.dst).items() if value.is_floating_point()]
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:
