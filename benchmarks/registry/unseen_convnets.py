@@ -17,7 +17,6 @@ _NAMES = (
     ("efficientnet", 5.3, "torchvision:efficientnet_b0", "timm:efficientnet_b0", 64),
     ("efficientnet", 7.8, "pytorchcv:efficientnet_b1", "torchvision:efficientnet_b1", 64),
     ("efficientnet", 5.3, "pytorchcv:efficientnet_b0b", "timm:tf_efficientnet_b0", 64),
-    ("efficientnet_edge", 5.4, "pytorchcv:efficientnet_edge_small_b", "timm:tf_efficientnet_es", 64),
     ("mixnet", 7.3, "pytorchcv:mixnet_l", "timm:mixnet_l", 224),
     ("dla", 15.7, "pytorchcv:dla34", "timm:dla34", 224),
     ("dla", 1.3, "timm:dla46_c", "pytorchcv:dla46c", 224),
@@ -27,13 +26,11 @@ _NAMES = (
     ("hrnet", 15.6, "timm:hrnet_w18_small_v2", "pytorchcv:hrnet_w18_small_v2", 224),
     ("resnest", 10.6, "pytorchcv:resnestabc14", "timm:resnest14d", 224),
     ("inception_resnet_v2", 55.8, "pytorchcv:inceptionresnetv2", "timm:inception_resnet_v2", 299),
-    ("seresnext", 27.6, "pytorchcv:seresnext50_32x4d", "timm:legacy_seresnext50_32x4d", 224),
-    ("seresnet", 11.8, "pytorchcv:seresnet18", "timm:legacy_seresnet18", 224),
+    ("seresnext", 27.6, "pytorchcv:seresnext50_32x4d", "timm:seresnext50_32x4d", 224),
+    ("seresnet", 11.8, "pytorchcv:seresnet18", "timm:seresnet18", 224),
     ("regnet", 9.2, "pytorchcv:regnetx016", "timm:regnetx_016", 224),
     ("regnet", 11.2, "pytorchcv:regnety016", "torchvision:regnet_y_1_6gf", 224),
     ("regnet", 9.2, "torchvision:regnet_x_1_6gf", "timm:regnetx_016", 64),
-    ("tresnet", 31.4, "pytorchcv:tresnet_m", "timm:tresnet_m", 224),
-    ("fbnet", 5.6, "timm:fbnetc_100", "pytorchcv:fbnet_cb", 224),
     ("spnasnet", 4.4, "timm:spnasnet_100", "pytorchcv:spnasnet", 224),
     ("mnasnet", 3.9, "timm:semnasnet_100", "pytorchcv:mnasnet_a1", 224),
 )
@@ -46,4 +43,14 @@ def _pair(family: str, params: float, src: str, dst: str, size: int) -> Pair:
     return Pair(f"{src}->{dst}", family, params, ours, theirs, images(size, batch=1 if size > 200 else 2))
 
 
-PAIRS = tuple(_pair(*names) for names in _NAMES)
+PAIRS = (
+    *(_pair(*names) for names in _NAMES),
+    Pair(
+        "timm:fbnetc_100->pytorchcv:fbnet_cb",
+        "fbnet",
+        5.6,
+        timm("fbnetc_100", bn_eps=0.001),
+        pytorchcv("fbnet_cb"),
+        images(224, batch=1),
+    ),
+)

@@ -87,7 +87,6 @@ MOBILEVITV2 = transformers(
     "MobileViTV2ForImageClassification", "MobileViTV2Config", width_multiplier=0.5, image_size=128, num_labels=17
 )
 PVT_V2 = transformers("PvtV2ForImageClassification", "PvtV2Config", num_labels=17)
-SWIFTFORMER = transformers("SwiftFormerForImageClassification", "SwiftFormerConfig", num_labels=17)
 HIERA = transformers("HieraForImageClassification", "HieraConfig", depths=[1, 2, 7, 2], num_labels=17)
 HGNET_V2 = transformers(
     "HGNetV2Backbone",
@@ -134,6 +133,16 @@ ROBERTA = transformers("RobertaModel", "RobertaConfig", vocab_size=100, max_posi
 ELECTRA = transformers(
     "ElectraModel", "ElectraConfig", vocab_size=100, max_position_embeddings=64, embedding_size=128, **_VIT
 )
+
+
+def class_token(model: nn.Module, image: Tensor) -> Any:
+    """Return the class token behind the last norm, of a model of timm."""
+    return features(model, image)[:, 0]
+
+
+def pooled(model: nn.Module, image: Tensor) -> Any:
+    """Return the pooled output of a model of transformers."""
+    return model(image).pooler_output
 
 
 def hidden_states(model: nn.Module, image: Tensor) -> Any:
@@ -209,8 +218,8 @@ PAIRS = (
         TIMM_CLIP,
         CLIP,
         images(64),
-        src_out=features,
-        dst_out=hidden_states,
+        src_out=class_token,
+        dst_out=pooled,
     ),
     Pair(
         "transformers:clip_vision->timm:clip_vision",
@@ -219,8 +228,8 @@ PAIRS = (
         CLIP,
         TIMM_CLIP,
         images(64),
-        src_out=hidden_states,
-        dst_out=features,
+        src_out=pooled,
+        dst_out=class_token,
     ),
     Pair(
         "timm:siglip_vision->transformers:siglip_vision",
@@ -250,14 +259,6 @@ PAIRS = (
     ),
     Pair("timm:pvt_v2_b0->transformers:pvt_v2", "pvt_v2", 3.4, timm("pvt_v2_b0", num_classes=17), PVT_V2, images(128)),
     Pair(
-        "timm:swiftformer_xs->transformers:swiftformer",
-        "swiftformer",
-        3.1,
-        timm("swiftformer_xs", num_classes=17),
-        SWIFTFORMER,
-        images(224),
-    ),
-    Pair(
         "timm:hiera_tiny_224->transformers:hiera",
         "hiera",
         27.1,
@@ -266,7 +267,14 @@ PAIRS = (
         images(224, batch=1),
     ),
     Pair(
-        "timm:hgnetv2_b0->transformers:hgnet_v2", "hgnet_v2", 6.0, timm("hgnetv2_b0", num_classes=17), HGNET_V2, images(64)
+        "timm:hgnetv2_b0->transformers:hgnet_v2",
+        "hgnet_v2",
+        6.0,
+        timm("hgnetv2_b0", num_classes=17),
+        HGNET_V2,
+        images(64),
+        src_out=features,
+        dst_out=last_feature_map,
     ),
     Pair(
         "timm:tf_efficientnet_b0->transformers:efficientnet",
