@@ -27,7 +27,6 @@ _NAMES = (
     ("resnest", 10.6, "pytorchcv:resnestabc14", "timm:resnest14d", 224),
     ("inception_resnet_v2", 55.8, "pytorchcv:inceptionresnetv2", "timm:inception_resnet_v2", 299),
     ("seresnext", 27.6, "pytorchcv:seresnext50_32x4d", "timm:seresnext50_32x4d", 224),
-    ("seresnet", 11.8, "pytorchcv:seresnet18", "timm:seresnet18", 224),
     ("regnet", 9.2, "pytorchcv:regnetx016", "timm:regnetx_016", 224),
     ("regnet", 11.2, "pytorchcv:regnety016", "torchvision:regnet_y_1_6gf", 224),
     ("regnet", 9.2, "torchvision:regnet_x_1_6gf", "timm:regnetx_016", 64),
