@@ -2,16 +2,13 @@
 
 import typer
 
-from benchmarks import forms
+from benchmarks import compare, forms, pairs, speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("forms")(forms.command)
-
-
-@app.callback()
-def main() -> None:
-    """Measure fxmap."""
-    # A callback keeps the name of the subcommand necessary while there is only one.
+app.command("pairs")(pairs.command)
+app.command("compare")(compare.command)
+app.command("speed")(speed.command)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,19 @@ model has ReLU where the float model has ReLU6.
 
 import gc
 import importlib
-import json
-import math
-import os
-import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.measure import PAIRS, Row, measure, subject, versions
+from benchmarks.measure import PAIRS, Row, measure, subject
+from benchmarks.output import progress, write_json
 from benchmarks.recipes import MODELS
 
 QUICK_MODELS = ("shufflenet_v2_x0_5", "resnet18")
@@ -53,7 +49,7 @@ def command(
     seconds = time.perf_counter() - start
     _print(rows, seconds, proof)
     if json_file is not None:
-        write_json(json_file, rows, seconds)
+        write_json(json_file, "forms", [asdict(row) | {"ok": row.ok} for row in rows], seconds)
     if not all(row.ok for row in rows):
         raise typer.Exit(1)
 
@@ -76,21 +72,15 @@ def _chosen(text: str, known: Iterable[str], default: tuple[str, ...], what: str
 
 
 def _measured(names: tuple[str, ...], kinds: tuple[str, ...], proof: bool) -> list[Row]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    rows = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(names) * len(kinds))
+    def measured() -> Iterator[Row]:
         for name in names:
-            progress.update(task, description=name)
             model = subject(name)
             for kind in kinds:
-                progress.update(task, description=f"{name} {kind}")
-                rows.append(measure(model, kind, proof=proof))
+                yield measure(model, kind, proof=proof)
                 # Models are cycles of references (hooks of observers), and large.
                 gc.collect()
-                progress.advance(task)
-    return rows
+
+    return list(progress(measured(), len(names) * len(kinds), lambda row: f"{row.model} {row.form}"))
 
 
 def _alarm(count: int) -> str:
@@ -190,27 +180,3 @@ def _trouble(row: Row) -> str:
     if row.refolded is False:
         parts.append("folding again does not give the dequantized weights")
     return "; ".join(part for part in parts if part)
-
-
-def write_json(path: Path, rows: list[Row], seconds: float) -> None:
-    """Write the rows and what they depend on; the file is there whole, or not at all."""
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    data: dict[str, Any] = {
-        "benchmark": "forms",
-        "versions": versions() | machine,
-        "seconds": seconds,
-        "rows": [_plain(asdict(row)) | {"ok": row.ok} for row in rows],
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Write what is no number in JSON (an infinite SQNR: no noise at all) as a string."""
-    return {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-    }

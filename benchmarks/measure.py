@@ -249,10 +249,3 @@ def _snapshot(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _snapshot(part) for key, part in value.items()}
     return tuple(_snapshot(part) for part in value) if isinstance(value, tuple) else value
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that the numbers depend on."""
-    import torchvision
-
-    return {"torch": torch.__version__, "torchvision": torchvision.__version__, "threads": str(torch.get_num_threads())}

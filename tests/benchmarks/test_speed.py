@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from benchmarks.generated import Decoder, JoinedDecoder, Residual, Shuffled
+from benchmarks.speed import Row, exponents, measure
+
+SMALL = {"layers": 2, "width": 32, "heads": 4, "groups": 2, "hidden": 48, "vocabulary": 50}
+
+
+def test_the_two_generated_networks_are_one():
+    src, dst = Residual(3, 0), Shuffled(3, 0)
+    names = {
+        "a": "norm.weight",
+        "b": "norm.bias",
+        "c": "up.weight",
+        "d": "up.bias",
+        "e": "down.weight",
+        "f": "down.bias",
+        "g": "gate",
+    }
+    state = src.state_dict()
+    dst.load_state_dict({key: state[f"blocks.{key[1:]}.{names[key[0]]}"] for key in dst.state_dict()})
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(dst(x), src(x))
+
+
+def test_the_two_decoders_are_one():
+    src, dst = Decoder(**SMALL), JoinedDecoder(**SMALL)
+    state = src.state_dict()
+    made = {
+        "output.weight": state["head.weight"],
+        "final.weight": state["norm.weight"],
+        "tokens.weight": state["embed.weight"],
+    }
+    for i in range(2):
+        part = {key: state[f"layers.{i}.{key}.weight"] for key in ("q", "k", "v", "o", "gate", "up", "down")}
+        norms = {"ln1": "attention_norm", "ln2": "hidden_norm"}
+        made |= {f"stack.{i}.{new}.weight": state[f"layers.{i}.{old}.weight"] for new, old in norms.items()}
+        made[f"stack.{i}.qkv.weight"] = torch.cat([part["q"], part["k"], part["v"]])
+        made[f"stack.{i}.fc1.weight"] = torch.cat([part["gate"], part["up"]])
+        made[f"stack.{i}.proj.weight"], made[f"stack.{i}.fc2.weight"] = part["o"], part["down"]
+    dst.load_state_dict(made)
+    tokens = torch.randint(0, 50, (2, 7))
+    torch.testing.assert_close(dst(tokens), src(tokens))
+
+
+def test_a_generated_network_is_mapped_and_every_stage_is_timed():
+    (row,) = measure("generated 60")
+    assert row.failure == ""
+    assert (row.mapped, row.missing) == (70, 0)
+    assert row.proof_ok
+    assert all(seconds > 0 for seconds in row.seconds.values())
+
+
+def test_exponents_are_fitted_to_generated_networks_alone():
+    rows = [Row("", "generated", n, seconds={"align": 3e-6 * n**1.5}) for n in (10, 100, 1000)]
+    rows.append(Row("", "real", 100, seconds={"align": 50.0}))
+    assert exponents(rows)["align"] == pytest.approx(1.5)
