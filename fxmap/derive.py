@@ -25,7 +25,7 @@ from fxmap.expressions import (
     take,
 )
 from fxmap.graph import Op, OpGraph
-from fxmap.layout import composed_expression, composed_terms, store
+from fxmap.layout import composed_expression, counterparts, store
 from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
 from fxmap.operands import Numbering
 from fxmap.simplify import simplify
@@ -94,16 +94,14 @@ def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivat
         shapes |= {path: place.shape for path, place in src.numbering.places.items()}
     leaves = {name: composed_expression(value, _numbering(src)) for name, value in src.composed.items()}
     own = {key: simplify(substitute(made, leaves), shapes) for key, made in found.expressions.items()}
-    result = replace(found, expressions=own)
+    mismatched = {key: replace(m, source=src.parts(m.source)[0]) for key, m in found.mismatched.items()}
+    result = replace(found, expressions=own, mismatched=mismatched)
     if not dst.composed:
         return result
-    composed = {
-        name: composed_terms(found.expressions[name], src, value) or (own.pop(name),)
-        for name, value in dst.composed.items()
-        if name in own
-    }
+    composed = {name: own.pop(name) for name in dst.composed if name in own}
     for name in composed:
-        own.pop(name, None)
+        for path, source in counterparts(found.expressions[name], src, dst, dst.composed[name]).items():
+            own.setdefault(path, Source(source))
     wanted = _numbering(dst).places.keys() - own.keys()
     made, reasons = store(composed, dst, wanted)
     own |= {path: simplify(expression, shapes) for path, expression in made.items()}

@@ -137,9 +137,13 @@ class OpGraph:
     def stored(self, tensor: Op) -> tuple[str, ...]:
         """Return the keys of the state dict that a tensor is, or is put together from."""
         assert tensor.key is not None
-        if tensor.key not in self.composed or self.numbering is None:
-            return (tensor.key,)
-        return self.numbering.paths(self.composed[tensor.key])
+        return self.parts(tensor.key)
+
+    def parts(self, key: str) -> tuple[str, ...]:
+        """Return the keys of the state dict that a tensor is put together from; its own where it is stored."""
+        if key not in self.composed or self.numbering is None:
+            return (key,)
+        return self.numbering.paths(self.composed[key])
 
     def copy(self) -> "OpGraph":
         """Return a graph that can be changed."""

@@ -103,19 +103,31 @@ def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf:
     return Reshape(Gather(joined, tuple(local.flatten().tolist())), (table.shape[0], *inner))
 
 
-def composed_terms(made: Expression, src: OpGraph, composition: Composition) -> tuple[Expression, ...]:
-    """Return what each term of a destination operand is, where it is the same sum as one of the source; else nothing."""
+def counterparts(made: Expression, src: OpGraph, ops: OpGraph, composition: Composition) -> dict[str, str]:
+    """Return which stored tensor is which, where a destination operand is put together as one of the source is.
+
+    Both have the same terms, each of elements of one tensor, at the same places: then the tensors correspond as a whole,
+    elements that are not read included.
+    """
     while isinstance(made, Reshape):
         made = made.of
     theirs = src.composed.get(made.key) if isinstance(made, Source) else None
-    if theirs is None or src.numbering is None or len(theirs.terms) != len(composition.terms) or len(theirs.terms) < 2:
-        return ()
-    if theirs.shift != composition.shift or any(
-        a.factor != b.factor or a.numbers.numel() != b.numbers.numel()
-        for a, b in zip(theirs.terms, composition.terms, strict=True)
-    ):
-        return ()
-    return tuple(Reshape(arrange(term.numbers, src.numbering, Source), composition.shape) for term in theirs.terms)
+    if theirs is None or src.numbering is None or ops.numbering is None or theirs.shift != composition.shift:
+        return {}
+    if len(theirs.terms) != len(composition.terms):
+        return {}
+    pairs: dict[str, str] = {}
+    for a, b in zip(theirs.terms, composition.terms, strict=True):
+        source, target = src.numbering.sole(a.numbers), ops.numbering.sole(b.numbers)
+        if source is None or target is None or a.factor != b.factor or target in pairs:
+            return {}
+        ours, other = src.numbering.places[source], ops.numbering.places[target]
+        if ours.shape != other.shape or a.numbers.numel() != b.numbers.numel():
+            return {}
+        if not torch.equal(a.numbers.flatten() - ours.begin, b.numbers.flatten() - other.begin):
+            return {}
+        pairs[target] = source
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +140,12 @@ class _Block:
 
 
 def store(
-    expressions: Mapping[str, tuple[Expression, ...]], ops: OpGraph, wanted: Container[str]
+    expressions: Mapping[str, Expression], ops: OpGraph, wanted: Container[str]
 ) -> tuple[dict[str, Expression], dict[str, str]]:
     """Make stored tensors from the composed operands that hold their elements.
 
-    `expressions` are those of the composed operands by name, one for the whole or one for each term; `wanted` the tensors to
-    make. Where only the whole of a sum is known, one term takes all of it, and the others are zero: only their sum is read.
+    `expressions` are those of the composed operands by name, `wanted` the tensors to make. Where an operand is a sum, one term
+    takes all of it, and the others are zero: only their sum is read.
 
     Returns:
         The expressions, and for what cannot be made the reason.
@@ -160,14 +172,10 @@ def store(
 _UNKNOWN = -2
 
 
-def _blocks(name: str, composition: Composition, made: tuple[Expression, ...]) -> Iterator[_Block]:
+def _blocks(name: str, composition: Composition, made: Expression) -> Iterator[_Block]:
     """Part an operand into what its terms must be."""
     terms = composition.terms
-    if len(made) == len(terms) > 1:
-        for index, (term, expression) in enumerate(zip(terms, made, strict=True)):
-            yield _Block(f"{name}#{index}", term.numbers, expression)
-        return
-    whole = Shifted(made[0], -composition.shift) if composition.shift else made[0]
+    whole = Shifted(made, -composition.shift) if composition.shift else made
     taken = torch.zeros(composition.shape, dtype=torch.bool)
     # A term that repeats an element cannot take what differs from place to place.
     for index, term in sorted(enumerate(terms), key=lambda item: _repeats(item[1].numbers)):

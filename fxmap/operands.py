@@ -21,11 +21,25 @@ from fxmap.graph import kind_of
 from fxmap.normalize.identity import IDENTITIES
 from fxmap.normalize.movement import MOVEMENT
 
-_PARTS = {"slice", "select", "split", "split_with_sizes", "unsafe_split", "chunk", "unsafe_chunk", "unbind", "narrow", "getitem"}
+_PARTS = {
+    "slice",
+    "select",
+    "split",
+    "split_with_sizes",
+    "unsafe_split",
+    "chunk",
+    "unsafe_chunk",
+    "unbind",
+    "narrow",
+    "getitem",
+}
 _WHOLE = (MOVEMENT - _PARTS) | IDENTITIES
-_JOINS = {"cat", "stack", "constant_pad_nd", "roll", "flip", "index_select"}
+_JOINS = {"cat", "stack", "constant_pad_nd", "roll", "flip"}
+# Rows of a table, by constant numbers.
+_LOOKUPS = {"index", "index_select", "embedding"}
 _SUMS, _PRODUCTS = {"add", "sub"}, {"mul", "div"}
-_COMPOSING = _PARTS | _JOINS | _SUMS | _PRODUCTS
+_LAYERS = {"addmm", "mm", "linear", "convolution", "conv_transpose"}
+_COMPOSING = _PARTS | _JOINS | _LOOKUPS | _SUMS | _PRODUCTS
 # An operand of more elements than this is left as it is.
 _LIMIT = 50_000_000
 ZERO = -1
@@ -97,6 +111,11 @@ class Numbering:
         """Return the path of a tensor by index."""
         return self._paths[owner]
 
+    def sole(self, numbers: Tensor) -> str | None:
+        """Return the one tensor that all elements belong to, or None."""
+        owners = self.owners(numbers).unique().tolist()
+        return self._paths[owners[0]] if len(owners) == 1 and owners[0] != ZERO else None
+
     def paths(self, composition: Composition) -> tuple[str, ...]:
         """Return the tensors that a composition reads."""
         owners = [owner for term in composition.terms for owner in self.owners(term.numbers).unique().tolist()]
@@ -141,9 +160,14 @@ class Operands:
         return bool(own) and all(part in self._constants.nodes for part in rest)
 
     def _composed(self) -> Iterator[tuple[fx.Node, Composition]]:
-        read = {self._composing(node) for node in self.nodes if any(user not in self.nodes for user in node.users)}
-        for node in sorted(read - {None}, key=str):
-            assert node is not None
+        read: set[fx.Node] = set()
+        for node in self.nodes:
+            composing = self._composing(node)
+            if composing is not None:
+                kinds = {kind_of(user) for user in node.users if user not in self.nodes}
+                # A layer tells by what it reads in between how its weight is stored.
+                read |= ({composing} if kinds & _LAYERS else set()) | ({node} if kinds - _LAYERS else set())
+        for node in sorted(read, key=str):
             try:
                 value = self._follow(node)
             except _NotComposed:
@@ -184,7 +208,11 @@ class Operands:
         if not isinstance(value, fx.Node) or value not in self.nodes:
             value, other = other, value
         number = self._number(other)
-        if not isinstance(value, fx.Node) or value not in self.nodes or (kind_of(node) == "div" and value is not node.args[0]):
+        if (
+            not isinstance(value, fx.Node)
+            or value not in self.nodes
+            or (kind_of(node) == "div" and value is not node.args[0])
+        ):
             raise _NotComposed
         if kind_of(node) == "div":
             number = 1 / number

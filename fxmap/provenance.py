@@ -35,9 +35,7 @@ _PRODUCTS = {"mul", "div"}
 _SAME = 1e-3
 
 
-def split_joined(
-    ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]
-) -> OpGraph:
+def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> OpGraph:
     """Split every layer whose consumers see disjoint sets of its output channels, and order the rows of each part.
 
     Needs the shapes of values (`node.meta["shape"]`); layers whose shape is not known are left alone. `tensors` and
@@ -256,7 +254,10 @@ class _Flow:
             size = torch.zeros(trace.channels, dtype=value.dtype)
             size.index_add_(0, place[own], value[own].abs())
             given = _by_channel(source[root[place[~own]]], value[~own])
-            result |= {channel: _weighted(given[channel]) / float(size[channel]) if channel in given else 0.0 for channel in fed.values()}
+            result |= {
+                channel: _weighted(given[channel]) / float(size[channel]) if channel in given else 0.0
+                for channel in fed.values()
+            }
         return result
 
     def _run(self, trace: _Trace, channels: list[int]) -> dict[fx.Node, Any]:

@@ -115,7 +115,12 @@ def _fingerprint(value: Tensor) -> Tensor:
     size = square.sqrt()
     mean = flat.sum() / size
     return torch.stack(
-        (size.log(), mean.sign() * mean.abs().log1p(), torch.dot(squares, flat) / (size * fourth.sqrt()), (fourth / square**2).log())
+        (
+            size.log(),
+            mean.sign() * mean.abs().log1p(),
+            torch.dot(squares, flat) / (size * fourth.sqrt()),
+            (fourth / square**2).log(),
+        )
     )
 
 

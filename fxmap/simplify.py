@@ -58,7 +58,9 @@ def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression |
     """Select rows of what is itself selected or joined; None where nothing is known of it."""
     match of:
         case Slice(inner, start, _):
-            return _rows(inner, tuple(start + row for row in rows), shapes) or take(inner, tuple(start + row for row in rows), -1)
+            return _rows(inner, tuple(start + row for row in rows), shapes) or take(
+                inner, tuple(start + row for row in rows), -1
+            )
         case Gather(inner, before):
             picked = tuple(before[row] for row in rows)
             return _rows(inner, picked, shapes) or take(inner, picked, -1)

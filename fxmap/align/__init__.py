@@ -143,7 +143,9 @@ def _pair_by_position(matching: Matching) -> None:
 def _pair_by_tensors(matching: Matching) -> None:
     """Pair what is left where its tensors have shapes that no other operation has: another norm at another place."""
     sides = (matching.src, matching.dst)
-    matching.unique([[side.shapes[i] or ("none", k, i) for i in range(len(side))] for k, side in enumerate(sides)], "position")
+    matching.unique(
+        [[side.shapes[i] or ("none", k, i) for i in range(len(side))] for k, side in enumerate(sides)], "position"
+    )
 
 
 def _same_place(matching: Matching, src: tuple[str, int], dst: tuple[str, int]) -> bool:

@@ -96,9 +96,7 @@ def _part_of_join(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return None
     begin, end, _ = slice(arguments.get("begin"), arguments.get("end")).indices(shape[axis])
     inside = [
-        part
-        for part, (first, last) in zip(parts, _extents(parts, axis), strict=True)
-        if begin <= first and last <= end
+        part for part, (first, last) in zip(parts, _extents(parts, axis), strict=True) if begin <= first and last <= end
     ]
     if not inside or sum(part.meta["shape"][axis] for part in inside) != end - begin:
         return None

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
 from fxmap.normalize.composed import compose_operands
+from fxmap.normalize.covering import cover_map
 from fxmap.normalize.identity import drop_identities
 from fxmap.normalize.linear import merge_added_bias, restore_linear
 from fxmap.normalize.movement import pass_through_movement
@@ -34,6 +35,7 @@ def normalize(
     """
     constants = constants or {}
     ops = compose_operands(ops, Operands(graph, tensors, constants))
+    ops = cover_map(ops, graph)
     for rule in BEFORE:
         ops = rule(ops)
     ops = split_joined(ops, graph, tensors, constants)

@@ -9,6 +9,7 @@ After it, the unfused, QAT-fused, eval-fused and int8 forms of a network are one
 """
 
 from dataclasses import replace
+from math import prod
 
 from fxmap.graph import Op, OpGraph
 
@@ -19,11 +20,14 @@ AFFINE = {"convolution", "conv_transpose", "linear"}
 def affine_shape(op: Op, weight: Op) -> tuple[int, ...]:
     """Return the shape of an affine operation's weight as `o i kh kw`: of its rows alone, whatever axes it is stored in.
 
-    A kernel of 1 is no axis: a 1x1 convolution is a linear layer over channels.
+    A kernel of 1 is no axis: a 1x1 convolution is a linear layer over channels. One as large as its input is a linear layer over
+    channels and positions.
     """
     shape = weight.shape or ()
     if op.attribute("axes") == "i o":
         shape = shape[::-1]
+    if op.attribute("axes") == "o i kh kw":
+        shape = (shape[0], prod(shape[1:]))
     if all(extent == 1 for extent in shape[2:]):
         shape = shape[:2]
     return shape if op.rows is None else (len(op.rows), *shape[1:])
