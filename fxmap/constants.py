@@ -54,7 +54,8 @@ class Constants:
 
 def call(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
     """Run a function node on other values than those of the run that was captured."""
-    args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
+    args: Any = map_arg(node.args, value)
+    kwargs: Any = map_arg(node.kwargs, value)
     if kind_of(node) in ("view", "unsafe_view"):
         # These values need not lie in memory as those of the run did, for which a view was enough.
         return args[0].reshape(args[1])

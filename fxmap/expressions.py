@@ -227,10 +227,8 @@ class Sum(Expression):
     parts: tuple[Expression, ...]
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        first, *others = (part.evaluate(state, quantized=quantized) for part in self.parts)
-        for other in others:
-            first = first + other
-        return first
+        parts: list[Tensor] = [part.evaluate(state, quantized=quantized) for part in self.parts]
+        return sum(parts[1:], parts[0])
 
     def python(self) -> str:
         return f"({' + '.join(part.python() for part in self.parts)})"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxmap.expressions import Concat, Expression, Full, Gather, Reshape, Scaled, Shifted, Source, Sum, take
 from fxmap.graph import OpGraph
-from fxmap.operands import ZERO, Composition, Numbering, Place
+from fxmap.operands import ZERO, Composition, Numbering, Place, distinct
 
 Leaf = Callable[[str], Expression]
 
@@ -86,7 +86,7 @@ def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: L
 
 def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: Leaf) -> Expression:
     """Gather single elements of the tensors, one after the other."""
-    owners = [owner for owner in numbering.owners(table).unique().tolist() if owner != ZERO]
+    owners = [owner for owner in distinct(numbering.owners(table)) if owner != ZERO]
     parts: list[Expression] = []
     local = torch.full_like(table, -1)
     begin = 0
@@ -144,8 +144,8 @@ def store(
 ) -> tuple[dict[str, Expression], dict[str, str]]:
     """Make stored tensors from the composed operands that hold their elements.
 
-    `expressions` are those of the composed operands by name, `wanted` the tensors to make. Where an operand is a sum, one term
-    takes all of it, and the others are zero: only their sum is read.
+    `expressions` are those of the composed operands by name, `wanted` the tensors to make. Where an operand is a sum, one
+    term takes all of it, and the others are zero: only their sum is read.
 
     Returns:
         The expressions, and for what cannot be made the reason.
@@ -189,7 +189,7 @@ def _blocks(name: str, composition: Composition, made: Expression) -> Iterator[_
 
 def _repeats(numbers: Tensor) -> bool:
     present = numbers[numbers >= 0]
-    return present.unique().numel() < present.numel()
+    return len(distinct(present)) < present.numel()
 
 
 def _gathered(place: Place, blocks: Sequence[_Block], places: Numbering) -> Tensor:

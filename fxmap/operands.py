@@ -10,6 +10,7 @@ Cost: the size of the operands that are composed; those that are only moved as a
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -113,13 +114,19 @@ class Numbering:
 
     def sole(self, numbers: Tensor) -> str | None:
         """Return the one tensor that all elements belong to, or None."""
-        owners = self.owners(numbers).unique().tolist()
+        owners = distinct(self.owners(numbers))
         return self._paths[owners[0]] if len(owners) == 1 and owners[0] != ZERO else None
 
     def paths(self, composition: Composition) -> tuple[str, ...]:
         """Return the tensors that a composition reads."""
-        owners = [owner for term in composition.terms for owner in self.owners(term.numbers).unique().tolist()]
+        owners = [owner for term in composition.terms for owner in distinct(self.owners(term.numbers))]
         return tuple(self._paths[owner] for owner in dict.fromkeys(owners) if owner != ZERO)
+
+
+def distinct(numbers: Tensor) -> list[int]:
+    """Return the different numbers of a tensor, in ascending order."""
+    found: Any = torch.unique(numbers)
+    return list(found.tolist())
 
 
 class _NotComposed(Exception):
@@ -232,8 +239,8 @@ class Operands:
                 shift += of.shift * factor
             else:
                 shift += self._number(part) * factor
-        shape = torch.broadcast_shapes(*(term.numbers.shape for term in terms))
-        return Composition(tuple(Term(term.numbers.expand(shape), term.factor) for term in terms), shift)
+        fitted = torch.broadcast_tensors(*(term.numbers for term in terms))  # type: ignore[no-untyped-call]
+        return Composition(tuple(Term(n, term.factor) for n, term in zip(fitted, terms, strict=True)), shift)
 
     def _number(self, value: Any) -> float:
         if isinstance(value, fx.Node) and value in self._constants.nodes:
@@ -249,17 +256,17 @@ class Operands:
         parts = [self._follow(part) for part in node.all_input_nodes if part in self.nodes]
         known = [part for value in parts for part in (value if isinstance(value, list) else [value])]
         count = max(len(part.terms) for part in known)
-        if len(parts) > 1 or kind_of(node) in _JOINS:
-            if any(part.shift for part in known) or any(term.factor != 1.0 for part in known for term in part.terms):
-                raise _NotComposed
-        moved = [call(node, lambda part, index=index: self._raised(part, index)) for index in range(count)]
+        joined = len(parts) > 1 or kind_of(node) in _JOINS
+        if joined and any(part.shift or any(term.factor != 1.0 for term in part.terms) for part in known):
+            raise _NotComposed
+        moved = [call(node, partial(self._raised, index)) for index in range(count)]
         factors = [term.factor for term in known[0].terms]
         if isinstance(moved[0], list | tuple):
             pieces = zip(*moved, strict=True)
             return [self._lowered(piece, known[0], factors) for piece in pieces]
         return self._lowered(moved, known[0], factors)
 
-    def _raised(self, part: fx.Node, index: int) -> Any:
+    def _raised(self, index: int, part: fx.Node) -> Any:
         """Return numbers raised by one, since what pads is zero."""
         if part not in self.nodes:
             value = self._constants.value(part)

@@ -7,8 +7,8 @@ which another model keeps apart, or joins differently, have the same order.
 
 A rotary embedding mixes channels on the way: sums of channels times constants. It is followed too, up to the first product
 of two data tensors, and channels that were mixed belong together. Its layouts (half-split, interleaved, partial) differ by
-the order of the rows inside each head, which is asked by response: each channel is fed alone, and what it gives to the others,
-sign and frequency, tells which it is. Rows are then listed by response, in the same order for every layout.
+the order of the rows inside each head, which is asked by response: each channel is fed alone, and what it gives to the
+others, sign and frequency, tells which it is. Rows are then listed by response, in the same order for every layout.
 """
 
 import heapq
@@ -26,6 +26,7 @@ from fxmap.normalize.affine import AFFINE
 from fxmap.normalize.identity import IDENTITIES
 from fxmap.normalize.movement import MOVEMENT
 from fxmap.normalize.scaling import SCALING
+from fxmap.operands import distinct
 
 _COPIES = MOVEMENT | IDENTITIES | {"cat", "stack", "repeat", "roll", "flip", "index_select", "index", "constant_pad_nd"}
 _PARTING = {"slice", "select", "split", "split_with_sizes", "unsafe_split", "chunk", "unbind", "narrow"}
@@ -95,7 +96,9 @@ class _Trace:
     def mix(self, ours: Tensor, theirs: Tensor) -> None:
         """Note that channels were added to one another, element by element; -1 is no channel."""
         both = torch.stack((ours.flatten(), theirs.flatten()))
-        for a, b in both[:, (both >= 0).all(0)].unique(dim=1).t().tolist():
+        known = both[:, (both >= 0).all(0)]
+        width = int(known.max()) + 1 if known.numel() else 1
+        for a, b in (divmod(pair, width) for pair in distinct(known[0] * width + known[1])):
             roots = self.root(a), self.root(b)
             if roots[0] != roots[1]:
                 self.parent[max(roots)] = min(roots)
@@ -146,7 +149,7 @@ class _Flow:
         if len(own) + sum(part in self.known.nodes for part in node.all_input_nodes) < len(node.all_input_nodes):
             return False
         if kind in _PRODUCTS:
-            return len(own) == 1 and node.args[0 if kind == "div" else -1] not in seen or len(node.all_input_nodes) == 1
+            return (len(own) == 1 and node.args[0 if kind == "div" else -1] not in seen) or len(node.all_input_nodes) == 1
         return kind in _COPIES or kind in _SUMS or kind in SCALING or kind == "neg"
 
     def follow(self, layer: fx.Node, axis: int) -> _Trace:
@@ -276,8 +279,9 @@ class _Flow:
 def _by_channel(channels: Tensor, values: Tensor) -> dict[int, Tensor]:
     """Part values by channel, each in their order."""
     order = channels.argsort(stable=True)
-    numbers, counts = channels[order].unique_consecutive(return_counts=True)
-    return dict(zip(numbers.tolist(), values[order].split(counts.tolist()), strict=True))
+    counts = torch.bincount(channels).tolist()
+    parts = torch.split(values[order], counts)
+    return {channel: part for channel, part in enumerate(parts) if counts[channel]}
 
 
 def _weighted(values: Tensor) -> float:

@@ -65,7 +65,8 @@ class Layer:
 def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, str]]:
     """Return pairs of layers, source and destination by name, whose values agree on random weights.
 
-    Both are recorded runs, and are run again on the inputs of the recording. `prior` is the alignment by structure: its pairs are tried first, and stand in where no value fits.
+    Both are recorded runs, and are run again on the inputs of the recording. `prior` is the alignment by structure: its
+    pairs are tried first, and stand in where no value fits.
     """
     labels = signatures.Labels()
     with DepthwiseByUnfold(), torch.no_grad():
@@ -164,7 +165,10 @@ class _Source:
 
 @dataclass
 class _Group:
-    """Destination layers with equal inputs and forms, and the source layers that read the same: which is which is a choice."""
+    """Destination layers with equal inputs and forms, and the source layers that read the same.
+
+    Which is which is a choice; a group is exhausted when all were tried and none helped.
+    """
 
     choices: tuple[Layer, ...]
     members: list[Layer] = field(default_factory=list)

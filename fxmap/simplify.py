@@ -6,7 +6,6 @@ an identity of tensors; none changes a value, not even by rounding.
 
 from collections.abc import Mapping
 from dataclasses import fields
-from math import prod
 
 from fxmap.expressions import Concat, Expression, Full, Gather, Reshape, Scaled, Shifted, Slice, Source, Transpose, take
 
@@ -69,16 +68,16 @@ def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression |
         case Concat(parts):
             begin = 0
             for part in parts:
-                shape = shape_of(part, shapes)
-                if shape is None:
+                extents = shape_of(part, shapes)
+                if extents is None:
                     return None
-                if all(begin <= row < begin + shape[0] for row in rows):
+                if all(begin <= row < begin + extents[0] for row in rows):
                     local = tuple(row - begin for row in rows)
-                    return _rows(part, local, shapes) or take(part, local, shape[0])
-                begin += shape[0]
+                    return _rows(part, local, shapes) or take(part, local, extents[0])
+                begin += extents[0]
             return None
-    shape = shape_of(of, shapes)
-    return None if not shape else take(of, rows, shape[0])
+    extents = shape_of(of, shapes)
+    return None if not extents else take(of, rows, extents[0])
 
 
 def _joined(parts: tuple[Expression, ...], shapes: Shapes) -> Expression:

@@ -23,8 +23,8 @@ class Pair:
     """Two operations that correspond, and why.
 
     `evidence` is "signature" (ancestors and descendants), "ancestors", "descendants", "neighbourhood", "propagated",
-    "assigned", "values" (the same in a run of both), "tied" (an automorphism may exchange it with another) or "position" (what
-    is left at the same place, but of another shape or kind).
+    "assigned", "values" (the same in a run of both), "tied" (an automorphism may exchange it with another) or "position"
+    (what is left at the same place, but of another shape or kind).
     """
 
     src: str

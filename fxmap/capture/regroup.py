@@ -1,6 +1,8 @@
 """Regroup: joins come last. Rewrites of a recorded graph that hold for every input, and change no value.
 
-    cat(a, b) + w = cat(a + w[:n], b + w[n:])        slice(cat(a, b)) = a, where it is a        cat(cat(a, b), c) = cat(a, b, c)
+    cat(a, b) + w = cat(a + w[:n], b + w[n:])
+    slice(cat(a, b)) = a, where it is a
+    cat(cat(a, b), c) = cat(a, b, c)
 
 A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
 after these rewrites all of them are one graph. `w` depends on parameters alone.
@@ -11,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx
-
-from fxmap.graph import kind_of
 
 _ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
 
@@ -36,12 +36,15 @@ def _join(node: Any) -> tuple[list[fx.Node], int] | None:
     """Return the parts of a join and its axis, counted from the front."""
     if not isinstance(node, fx.Node) or node.target is not _CAT or "shape" not in node.meta:
         return None
-    parts = list(node.args[0])
-    axis = node.args[1] if len(node.args) > 1 else 0
+    parts, axis = _cat_arguments(*node.args)
     rank = len(node.meta["shape"])
     if not all("shape" in part.meta and len(part.meta["shape"]) == rank for part in parts):
         return None
-    return parts, int(axis) % rank
+    return parts, axis % rank
+
+
+def _cat_arguments(parts: Any, axis: Any = 0) -> tuple[list[fx.Node], int]:
+    return list(parts), axis
 
 
 def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
@@ -53,7 +56,8 @@ def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
 def _sum_of_join(graph: fx.Graph, node: fx.Node, paths: Container[str]) -> fx.Node | None:
     if len(node.args) != 2 or node.kwargs:
         return None
-    for join, weight in (node.args, node.args[::-1]):
+    operands: list[Any] = list(node.args)
+    for join, weight in (operands, operands[::-1]):
         found = _join(join)
         if found is None or not isinstance(weight, fx.Node) or not _is_weight(weight, paths):
             continue
@@ -66,8 +70,8 @@ def _sum_of_join(graph: fx.Graph, node: fx.Node, paths: Container[str]) -> fx.No
             sums = []
             for part, (begin, end) in zip(parts, _extents(parts, axis), strict=True):
                 piece = _add(graph, node, _SLICE, (weight, own, begin, end), (*shape[:own], end - begin, *shape[own + 1 :]))
-                size = torch.broadcast_shapes(part.meta["shape"], piece.meta["shape"])
-                sums.append(_add(graph, node, _ADD, (part, piece), tuple(size)))
+                size = (*part.meta["shape"][:axis], end - begin, *node.meta["shape"][axis + 1 :])
+                sums.append(_add(graph, node, _ADD, (part, piece), size))
             return _add(graph, node, _CAT, (sums, axis), node.meta["shape"])
     return None
 
@@ -86,7 +90,7 @@ def _is_weight(node: fx.Node, paths: Container[str]) -> bool:
 
 
 def _part_of_join(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    arguments = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
+    arguments: dict[str, Any] = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
     found = _join(arguments["of"])
     if found is None or arguments.get("step", 1) != 1:
         return None

@@ -20,8 +20,8 @@ AFFINE = {"convolution", "conv_transpose", "linear"}
 def affine_shape(op: Op, weight: Op) -> tuple[int, ...]:
     """Return the shape of an affine operation's weight as `o i kh kw`: of its rows alone, whatever axes it is stored in.
 
-    A kernel of 1 is no axis: a 1x1 convolution is a linear layer over channels. One as large as its input is a linear layer over
-    channels and positions.
+    A kernel of 1 is no axis: a 1x1 convolution is a linear layer over channels. One as large as its input is a linear layer
+    over channels and positions.
     """
     shape = weight.shape or ()
     if op.attribute("axes") == "i o":

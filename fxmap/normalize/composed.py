@@ -1,7 +1,7 @@
 """op(f(w1, w2, ...)) = op(w): an operand that is put together from stored tensors is one tensor.
 
-Holds where f only moves, joins, scales and adds tensors of the state dict and constants; `fxmap.operands` follows it. A slice
-that is the whole tensor is that tensor.
+Holds where f only moves, joins, scales and adds tensors of the state dict and constants; `fxmap.operands` follows it. A
+slice that is the whole tensor is that tensor.
 """
 
 from dataclasses import replace
