@@ -94,23 +94,26 @@ def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, a
     except CaptureError as error:
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
         return map_by_name(src.state_dict(), dst.state_dict(), str(error))
-    mapping, plan = map_by_structure(*captured, absorb_eps=absorb_eps)
+    # Weak evidence is asked only where strong evidence leaves something open, and values cannot tell.
+    mapping, plan = map_by_structure(*captured, thorough=False, absorb_eps=absorb_eps)
     if not plan.certain:
-        mapping, plan = _decide_by_values(src, dst, given, mapping, plan, absorb_eps=absorb_eps)
+        mapping, plan = _decide_by_values(src, dst, given, plan, absorb_eps=absorb_eps)
     return prove(mapping, plan, given) if verify and len(mapping) else mapping
 
 
 def _decide_by_values(
-    src: nn.Module, dst: nn.Module, given: Given, mapping: KeyMapping, plan: Plan, *, absorb_eps: bool
+    src: nn.Module, dst: nn.Module, given: Given, plan: Plan, *, absorb_eps: bool
 ) -> tuple[KeyMapping, Plan]:
-    """Look for what structure leaves open in a run of both models; what it found stands if the run finds less."""
+    """Look for what structure leaves open in a run of both models; where they cannot be run, by weaker evidence."""
     ours, theirs = plan.src, plan.dst
     try:
         if ours.main.inputs is None or theirs.main.inputs is None:
             ours, theirs = recorded_sides(src, dst, given, "structure leaves something open")
-        anchors = search(ours.main, theirs.main, align(ours.main.ops, theirs.main.ops))
+        anchors = search(ours.main, theirs.main, align(ours.main.ops, theirs.main.ops, thorough=False))
     except (CaptureError, RuntimeError) as error:
         logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
-        return mapping, plan
-    found, decided = map_by_structure(ours, theirs, anchors, absorb_eps=absorb_eps)
-    return (found, decided) if len(found) >= len(mapping) else (mapping, plan)
+        return map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps)
+    found = map_by_structure(ours, theirs, anchors, absorb_eps=absorb_eps)
+    if len(found[0]) >= len(plan.derivation.expressions):
+        return found
+    return max(found, map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps), key=lambda result: len(result[0]))

@@ -27,7 +27,6 @@ from fxmap.expressions import (
 from fxmap.graph import Op, OpGraph
 from fxmap.layout import composed_expression, counterparts, store
 from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
-from fxmap.operands import Numbering
 from fxmap.simplify import simplify
 
 _LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": "linear"}
@@ -89,36 +88,35 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
 
 def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
     """Rewrite what was derived for composed operands, of either side, in terms of the tensors that are stored."""
-    shapes = {op.key: op.shape for graph in (src,) for op in graph.ops() if op.key is not None and op.shape is not None}
-    if src.numbering is not None:
-        shapes |= {path: place.shape for path, place in src.numbering.places.items()}
-    leaves = {name: composed_expression(value, _numbering(src)) for name, value in src.composed.items()}
-    own = {key: simplify(substitute(made, leaves), shapes) for key, made in found.expressions.items()}
+    own = {key: _in_stored_sources(made, src) for key, made in found.expressions.items()}
     mismatched = {key: replace(m, source=src.parts(m.source)[0]) for key, m in found.mismatched.items()}
     result = replace(found, expressions=own, mismatched=mismatched)
-    if not dst.composed:
+    names = [name for name in dst.composed if name in own or name in mismatched or name in found.reasons]
+    if not names:
         return result
-    composed = {name: own.pop(name) for name in dst.composed if name in own}
+    composed = {name: own.pop(name) for name in names if name in own}
     for name in composed:
         for path, source in counterparts(found.expressions[name], src, dst, dst.composed[name]).items():
             own.setdefault(path, Source(source))
-    wanted = _numbering(dst).places.keys() - own.keys()
+    wanted = {path for name in names for path in dst.parts(name)} - own.keys()
     made, reasons = store(composed, dst, wanted)
-    own |= {path: simplify(expression, shapes) for path, expression in made.items()}
-    for name, value in dst.composed.items():
-        mismatch = result.mismatched.pop(name, None)
-        reason = result.reasons.pop(name, "")
-        for path in _numbering(dst).paths(value):
+    own |= {path: _in_stored_sources(expression, src) for path, expression in made.items()}
+    for name in names:
+        mismatch, reason = mismatched.pop(name, None), result.reasons.pop(name, "")
+        for path in dst.parts(name):
             if path not in own and mismatch is not None:
-                result.mismatched.setdefault(path, replace(mismatch, key=path))
+                mismatched.setdefault(path, replace(mismatch, key=path))
             elif path not in own:
                 result.reasons.setdefault(path, reason or reasons.get(path, ""))
     return result
 
 
-def _numbering(graph: OpGraph) -> Numbering:
-    assert graph.numbering is not None
-    return graph.numbering
+def _in_stored_sources(expression: Expression, src: OpGraph) -> Expression:
+    if src.numbering is None:
+        return expression
+    names = {name for name in expression.sources() if name in src.composed}
+    leaves = {name: composed_expression(src.composed[name], src.numbering) for name in names}
+    return simplify(substitute(expression, leaves), src.numbering.shapes)
 
 
 @dataclass(frozen=True, slots=True)

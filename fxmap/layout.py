@@ -1,6 +1,6 @@
 """Layout: from index maps of composed operands to expressions, and back to the tensors that are stored."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -140,7 +140,7 @@ class _Block:
 
 
 def store(
-    expressions: Mapping[str, Expression], ops: OpGraph, wanted: Container[str]
+    expressions: Mapping[str, Expression], ops: OpGraph, wanted: Collection[str]
 ) -> tuple[dict[str, Expression], dict[str, str]]:
     """Make stored tensors from the composed operands that hold their elements.
 
@@ -156,8 +156,7 @@ def store(
     leaves = {block.name: block.expression for block in blocks if block.expression is not None}
     made: dict[str, Expression] = {}
     reasons: dict[str, str] = {}
-    touched = {path for composition in ops.composed.values() for path in ops.numbering.paths(composition)}
-    for path in (path for path in touched if path in wanted):
+    for path in sorted(wanted):
         numbers = _gathered(ops.numbering.places[path], blocks, places)
         found = int((numbers != _UNKNOWN).sum())
         if found < numbers.numel():

@@ -94,6 +94,7 @@ class Numbering:
         for path, shape in shapes.items():
             self.places[path] = Place(begin, shape)
             begin += prod(shape)
+        self.shapes = dict(shapes)
         self._paths = list(self.places)
         self._begins = torch.tensor([place.begin for place in self.places.values()])
 

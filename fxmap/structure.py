@@ -43,10 +43,15 @@ _WEAK = {"neighbourhood", "assigned", "position"}
 
 
 def map_by_structure(
-    src: Side, dst: Side, anchors: Sequence[tuple[str, str]] = (), *, absorb_eps: bool = False
+    src: Side,
+    dst: Side,
+    anchors: Sequence[tuple[str, str]] = (),
+    *,
+    thorough: bool = True,
+    absorb_eps: bool = False,
 ) -> tuple[KeyMapping, Plan]:
     """Align the two graphs, from `anchors` if some pairs are known, and derive the mapping. Runs neither model."""
-    alignment = align(src.main.ops, dst.main.ops, anchors)
+    alignment = align(src.main.ops, dst.main.ops, anchors, thorough=thorough)
     if alignment.share < SAME_NETWORK:
         return _different(src, dst, alignment), Plan(src, dst, alignment)
     found = derive(src.main.ops, dst.main.ops, alignment, absorb_eps=absorb_eps)

@@ -43,11 +43,11 @@ class Alignment:
     share: float
 
 
-def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = ()) -> Alignment:
+def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *, thorough: bool = True) -> Alignment:
     """Align two normalised graphs. O(e) for e edges, times the largest radius; plus assignment of ambiguous blocks.
 
-    `anchors` are pairs of operations, by name, that are known to correspond. Names take part only where everything else is
-    equal.
+    `anchors` are pairs of operations, by name, that are known to correspond. Unless `thorough`, only strong evidence counts:
+    signatures, and what follows from them. Names take part only where everything else is equal.
     """
     matching = Matching(view(src), view(dst))
     labels = signatures.Labels()
@@ -68,6 +68,8 @@ def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = ()) -
         _assign_ties(matching, both)
         matching.unique(behind, "descendants")
         matching.propagate()
+        if not thorough:
+            continue
         around = [
             signatures.neighbourhoods(side, labels, base, max(_RADII))
             for side, base in zip((matching.src, matching.dst), own, strict=True)
@@ -75,9 +77,11 @@ def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = ()) -
         for radius in _RADII:
             matching.unique([rounds[radius] for rounds in around], "neighbourhood")
             matching.propagate()
-    _assign_rest(matching)
+    if thorough:
+        _assign_rest(matching)
     _pair_by_position(matching)
-    _pair_by_tensors(matching)
+    if thorough:
+        _pair_by_tensors(matching)
     pairs = tuple(
         Pair(matching.src.ops[s].name, matching.dst.ops[d].name, matching.evidence[s])
         for s, d in sorted(matching.forward.items())
