@@ -2,16 +2,16 @@
 
 import typer
 
-from benchmarks import forms
+from benchmarks import forms, proof
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("forms")(forms.command)
+app.command("proof")(proof.command)
 
 
 @app.callback()
 def main() -> None:
     """Measure fxmap."""
-    # A callback keeps the name of the subcommand necessary while there is only one.
 
 
 if __name__ == "__main__":

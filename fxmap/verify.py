@@ -353,8 +353,9 @@ def _call(model: Side, tensors: dict[str, Tensor], inputs: Inputs) -> list[Tenso
     module = model.main.module
     if inputs.forward is None:
         double = inputs.double()
-        return tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs)))
-    return tensors_of(functional_call(_Calling(module, inputs.double()), {f"module.{k}": v for k, v in tensors.items()}, ()))
+        return tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs), tie_weights=False))
+    own = {f"module.{path}": tensor for path, tensor in tensors.items()}
+    return tensors_of(functional_call(_Calling(module, inputs.double()), own, (), tie_weights=False))
 
 
 class _Calling(nn.Module):
