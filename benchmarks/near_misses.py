@@ -7,7 +7,7 @@ judge carries it out on tensors, and the measurement writes it as a mapping; the
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class Case:
 
     `exchange` says which destination key gets the value of which other; `alter` what is done to a key's value; `left_out`
     are keys that the mapping does not make; `copies` are dead copies that get the value of a key; `change` is what is done
-    to the destination's code, at `places`. What is wrong otherwise follows from the keys.
+    to the destination's code, at `places`. What is wrong otherwise follows from the keys. What is `removed` from the
+    destination can be named in the source alone.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Case:
     copies: Mapping[str, str] = field(default_factory=dict)
     change: Change | None = None
     places: tuple[str, ...] = ()
+    removed: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -44,14 +46,11 @@ class Case:
 
     def only(self, key: str) -> "Case":
         """Return the case with the error of one key alone."""
-        return Case(
-            self.kind,
-            self.what,
-            {k: v for k, v in self.exchange.items() if k == key},
-            {k: v for k, v in self.alter.items() if k == key},
-            tuple(k for k in self.left_out if k == key),
-            self.copies,
-            self.change,
+        return replace(
+            self,
+            exchange={k: v for k, v in self.exchange.items() if k == key},
+            alter={k: v for k, v in self.alter.items() if k == key},
+            left_out=tuple(k for k in self.left_out if k == key),
         )
 
 
@@ -67,12 +66,13 @@ def cases(subject: Subject, dst: nn.Module, keys: list[str], cap: int, seed: int
         ("head permuted", _heads(subject, shapes)),
         ("dead copy", _dead_copies(shapes)),
         ("left out", [Case("", key, left_out=(key,)) for key in shapes]),
+        ("operation removed", list(_removals(dst)) if subject.source is subject.target else []),
         *((kind, list(_changes(kind, dst))) for kind in _CHANGES),
     ):
         rng = random.Random(f"{seed} {subject.name} {kind}")
         chosen = rng.sample(drawn, min(cap, len(drawn)))
         for case in chosen:
-            yield Case(kind, case.what, case.exchange, case.alter, case.left_out, case.copies, case.change, case.places)
+            yield replace(case, kind=kind)
 
 
 def _pair(what: str, *pairs: tuple[str, str]) -> Case:
@@ -203,6 +203,13 @@ def _changes(kind: str, dst: nn.Module) -> Iterator[Case]:
             yield Case("", f"{path}: {what}", change=_at(path, change), places=(path,))
 
 
+def _removals(dst: nn.Module) -> Iterator[Case]:
+    """Take activations and pools out; named by the source, so that both models must name their modules alike."""
+    for path, module in dst.named_modules():
+        if _is_activation(module) or isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+            yield Case("", f"{path}: {module}", change=_at(path, _replacing(nn.Identity)), places=(path,), removed=True)
+
+
 def _at(path: str, change: Callable[[nn.Module], nn.Module | None]) -> Change:
     """Change the module at a path, or replace it by what the change returns."""
 
@@ -290,12 +297,16 @@ _ACTIVATIONS = {
 }
 
 
-def _activations(module: nn.Module) -> Changes:
+def _is_activation(module: nn.Module) -> bool:
     name = type(module).__name__
-    if not (name in _ACTIVATIONS or name.endswith("Activation")) or list(module.parameters()):
+    return (name in _ACTIVATIONS or name.endswith("Activation")) and not list(module.parameters())
+
+
+def _activations(module: nn.Module) -> Changes:
+    if not _is_activation(module):
         return
     for make in (
-        nn.ReLU6, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Identity, nn.Mish, nn.Hardsigmoid,
+        nn.ReLU6, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, nn.Hardsigmoid,
         lambda: nn.GELU("tanh"), lambda: nn.LeakyReLU(1e-3), lambda: nn.Hardtanh(-1e3, 1e3), lambda: nn.Hardtanh(0, 50),
         lambda: nn.Softplus(5.0), lambda: nn.ELU(0.9),
     ):  # fmt: skip
@@ -305,7 +316,7 @@ def _activations(module: nn.Module) -> Changes:
 
 def _insertions(module: nn.Module) -> Changes:
     """Put something behind a layer that most values do not notice."""
-    if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) or type(module).__name__ in _ACTIVATIONS:
+    if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) or _is_activation(module):
         yield "clamped to 12", _hooking(lambda out: out.clamp(-12, 12))
         yield "clamped to 5", _hooking(lambda out: nn.functional.hardtanh(out, -5, 5))
         yield "threshold of -4", _hooking(lambda out: nn.functional.threshold(out, -4.0, -4.0))

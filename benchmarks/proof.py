@@ -143,8 +143,12 @@ class Trial:
         if row.counts:
             wrong = [key for key in case.keys if self._is_wrong(model, case.only(key), own)]
             row.false_keys = tuple(k for k in wrong if proof.statuses.get(k) in (Status.PROVEN, Status.TIED))
-            row.named = "" if proof.divergence is None else proof.divergence.dst.rpartition(" (")[0]
-            row.expected = self._expected(model, case.places or [key.rpartition(".")[0] for key in wrong])
+            divergence = proof.divergence
+            if divergence is not None:
+                row.named = (divergence.src if case.removed else divergence.dst).rpartition(" (")[0]
+            # What was removed no longer runs in the changed model.
+            ran = self.dst if case.removed else model
+            row.expected = self._expected(ran, case.places or [key.rpartition(".")[0] for key in wrong])
         return row
 
     def _is_wrong(self, model: nn.Module, case: Case, own: Mapping[str, Tensor]) -> bool:

@@ -93,15 +93,39 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
 
 
 def others(inputs: Inputs, seed: int) -> Inputs:
-    """Return inputs of the same shapes with other random values in the floating-point tensors."""
+    """Return inputs of the same shapes with other values: random ones, and integers in another order."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].reshape(tensor.shape)
 
     return inputs.map(draw, size=f"{inputs.size} (other values)")
+
+
+def resized(inputs: Inputs) -> Inputs | None:
+    """Return inputs of another size, which the models may or may not accept, or None: maps by half larger, texts shorter.
+
+    >>> resized(as_inputs(torch.zeros(1, 3, 8, 8))).size
+    '1x3x12x12'
+    """
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point() and tensor.dim() > 3:
+            for axis in range(2, tensor.dim()):
+                more = tensor.narrow(axis, 0, tensor.shape[axis] // 2)
+                tensor = torch.cat([tensor, more.flip(axis)], axis)
+            return tensor
+        if not tensor.is_floating_point() and tensor.dim() == 2:
+            return tensor[:, : max(1, tensor.shape[1] * 3 // 4)]
+        return tensor
+
+    other = inputs.map(change)
+    tensors = other.flat()
+    if all(a.shape == b.shape for a, b in zip(tensors, inputs.flat(), strict=True)):
+        return None
+    return replace(other, size=_size(tensors[0]))
 
 
 def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:

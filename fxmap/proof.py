@@ -44,7 +44,7 @@ class Proof:
 
     `ok`: the outputs agree, and every key that the output depends on is proven or tied. `error` is the largest relative
     error of the outputs in float64; `inputs` are their shapes; `forwards` counts forward passes, a backward pass as two.
-    `reason` says why `ok` is false.
+    `reason` says why `ok` is false; `notes` are what else is to be known.
     """
 
     ok: bool = False
@@ -54,6 +54,7 @@ class Proof:
     forwards: int = 0
     inputs: tuple[str, ...] = ()
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
     def status(self, key: str) -> Status:
         """Return what was shown of a destination key.
@@ -69,4 +70,4 @@ class Proof:
         head = "proof: ok" if self.ok else f"proof: not ok: {self.reason}"
         error = "outputs of other shapes" if self.error == float("inf") else f"relative error {self.error:.1e}"
         ran = f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
-        return "\n".join([f"{head}; {ran}", *([str(self.divergence)] if self.divergence else [])])
+        return "\n".join([f"{head}; {ran}", *([str(self.divergence)] if self.divergence else []), *self.notes])

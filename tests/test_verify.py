@@ -38,9 +38,9 @@ def test_the_right_mapping_by_hand_is_proven() -> None:
     [
         ("layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer1.0.conv1"),
         ("layer1.0.conv2.weight", "layer1.1.conv2.weight", "layer1.0.conv2"),
-        ("bn1.weight", "bn1.bias", "conv1"),
-        ("layer4.1.bn2.running_mean", "layer4.1.bn2.bias", "layer4.1.conv2"),
-        ("layer3.0.bn1.running_var", "layer3.0.bn2.running_var", "layer3.0.conv1"),
+        ("bn1.weight", "bn1.bias", "bn1"),
+        ("layer4.1.bn2.running_mean", "layer4.1.bn2.bias", "layer4.1.bn2"),
+        ("layer3.0.bn1.running_var", "layer3.0.bn2.running_var", "layer3.0.bn1"),
     ],
 )
 def test_two_swapped_tensors_are_refused_and_located(one: str, other: str, where: str) -> None:
@@ -75,8 +75,8 @@ def _replace(path: str, module: nn.Module) -> Callable[[nn.Module], None]:
     [
         (_change("layer4.1.conv1", stride=(2, 2), padding=(4, 4)), "layer4.1.conv1", "padding"),
         (_change("layer2.0.conv2", dilation=(2, 2), padding=(2, 2)), "layer2.0.conv2", "dilation"),
-        (_change("layer1.0.bn1", eps=1e-3), "layer1.0.conv1", "eps"),
-        (_change("bn1", eps=1.0001e-5), "conv1", "eps"),
+        (_change("layer1.0.bn1", eps=1e-3), "layer1.0.bn1", "eps"),
+        (_change("bn1", eps=1.0001e-5), "bn1", "eps"),
         (_replace("layer1.0.relu", nn.GELU()), "layer1.0", "gelu against relu"),
         (_replace("layer1.0.relu", nn.ReLU6()), "layer1.0", "hardtanh against relu"),
         (_replace("layer4.1.relu", nn.Hardtanh(0, 1e9)), "layer4.1", "hardtanh against relu"),

@@ -1,0 +1,79 @@
+"""Symmetry: which operations of one graph may be exchanged without changing the function.
+
+An automorphism that exchanges two operations exchanges what they read and what reads them along with them: follow both, edge
+by edge, until the two walks meet in operations that they share. If they do, either choice gives the same function whatever
+the values are; if they part, the two are no tie.
+"""
+
+from fxmap.graph import TENSOR, OpGraph
+
+
+def exchange(graph: OpGraph, one: str, other: str) -> dict[str, str] | None:
+    """Return the automorphism that exchanges two operations, or None where there is none to be found.
+
+    Each moved node goes to its image; the others stay. Linear in the number of edges of what moves.
+
+    Among several neighbours that look alike the first is taken, so that None is not a proof that there is no automorphism.
+
+    >>> from fxmap.graph import Op
+    >>> graph = OpGraph()
+    >>> for name, kind in (("x", "input"), ("a", "relu"), ("b", "relu"), ("sum", "add"), ("minus", "sub")):
+    ...     graph.add(Op(name, kind))
+    >>> for edge in (("x", "a"), ("x", "b"), ("a", "sum"), ("b", "sum")):
+    ...     _ = graph.network.add_edge(*edge, argument="input")
+    >>> exchange(graph, "a", "b")
+    {'a': 'b', 'b': 'a'}
+    >>> _ = graph.network.add_edge("a", "minus", argument="input"), graph.network.add_edge("b", "minus", argument="other")
+    >>> exchange(graph, "a", "b") is None
+    True
+    """
+    image = {one: other, other: one}
+    queue = [(one, other)]
+    while queue:
+        a, b = queue.pop()
+        if _look(graph, a) != _look(graph, b):
+            return None
+        for mine, theirs in ((_operands(graph, a), _operands(graph, b)), (graph.users(a), graph.users(b))):
+            pairs = _pairs(graph, mine, theirs)
+            if pairs is None:
+                return None
+            for x, y in pairs:
+                if image.get(x, y) != y or image.get(y, x) != x:
+                    return None
+                if x not in image:
+                    image[x], image[y] = y, x
+                    queue.append((x, y))
+    return image
+
+
+def _operands(graph: OpGraph, name: str) -> list[tuple[str, str]]:
+    return [(producer, argument) for argument, producers in graph.operands(name).items() for producer in producers]
+
+
+def _look(graph: OpGraph, name: str) -> tuple[object, ...]:
+    op = graph.op(name)
+    return op.kind, op.attributes, op.shape, len(op.rows or ())
+
+
+def _pairs(graph: OpGraph, mine: list[tuple[str, str]], theirs: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
+    """Pair the neighbours that the two do not share, each with one that looks alike at the same argument."""
+    rest, others = list(mine), list(theirs)
+    for edge in mine:
+        if edge in others:
+            rest.remove(edge)
+            others.remove(edge)
+    pairs = []
+    for node, argument in rest:
+        found = [edge for edge in others if edge[1] == argument and _look(graph, edge[0]) == _look(graph, node)]
+        if not found:
+            return None
+        others.remove(found[0])
+        pairs.append((node, found[0][0]))
+    return None if others else pairs
+
+
+def tensors_moved(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:
+    """Return which tensor takes the place of which under an automorphism, by their paths."""
+    return {
+        str(graph.op(node).key): str(graph.op(moved).key) for node, moved in image.items() if graph.op(node).kind == TENSOR
+    }
