@@ -61,16 +61,16 @@ def _resnet() -> nn.Module:
     return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7)
 
 
-def _resnext() -> nn.Module:
-    from torchvision.models.resnet import Bottleneck, ResNet
+def _regnet() -> nn.Module:
+    from torchvision.models.regnet import BlockParams, RegNet
 
-    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=7, groups=4, width_per_group=4)
+    return RegNet(BlockParams([1, 1, 1], [16, 32, 48], [8, 8, 8], [1.0] * 3, [2] * 3, se_ratio=0.25), num_classes=7)
 
 
 def _timm_resnet() -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7)
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=7, channels=(16, 24, 32, 48))
 
 
 def _mobilenet_v2() -> nn.Module:
@@ -148,9 +148,7 @@ def _transformers_resnet() -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     return ResNetForImageClassification(
-        ResNetConfig(
-            embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[1, 1, 1, 1], layer_type="basic", num_labels=7
-        )
+        ResNetConfig(embedding_size=64, hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 1, 1], layer_type="basic", num_labels=7)
     )
 
 
@@ -240,9 +238,9 @@ _SEPARATE = (("query", "key"), ("q_proj", "k_proj"))
 
 SUBJECTS: tuple[Subject, ...] = (
     Subject("torchvision resnet", _resnet, _resnet, _IMAGES),
-    Subject("torchvision resnext", _resnext, _resnext, _IMAGES),
-    Subject("timm resnet to torchvision", _timm_resnet, _resnet, _IMAGES),
-    Subject("torchvision resnet to transformers", _resnet, _transformers_resnet, _IMAGES, _IMAGES),
+    Subject("torchvision regnet", _regnet, _regnet, _IMAGES),
+    Subject("timm resnet", _timm_resnet, _timm_resnet, _IMAGES),
+    Subject("timm resnet to transformers", _timm_resnet, _transformers_resnet, _IMAGES, _IMAGES),
     Subject("torchvision mobilenet v2", _mobilenet_v2, _mobilenet_v2, _IMAGES),
     Subject("torchvision mobilenet v3", _mobilenet_v3, _mobilenet_v3, _IMAGES),
     Subject("torchvision densenet", _densenet, _densenet, _IMAGES),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fxmap.align import Pair
 from fxmap.align.signatures import own_attributes
-from fxmap.graph import INPUT, OUTPUT, TENSOR, Op, module_of
+from fxmap.graph import INPUT, OUTPUT, TENSOR, Op
 from fxmap.mapping import KeyMapping
 from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
 from fxmap.proof import TOLERANCE, Divergence
@@ -80,10 +80,10 @@ class Diagnosis:
         if first is not None:
             divergence = self._explained(first, sizes[first], causes[first])
         elif not error <= TOLERANCE:
-            divergence = self._at_the_end(error)
-        return Verdict(
-            divergence or self._unshown(), frozenset(p.dst for p in self.pairs if p.dst in sound and self._consistent(p))
-        )
+            divergence = self._behind(error) or self._unshown(error) or self._returned(error)
+        else:
+            divergence = self._unshown(error)
+        return Verdict(divergence, frozenset(p.dst for p in self.pairs if p.dst in sound and self._consistent(p)))
 
     def _refuted(self, loose: set[tuple[str, str]], wrong: set[Pair], error: float) -> set[Pair]:
         """Return the loosely equal pairs that what is computed from them speaks against.
@@ -128,24 +128,32 @@ class Diagnosis:
             cause.remedy,
         )
 
-    def _at_the_end(self, error: float) -> Divergence | None:
-        """All aligned operations agree and the outputs do not: what stands behind the last of them."""
-        ends = [next(op.name for op in side.main.ops.ops() if op.kind == OUTPUT) for side in (self.src, self.dst)]
+    def _behind(self, error: float) -> Divergence | None:
+        """All aligned operations agree and the outputs do not: return what stands behind the last of them."""
+        ends = self._ends()
         cause = self._strangers_before(*ends)
-        places = (self._place(side, end) for side, end in zip((self.src, self.dst), ends, strict=True))
-        ours, theirs = places
         if cause is None:
-            return Divergence(ours, theirs, error, "what is returned")
-        return Divergence(cause.src or ours, cause.dst or theirs, error, cause.text)
+            return None
+        return Divergence(
+            cause.src or self._place(self.src, ends[0]), cause.dst or self._place(self.dst, ends[1]), error, cause.text
+        )
 
-    def _unshown(self) -> Divergence | None:
+    def _returned(self, error: float) -> Divergence:
+        ours, theirs = (self._place(side, end) for side, end in zip((self.src, self.dst), self._ends(), strict=True))
+        return Divergence(ours, theirs, error, "what is returned")
+
+    def _ends(self) -> tuple[str, str]:
+        ours, theirs = (next(op.name for op in side.main.ops.ops() if op.kind == OUTPUT) for side in (self.src, self.dst))
+        return ours, theirs
+
+    def _unshown(self, error: float) -> Divergence | None:
         """Return an operation made of pieces, or an input, that one model has alone: values do not show what it does."""
         for pair in self.plan.alignment.pairs:
             if self.src.main.ops.op(pair.src).kind == INPUT:
                 read = [bool(side.main.ops.users(name)) for side, name in ((self.src, pair.src), (self.dst, pair.dst))]
                 if read[0] != read[1]:
                     text = f"an input that the {'source' if read[0] else 'destination'} alone reads"
-                    return Divergence(self._place(self.src, pair.src), self._place(self.dst, pair.dst), 0.0, text)
+                    return Divergence(self._place(self.src, pair.src), self._place(self.dst, pair.dst), error, text)
         for side, known in ((self.dst, self.partners), (self.src, self.images)):
             alone = [name for name in _varying(side) if name not in known and side.main.ops.op(name).kind in PIECEWISE]
             if alone:
@@ -153,7 +161,7 @@ class Diagnosis:
                 other = "source" if side is self.dst else "destination"
                 after = self._after(side, alone[0], known)
                 places = (after, where) if side is self.dst else (where, after)
-                return Divergence(*places, 0.0, f"{kind} without a counterpart in the {other}")
+                return Divergence(*places, error, f"{kind} without a counterpart in the {other}")
         return None
 
     def _after(self, side: Side, name: str, known: Mapping[str, str]) -> str:
@@ -211,7 +219,11 @@ class Diagnosis:
         if None in eps or eps[0] == eps[1] or self._absorbed(dst.name):
             return None
         remedy = "It can be absorbed in the running variance: pass absorb_eps=True"
-        places = [f"{side.prefix}{self._module(side, op)} (batch_norm)" for side, op in ((self.src, src), (self.dst, dst))]
+        keys = [side.main.ops.tensors(op.name)["norm.running_var"].key for side, op in ((self.src, src), (self.dst, dst))]
+        places = [
+            f"{side.prefix}{str(key).rpartition('.')[0]} (batch_norm)"
+            for side, key in zip((self.src, self.dst), keys, strict=True)
+        ]
         return _Cause(f"eps {eps[1]:g} against {eps[0]:g}", remedy, *places)
 
     def _absorbed(self, name: str) -> bool:
@@ -273,7 +285,9 @@ class Diagnosis:
         src, dst = self.src.main.ops, self.dst.main.ops
         for user, argument in dst.users(pair.dst):
             if user in self.partners:
-                if (self.partners[user], argument) not in src.users(pair.src):
+                # Which of several outputs is which, their values say.
+                readers = [(name, "" if src.op(name).kind == OUTPUT else use) for name, use in src.users(pair.src)]
+                if (self.partners[user], "" if dst.op(user).kind == OUTPUT else argument) not in readers:
                     return False
             elif rivals(self.dst, pair.dst):
                 return False
@@ -283,12 +297,6 @@ class Diagnosis:
     def _place(side: Side, name: str) -> str:
         op = side.main.ops.op(name)
         return f"{side.prefix}{op.module or op.name} ({op.kind})"
-
-    @staticmethod
-    def _module(side: Side, op: Op) -> str:
-        """Return the module that computes the last of what was merged into an operation."""
-        node = next(node for node in side.main.graph.nodes if node.name == op.output)
-        return module_of(node) or op.module
 
 
 def aligned(plan: Plan) -> list[Pair]:

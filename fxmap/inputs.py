@@ -292,7 +292,11 @@ def _each(value: Any, dims: int) -> tuple[int, ...]:
 
 
 def _accepts(captured: Captured, tensors: tuple[Tensor, ...]) -> bool:
-    meta = {path: tensor.to("meta") for path, tensor in captured.tensors.items()}
+    meta = {
+        # A model in another precision accepts the same shapes.
+        path: tensor.to("meta", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        for path, tensor in captured.tensors.items()
+    }
     try:
         with torch.no_grad():
             ValueInterpreter(captured, meta).run(*(tensor.to("meta") for tensor in tensors))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxmap.align import Pair
+from fxmap.capture.replica import replicate
 from fxmap.divergence import Diagnosis, Verdict, aligned, rivals
 from fxmap.errors import FxmapError, MappingError, shorten
 from fxmap.expressions import Expression
@@ -24,6 +25,7 @@ from fxmap.inputs import Given, Inputs, find_inputs, others, resized
 from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, Watch, compare, distance
 from fxmap.mapping import KeyMapping
 from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
+from fxmap.quantization.noise import equal_states, loss
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side, sides
 from fxmap.structure import Plan, map_by_structure
@@ -73,7 +75,19 @@ def verify(
     _check_keys(by_hand, src, dst)
     given = Given.of(example_inputs, dst_inputs)
     own, plan = map_by_structure(*sides(src, dst, given))
-    return _prove(KeyMapping(by_hand, own.knowledge), plan, given)
+    proof = _prove(KeyMapping(by_hand, own.knowledge), plan, given)
+    return replace(proof, sqnr=_loss(by_hand, src, plan, given)) if plan.dst.twin.converted else proof
+
+
+def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> float | None:
+    """Measure an int8 destination against the float source, if it holds what the mapping makes of that."""
+    state, own, choice = src.state_dict(), plan.dst.model.state_dict(), _Choice.of(plan, given)
+    prefix = plan.dst.prefix
+    if choice is None or choice.first[0].forward or choice.first[1].forward:
+        return None
+    if not all(equal_states(own[key.removeprefix(prefix)], part.evaluate(state)) for key, part in mapping.items()):
+        return None
+    return loss(replicate(plan.src.model), replicate(plan.dst.model), choice.first)
 
 
 def _check_keys(mapping: KeyMapping, src: nn.Module, dst: nn.Module) -> None:
@@ -169,6 +183,9 @@ class _Trial:
             # A difference was stepped over to see what lies behind it: that needs the other input in lockstep as well.
             runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
         error, ran = self._models(source, tensors, choice, first.returned)
+        if len(runs) == 1 and not self._agree(error):
+            # The first inputs showed no difference: the others may show where it is.
+            runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
         error = max(error, *(run.output_error for run in runs))
         tied, tried = self._alternatives(tensors, choice.first[1], expected, first)
         errors = {pair: max(run.errors.get(pair, float("inf")) for run in runs) for run in runs for pair in run.errors}
@@ -176,10 +193,7 @@ class _Trial:
         statuses = self._statuses(verdict.sound, influence, unreached, tied)
         reason = self._reason(verdict, statuses, error, unreached, [choice.first[0], ran[0]])
         sizes = tuple(inputs.size for inputs in (choice.first[0], ran[0]))
-        notes = (
-            *self._notes(first, expected),
-            *([f"{tried} alternatives were tried, and refuted or found tied"] if tried else []),
-        )
+        notes = tuple(self._notes(first, expected, tried))
         return Proof(not reason, statuses, error, verdict.divergence, self.forwards, sizes, reason, notes)
 
     def _agree(self, error: float) -> bool:
@@ -411,11 +425,12 @@ class _Trial:
             return "the inputs are not larger than every kernel that meets them; pass larger example_inputs"
         return ""
 
-    def _notes(self, run: Comparison, expected: list[Tensor]) -> list[str]:
-        if len(expected) == len(run.outputs):
-            return []
-        which = ", ".join(f"{i} is {j}" for i, j in run.returned) or "none corresponds"
-        return [f"the source returns {len(expected)} tensors, the destination {len(run.outputs)}: {which}"]
+    def _notes(self, run: Comparison, expected: list[Tensor], tried: int) -> list[str]:
+        notes = [f"{tried} alternatives were tried, and refuted or found tied"] if tried else []
+        if len(expected) != len(run.outputs):
+            which = ", ".join(f"{i} is {j}" for i, j in run.returned) or "none corresponds"
+            notes.append(f"the source returns {len(expected)} tensors, the destination {len(run.outputs)}: {which}")
+        return notes
 
     def _statuses(
         self, sound: Iterable[str], influence: dict[str, float], unreached: Mapping[str, int], tied: set[str]
