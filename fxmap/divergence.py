@@ -21,6 +21,7 @@ from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
 from fxmap.proof import TOLERANCE, Divergence
 from fxmap.side import Side
 from fxmap.structure import Plan
+from fxmap.symmetry import rivals
 
 # Functions made of pieces, of which a given input may not reach every one.
 PIECEWISE = {
@@ -289,7 +290,7 @@ class Diagnosis:
                 readers = [(name, "" if src.op(name).kind == OUTPUT else use) for name, use in src.users(pair.src)]
                 if (self.partners[user], "" if dst.op(user).kind == OUTPUT else argument) not in readers:
                     return False
-            elif rivals(self.dst, pair.dst):
+            elif rivals(dst, pair.dst):
                 return False
         return True
 
@@ -304,23 +305,6 @@ def aligned(plan: Plan) -> list[Pair]:
     order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
     pairs = [pair for pair in plan.alignment.pairs if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT)]
     return sorted(pairs, key=lambda pair: order[plan.dst.main.ops.op(pair.dst).output])
-
-
-def rivals(side: Side, name: str) -> list[str]:
-    """Return the other operations of a kind that compute from the same values with tensors of the same shapes."""
-    ops = side.main.ops
-    own = {argument: tensor.shape for argument, tensor in ops.tensors(name).items()}
-    data = [
-        producer for producers in ops.operands(name).values() for producer in producers if ops.op(producer).kind != TENSOR
-    ]
-    users = dict.fromkeys(user for producer in data for user, _ in ops.users(producer))
-    return [
-        user
-        for user in users
-        if user != name
-        and ops.op(user).kind == ops.op(name).kind
-        and {argument: tensor.shape for argument, tensor in ops.tensors(user).items()} == own
-    ]
 
 
 def _part(op: Op, argument: str, tensor: Tensor) -> Tensor:

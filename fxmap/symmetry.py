@@ -2,10 +2,62 @@
 
 An automorphism that exchanges two operations exchanges what they read and what reads them along with them: follow both, edge
 by edge, until the two walks meet in operations that they share. If they do, either choice gives the same function whatever
-the values are; if they part, the two are no tie.
+the values are; if they part, the two are no tie. Operations with equal inputs that were told apart by assignment alone are
+tried the other way round: a tie if the outputs agree all the same, and refuted if not.
 """
 
+from collections.abc import Callable, Iterable
+
+from fxmap.align import Pair
 from fxmap.graph import TENSOR, OpGraph
+
+# So many alternatives of one operation are tried by running them.
+_TRIED = 4
+
+
+def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]], bool] | None) -> tuple[set[str], int]:
+    """Return the operations of the destination that may be exchanged with another, and how many other choices were run.
+
+    Args:
+        graph: the destination.
+        pairs: what was aligned; only pairs whose evidence is "tied" or "assigned" are open.
+        agrees: runs the destination with its tensors exchanged, by path, and tells whether the outputs stay the same; None
+            where they are wrong anyway.
+    """
+    open_ops = [pair.dst for pair in pairs if pair.evidence in ("tied", "assigned")]
+    tied: set[str] = set()
+    tried = 0
+    for name in open_ops:
+        if name in tied:
+            continue
+        alike = [other for other in open_ops if other != name and _shapes(graph, other) == _shapes(graph, name)]
+        image = next((found for other in alike if (found := exchange(graph, name, other))), None)
+        if image is not None:
+            tied |= image.keys()
+            continue
+        for other in [other for other in rivals(graph, name) if other in alike][:_TRIED] if agrees else []:
+            tried += 1
+            tensors = graph.tensors(name), graph.tensors(other)
+            moved = {str(a.key): str(tensors[1][argument].key) for argument, a in tensors[0].items()}
+            if agrees is not None and agrees(moved | {b: a for a, b in moved.items()}):
+                tied |= {name, other}
+    return tied, tried
+
+
+def rivals(graph: OpGraph, name: str) -> list[str]:
+    """Return the other operations of a kind that compute from the same values with tensors of the same shapes."""
+    data = [
+        producer
+        for producers in graph.operands(name).values()
+        for producer in producers
+        if graph.op(producer).kind != TENSOR
+    ]
+    users = dict.fromkeys(user for producer in data for user, _ in graph.users(producer))
+    return [user for user in users if user != name and _shapes(graph, user) == _shapes(graph, name)]
+
+
+def _shapes(graph: OpGraph, name: str) -> tuple[object, ...]:
+    return graph.op(name).kind, {argument: tensor.shape for argument, tensor in graph.tensors(name).items()}
 
 
 def exchange(graph: OpGraph, one: str, other: str) -> dict[str, str] | None:
@@ -70,10 +122,3 @@ def _pairs(graph: OpGraph, mine: list[tuple[str, str]], theirs: list[tuple[str, 
         others.remove(found[0])
         pairs.append((node, found[0][0]))
     return None if others else pairs
-
-
-def tensors_moved(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:
-    """Return which tensor takes the place of which under an automorphism, by their paths."""
-    return {
-        str(graph.op(node).key): str(graph.op(moved).key) for node, moved in image.items() if graph.op(node).kind == TENSOR
-    }

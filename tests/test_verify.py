@@ -303,7 +303,7 @@ def test_a_recorded_run_is_proven_on_two_sizes_where_the_models_accept_them() ->
     src, dst = randomised(Looping(), 1), Looping()
     proof = fxmap.verify(src, dst, _identity(dst), example_inputs=torch.randn(1, 3, 8, 8))
     assert proof.ok, str(proof)
-    assert proof.inputs == ("1x3x8x8", "1x3x12x12")
+    assert proof.inputs == ("1x3x8x8", "2x3x10x10")
 
 
 def test_keys_that_do_not_exist_are_named_with_the_closest() -> None:
