@@ -189,7 +189,7 @@ class Trial:
 def command(
     subjects: Annotated[str, typer.Option(help="Only subjects whose name contains this.")] = "",
     kinds: Annotated[str, typer.Option(help="Only kinds whose name contains this.")] = "",
-    cap: Annotated[int, typer.Option(min=1, help="Cases of one kind on one pair of models, at most.")] = 16,
+    cap: Annotated[int, typer.Option(min=1, help="Cases of one kind on one pair of models, at most.")] = 12,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Four pairs of models and four cases of a kind.")] = False,
     show: Annotated[bool, typer.Option("--show", help="List the cases that were not located or falsely proven.")] = False,
@@ -231,6 +231,8 @@ def _measured(chosen: list[Subject], kinds: str, cap: int, seed: int) -> tuple[l
                 continue
             drawn = [c for c in cases(subject, trial.dst, trial.keys(), cap, seed) if kinds in c.kind]
             task = progress.add_task(subject.name, total=len(drawn))
+            if not console.is_terminal:
+                console.print(f"{subject.name}: {len(drawn)} cases", highlight=False)
             for case in drawn:
                 rows.append(trial.run(case))
                 progress.advance(task)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fxmap.align import Pair
 from fxmap.align.signatures import own_attributes
-from fxmap.graph import INPUT, OUTPUT, TENSOR, Op
+from fxmap.graph import INPUT, OUTPUT, TENSOR, Op, kind_of, module_of
 from fxmap.mapping import KeyMapping
 from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
+from fxmap.normalize.scaling import SCALING
 from fxmap.proof import TOLERANCE, Divergence
 from fxmap.side import Side
 from fxmap.structure import Plan
@@ -62,6 +63,7 @@ class Diagnosis:
         self.pairs = aligned(plan)
         self.partners = {pair.dst: pair.src for pair in plan.alignment.pairs}
         self.images = {pair.src: pair.dst for pair in plan.alignment.pairs}
+        self._chains = _Chain(self.src, self.images), _Chain(self.dst, self.partners)
 
     def judge(self, errors: Mapping[tuple[str, str], float], loose: Iterable[tuple[str, str]], error: float) -> Verdict:
         """Find the first divergence, in the order in which the destination computes.
@@ -72,9 +74,13 @@ class Diagnosis:
             error: of the outputs.
         """
         sizes = {pair: errors.get((pair.src, pair.dst), float("inf")) for pair in self.pairs}
-        causes = {pair: self._attribute(pair.src, pair.dst) for pair in self.pairs}
+        loose = set(loose)
+        causes = {
+            pair: self._attribute(pair.src, pair.dst) or (None if (pair.src, pair.dst) in loose else self._constant(pair))
+            for pair in self.pairs
+        }
         wrong = {pair for pair in self.pairs if not sizes[pair] <= TOLERANCE or causes[pair]}
-        wrong |= self._refuted(set(loose), wrong, error)
+        wrong |= self._refuted(loose, wrong, error)
         first = next((pair for pair in self.pairs if pair in wrong), None)
         sound = {pair.dst for pair in self.pairs if pair not in wrong}
         divergence = None
@@ -215,6 +221,19 @@ class Diagnosis:
                 return _Cause(f"{name} {attributes[1].get(name, 'default')} against {attributes[0].get(name, 'default')}")
         return self._eps(src, dst) if src.kind == dst.kind else _Cause(f"{dst.kind} against {src.kind}")
 
+    def _constant(self, pair: Pair) -> _Cause | None:
+        """Say which number differs that the two models scale or shift by on the way to a pair: the eps of a norm by hand.
+
+        Where the same steps lead to both, in other numbers, the function is another one, however small the error is.
+        """
+        ours, theirs = self._chains[0].constants(pair.src), self._chains[1].constants(pair.dst)
+        if [kind for kind, _, _ in ours] != [kind for kind, _, _ in theirs]:
+            return None
+        for (kind, one, place), (_, other, where) in zip(ours, theirs, strict=True):
+            if one != other:
+                return _Cause(f"{kind} {other} against {one}", "", f"{place} ({kind})", f"{where} ({kind})")
+        return None
+
     def _eps(self, src: Op, dst: Op) -> _Cause | None:
         eps = src.attribute("norm.eps"), dst.attribute("norm.eps")
         if None in eps or eps[0] == eps[1] or self._absorbed(dst.name):
@@ -225,7 +244,7 @@ class Diagnosis:
             f"{side.prefix}{str(key).rpartition('.')[0]} (batch_norm)"
             for side, key in zip((self.src, self.dst), keys, strict=True)
         ]
-        return _Cause(f"eps {eps[1]:g} against {eps[0]:g}", remedy, *places)
+        return _Cause(f"eps {eps[1]} against {eps[0]}", remedy, *places)
 
     def _absorbed(self, name: str) -> bool:
         return any(tensor.key in self.plan.derivation.absorbed for tensor in self.dst.main.ops.tensors(name).values())
@@ -298,6 +317,31 @@ class Diagnosis:
     def _place(side: Side, name: str) -> str:
         op = side.main.ops.op(name)
         return f"{side.prefix}{op.module or op.name} ({op.kind})"
+
+
+class _Chain:
+    """What leads to an aligned operation from the aligned ones before it, in the fx graph, where nothing was left out."""
+
+    def __init__(self, side: Side, known: Iterable[str]) -> None:
+        self.prefix = side.prefix
+        self.nodes = {node.name: node for node in side.main.graph.nodes}
+        self.ends = {side.main.ops.op(name).output for name in known}
+
+    def constants(self, name: str) -> list[tuple[str, float, str]]:
+        """Return (kind, number, module) of every scaling or shifting by a number."""
+        start = self.nodes.get(name.partition("#")[0])
+        queue, seen = [] if start is None else list(start.all_input_nodes), set[str]()
+        found = []
+        while queue:
+            node = queue.pop()
+            if node.name in seen or node.name in self.ends or node.op not in ("call_function", "call_method"):
+                continue
+            seen.add(node.name)
+            queue += node.all_input_nodes
+            numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]
+            if kind_of(node) in SCALING and len(node.all_input_nodes) == 1 and numbers:
+                found.append((kind_of(node), float(numbers[0]), f"{self.prefix}{module_of(node) or node.name}"))
+        return sorted(found)
 
 
 def aligned(plan: Plan) -> list[Pair]:

@@ -207,7 +207,7 @@ def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:
             # One node for a tensor, however often it is read: "%" keeps its name apart from those of operations.
             return Op(f"%{path}", TENSOR, output=node.name, key=path, shape=tuple(tensors[path].shape))
         return Op(node.name, CONSTANT, output=node.name)
-    return Op(node.name, kind_of(node), _attributes(node), _module(node), node.name)
+    return Op(node.name, kind_of(node), _attributes(node), module_of(node), node.name)
 
 
 def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
@@ -362,6 +362,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | bool) else str(value)
 
 
-def _module(node: fx.Node) -> str:
+def module_of(node: fx.Node) -> str:
+    """Return the path of the innermost module that a node was made in."""
     stack = node.meta.get("nn_module_stack")
     return next(reversed(stack)) if stack else ""

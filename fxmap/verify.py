@@ -315,7 +315,7 @@ class _Trial:
         for inputs in choice.whole:
             try:
                 error = self._outputs(source, tensors, inputs, returned)
-            except _TROUBLE as trouble:
+            except Exception as trouble:  # whatever a model raises on inputs or tensors that do not fit it
                 self.trouble = f"{type(trouble).__name__}: {trouble}"
                 continue
             self.trouble = ""
