@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
-import torch
 from torch import Tensor
 
 from fxmap.align import Pair
@@ -19,6 +18,7 @@ from fxmap.graph import INPUT, OUTPUT, TENSOR, Op, kind_of, module_of
 from fxmap.mapping import KeyMapping
 from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
 from fxmap.normalize.scaling import SCALING
+from fxmap.operands import same_tensors
 from fxmap.proof import TOLERANCE, Divergence
 from fxmap.side import Side
 from fxmap.structure import Plan
@@ -250,51 +250,44 @@ class Diagnosis:
         return any(tensor.key in self.plan.derivation.absorbed for tensor in self.dst.main.ops.tensors(name).values())
 
     def _tensor(self, pair: Pair) -> _Cause | None:
-        """Say which tensor of a pair is not the source's; nothing where they are not comparable, as with a folded norm."""
-        found = self._tensors(pair)
-        argument = next((name for name in sorted(found or ()) if found is not None and not found[name]), None)
-        if argument is None:
+        """Say which tensor of a pair is not the source's."""
+        argument = next((name for name, same in sorted(self._same(pair).items()) if not same), None)
+        ours, theirs = self.src.main.ops.tensors(pair.src), self.dst.main.ops.tensors(pair.dst)
+        if argument is None or not ours:
             return None
-        ours = self.src.main.ops.tensors(pair.src)[argument]
-        theirs = self.dst.main.ops.tensors(pair.dst)[argument]
-        names = [f"{side.prefix}{op.key}" for side, op in ((self.src, ours), (self.dst, theirs))]
-        made = self.mapping.get(names[1])
+        name, counterpart = f"{self.dst.prefix}{theirs[argument].key}", ours.get(argument)
+        made = self.mapping.get(name)
         what = "the destination's own value" if made is None else str(made)
-        kind = "batch_norm" if argument.startswith("norm.") else None
-        return _Cause(
-            f"{names[1]} is {what}, which is not {names[0]}" if str(made) != names[0] else f"{names[1]} is not {names[0]}",
-            "",
-            f"{names[0].rpartition('.')[0]} ({kind or self.src.main.ops.op(pair.src).kind})",
-            f"{names[1].rpartition('.')[0]} ({kind or self.dst.main.ops.op(pair.dst).kind})",
-        )
+        kinds = ["batch_norm" if argument.startswith("norm.") else op.main.ops.op(n).kind for op, n in self._sides(pair)]
+        where = f"{name.rpartition('.')[0]} ({kinds[1]})"
+        if counterpart is None:
+            return _Cause(f"{name} is {what}: not what the source computes with", dst=where)
+        other = f"{self.src.prefix}{counterpart.key}"
+        text = f"{name} is not what the source computes with" if what == other else f"{name} is {what}, which is not {other}"
+        return _Cause(text, "", f"{other.rpartition('.')[0]} ({kinds[0]})", where)
 
-    def _tensors(self, pair: Pair) -> dict[str, bool] | None:
-        """Tell for every tensor of a pair whether it holds the source's numbers; None where the two read other tensors."""
-        src, dst = self.src.main.ops, self.dst.main.ops
-        ours, theirs = src.tensors(pair.src), dst.tensors(pair.dst)
-        if ours.keys() != theirs.keys():
-            return None
-        parts = {
-            argument: (
-                _part(src.op(pair.src), argument, self.values[0][str(ours[argument].key)]),
-                _part(dst.op(pair.dst), argument, self.values[1][str(theirs[argument].key)]),
-            )
-            for argument in ours
-        }
-        return {name: a.shape == b.shape and torch.equal(a, b) for name, (a, b) in parts.items()}
+    def _sides(self, pair: Pair) -> tuple[tuple[Side, str], tuple[Side, str]]:
+        return (self.src, pair.src), (self.dst, pair.dst)
+
+    def _same(self, pair: Pair) -> dict[str, bool]:
+        """Tell for every tensor of the destination's operation whether the source's reads the same numbers."""
+        read = [
+            {argument: values[str(tensor.key)] for argument, tensor in side.main.ops.tensors(name).items()}
+            for (side, name), values in zip(self._sides(pair), self.values, strict=True)
+        ]
+        return same_tensors(self.src.main.ops.op(pair.src), read[0], self.dst.main.ops.op(pair.dst), read[1])
 
     def made(self) -> set[str]:
-        """Return the tensors of the destination that are not, in every use, simply the source's.
+        """Return the tensors of the destination that are not, in every use, the source's numbers.
 
-        Two operations of one kind, with the same attributes and the same tensors, are one function of their inputs, whatever
-        those are. What was folded, gathered or joined is known by values alone, and only as far as inputs reach.
+        What these do is known by values alone, and only as far as inputs reach them.
         """
-        found: set[str] = set()
-        for pair in self.pairs:
-            same = self._tensors(pair) or {}
-            tensors = self.dst.main.ops.tensors(pair.dst)
-            found |= {str(tensor.key) for argument, tensor in tensors.items() if not same.get(argument)}
-        return found
+        return {
+            str(self.dst.main.ops.tensors(pair.dst)[argument].key)
+            for pair in self.pairs
+            for argument, same in self._same(pair).items()
+            if not same
+        }
 
     def _consistent(self, pair: Pair) -> bool:
         """Whether what reads the one operation corresponds to what reads the other.
@@ -349,19 +342,6 @@ def aligned(plan: Plan) -> list[Pair]:
     order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
     pairs = [pair for pair in plan.alignment.pairs if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT)]
     return sorted(pairs, key=lambda pair: order[plan.dst.main.ops.op(pair.dst).output])
-
-
-def _part(op: Op, argument: str, tensor: Tensor) -> Tensor:
-    """Return what an operation reads of a tensor, as rows by everything else where it is an affine layer."""
-    if op.kind not in AFFINE:
-        return tensor
-    if argument == "weight" and op.attribute("axes") == "i o":
-        tensor = tensor.t()
-    if op.rows is not None:
-        tensor = tensor[list(op.rows)]
-    while tensor.dim() > 2 and tensor.shape[-1] == 1:
-        tensor = tensor.squeeze(-1)
-    return tensor
 
 
 def _strangers(side: Side, name: str, known: Mapping[str, str]) -> list[str]:
