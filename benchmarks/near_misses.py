@@ -5,6 +5,7 @@ judge carries it out on tensors, and the measurement writes it as a mapping; the
 """
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,10 @@ class Case:
 
 
 def cases(subject: Subject, dst: nn.Module, keys: list[str], cap: int, seed: int) -> Iterator[Case]:
-    """Draw up to `cap` cases of each kind. `keys` are the destination's float keys that the right mapping makes."""
+    """Draw up to `cap` cases of each kind, fewer of a slow subject.
+
+    `keys` are the destination's float keys that the right mapping makes.
+    """
     shapes = {key: tuple(value.shape) for key, value in dst.state_dict().items() if key in keys}
     for kind, drawn in (
         ("tensors swapped", _swapped(shapes)),
@@ -70,7 +74,7 @@ def cases(subject: Subject, dst: nn.Module, keys: list[str], cap: int, seed: int
         *((kind, list(_changes(kind, dst))) for kind in _CHANGES),
     ):
         rng = random.Random(f"{seed} {subject.name} {kind}")
-        chosen = rng.sample(drawn, min(cap, len(drawn)))
+        chosen = rng.sample(drawn, min(math.ceil(cap * subject.share), len(drawn)))
         for case in chosen:
             yield replace(case, kind=kind)
 

@@ -37,7 +37,7 @@ from fxmap.side import Side, side, sides
 from fxmap.structure import map_by_structure
 from fxmap.verify import prove
 
-QUICK = ("torchvision resnet", "timm vit to transformers", "transformers bert", "own mixed")
+QUICK = ("torchvision mobilenet v2", "timm vit to transformers", "transformers bert", "own mixed")
 SIZES = 3  # of inputs that the judge looks at
 WIDTH = 150  # of the table where the output is no terminal
 
@@ -187,9 +187,9 @@ class Trial:
 
 
 def command(
-    subjects: Annotated[str, typer.Option(help="Only subjects whose name contains this.")] = "",
+    subjects: Annotated[str, typer.Option(help="Only subjects whose name contains one of these, separated by commas.")] = "",
     kinds: Annotated[str, typer.Option(help="Only kinds whose name contains this.")] = "",
-    cap: Annotated[int, typer.Option(min=1, help="Cases of one kind on one pair of models, at most.")] = 12,
+    cap: Annotated[int, typer.Option(min=1, help="Cases of one kind on one pair of models, at most.")] = 20,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Four pairs of models and four cases of a kind.")] = False,
     show: Annotated[bool, typer.Option("--show", help="List the cases that were not located or falsely proven.")] = False,
@@ -201,7 +201,8 @@ def command(
     """
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"{json_file.parent} is not a directory", param_hint="--json")
-    chosen = [s for s in SUBJECTS if subjects in s.name and (not quick or s.name in QUICK)]
+    wanted = [part.strip() for part in subjects.split(",")]
+    chosen = [s for s in SUBJECTS if any(part in s.name for part in wanted) and (not quick or s.name in QUICK)]
     if not chosen:
         raise typer.BadParameter(f"no subject is named so; there are {', '.join(s.name for s in SUBJECTS)}")
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ class Subject:
     `draw(seed)` gives the inputs that the judge uses, of another size for another seed where the models accept it; they are
     passed as keyword arguments where they are a dict. `example` is what the proof is given, None where it is to find inputs
     itself. `joined` are ends of names of joined q, k, v layers, `separate` pairs of ends of q and k layers; `heads` is how
-    many heads those have.
+    many heads those have. `share` is the share of the usual number of cases, less than 1 for models that are slow to run.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Subject:
     joined: tuple[str, ...] = ()
     separate: tuple[tuple[str, str], ...] = ()
     heads: int = 0
+    share: float = 1.0
 
 
 def images(*sizes: tuple[int, int], channels: int = 3) -> Draw:
@@ -53,12 +54,6 @@ def tokens(vocabulary: int, *lengths: int, name: str = "input_ids") -> Draw:
         return {name: torch.randint(0, vocabulary, (2, lengths[seed % len(lengths)]), generator=generator)}
 
     return draw
-
-
-def _resnet() -> nn.Module:
-    from torchvision.models.resnet import BasicBlock, ResNet
-
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7)
 
 
 def _regnet() -> nn.Module:
@@ -232,22 +227,22 @@ class Encoder(nn.Module):
         return result
 
 
-_IMAGES = images((64, 64), (80, 72), (96, 64))
+_IMAGES = images((64, 64), (72, 56), (80, 64))
+_SMALL = images((64, 64))
 _FIXED = images((32, 32))
 _SEPARATE = (("query", "key"), ("q_proj", "k_proj"))
 
 SUBJECTS: tuple[Subject, ...] = (
-    Subject("torchvision resnet", _resnet, _resnet, _IMAGES),
-    Subject("torchvision regnet", _regnet, _regnet, _IMAGES),
-    Subject("timm resnet", _timm_resnet, _timm_resnet, _IMAGES),
-    Subject("timm resnet to transformers", _timm_resnet, _transformers_resnet, _IMAGES, _IMAGES),
-    Subject("torchvision mobilenet v2", _mobilenet_v2, _mobilenet_v2, _IMAGES),
-    Subject("torchvision mobilenet v3", _mobilenet_v3, _mobilenet_v3, _IMAGES),
-    Subject("torchvision densenet", _densenet, _densenet, _IMAGES),
-    Subject("torchvision squeezenet", _squeezenet, _squeezenet, _IMAGES),
-    Subject("torchvision shufflenet", _shufflenet, _shufflenet, _IMAGES),
-    Subject("torchvision convnext", _convnext, _convnext, _IMAGES),
-    Subject("torchvision swin", _swin, _swin, images((64, 64), (96, 64)), images((64, 64))),
+    Subject("torchvision regnet", _regnet, _regnet, _IMAGES, _SMALL, share=0.5),
+    Subject("timm resnet", _timm_resnet, _timm_resnet, _IMAGES, _SMALL, share=0.5),
+    Subject("timm resnet to transformers", _timm_resnet, _transformers_resnet, _IMAGES, _SMALL, share=0.5),
+    Subject("torchvision mobilenet v2", _mobilenet_v2, _mobilenet_v2, _IMAGES, share=0.5),
+    Subject("torchvision mobilenet v3", _mobilenet_v3, _mobilenet_v3, _IMAGES, _SMALL, share=0.5),
+    Subject("torchvision densenet", _densenet, _densenet, _IMAGES, _SMALL, share=0.5),
+    Subject("torchvision squeezenet", _squeezenet, _squeezenet, _IMAGES, _SMALL, share=0.5),
+    Subject("torchvision shufflenet", _shufflenet, _shufflenet, _IMAGES, _SMALL, share=0.5),
+    Subject("torchvision convnext", _convnext, _convnext, _IMAGES, share=0.5),
+    Subject("torchvision swin", _swin, _swin, images((64, 64), (96, 64)), _SMALL),
     Subject("torchvision vit", _vit, _vit, _FIXED, _FIXED, joined=("in_proj_weight", "in_proj_bias"), heads=4),
     Subject("timm vit to transformers", _timm_vit, _transformers_vit, _FIXED, _FIXED, separate=_SEPARATE, heads=4),
     Subject("transformers vit to timm", _transformers_vit, _timm_vit, _FIXED, _FIXED,
@@ -258,5 +253,5 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject("transformers llama", _llama, _llama, tokens(50, 12, 9, 17), tokens(50, 12), separate=_SEPARATE, heads=4),
     Subject("own encoder", Encoder, Encoder, tokens(40, 12, 9, 17), tokens(40, 12),
             joined=("in_proj_weight", "in_proj_bias"), heads=4),
-    Subject("own mixed", Mixed, Mixed, _IMAGES, images((64, 64))),
+    Subject("own mixed", Mixed, Mixed, _IMAGES, _SMALL),
 )  # fmt: skip

@@ -180,8 +180,10 @@ def distance(a: Tensor, b: Tensor) -> float:
         return float("inf")
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
-    scale = float(a.detach().abs().max())
-    error = float((a.detach() - b.detach()).abs().max())
+    # Masks and numbers of positions are compared as numbers.
+    a, b = (value.detach() if value.is_floating_point() or value.is_complex() else value.double() for value in (a, b))
+    scale = float(a.abs().max())
+    error = float((a - b).abs().max())
     if math.isnan(scale) or math.isnan(error):
         return float("inf")
     return error / scale if scale > 0 else error
@@ -201,9 +203,9 @@ class Watch:
     axes: tuple[int, int] = (-1, -1)
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is to be compared of the two nodes' values."""
+        """Return what is to be compared of the two nodes' values: all of one that does not have these rows."""
         ours, theirs = (
-            value if rows is None else value.index_select(axis, torch.tensor(rows))
+            value if rows is None or value.shape[axis] <= max(rows) else value.index_select(axis, torch.tensor(rows))
             for value, rows, axis in zip((src, dst), self.rows, self.axes, strict=True)
         )
         return ours, theirs
@@ -213,6 +215,8 @@ class Watch:
 
         Gradients still flow through the destination's own value.
         """
+        if not theirs.is_floating_point():
+            return ours if ours.shape == theirs.shape and self.rows == (None, None) else None
         own = theirs - theirs.detach() if bool(torch.isfinite(theirs).all()) else torch.zeros_like(theirs)
         if ours.shape != theirs.shape:
             if ours.dim() != theirs.dim() or self.rows != (None, None):

@@ -19,6 +19,8 @@ INFINITE = float("inf")
         (B, torch.tensor([1.0, float("nan")]), INFINITE),
         (torch.tensor([float("nan"), 1.0]), B, INFINITE),
         (torch.zeros(0), torch.zeros(0), 0.0),
+        (torch.tensor([True, False]), torch.tensor([True, True]), 1.0),
+        (torch.tensor([4, 2]), torch.tensor([4, 1]), 0.25),
     ],
 )
 def test_distance(a: Tensor, b: Tensor, expected: float) -> None:
