@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxmap.align import Pair
-from fxmap.capture.replica import replicate
+from fxmap.capture.replica import replicate, unchanged
 from fxmap.divergence import Diagnosis, Verdict, aligned
 from fxmap.errors import FxmapError, MappingError, shorten
 from fxmap.expressions import Expression
@@ -242,7 +242,7 @@ class _Trial:
                     tensors[canonical[path]] = self._fitting(path, part)
         for path, tensor in self.dst.main.tensors.items():
             if canonical[path] not in tensors:
-                tensors[canonical[path]] = tensor.detach().double() if tensor.is_floating_point() else tensor
+                tensors[canonical[path]] = tensor.detach().double() if tensor.is_floating_point() else tensor.clone()
         return {path: tensors[name] for path, name in canonical.items()}
 
     def _fitting(self, path: str, value: Tensor) -> Tensor:
@@ -424,21 +424,19 @@ def _zeros(gradient: Tensor | None, leaf: Tensor) -> int:
 
 def _call(model: Side, tensors: dict[str, Tensor], inputs: Inputs) -> list[Tensor]:
     """Run the user's own code with other tensors, in float64."""
-    module = model.main.module
-    if inputs.forward is None:
-        double = inputs.double()
-        return tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs), tie_weights=False))
+    module, double = model.main.module, inputs.double()
     own = {f"module.{path}": tensor for path, tensor in tensors.items()}
-    return tensors_of(functional_call(_Calling(module, inputs.double()), own, (), tie_weights=False))
+    with unchanged(module):
+        return tensors_of(functional_call(_Calling(module, double), own, (), tie_weights=False))
 
 
 class _Calling(nn.Module):
-    """A model whose forward is a function of the user's."""
+    """A model with its inputs, and the user's function in the place of forward if there is one."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.module, self.inputs = module, inputs
 
     def forward(self) -> Any:
-        """Call the user's function."""
+        """Run the model on the inputs."""
         return self.inputs.call(self.module)

@@ -170,6 +170,32 @@ def test_the_models_are_as_they_were() -> None:
     handle.remove()
 
 
+class Counting(nn.Module):
+    """A model whose forward writes into its buffers, in eval mode too."""
+
+    def __init__(self, traceable: bool) -> None:
+        super().__init__()
+        self.fc, self.traceable = nn.Linear(4, 4), traceable
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("hidden", torch.zeros(()), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for buffer in (self.calls, self.steps, self.hidden):
+            buffer.add_(1)
+        return self.fc(x) if self.traceable or bool(x.sum() < 1e9) else x
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_buffers_that_a_model_writes_are_put_back(traceable: bool) -> None:
+    src, dst = Counting(traceable), Counting(traceable)
+    state = torch.get_rng_state()
+    fxmap.auto_map(src, dst, example_inputs=torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(state, torch.get_rng_state())
+    for model in (src, dst):
+        assert [float(buffer) for buffer in model.buffers()] == [0.0, 0.0, 0.0]
+
+
 def test_without_inputs_nothing_is_proven_and_the_report_says_how() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:

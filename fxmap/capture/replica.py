@@ -6,7 +6,9 @@ replica, so that the user's model keeps its mode, its hooks and its values. Tens
 
 import types
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 Replace = Callable[[str, nn.Module], nn.Module | None]
@@ -68,6 +70,27 @@ def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.
             vars(replica)[name] = copies.get(value, value)
         elif isinstance(value, list):
             value[:] = [copies.get(item, item) if isinstance(item, nn.Module) else item for item in value]
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put the buffers back that the model's own code writes into, such as counters, inside a `with` block.
+
+    >>> import torch
+    >>> norm = nn.BatchNorm1d(1)
+    >>> with unchanged(norm):
+    ...     _ = norm(torch.tensor([[1.0], [3.0]]))
+    >>> norm.running_mean
+    tensor([0.])
+    """
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
