@@ -24,7 +24,8 @@ from fxmap.errors import (
 )
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Divergence, Proof, Status
-from fxmap.transfer import load, sqnr, transfer
+from fxmap.quantization.noise import sqnr
+from fxmap.transfer import load, transfer
 from fxmap.verify import verify
 
 __all__ = [

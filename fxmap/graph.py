@@ -6,7 +6,7 @@ an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.re
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +145,14 @@ class OpGraph:
             return (key,)
         return self.numbering.paths(self.composed[key])
 
+    def value(self, tensor: Op, values: Mapping[str, Tensor]) -> Tensor:
+        """Return what a tensor is, given the values of the stored ones."""
+        assert tensor.key is not None
+        if tensor.key not in self.composed or self.numbering is None:
+            return values[tensor.key]
+        value: Tensor = self.numbering.value(self.composed[tensor.key], values)
+        return value
+
     def copy(self) -> "OpGraph":
         """Return a graph that can be changed."""
         return replace(self, network=self.network.copy(), composed=dict(self.composed))
@@ -229,7 +237,7 @@ def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:
             # One node for a tensor, however often it is read: "%" keeps its name apart from those of operations.
             return Op(f"%{path}", TENSOR, output=node.name, key=path, shape=tuple(tensors[path].shape))
         return Op(node.name, CONSTANT, output=node.name)
-    return Op(node.name, kind_of(node), _attributes(node), _module(node), node.name)
+    return Op(node.name, kind_of(node), _attributes(node), module_of(node), node.name)
 
 
 def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
@@ -384,6 +392,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | bool) else str(value)
 
 
-def _module(node: fx.Node) -> str:
+def module_of(node: fx.Node) -> str:
+    """Return the path of the innermost module that a node was made in."""
     stack = node.meta.get("nn_module_stack")
     return next(reversed(stack)) if stack else ""

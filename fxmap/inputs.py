@@ -93,15 +93,41 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
 
 
 def others(inputs: Inputs, seed: int) -> Inputs:
-    """Return inputs of the same shapes with other random values in the floating-point tensors."""
+    """Return inputs of the same shapes with other values: random ones, and integers in another order."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].reshape(tensor.shape)
 
     return inputs.map(draw, size=f"{inputs.size} (other values)")
+
+
+def resized(inputs: Inputs) -> Inputs | None:
+    """Return inputs of another size, which the models may or may not accept, or None where there is nothing to change.
+
+    Maps become larger by a quarter, texts shorter by a quarter, and a batch of one becomes two: what a model computes across
+    the batch, one alone does not show.
+
+    >>> resized(as_inputs(torch.zeros(1, 3, 8, 8))).size
+    '2x3x10x10'
+    """
+    alone = all(tensor.shape[0] == 1 for tensor in inputs.flat() if tensor.dim() > 1)
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point() and tensor.dim() > 3:
+            for axis in range(2, tensor.dim()):
+                tensor = torch.cat([tensor, tensor.narrow(axis, 0, tensor.shape[axis] // 4).flip(axis)], axis)
+        elif not tensor.is_floating_point() and tensor.dim() == 2:
+            tensor = tensor[:, : max(1, tensor.shape[1] * 3 // 4)]
+        return torch.cat([tensor, tensor.flip(-1)]) if alone and tensor.dim() > 1 else tensor
+
+    other = inputs.map(change)
+    tensors = other.flat()
+    if all(a.shape == b.shape for a, b in zip(tensors, inputs.flat(), strict=True)):
+        return None
+    return replace(other, size=_size(tensors[0]))
 
 
 def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
@@ -140,6 +166,8 @@ def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:
 def find_inputs(src: Captured, dst: Captured, *, count: int = 2) -> list[Inputs]:
     """Return up to `count` inputs of different sizes that both models accept, the smallest that prove something first.
 
+    The second one has two images where the first has one: what a model computes across the batch, one alone does not show.
+
     Which sizes leave room for every kernel is estimated from the attributes of convolutions and pools; whether a model
     accepts a size is tried on the meta device, where a run costs no arithmetic. The random values come from a generator of
     their own: the global one is not touched.
@@ -149,7 +177,7 @@ def find_inputs(src: Captured, dst: Captured, *, count: int = 2) -> list[Inputs]
     order = sorted(range(len(choices)), key=lambda i: (not rooms[i], i if rooms[i] else -i))
     found: list[Inputs] = []
     for i in order:
-        tensors = _random(choices[i], seed=i)
+        tensors = _random(choices[i] if not found else choices[i].doubled(), seed=i)
         if all(_accepts(captured, tensors) for captured in (src, dst)):
             found.append(Inputs(tensors, {}, rooms[i], _size(tensors[0])))
         if len(found) == count:
@@ -168,6 +196,10 @@ class _Choice:
     step: int
     shapes: tuple[tuple[int, ...], ...]
     high: tuple[int | None, ...]
+
+    def doubled(self) -> "_Choice":
+        """Return the choice with two of what there is one of."""
+        return replace(self, shapes=tuple((max(2, shape[0]), *shape[1:]) for shape in self.shapes))
 
 
 def _candidates(captured: Captured) -> Iterator[_Choice]:
@@ -268,7 +300,11 @@ def _each(value: Any, dims: int) -> tuple[int, ...]:
 
 
 def _accepts(captured: Captured, tensors: tuple[Tensor, ...]) -> bool:
-    meta = {path: tensor.to("meta") for path, tensor in captured.tensors.items()}
+    meta = {
+        # A model in another precision accepts the same shapes.
+        path: tensor.to("meta", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        for path, tensor in captured.tensors.items()
+    }
     try:
         with torch.no_grad():
             ValueInterpreter(captured, meta).run(*(tensor.to("meta") for tensor in tensors))

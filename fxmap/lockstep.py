@@ -4,6 +4,7 @@ Where an aligned pair of operations disagrees, the destination goes on with the 
 compared on equal inputs and one difference does not hide what comes after it.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,13 +169,23 @@ _OUT_OF_PLACE = {
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference, relative to the largest absolute value of `a`; infinite where shapes differ."""
+    """Return the largest difference, relative to the largest absolute value of `a`.
+
+    Infinite where shapes differ, or where one value is not a number.
+
+    >>> distance(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 3.0]))
+    0.25
+    """
     if a.shape != b.shape:
         return float("inf")
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
-    scale = float(a.detach().abs().max())
-    error = float((a.detach() - b.detach()).abs().max())
+    # Masks and numbers of positions are compared as numbers.
+    a, b = (value.detach() if value.is_floating_point() or value.is_complex() else value.double() for value in (a, b))
+    scale = float(a.abs().max())
+    error = float((a - b).abs().max())
+    if math.isnan(scale) or math.isnan(error):
+        return float("inf")
     return error / scale if scale > 0 else error
 
 
@@ -192,12 +203,27 @@ class Watch:
     axes: tuple[int, int] = (-1, -1)
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is to be compared of the two nodes' values."""
+        """Return what is to be compared of the two nodes' values: all of one that does not have these rows."""
         ours, theirs = (
-            value if rows is None else value.index_select(axis, torch.tensor(rows))
+            value if rows is None or value.shape[axis] <= max(rows) else value.index_select(axis, torch.tensor(rows))
             for value, rows, axis in zip((src, dst), self.rows, self.axes, strict=True)
         )
         return ours, theirs
+
+    def restarted(self, value: Tensor, ours: Tensor, theirs: Tensor) -> Tensor | None:
+        """Return the destination's value with the source's numbers, or None where the two do not lie alike.
+
+        Gradients still flow through the destination's own value.
+        """
+        if not theirs.is_floating_point():
+            return ours if ours.shape == theirs.shape and self.rows == (None, None) else None
+        own = theirs - theirs.detach() if bool(torch.isfinite(theirs).all()) else torch.zeros_like(theirs)
+        if ours.shape != theirs.shape:
+            if ours.dim() != theirs.dim() or self.rows != (None, None):
+                return None
+            return ours.detach() + own.mean()
+        fresh = ours.detach() + own
+        return fresh if self.rows[1] is None else value.index_copy(self.axes[1], torch.tensor(self.rows[1]), fresh)
 
 
 @dataclass(frozen=True)
@@ -207,6 +233,7 @@ class Comparison:
     `errors` holds the relative error of every aligned pair whose value was seen on both sides; `loose` are the pairs whose
     values lie in another layout, so that only the collection of numbers was compared, or are a constant multiple of one
     another (a model may scale early or late); `replaced` those where the destination went on with the source's value.
+    `seen` are the destination's own values of the pairs, `returned` which output of the source is which of the destination.
     """
 
     errors: dict[tuple[str, str], float]
@@ -214,6 +241,8 @@ class Comparison:
     replaced: tuple[tuple[str, str], ...]
     output_error: float
     outputs: list[Tensor]
+    seen: list[Tensor]
+    returned: list[tuple[int, int]]
 
 
 def compare(
@@ -224,11 +253,17 @@ def compare(
     values: Mapping[str, Tensor],
     expected: Sequence[Tensor],
     tolerance: float,
+    *,
+    restart: bool = True,
 ) -> Comparison:
-    """Run the destination beside recorded source values."""
+    """Run the destination beside recorded source values.
+
+    With `restart`, the destination goes on with the source's value also where its own has another shape.
+    """
     errors: dict[tuple[str, str], float] = {}
     loose: set[tuple[str, str]] = set()
     replaced: list[tuple[str, str]] = []
+    seen: list[Tensor] = []
     watched: dict[str, list[Watch]] = {}
     for watch in watches:
         watched.setdefault(watch.dst, []).append(watch)
@@ -238,21 +273,47 @@ def compare(
             if watch.src not in values:
                 continue
             ours, theirs = watch.values(values[watch.src], value)
+            seen.append(theirs)
             error = distance(ours, theirs)
             if error > tolerance and (error_up_to := _loose_distance(ours, theirs)) <= tolerance:
                 loose.add(watch.pair)
                 error = error_up_to
             errors[watch.pair] = error
-            if not error <= tolerance and watch.rows == (None, None) and values[watch.src].shape == value.shape:
+            if error > tolerance:
                 replaced.append(watch.pair)
-                # Gradients still flow through the destination's own value.
-                value = values[watch.src].detach() + (value - value.detach())
+                same = values[watch.src].shape == value.shape
+                fresh = watch.restarted(value, ours, theirs) if restart or same else None
+                value = value if fresh is None else fresh
         return value
 
     outputs = tensors_of(ValueInterpreter(captured, tensors, hook).run(*arguments))
-    same = len(outputs) == len(expected)
-    error = max((distance(a, b) for a, b in zip(expected, outputs, strict=True)), default=0.0) if same else float("inf")
-    return Comparison(errors, frozenset(loose), tuple(replaced), error, outputs)
+    returned = corresponding(expected, outputs, tolerance)
+    error = max((distance(expected[i], outputs[j]) for i, j in returned), default=float("inf"))
+    return Comparison(errors, frozenset(loose), tuple(replaced), error, outputs, seen, returned)
+
+
+def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], tolerance: float) -> list[tuple[int, int]]:
+    """Return which output of one model is which of the other, in order: all of those that the one with fewer returns.
+
+    A model may return more than the other (hidden states, a loss): each output goes to the first one that is equal, or else
+    to the first one of the same shape. Where there is none, the two do not correspond, and nothing is returned.
+
+    >>> a, b = torch.zeros(2), torch.ones(2)
+    >>> corresponding([a, b], [b], 1e-9)
+    [(1, 0)]
+    """
+    if len(expected) == len(outputs):
+        return [(i, i) for i in range(len(outputs))]
+    few, many = (expected, outputs) if len(expected) < len(outputs) else (outputs, expected)
+    found: list[int] = []
+    for value in few:
+        rest = range(found[-1] + 1 if found else 0, len(many))
+        equal = [i for i in rest if distance(value, many[i]) <= tolerance]
+        alike = [i for i in rest if value.shape == many[i].shape]
+        if not alike:
+            return []
+        found.append((equal or alike)[0])
+    return [(i, j) if few is expected else (j, i) for i, j in enumerate(found)]
 
 
 def _loose_distance(a: Tensor, b: Tensor) -> float:

@@ -118,6 +118,19 @@ class Numbering:
         owners = distinct(self.owners(numbers))
         return self._paths[owners[0]] if len(owners) == 1 and owners[0] != ZERO else None
 
+    def value(self, composition: Composition, values: Mapping[str, Tensor]) -> Tensor:
+        """Put an operand together from the values of the stored tensors."""
+        like = values[self.paths(composition)[0]]
+        total = torch.full(composition.shape, composition.shift, dtype=like.dtype)
+        for term in composition.terms:
+            for owner in distinct(self.owners(term.numbers)):
+                if owner != ZERO:
+                    place = self.places[self._paths[owner]]
+                    mine = (term.numbers >= place.begin) & (term.numbers < place.begin + place.size)
+                    stored = values[self._paths[owner]].detach().flatten()
+                    total[mine] += stored[term.numbers[mine] - place.begin] * term.factor
+        return total
+
     def paths(self, composition: Composition) -> tuple[str, ...]:
         """Return the tensors that a composition reads."""
         owners = [owner for term in composition.terms for owner in distinct(self.owners(term.numbers))]

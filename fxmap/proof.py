@@ -44,7 +44,8 @@ class Proof:
 
     `ok`: the outputs agree, and every key that the output depends on is proven or tied. `error` is the largest relative
     error of the outputs in float64; `inputs` are their shapes; `forwards` counts forward passes, a backward pass as two.
-    `reason` says why `ok` is false.
+    `reason` says why `ok` is false; `notes` are what else is to be known. A quantized destination is proven on its float
+    twin; `sqnr` is its own signal-to-noise ratio in dB against the float source, if it holds what the mapping makes.
     """
 
     ok: bool = False
@@ -54,6 +55,8 @@ class Proof:
     forwards: int = 0
     inputs: tuple[str, ...] = ()
     reason: str = ""
+    notes: tuple[str, ...] = ()
+    sqnr: float | None = None
 
     def status(self, key: str) -> Status:
         """Return what was shown of a destination key.
@@ -69,4 +72,6 @@ class Proof:
         head = "proof: ok" if self.ok else f"proof: not ok: {self.reason}"
         error = "outputs of other shapes" if self.error == float("inf") else f"relative error {self.error:.1e}"
         ran = f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
-        return "\n".join([f"{head}; {ran}", *([str(self.divergence)] if self.divergence else [])])
+        divergence = [] if self.divergence is None else [str(self.divergence)]
+        loss = [] if self.sqnr is None else [f"as int8, {self.sqnr:.1f} dB signal to noise against the float source"]
+        return "\n".join([f"{head}; {ran}", *divergence, *self.notes, *loss])

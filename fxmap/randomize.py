@@ -41,7 +41,7 @@ def _role(captured: Captured, name: str) -> str:
 def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
     shape = tensor.shape
     if not tensor.is_floating_point():
-        return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if role == "" else tensor
+        return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if role == "" else tensor.clone()
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     if role in ("norm weight", "norm running_var"):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5

@@ -1,6 +1,5 @@
 """transfer and load: from a source to a filled destination, in one call and in place."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from fxmap.errors import QuantizationError
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
+from fxmap.quantization.noise import sqnr
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
@@ -183,17 +183,6 @@ def _loss(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) 
 def _inner(src: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
     prefix = unwrap(src)[1]
     return {key.removeprefix(prefix): value for key, value in state.items()}
-
-
-def sqnr(expected: Tensor, actual: Tensor) -> float:
-    """Return the signal-to-quantization-noise ratio in dB: 20 log10(|expected| / |expected - actual|).
-
-    >>> sqnr(torch.tensor([10.0]), torch.tensor([9.0]))
-    20.0
-    """
-    noise = float(torch.linalg.vector_norm(expected.double() - actual.double()))
-    signal = float(torch.linalg.vector_norm(expected.double()))
-    return 20 * math.log10(signal / noise) if noise and signal else math.inf
 
 
 class _First:

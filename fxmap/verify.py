@@ -3,11 +3,13 @@
 The source's tensors are randomised, the mapping makes the destination's, and both models run in float64 on two inputs: in
 lockstep first, so that every aligned pair of operations is compared on equal inputs, then as the user's own code. A key is
 proven if every operation that reads it gives the source's values, has the source's static attributes, and if the output
-depends on the key. What the inputs cannot show (a ReLU6 that never saturates) the attributes must.
+depends on the key. What the inputs cannot show (a ReLU6 that never saturates, a row of an embedding that no input selects)
+the attributes and the tensors themselves must.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,27 +17,34 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxmap.align import Pair
-from fxmap.align.signatures import own_attributes
-from fxmap.capture.replica import run_fresh
-from fxmap.errors import FxmapError, shorten
+from fxmap.capture.replica import replicate, run_fresh, unchanged
+from fxmap.divergence import Diagnosis, Verdict, aligned
+from fxmap.errors import FxmapError, MappingError, shorten
 from fxmap.expressions import Expression
-from fxmap.graph import INPUT, OUTPUT, TENSOR, Op
-from fxmap.inputs import Given, Inputs, find_inputs, others
-from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, Watch, compare, distance
+from fxmap.graph import TENSOR
+from fxmap.inputs import Given, Inputs, find_inputs, others, resized
+from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, ValueInterpreter, Watch, compare, distance
 from fxmap.mapping import KeyMapping
-from fxmap.normalize.affine import AFFINE, affine_shape, pointwise
-from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Divergence, Proof, Status
+from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
+from fxmap.quantization.noise import equal_states, loss
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side, sides
 from fxmap.structure import Plan, map_by_structure
+from fxmap.symmetry import ties
 from fxmap.values import tensors_of
 
 # A key whose influence on the outputs is smaller than this, relative to them, is rounding and not influence.
 _INERT = 1e-12
+# What a model may raise on inputs or tensors that do not fit it.
+_TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
 
 
 def verify(
-    src: nn.Module, dst: nn.Module, mapping: Mapping[str, Expression], example_inputs: Any = None, dst_inputs: Any = None
+    src: nn.Module,
+    dst: nn.Module,
+    mapping: Mapping[str, Expression | str],
+    example_inputs: Any = None,
+    dst_inputs: Any = None,
 ) -> Proof:
     """Prove any mapping between two models, also one written by hand or read from JSON. Neither model is changed.
 
@@ -50,11 +59,47 @@ def verify(
 
     Raises:
         CaptureError: a model has no graph.
+        MappingError: the mapping makes a key that the destination does not have, or reads one that the source does not.
+
+    Cost: as `auto_map`.
+
+    >>> src, dst = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    >>> proof = verify(src, dst, {"0.weight": "1.weight", "0.bias": "0.bias", "1.weight": "0.weight", "1.bias": "1.bias"})
+    >>> proof.ok
+    False
+    >>> print(proof.divergence.attribute)
+    0.weight is 1.weight, which is not 0.weight
     """
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
+    _check_keys(by_hand, src, dst)
     given = Given.of(example_inputs, dst_inputs)
     own, plan = map_by_structure(*sides(src, dst, given))
-    return _prove(KeyMapping(by_hand, own.knowledge), plan, given)
+    proof = _prove(KeyMapping(by_hand, own.knowledge), plan, given)
+    return replace(proof, sqnr=_loss(by_hand, src, plan, given)) if plan.dst.twin.converted else proof
+
+
+def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> float | None:
+    """Measure an int8 destination against the float source, if it holds what the mapping makes of that."""
+    state, own, choice = src.state_dict(), plan.dst.model.state_dict(), _Choice.of(plan, given)
+    prefix = plan.dst.prefix
+    if choice is None or choice.first[0].forward or choice.first[1].forward:
+        return None
+    if not all(equal_states(own[key.removeprefix(prefix)], part.evaluate(state)) for key, part in mapping.items()):
+        return None
+    return loss(replicate(plan.src.model), replicate(plan.dst.model), choice.first)
+
+
+def _check_keys(mapping: KeyMapping, src: nn.Module, dst: nn.Module) -> None:
+    for model, used, what in ((dst, set(mapping), "destination"), (src, mapping.sources(), "source")):
+        known = list(model.state_dict())
+        strangers = sorted(used.difference(known))
+        if strangers:
+            close = get_close_matches(strangers[0], known, n=1)
+            hint = f"; the closest is {close[0]}" if close else ""
+            raise MappingError(
+                f"{shorten(strangers)}: no key of the {what}, which has {len(known)} keys{hint}. "
+                "Correct the mapping, or make it with fxmap.auto_map"
+            )
 
 
 def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
@@ -66,23 +111,45 @@ def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
 def _prove(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
     if mapping.knowledge.blocked:
         return Proof(statuses=mapping.knowledge.statuses, reason=mapping.knowledge.blocked)
-    inputs = _inputs(plan, given)
-    if not inputs:
+    inputs = _Choice.of(plan, given)
+    if inputs is None:
         reason = "no inputs were found that both models accept; pass example_inputs=(x,)"
         return Proof(statuses=mapping.knowledge.statuses, reason=reason)
     try:
         with DepthwiseByUnfold():
             return _Trial(mapping, plan).run(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError, FxmapError) as error:
+    except _TROUBLE as error:
         return Proof(statuses=mapping.knowledge.statuses, reason=f"{type(error).__name__}: {error}")
 
 
-def _inputs(plan: Plan, given: Given) -> list[tuple[Inputs, Inputs]]:
-    """Return two choices of inputs for both models."""
-    src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
-    if src is None or dst is None:
-        return [(inputs, inputs) for inputs in find_inputs(plan.src.main, plan.dst.main)]
-    return [(src, dst), (others(src, seed=1), others(dst, seed=1))]
+Both = tuple[Inputs, Inputs]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Inputs for the source and for the destination.
+
+    `first` and `second` are for the captured graphs, `whole` for the user's own code: the first one of these that both
+    models accept.
+    """
+
+    first: Both
+    second: Both
+    whole: tuple[Both, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, given: Given) -> "_Choice | None":
+        src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
+        if src is not None and dst is not None:
+            same = others(src, seed=1), others(dst, seed=1)
+            ours, theirs = resized(same[0]), resized(same[1])
+            larger = () if ours is None or theirs is None else ((ours, theirs),)
+            return cls((src, dst), same, (*larger, same))
+        found = find_inputs(plan.src.main, plan.dst.main)
+        if not found:
+            return None
+        second = found[1] if len(found) > 1 else others(found[0], seed=1)
+        return cls((found[0],) * 2, (second,) * 2, ((second,) * 2,))
 
 
 class _Trial:
@@ -90,37 +157,51 @@ class _Trial:
 
     def __init__(self, mapping: KeyMapping, plan: Plan) -> None:
         self.mapping = mapping
-        self.src, self.dst, self.alignment, self.derivation = plan.src, plan.dst, plan.alignment, plan.derivation
+        self.plan, self.src, self.dst = plan, plan.src, plan.dst
         self.generator = torch.Generator().manual_seed(0)
-        self.pairs = [pair for pair in self.alignment.pairs if self.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT)]
-        self.partners = {pair.dst: pair.src for pair in self.alignment.pairs}
+        self.pairs = aligned(plan)
         self.forwards = 0
         self.tolerance = TOLERANCE
+        self.trouble = ""
 
-    def run(self, inputs: list[tuple[Inputs, Inputs]]) -> Proof:
+    def run(self, choice: _Choice) -> Proof:
         """Run both models on every input, and draw the conclusions."""
         source = random_tensors(self.src.main, self.generator)
-        values, expected = self._source(source, inputs[0][0], calibrate=True)
+        values, expected = self._source(source, choice.first[0], calibrate=True)
         if not finite(expected):
             return Proof(
                 statuses=self.mapping.knowledge.statuses,
                 reason="the source's outputs are not finite, or all zero, on random weights",
             )
         tensors = self._destination(source)
-        first = self._compare(tensors, inputs[0][1], values, expected)
-        influence = self._influence(tensors, first)
-        errors = dict(first.errors)
+        diagnosis = Diagnosis(self.mapping, self.plan, source, tensors)
+        first = self._compare(tensors, choice.first[1], values, expected)
+        influence, unreached = self._influence(tensors, first, diagnosis.made())
+        runs = [first]
         if first.replaced or first.output_error > TOLERANCE:
             # A difference was stepped over to see what lies behind it: that needs the other input in lockstep as well.
-            second = self._compare(tensors, inputs[-1][1], *self._source(source, inputs[-1][0], calibrate=False))
-            errors = {names: max(size, second.errors.get(names, size)) for names, size in errors.items()}
-        error = max(first.output_error, self._models(source, tensors, *inputs[-1]))
-        if TOLERANCE < error <= SINGLE_TOLERANCE:
-            self._watch_precision(source, tensors, *inputs[-1])
-        if error > self.tolerance:
-            # Equal numbers in another layout, or times a constant, are evidence only as far as the outputs agree.
-            errors |= {names: float("inf") for names in first.loose if errors[names] <= TOLERANCE}
-        return self._conclude(errors, influence, error, [pair[0] for pair in inputs])
+            runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
+        error, ran = self._models(source, tensors, choice, first.returned)
+        if len(runs) == 1 and not error <= self.tolerance:
+            # The first inputs showed no difference: the others may show where it is.
+            runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
+
+        def agrees(moved: dict[str, str]) -> bool:
+            exchanged = tensors | {path: tensors[other] for path, other in moved.items()}
+            return self._agrees(exchanged, choice.first[1], expected, first.returned)
+
+        tied, tried = ties(self.dst.main.ops, self.pairs, None if first.replaced else agrees)
+        errors = {pair: max(run.errors.get(pair, float("inf")) for run in runs) for run in runs for pair in run.errors}
+        # Captured graphs compute in float64 whatever the models do, so that here nothing is forgiven.
+        exact = max(run.output_error for run in runs)
+        error = max(error, exact)
+        agree = error <= self.tolerance and exact <= TOLERANCE
+        verdict = diagnosis.judge(errors, {pair for run in runs for pair in run.loose}, 0.0 if agree else error)
+        statuses = self._statuses(verdict.sound, influence, unreached, tied)
+        reason = self._reason(verdict, statuses, error if not agree else 0.0, unreached, [choice.first[0], ran[0]])
+        sizes = tuple(inputs.size for inputs in (choice.first[0], ran[0]))
+        notes = tuple(self._notes(first, expected, tried))
+        return Proof(not reason, statuses, error, verdict.divergence, self.forwards, sizes, reason, notes)
 
     def _source(
         self, tensors: dict[str, Tensor], inputs: Inputs, *, calibrate: bool
@@ -148,6 +229,7 @@ class _Trial:
             weight, bias = source[store.weight], None if store.bias is None else source[store.bias]
             state[self.src.prefix + key] = (weight, bias) if store.packed else weight
         tensors: dict[str, Tensor] = {}
+        canonical = self.dst.main.canonical
         for key, store in self.dst.twin.stores.items():
             expression = self.mapping.get(self.dst.prefix + key)
             if expression is None:
@@ -157,11 +239,12 @@ class _Trial:
                 ((store.weight, value[0]), (store.bias, value[1])) if store.packed else ((store.weight, value),)
             ):
                 if path is not None:
-                    tensors[path] = self._fitting(path, part)
+                    # A tensor with several keys has the value that is loaded last.
+                    tensors[canonical[path]] = self._fitting(path, part)
         for path, tensor in self.dst.main.tensors.items():
-            if path not in tensors:
-                tensors[path] = tensor.detach().double() if tensor.is_floating_point() else tensor
-        return tensors
+            if canonical[path] not in tensors:
+                tensors[canonical[path]] = tensor.detach().double() if tensor.is_floating_point() else tensor.clone()
+        return {path: tensors[name] for path, name in canonical.items()}
 
     def _fitting(self, path: str, value: Tensor) -> Tensor:
         shape = self.dst.main.tensors[path].shape
@@ -177,199 +260,185 @@ class _Trial:
         for tensor in tensors.values():
             if tensor.is_floating_point():
                 tensor.requires_grad_(True)
+        arguments = self.dst.main.arguments(inputs.double())
         self.forwards += 1
         with torch.enable_grad():
-            return compare(
-                self.dst.main, tensors, self.dst.main.arguments(inputs.double()), watches, values, expected, TOLERANCE
-            )
+            try:
+                return compare(self.dst.main, tensors, arguments, watches, values, expected, TOLERANCE)
+            except _TROUBLE:
+                # The source's value may have a shape that the destination cannot go on with.
+                self.forwards += 1
+                return compare(self.dst.main, tensors, arguments, watches, values, expected, TOLERANCE, restart=False)
 
     def _watch(self, pair: Pair) -> Watch:
         src, dst = self.src.main.ops.op(pair.src), self.dst.main.ops.op(pair.dst)
         axes = 1 if src.kind == "convolution" else -1, 1 if dst.kind == "convolution" else -1
         return Watch((pair.src, pair.dst), src.output, dst.output, (src.rows, dst.rows), axes)
 
-    def _influence(self, tensors: dict[str, Tensor], run: Comparison) -> dict[str, float]:
-        """Return how much every destination tensor moves the outputs, relative to them: one backward pass for all."""
+    def _influence(
+        self, tensors: dict[str, Tensor], run: Comparison, made: set[str]
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Return how much every destination tensor moves the outputs, relative to them: one backward pass for all.
+
+        Of the tensors that are `made` (folded, gathered, joined), also return how many numbers no input reached: those that
+        move neither the outputs nor, by a second backward pass where that is needed, what any aligned operation gives.
+        """
         leaves = {path: tensor for path, tensor in tensors.items() if tensor.requires_grad}
         outputs = [output for output in run.outputs if output.requires_grad]
         scale = sum(float(output.detach().abs().sum()) for output in outputs) or 1.0
+        gradients = self._gradients(outputs, leaves)
+        still = {path: count for path in made & leaves.keys() if (count := _zeros(gradients.get(path), leaves[path]))}
+        if still:
+            seen = [value for value in run.seen if value.requires_grad]
+            local = self._gradients(seen, {path: leaves[path] for path in still})
+            still = {path: count for path in still if (count := _zeros(local.get(path), leaves[path]))}
+        for leaf in leaves.values():
+            leaf.requires_grad_(False)
+        influence = {
+            path: float(gradient.abs().sum()) * (float(leaves[path].abs().mean()) or 1.0) / scale
+            for path, gradient in gradients.items()
+        }
+        return influence, still
+
+    def _gradients(self, values: list[Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not values:
+            return {}
         self.forwards += 2
         gradients = torch.autograd.grad(
-            outputs, list(leaves.values()), cotangents(outputs, self.generator), allow_unused=True
+            values, list(leaves.values()), cotangents(values, self.generator), allow_unused=True, retain_graph=True
         )
-        influence = dict.fromkeys(leaves, 0.0)
-        for (path, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-            leaf.requires_grad_(False)
-            if gradient is not None:
-                influence[path] = float((gradient * leaf.detach()).abs().sum()) / scale
-        return influence
+        return {path: part for path, part in zip(leaves, gradients, strict=True) if part is not None}
 
-    def _models(self, source: dict[str, Tensor], tensors: dict[str, Tensor], ours: Inputs, theirs: Inputs) -> float:
-        """Run the user's own code of both models, with the same tensors, and return the error of the outputs."""
-        self.forwards += 2
+    def _models(
+        self, source: dict[str, Tensor], tensors: dict[str, Tensor], choice: _Choice, returned: list[tuple[int, int]]
+    ) -> tuple[float, Both]:
+        """Run the user's own code of both models, with the same tensors; return the error of the outputs, and on what."""
+        for inputs in choice.whole:
+            try:
+                error = self._outputs(source, tensors, inputs, returned)
+            except Exception as trouble:  # whatever a model raises on inputs or tensors that do not fit it
+                self.trouble = f"{type(trouble).__name__}: {trouble}"
+                continue
+            self.trouble = ""
+            if TOLERANCE < error <= SINGLE_TOLERANCE:
+                # Where one of the models computes in float32 by itself, its own rounding is no difference.
+                with SinglePrecision() as seen:
+                    self._outputs(source, tensors, inputs, returned)
+                self.tolerance = SINGLE_TOLERANCE if seen.found else TOLERANCE
+            return error, inputs
+        return float("inf"), choice.whole[-1]
+
+    def _outputs(
+        self, source: dict[str, Tensor], tensors: dict[str, Tensor], inputs: Both, returned: list[tuple[int, int]]
+    ) -> float:
         with torch.no_grad():
-            expected = _call(self.src, source, ours)
-            actual = _call(self.dst, tensors, theirs)
-        if len(expected) != len(actual) or not finite(expected):
+            expected = _call(self.src, source, inputs[0])
+            self.forwards += 1
+            actual = _call(self.dst, tensors, inputs[1])
+            self.forwards += 1
+        if not finite(expected) or not returned:
             return float("inf")
-        return max(distance(a, b) for a, b in zip(expected, actual, strict=True))
+        return max(distance(expected[i], actual[j]) for i, j in returned)
 
-    def _watch_precision(self, source: dict[str, Tensor], tensors: dict[str, Tensor], ours: Inputs, theirs: Inputs) -> None:
-        """Look whether one of the models computes in float32 by itself; if so, its own rounding is no difference."""
-        with SinglePrecision() as seen:
-            self._models(source, tensors, ours, theirs)
-        if seen.found:
-            self.tolerance = SINGLE_TOLERANCE
+    def _agrees(
+        self,
+        exchanged: dict[str, Tensor],
+        inputs: Inputs,
+        expected: list[Tensor],
+        returned: list[tuple[int, int]],
+    ) -> bool:
+        """Whether the destination gives the same outputs with some of its tensors exchanged."""
+        self.forwards += 1
+        with torch.no_grad():
+            outputs = tensors_of(ValueInterpreter(self.dst.main, exchanged).run(*self.dst.main.arguments(inputs.double())))
+        return all(distance(expected[i], outputs[j]) <= TOLERANCE for i, j in returned)
 
-    def _conclude(
-        self, errors: dict[tuple[str, str], float], influence: dict[str, float], error: float, inputs: list[Inputs]
-    ) -> Proof:
-        divergence, sound = self._divergence(errors)
-        statuses = self._statuses(sound, influence)
-        open_keys = [
-            key
-            for key, status in statuses.items()
-            if key not in self.mapping.knowledge.unread
-            and status not in (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED)
-        ]
-        reason = ""
+    def _reason(
+        self,
+        verdict: Verdict,
+        statuses: dict[str, Status],
+        error: float,
+        unreached: dict[str, int],
+        inputs: Sequence[Inputs],
+    ) -> str:
+        """Say why the proof is not ok; nothing where it is. `error` is 0 where the outputs agree."""
+        done = (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED)
+        unread = self.mapping.knowledge.unread
+        open_keys = [key for key, status in statuses.items() if key not in unread and status not in done]
         if self.mapping.mismatched:
-            reason = f"{shorten(self.mapping.mismatched)}: of another shape in the source"
-        elif error > self.tolerance:
-            reason = f"the outputs differ by {error:.1e}"
-        elif divergence is not None:
-            reason = "operations differ on the way to equal outputs, so other inputs may give other outputs"
-        elif open_keys:
-            reason = f"{shorten(open_keys)} not proven"
-        elif not all(choice.roomy for choice in inputs):
-            reason = "the inputs are not larger than every kernel that meets them; pass larger example_inputs"
-        return Proof(not reason, statuses, error, divergence, self.forwards, tuple(choice.size for choice in inputs), reason)
+            return f"{shorten(self.mapping.mismatched)}: of another shape in the source"
+        if self.trouble:
+            return f"the models do not run with these tensors: {self.trouble}"
+        if error:
+            return (
+                f"the outputs differ by {error:.1e}"
+                if error < float("inf")
+                else "the outputs are of other shapes or not finite"
+            )
+        if verdict.divergence is not None:
+            return "operations differ on the way to equal outputs, so other inputs may give other outputs"
+        if open_keys:
+            partly = f"; the inputs do not reach all of {shorten(sorted(unreached))}" if unreached else ""
+            return f"{shorten(open_keys)} not proven{partly}"
+        if not all(choice.roomy for choice in inputs):
+            return "the inputs are not larger than every kernel that meets them; pass larger example_inputs"
+        return ""
 
-    def _divergence(self, errors: dict[tuple[str, str], float]) -> tuple[Divergence | None, set[str]]:
-        """Return the first divergence, and the destination operations that are the same as their source."""
-        first: Divergence | None = None
-        sound: set[str] = set()
-        for pair in self.pairs:
-            error = errors.get((pair.src, pair.dst), float("inf"))
-            attribute, remedy = self._attribute(pair)
-            if error <= TOLERANCE and not attribute:
-                sound.add(pair.dst)
-            elif first is None:
-                first = Divergence(
-                    self._place_of(self.src, pair.src), self._place_of(self.dst, pair.dst), error, attribute, remedy
-                )
-        return first, {pair.dst for pair in self.pairs if pair.dst in sound and self._consistent(pair)}
+    def _notes(self, run: Comparison, expected: list[Tensor], tried: int) -> list[str]:
+        notes = [f"{tried} alternatives were tried, and refuted or found tied"] if tried else []
+        if len(expected) != len(run.outputs):
+            which = ", ".join(f"{i} is {j}" for i, j in run.returned) or "none corresponds"
+            notes.append(f"the source returns {len(expected)} tensors, the destination {len(run.outputs)}: {which}")
+        return notes
 
-    def _consistent(self, pair: Pair) -> bool:
-        """Whether what reads the one operation corresponds to what reads the other.
-
-        Operations with equal inputs (q, k and v) give equal values with one another's weights: what tells them apart is
-        who reads them, and as which argument.
-        """
-        src, dst = self.src.main.ops, self.dst.main.ops
-        for user, argument in dst.users(pair.dst):
-            if user in self.partners:
-                if (self.partners[user], argument) not in src.users(pair.src):
-                    return False
-            elif self._has_rival(pair.dst):
-                return False
-        return True
-
-    def _has_rival(self, name: str) -> bool:
-        """Whether another operation of the destination computes from the same values with tensors of the same shapes."""
-        ops = self.dst.main.ops
-        own = {argument: tensor.shape for argument, tensor in ops.tensors(name).items()}
-        data = [
-            producer
-            for producers in ops.operands(name).values()
-            for producer in producers
-            if ops.op(producer).kind != TENSOR
-        ]
-        for producer in data:
-            for user, _ in ops.users(producer):
-                shapes = {argument: tensor.shape for argument, tensor in ops.tensors(user).items()}
-                if user != name and ops.op(user).kind == ops.op(name).kind and shapes == own:
-                    return True
-        return False
-
-    def _attribute(self, pair: Pair) -> tuple[str, str]:
-        """Say which static attribute of a pair differs, and what can be done about it."""
-        src, dst = self.src.main.ops.op(pair.src), self.dst.main.ops.op(pair.dst)
-        weights = self.src.main.ops.tensors(pair.src).get("weight"), self.dst.main.ops.tensors(pair.dst).get("weight")
-        if weights[0] and weights[1] and src.kind in AFFINE and dst.kind in AFFINE:
-            shapes = affine_shape(src, weights[0]), affine_shape(dst, weights[1])
-            if shapes[0] != shapes[1]:
-                return f"weight {list(shapes[1])} against {list(shapes[0])}", ""
-            linear = [op.kind == "linear" or pointwise(op, weight) for op, weight in ((src, weights[0]), (dst, weights[1]))]
-            if all(linear):
-                return self._eps(pair, src, dst)
-        if src.kind != dst.kind:
-            return f"{dst.kind} against {src.kind}", ""
-        ours, theirs = dict(own_attributes(src)), dict(own_attributes(dst))
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                return f"{name} {theirs.get(name, 'default')} against {ours.get(name, 'default')}", ""
-        return self._eps(pair, src, dst)
-
-    def _eps(self, pair: Pair, src: Op, dst: Op) -> tuple[str, str]:
-        eps = src.attribute("norm.eps"), dst.attribute("norm.eps")
-        if None not in eps and eps[0] != eps[1] and not self._absorbed(pair):
-            return f"eps {eps[1]:g} against {eps[0]:g}", "It can be absorbed in the running variance: pass absorb_eps=True"
-        return "", ""
-
-    def _absorbed(self, pair: Pair) -> bool:
-        return any(
-            key in self.derivation.absorbed
-            for tensor in self.dst.main.ops.tensors(pair.dst).values()
-            for key in self.dst.main.ops.stored(tensor)
-        )
-
-    @staticmethod
-    def _place_of(model: Side, name: str) -> str:
-        op = model.main.ops.op(name)
-        return f"{model.prefix}{op.module or op.name} ({op.kind})"
-
-    def _statuses(self, sound: set[str], influence: dict[str, float]) -> dict[str, Status]:
+    def _statuses(
+        self, sound: Iterable[str], influence: dict[str, float], unreached: Mapping[str, int], tied: set[str]
+    ) -> dict[str, Status]:
         ops = self.dst.main.ops
         readers: dict[str, list[str]] = {}
         for op in ops.ops():
-            if op.kind == TENSOR:
-                for key in ops.stored(op):
-                    readers.setdefault(key, []).extend(user for user, _ in ops.users(op.name))
-        evidence = {pair.dst: pair.evidence for pair in self.alignment.pairs}
+            for key in ops.stored(op) if op.kind == TENSOR else ():
+                readers.setdefault(key, []).extend(user for user, _ in ops.users(op.name))
         statuses = dict(self.mapping.knowledge.statuses)
         for key in self.dst.twin.stores:
             name = self.dst.prefix + key
             parts = self.dst.names(key)
             users = [user for part in parts for user in readers.get(part, [])]
-            if name not in self.mapping or not users:
+            if not users:
                 continue
-            if not all(user in sound for user in users):
+            if name not in self.mapping:
+                if statuses[name] in (Status.MATCHED, Status.PROVEN, Status.TIED):
+                    statuses[name] = Status.MISSING
+            elif not all(user in sound for user in users) or any(part in unreached for part in parts):
                 statuses[name] = Status.MATCHED
             elif all(influence.get(part, 0.0) <= _INERT for part in parts):
                 statuses[name] = Status.INERT
             else:
-                tied = any(evidence.get(user) == "tied" for user in users)
-                statuses[name] = Status.TIED if tied else Status.PROVEN
+                statuses[name] = Status.TIED if any(user in tied for user in users) else Status.PROVEN
         return statuses
+
+
+def _zeros(gradient: Tensor | None, leaf: Tensor) -> int:
+    """Count the numbers of a tensor that move nothing."""
+    return leaf.numel() if gradient is None else int((gradient == 0).sum())
 
 
 def _call(model: Side, tensors: dict[str, Tensor], inputs: Inputs) -> list[Tensor]:
     """Run the user's own code with other tensors, in float64."""
     module, double = model.main.module, inputs.double()
-    if inputs.forward is None:
-        return run_fresh(module, lambda: tensors_of(functional_call(module, tensors, double.args, dict(double.kwargs))))
-    named = {f"module.{path}": tensor for path, tensor in tensors.items()}
-    return run_fresh(module, lambda: tensors_of(functional_call(_Calling(module, double), named, ())))
+    own = {f"module.{path}": tensor for path, tensor in tensors.items()}
+    calling = _Calling(module, double)
+    with unchanged(module):
+        return run_fresh(module, lambda: tensors_of(functional_call(calling, own, (), tie_weights=False)))
 
 
 class _Calling(nn.Module):
-    """A model whose forward is a function of the user's."""
+    """A model with its inputs, and the user's function in the place of forward if there is one."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.module, self.inputs = module, inputs
 
     def forward(self) -> Any:
-        """Call the user's function."""
+        """Run the model on the inputs."""
         return self.inputs.call(self.module)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 
 from fxmap.capture.recorded import record
-from fxmap.capture.replica import named_tensors
+from fxmap.capture.replica import named_tensors, unchanged
 from fxmap.capture.symbolic import trace
 from fxmap.graph import OpGraph, build
 from fxmap.normalize import normalize
@@ -72,7 +72,8 @@ def capture(replica: nn.Module, *, auxiliary: bool = False) -> Captured:
         for module in replica.modules():
             module.training = bool(module._modules)
     tensors = _tensors(replica)
-    graph = trace(replica)
+    with unchanged(replica):
+        graph = trace(replica)
     replica.eval()
     return Captured(replica, graph, normalize(build(graph, tensors), graph, tensors), tensors)
 
@@ -85,7 +86,8 @@ def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
     """
     replica.eval()
     tensors = _tensors(replica)
-    recording = record(replica, tensors, inputs)
+    with unchanged(replica):
+        recording = record(replica, tensors, inputs)
     ops = normalize(build(recording.graph, tensors), recording.graph, tensors, recording.constants)
     return Captured(replica, recording.graph, ops, tensors, "recorded run", recording.constants, inputs)
 

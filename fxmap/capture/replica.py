@@ -6,8 +6,10 @@ replica, so that the user's model keeps its mode, its hooks and its values. Tens
 
 import types
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Result = TypeVar("Result")
@@ -97,6 +99,27 @@ def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
 
 def _is_computed(value: object) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put the buffers back that the model's own code writes into, such as counters, inside a `with` block.
+
+    >>> import torch
+    >>> norm = nn.BatchNorm1d(1)
+    >>> with unchanged(norm):
+    ...     _ = norm(torch.tensor([[1.0], [3.0]]))
+    >>> norm.running_mean
+    tensor([0.])
+    """
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

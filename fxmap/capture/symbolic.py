@@ -53,8 +53,12 @@ def trace(replica: nn.Module) -> fx.Graph:
     """Trace a replica symbolically. Optional arguments of forward keep their defaults.
 
     Raises:
-        CaptureError: forward cannot be traced; the message names the file and line of the code that prevents it.
+        CaptureError: forward cannot be traced; the message names the file and line of the code that prevents it, or hooks
+            of the model itself.
     """
+    if replica._forward_hooks or replica._forward_pre_hooks:
+        # They are part of what the model computes, and torch.fx begins at forward.
+        raise CaptureError(f"{type(replica).__name__} has forward hooks of its own, which torch.fx does not trace")
     for module in replica.modules():
         if hasattr(module, "_check_input_dim"):
             # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.

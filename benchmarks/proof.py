@@ -1,0 +1,308 @@
+"""`python -m benchmarks proof`: near misses on small real models, and whether the proof is taken in by any of them.
+
+A case counts if an independent judge sees another function than the source's, in float64 on several inputs; a proof that
+is ok then, or a key that is called proven or tied and is wrong, is a false proof. Where the judge sees no difference, the
+case is discarded, and reported. The first divergence is right if it names the first module whose function was changed.
+"""
+
+import copy
+import importlib
+import json
+import logging
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.near_miss_judge import SAME, Judge, randomise
+from benchmarks.near_misses import Alter, Case, cases, changed, planted
+from benchmarks.subjects import SUBJECTS, Subject
+from fxmap.capture import Captured
+from fxmap.expressions import Expression, State
+from fxmap.inputs import Given
+from fxmap.mapping import KeyMapping
+from fxmap.proof import Proof, Status
+from fxmap.side import Side, side, sides
+from fxmap.structure import map_by_structure
+from fxmap.verify import prove
+
+QUICK = ("torchvision mobilenet v2", "timm vit to transformers", "transformers bert", "own mixed")
+SIZES = 3  # of inputs that the judge looks at
+WIDTH = 150  # of the table where the output is no terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Altered(Expression):
+    """A value of the mapping with something done to it that no expression of fxmap does."""
+
+    op: ClassVar[str] = "altered"
+    of: Expression
+    alter: Alter
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        return self.alter(self.of.evaluate(state, quantized=quantized))
+
+    def python(self) -> str:
+        return f"altered({self.of.python()})"
+
+
+@dataclass
+class Row:
+    """What came out of one case.
+
+    `distance` is the judge's; `discarded` says why the case does not count; `false_keys` are wrong keys that were called
+    proven or tied; `named` is the module that the first divergence names, and `expected` are those that it may name.
+    """
+
+    subject: str
+    kind: str
+    what: str
+    distance: float = 0.0
+    discarded: str = ""
+    ok: bool = False
+    false_keys: tuple[str, ...] = ()
+    named: str = ""
+    expected: tuple[str, ...] = ()
+    report: str = ""
+    seconds: float = 0.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether the judge saw a difference."""
+        return not self.discarded
+
+    @property
+    def is_false(self) -> bool:
+        """Whether the proof was taken in."""
+        return self.counts and (self.ok or bool(self.false_keys))
+
+    @property
+    def located(self) -> bool:
+        """Whether the first divergence is where the error was planted."""
+        return self.named in self.expected
+
+
+class Trial:
+    """One pair of models with its right mapping, which the judge has confirmed."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        torch.manual_seed(0)
+        self.src, self.dst = randomise(subject.source(), 1), randomise(subject.target(), 2)
+        example = None if subject.example is None else subject.example(0)
+        self.given = Given.of(example)
+        self.sides: tuple[Side, Side] = sides(self.src, self.dst, self.given)
+        self.mapping, self.plan = map_by_structure(*self.sides)
+        self.own = {key: value.clone() for key, value in self.dst.state_dict().items()}
+        self.right: dict[str, Tensor] = dict(self.mapping.evaluate(self.src.state_dict()))
+        self.judge = Judge(self.src, [subject.draw(seed) for seed in range(SIZES)])
+        self.control = prove(self.mapping, self.plan, self.given).proof
+        self.distance = self.judge.distance(copy.deepcopy(self.dst), self.right)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the right mapping is right, and proven: without that no case says anything."""
+        return self.control is not None and self.control.ok and self.distance <= SAME
+
+    def keys(self) -> list[str]:
+        """Return the destination's keys that an error can be planted in: floats of their own storage."""
+        storages = Counter(value.data_ptr() for value in self.dst.state_dict().values())
+        return [
+            key
+            for key, value in self.dst.state_dict().items()
+            if key in self.mapping and value.is_floating_point() and storages[value.data_ptr()] == 1
+        ]
+
+    def run(self, case: Case) -> Row:
+        """Judge a case, prove it, and compare."""
+        row = Row(self.subject.name, case.kind, case.what)
+        model = changed(self.dst, case)
+        own = self.own | {copy_: self.right[key] for copy_, key in case.copies.items()}
+        try:
+            row.distance = self.judge.distance(copy.deepcopy(model), planted(case, self.right, own))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            row.discarded = f"does not run: {error}"
+            return row
+        if row.distance <= SAME:
+            row.discarded = "the same function"
+        begin = time.perf_counter()
+        proof = self._proof(case, model)
+        row.seconds = time.perf_counter() - begin
+        row.ok, row.report = proof.ok, str(proof)
+        if row.counts:
+            wrong = [key for key in case.keys if self._is_wrong(model, case.only(key), own)]
+            row.false_keys = tuple(k for k in wrong if proof.statuses.get(k) in (Status.PROVEN, Status.TIED))
+            divergence = proof.divergence
+            if divergence is not None:
+                row.named = (divergence.src if case.removed else divergence.dst).rpartition(" (")[0]
+            # What was removed no longer runs in the changed model.
+            ran = self.dst if case.removed else model
+            row.expected = self._expected(ran, case.places or [key.rpartition(".")[0] for key in wrong])
+        return row
+
+    def _is_wrong(self, model: nn.Module, case: Case, own: Mapping[str, Tensor]) -> bool:
+        return self.judge.distance(copy.deepcopy(model), planted(case, self.right, own)) > SAME
+
+    def _expected(self, model: nn.Module, places: Iterable[str]) -> tuple[str, ...]:
+        """Return what the first divergence may name: the first of the places that is run, or a part of it.
+
+        A module that is never called itself (a projection whose weight is passed to a function) is run by the one around it.
+        """
+        order = self.judge.order(model)
+        found = []
+        for place in places:
+            called = place
+            while called not in order:
+                called = called.rpartition(".")[0]
+            found.append((order.index(called), called, place))
+        first = min(found)[0] if found else 0
+        names = {name for index, called, place in found if index == first for name in (called, place)}
+        return tuple(sorted(names | {path for path in order for name in names if name and path.startswith(f"{name}.")}))
+
+    def _proof(self, case: Case, model: nn.Module) -> Proof:
+        expressions: dict[str, Expression] = {
+            key: self.mapping[case.exchange.get(key, key)] for key in self.mapping if key not in case.left_out
+        }
+        expressions |= {key: Altered(expressions[key], alter) for key, alter in case.alter.items()}
+        expressions |= {copy_: self.mapping[key] for copy_, key in case.copies.items()}
+        plan, knowledge = self.plan, self.mapping.knowledge
+        if case.change is not None:
+            theirs: Captured = self.sides[1].main
+            own, plan = map_by_structure(self.sides[0], side(model, theirs.inputs))
+            knowledge = own.knowledge
+        proof = prove(KeyMapping(expressions, knowledge), plan, self.given).proof
+        assert proof is not None
+        return proof
+
+
+def command(
+    subjects: Annotated[str, typer.Option(help="Only subjects whose name contains one of these, separated by commas.")] = "",
+    kinds: Annotated[str, typer.Option(help="Only kinds whose name contains this.")] = "",
+    cap: Annotated[int, typer.Option(min=1, help="Cases of one kind on one pair of models, at most.")] = 20,
+    seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Four pairs of models and four cases of a kind.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="List the cases that were not located or falsely proven.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write every case to this file.")] = None,
+) -> None:
+    """Try to have wrong mappings proven: near misses on small real models, judged independently.
+
+    Ends with exit code 1 if there is a false proof, or fewer than 99% of the cases are located.
+    """
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"{json_file.parent} is not a directory", param_hint="--json")
+    wanted = [part.strip() for part in subjects.split(",")]
+    chosen = [s for s in SUBJECTS if any(part in s.name for part in wanted) and (not quick or s.name in QUICK)]
+    if not chosen:
+        raise typer.BadParameter(f"no subject is named so; there are {', '.join(s.name for s in SUBJECTS)}")
+    torch.set_num_threads(1)
+    logging.getLogger("fxmap").setLevel(logging.ERROR)
+    start = time.perf_counter()
+    rows, unsound = _measured(chosen, kinds, 4 if quick else cap, seed)
+    seconds = time.perf_counter() - start
+    _print(rows, unsound, len(chosen), seconds, show)
+    if json_file is not None:
+        _write(json_file, rows, unsound, seconds)
+    counted = [row for row in rows if row.counts]
+    located = sum(row.located for row in counted)
+    if unsound or any(row.is_false for row in rows) or located < 0.99 * len(counted):
+        raise typer.Exit(1)
+
+
+def _measured(chosen: list[Subject], kinds: str, cap: int, seed: int) -> tuple[list[Row], list[str]]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    rows: list[Row] = []
+    unsound: list[str] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        for subject in chosen:
+            trial = Trial(subject)
+            if not trial.sound:
+                unsound.append(f"{subject.name}: the right mapping is {trial.distance:.1e} off; {trial.control}")
+                continue
+            drawn = [c for c in cases(subject, trial.dst, trial.keys(), cap, seed) if kinds in c.kind]
+            task = progress.add_task(subject.name, total=len(drawn))
+            if not console.is_terminal:
+                console.print(f"{subject.name}: {len(drawn)} cases", highlight=False)
+            for case in drawn:
+                rows.append(trial.run(case))
+                progress.advance(task)
+    return rows, unsound
+
+
+def _print(rows: list[Row], unsound: list[str], subjects: int, seconds: float, show: bool) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(_table(rows, "kind"))
+    console.print(_table(rows, "subject"))
+    for row in rows:
+        if row.is_false or (show and row.counts and not row.located):
+            what = "FALSE PROOF" if row.is_false else "not located"
+            expected = ", ".join(row.expected[:3])
+            text = f"{what}: {row.subject}, {row.kind}, {row.what} ({row.distance:.1e}); expected {expected}; {row.report}"
+            console.print(text, markup=False, highlight=False)
+    for text in unsound:
+        console.print(f"UNSOUND: {text}", markup=False, highlight=False)
+    counted = [row for row in rows if row.counts]
+    located = sum(row.located for row in counted)
+    console.print(
+        f"{len(counted)} cases count on {subjects} pairs of models; {sum(row.is_false for row in rows)} false proofs; "
+        f"{located} located ({located / max(1, len(counted)):.2%}); {len(rows) - len(counted)} discarded; {seconds:.0f} s"
+    )
+
+
+def _table(rows: list[Row], by: str) -> Table:
+    table = Table(title=f"near misses by {by}", pad_edge=False)
+    table.add_column(by, no_wrap=True)
+    titles = ("cases", "do not run", "same function", "of these\nproven", "count", "false\nproofs", "located", "s a proof")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(getattr(row, by), []).append(row)
+    for name, group in [*groups.items(), ("all", rows)]:
+        if name == "all":
+            table.add_section()
+        counted = [row for row in group if row.counts]
+        same = [row for row in group if row.discarded == "the same function"]
+        located = sum(row.located for row in counted) / max(1, len(counted))
+        false = sum(row.is_false for row in group)
+        cells = (
+            str(len(group)),
+            str(len(group) - len(counted) - len(same)),
+            str(len(same)),
+            str(sum(row.ok for row in same)),
+            str(len(counted)),
+            f"[red]{false}[/red]" if false else "0",
+            f"{located:.1%}" if counted else "",
+            f"{sum(row.seconds for row in group) / max(1, len(counted) + len(same)):.2f}",
+        )
+        table.add_row(name, *cells)
+    return table
+
+
+def _write(path: Path, rows: list[Row], unsound: list[str], seconds: float) -> None:
+    """Write every case and what the figures depend on."""
+    modules = ("torch", "torchvision", "timm", "transformers")
+    data: dict[str, Any] = {
+        "benchmark": "proof",
+        "versions": {name: importlib.import_module(name).__version__ for name in modules},
+        "machine": {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "seconds": seconds,
+        "unsound": unsound,
+        "rows": [
+            asdict(row) | {"distance": str(row.distance), "false": row.is_false, "located": row.located} for row in rows
+        ],
+    }
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

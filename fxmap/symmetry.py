@@ -1,0 +1,126 @@
+"""Symmetry: which operations of one graph may be exchanged without changing the function.
+
+An automorphism that exchanges two operations exchanges what they read and what reads them along with them: follow both, edge
+by edge, until the two walks meet in operations that they share. If they do, either choice gives the same function whatever
+the values are; if they part, the two are no tie. Operations with equal inputs that were told apart by assignment alone are
+tried the other way round: a tie if the outputs agree all the same, and refuted if not.
+"""
+
+from collections.abc import Callable, Iterable
+
+from fxmap.align import Pair
+from fxmap.graph import TENSOR, OpGraph
+
+# So many alternatives of one operation are tried by running them.
+_TRIED = 4
+
+
+def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]], bool] | None) -> tuple[set[str], int]:
+    """Return the operations of the destination that may be exchanged with another, and how many other choices were run.
+
+    Args:
+        graph: the destination.
+        pairs: what was aligned; only pairs whose evidence is "tied" or "assigned" are open.
+        agrees: runs the destination with its tensors exchanged, by path, and tells whether the outputs stay the same; None
+            where they are wrong anyway.
+    """
+    open_ops = [pair.dst for pair in pairs if pair.evidence in ("tied", "assigned")]
+    tied: set[str] = set()
+    tried = 0
+    for name in open_ops:
+        if name in tied:
+            continue
+        alike = [other for other in open_ops if other != name and _shapes(graph, other) == _shapes(graph, name)]
+        image = next((found for other in alike if (found := exchange(graph, name, other))), None)
+        if image is not None:
+            tied |= image.keys()
+            continue
+        if any(tensor.key in graph.composed for tensor in graph.tensors(name).values()):
+            continue
+        for other in [other for other in rivals(graph, name) if other in alike][:_TRIED] if agrees else []:
+            tried += 1
+            tensors = graph.tensors(name), graph.tensors(other)
+            moved = {str(a.key): str(tensors[1][argument].key) for argument, a in tensors[0].items()}
+            if agrees is not None and agrees(moved | {b: a for a, b in moved.items()}):
+                tied |= {name, other}
+    return tied, tried
+
+
+def rivals(graph: OpGraph, name: str) -> list[str]:
+    """Return the other operations of a kind that compute from the same values with tensors of the same shapes."""
+    data = [
+        producer
+        for producers in graph.operands(name).values()
+        for producer in producers
+        if graph.op(producer).kind != TENSOR
+    ]
+    users = dict.fromkeys(user for producer in data for user, _ in graph.users(producer))
+    return [user for user in users if user != name and _shapes(graph, user) == _shapes(graph, name)]
+
+
+def _shapes(graph: OpGraph, name: str) -> tuple[object, ...]:
+    return graph.op(name).kind, {argument: tensor.shape for argument, tensor in graph.tensors(name).items()}
+
+
+def exchange(graph: OpGraph, one: str, other: str) -> dict[str, str] | None:
+    """Return the automorphism that exchanges two operations, or None where there is none to be found.
+
+    Each moved node goes to its image; the others stay. Linear in the number of edges of what moves.
+
+    Among several neighbours that look alike the first is taken, so that None is not a proof that there is no automorphism.
+
+    >>> from fxmap.graph import Op
+    >>> graph = OpGraph()
+    >>> for name, kind in (("x", "input"), ("a", "relu"), ("b", "relu"), ("sum", "add"), ("minus", "sub")):
+    ...     graph.add(Op(name, kind))
+    >>> for edge in (("x", "a"), ("x", "b"), ("a", "sum"), ("b", "sum")):
+    ...     _ = graph.network.add_edge(*edge, argument="input")
+    >>> exchange(graph, "a", "b")
+    {'a': 'b', 'b': 'a'}
+    >>> _ = graph.network.add_edge("a", "minus", argument="input"), graph.network.add_edge("b", "minus", argument="other")
+    >>> exchange(graph, "a", "b") is None
+    True
+    """
+    image = {one: other, other: one}
+    queue = [(one, other)]
+    while queue:
+        a, b = queue.pop()
+        if _look(graph, a) != _look(graph, b):
+            return None
+        for mine, theirs in ((_operands(graph, a), _operands(graph, b)), (graph.users(a), graph.users(b))):
+            pairs = _pairs(graph, mine, theirs)
+            if pairs is None:
+                return None
+            for x, y in pairs:
+                if image.get(x, y) != y or image.get(y, x) != x:
+                    return None
+                if x not in image:
+                    image[x], image[y] = y, x
+                    queue.append((x, y))
+    return image
+
+
+def _operands(graph: OpGraph, name: str) -> list[tuple[str, str]]:
+    return [(producer, argument) for argument, producers in graph.operands(name).items() for producer in producers]
+
+
+def _look(graph: OpGraph, name: str) -> tuple[object, ...]:
+    op = graph.op(name)
+    return op.kind, op.attributes, op.shape, len(op.rows or ())
+
+
+def _pairs(graph: OpGraph, mine: list[tuple[str, str]], theirs: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
+    """Pair the neighbours that the two do not share, each with one that looks alike at the same argument."""
+    rest, others = list(mine), list(theirs)
+    for edge in mine:
+        if edge in others:
+            rest.remove(edge)
+            others.remove(edge)
+    pairs = []
+    for node, argument in rest:
+        found = [edge for edge in others if edge[1] == argument and _look(graph, edge[0]) == _look(graph, node)]
+        if not found:
+            return None
+        others.remove(found[0])
+        pairs.append((node, found[0][0]))
+    return None if others else pairs
