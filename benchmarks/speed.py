@@ -167,7 +167,7 @@ def exponents(rows: list[Row]) -> dict[str, float]:
     for stage in STAGES:
         points = [(row.operations, row.seconds.get(stage, 0.0)) for row in measured]
         found[stage] = _slope(points)
-    after = ("normalise", "align", "derive")
+    after = [stage for stage in STAGES if stage not in ("capture", "verify")]
     found["all after capture, without proof"] = _slope(
         [(row.operations, sum(row.seconds.get(stage, 0.0) for stage in after)) for row in measured]
     )

@@ -49,7 +49,8 @@ def test_a_generated_network_is_mapped_and_every_stage_is_timed():
     assert row.failure == ""
     assert (row.mapped, row.missing) == (70, 0)
     assert row.proof_ok
-    assert all(seconds > 0 for seconds in row.seconds.values())
+    # A search in values is needed only where structure leaves something open.
+    assert all(seconds > 0 for stage, seconds in row.seconds.items() if stage != "search")
 
 
 def test_exponents_are_fitted_to_generated_networks_alone():
