@@ -15,6 +15,7 @@ from fxmap.mapping import KeyMapping
 from fxmap.proof import Proof
 from fxmap.side import sides
 from fxmap.structure import map_by_structure
+from fxmap.trial import run_with, unread_keys
 from fxmap.verify import prove
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def auto_map(
     """Find how every key of the destination is made from keys of the source.
 
     Args:
-        src: the source model; or, without its graph, a state dict or the path of a checkpoint.
+        src: the source model; or, without its graph, a state dict or the path of a checkpoint (keys are then matched by
+            shapes, names and order, and called guessed).
         dst: the destination model, float or of any eager quantized form.
         example_inputs: what both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments; inferred
             where it is left out.
@@ -69,14 +71,15 @@ def auto_map(
         raise ValueError(f'verify is True, False or "required", not {verify!r}')
     if not isinstance(dst, nn.Module):
         raise TypeError(f"the destination is a model (torch.nn.Module), not {type(dst).__name__}")
+    given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
     if isinstance(src, nn.Module):
-        given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
         if given.forward and example_inputs is None:
             raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
         mapping = _map_models(src, dst, given, verify=bool(verify), absorb_eps=absorb_eps)
     else:
-        state = checkpoint.read(src) if isinstance(src, str | Path) else checkpoint.unwrap(src, "the source")
-        mapping = map_by_name(state, dst.state_dict(), "the source is a state dict, without a model")
+        found = checkpoint.open_checkpoint(src)
+        why = "the source is a state dict, without a model"
+        mapping = _map_names(found.state, dst, why, given, run=bool(verify), notes=found.notes)
     if verify and mapping.proof is None:
         known = mapping.knowledge
         reason = "; ".join(known.notes) or "no key could be mapped"
@@ -91,6 +94,15 @@ def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, a
         captured = sides(src, dst, given)
     except CaptureError as error:
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
-        return map_by_name(src.state_dict(), dst.state_dict(), str(error))
+        return _map_names(src.state_dict(), dst, str(error), given, run=verify)
     mapping, plan = map_by_structure(*captured, absorb_eps=absorb_eps)
     return prove(mapping, plan, given) if verify and len(mapping) else mapping
+
+
+def _map_names(
+    state: Mapping[str, Any], dst: nn.Module, why: str, given: Given, *, run: bool, notes: tuple[str, ...] = ()
+) -> KeyMapping:
+    """Map without a graph of the source, with what the destination alone can tell."""
+    mapping = map_by_name(state, dst.state_dict(), why, notes=notes, unread=unread_keys(dst))
+    told = run_with(mapping, state, dst, given.dst) if run else ""
+    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, told)) if told else mapping
