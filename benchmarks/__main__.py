@@ -2,10 +2,11 @@
 
 import typer
 
-from benchmarks import forms
+from benchmarks import forms, names
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("forms")(forms.command)
+app.command("names")(names.command)
 
 
 @app.callback()
