@@ -82,7 +82,9 @@ def auto_map(
         mapping = _map_names(found.state, dst, why, given, run=bool(verify), notes=found.notes)
     if verify and mapping.proof is None:
         known = mapping.knowledge
-        reason = "; ".join(known.notes) or "no key could be mapped"
+        # Without a graph, the first note says why there is none; the others are no reasons.
+        notes = known.notes[:1] if known.rungs == ("names", "names") else known.notes
+        reason = "; ".join(notes) or "no key could be mapped"
         mapping = KeyMapping(mapping, known, Proof(statuses=known.statuses, reason=reason))
     if verify == "required" and mapping.proof is not None and not mapping.proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {mapping.proof}")

@@ -19,7 +19,7 @@ from torch import Tensor
 from fxmap.errors import CheckpointError, shorten
 from fxmap.wrappers import WRAPPERS, is_average, match_prefix
 
-__all__ = ["WRAPPERS", "Checkpoint", "match_prefix", "open_checkpoint", "read", "save", "unwrap"]
+__all__ = ["WRAPPERS", "Checkpoint", "match_prefix", "open_checkpoint", "read", "read_tensors", "save", "unwrap"]
 
 # Where training scripts put the state dict in a checkpoint, the likeliest first; any other name is found as well.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network", "weights")
@@ -82,6 +82,19 @@ def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]
 def unwrap(data: object, where: str) -> "OrderedDict[str, Any]":
     """Return the state dict of what a checkpoint file holds; as `open_checkpoint`."""
     return _choose(data, where, None).state
+
+
+def read_tensors(path: str | Path) -> Any:
+    """Read a file of tensors that is no checkpoint: one tensor, a list of them, or a dict.
+
+    Raises:
+        CheckpointError: the file is absent, broken, needs unsafe unpickling, or holds something else.
+    """
+    data = _read_file(Path(path))
+    parts = [data] if isinstance(data, Tensor) else list(data.values()) if isinstance(data, Mapping) else data
+    if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise CheckpointError(f"{path}: not a tensor, nor a list of tensors, but a {type(data).__name__}")
+    return data
 
 
 def _choose(data: object, where: str, weights: str | None) -> Checkpoint:
