@@ -368,8 +368,8 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
     ):
         raise LoadError(
-            f"{key}: source {value.dtype}, destination {own.dtype}: the values would change. Nothing was written; convert the "
-            "source tensor first, if that is meant"
+            f"{key}: source {value.dtype}, destination {own.dtype}: the values would change. Nothing was written; convert "
+            "the source tensor first, if that is meant"
         )
     if value.is_meta:
         raise LoadError(f"{key}: the source is on the meta device and has no values. Nothing was written")

@@ -65,12 +65,15 @@ def _sizes(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Hashable]:
 
 
 def order_is_evidence(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
-    """Return from 0 to 1 how far both sides have the same order: Kendall's tau of the keys that shape alone determines."""
+    """Return from 0 to 1 how far both sides have the same order: Kendall's tau of the keys that shape alone determines.
+
+    Where there are too few of these, it is the share of the shapes that both sides have.
+    """
     ours, theirs = (Counter(entry.size for entry in side) for side in (src, dst))
     place = {entry.size: number for number, entry in enumerate(dst)}
     sure = [place[entry.size] for entry in src if ours[entry.size] == 1 == theirs[entry.size]]
     if len(sure) < 3:
-        return 1.0
+        return (ours & theirs).total() / max(len(src), len(dst), 1)
     later = np.sign(np.subtract.outer(sure, sure))[np.tril_indices(len(sure), -1)]
     return max(0.0, float(later.mean()))
 
