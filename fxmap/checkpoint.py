@@ -111,7 +111,9 @@ def _choose(data: object, where: str, weights: str | None) -> Checkpoint:
     if weights is not None:
         names = [name for name in names if weights in (name, name.rpartition(".")[2])]
         if not names:
-            raise CheckpointError(f"{where}: no weights named {weights!r}; there are {', '.join(map(repr, found))}")
+            raise CheckpointError(
+                f"{where}: no weights named {weights!r}; there are {', '.join(repr(name) for name in found if name)}"
+            )
     part, state = names[0], found[names[0]]
     # Tensors beside a container, such as the state of a random generator, are no weights.
     others = tuple(name for name in found if name and name != part and not (part == "" and _rank(name, found[name])[1]))
