@@ -124,7 +124,7 @@ PEERS: dict[str, Mapper] = {
     "plain order": plain_order,
     "timm remap": timm_remap,
     "weightbridge": weightbridge,
-    "weightbridge, unmatched ignored": weightbridge_ignoring,
+    "weightbridge (unmatched ignored)": weightbridge_ignoring,
     "lit-wsl": lit_wsl,
-    "lit-wsl, Hungarian": lit_wsl_optimal,
+    "lit-wsl (Hungarian)": lit_wsl_optimal,
 }
