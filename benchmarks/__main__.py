@@ -2,11 +2,12 @@
 
 import typer
 
-from benchmarks import compare, forms, pairs, proof, speed
+from benchmarks import compare, forms, names, pairs, proof, speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("forms")(forms.command)
 app.command("pairs")(pairs.command)
+app.command("names")(names.command)
 app.command("proof")(proof.command)
 app.command("compare")(compare.command)
 app.command("speed")(speed.command)

@@ -17,6 +17,7 @@ from fxmap.proof import Proof
 from fxmap.search import search
 from fxmap.side import recorded_sides, sides
 from fxmap.structure import Plan, map_by_structure
+from fxmap.trial import run_with, unread_keys
 from fxmap.verify import prove
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def auto_map(
     """Find how every key of the destination is made from keys of the source.
 
     Args:
-        src: the source model; or, without its graph, a state dict or the path of a checkpoint.
+        src: the source model; or, without its graph, a state dict or the path of a checkpoint (keys are then matched by
+            shapes, names and order, and called guessed).
         dst: the destination model, float or of any eager quantized form.
         example_inputs: what both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments; inferred
             where it is left out.
@@ -71,17 +73,20 @@ def auto_map(
         raise ValueError(f'verify is True, False or "required", not {verify!r}')
     if not isinstance(dst, nn.Module):
         raise TypeError(f"the destination is a model (torch.nn.Module), not {type(dst).__name__}")
+    given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
     if isinstance(src, nn.Module):
-        given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
         if given.forward and example_inputs is None:
             raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
         mapping = _map_models(src, dst, given, verify=bool(verify), absorb_eps=absorb_eps)
     else:
-        state = checkpoint.read(src) if isinstance(src, str | Path) else checkpoint.unwrap(src, "the source")
-        mapping = map_by_name(state, dst.state_dict(), "the source is a state dict, without a model")
+        found = checkpoint.open_checkpoint(src)
+        why = "the source is a state dict, without a model"
+        mapping = _map_names(found.state, dst, why, given, run=bool(verify), notes=found.notes)
     if verify and mapping.proof is None:
         known = mapping.knowledge
-        reason = "; ".join(known.notes) or "no key could be mapped"
+        # Without a graph, the first note says why there is none; the others are no reasons.
+        notes = known.notes[:1] if known.rungs == ("names", "names") else known.notes
+        reason = "; ".join(notes) or "no key could be mapped"
         mapping = KeyMapping(mapping, known, Proof(statuses=known.statuses, reason=reason))
     if verify == "required" and mapping.proof is not None and not mapping.proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {mapping.proof}")
@@ -93,7 +98,7 @@ def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, a
         captured = sides(src, dst, given)
     except CaptureError as error:
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
-        return map_by_name(src.state_dict(), dst.state_dict(), str(error))
+        return _map_names(src.state_dict(), dst, str(error), given, run=verify)
     # Weak evidence is asked only where strong evidence leaves something open, and values cannot tell.
     mapping, plan = map_by_structure(*captured, thorough=False, absorb_eps=absorb_eps)
     if not plan.certain:
@@ -117,3 +122,12 @@ def _decide_by_values(
     if len(found[0]) >= len(plan.derivation.expressions):
         return found
     return max(found, map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps), key=lambda result: len(result[0]))
+
+
+def _map_names(
+    state: Mapping[str, Any], dst: nn.Module, why: str, given: Given, *, run: bool, notes: tuple[str, ...] = ()
+) -> KeyMapping:
+    """Map without a graph of the source, with what the destination alone can tell."""
+    mapping = map_by_name(state, dst.state_dict(), why, notes=notes, unread=unread_keys(dst))
+    told = run_with(mapping, state, dst, given.dst) if run else ""
+    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, told)) if told else mapping

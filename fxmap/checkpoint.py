@@ -1,82 +1,283 @@
-"""Checkpoint files and what wrappers do to keys."""
+"""Checkpoint files: read without running their code, written whole or not at all."""
 
-import zipfile
-from collections.abc import Mapping
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from fxmap.errors import CheckpointError
+from fxmap.errors import CheckpointError, shorten
+from fxmap.wrappers import WRAPPERS, is_average, match_prefix
 
-# What containers put before every key; the first two are those of torch itself.
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# Where training scripts put the state dict in a checkpoint.
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
+__all__ = ["WRAPPERS", "Checkpoint", "match_prefix", "open_checkpoint", "read", "read_tensors", "save", "unwrap"]
+
+# Where training scripts put the state dict in a checkpoint, the likeliest first; any other name is found as well.
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network", "weights")
+_DEEPEST = 4
+_INDEX = ".index.json"
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Read a state dict from a .safetensors file, or from a file of torch.save with `weights_only=True`.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict, and where in its file it lay.
+
+    `part` is the name of the container that it was taken from, as in `state_dict`, or empty; `others` are the containers
+    of other weights in the same file, such as `ema`.
+    """
+
+    state: "OrderedDict[str, Any]"
+    where: str
+    part: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what there was to choose, for a report."""
+        if not self.others:
+            return ()
+        chosen = repr(self.part) if self.part else "those at the top"
+        return (f"{self.where} holds several weights: {chosen} are used, weights={self.others[0]!r} would choose others "
+                f"({', '.join(self.others)})",)  # fmt: skip
+
+
+def open_checkpoint(source: str | Path | Mapping[str, Any], weights: str | None = None) -> Checkpoint:
+    """Read a checkpoint and find its weights, which may lie in containers such as {"state_dict": ...}.
+
+    Args:
+        source: a file of torch.save (read with `weights_only=True`), a .safetensors file, the index of a checkpoint in
+            several files (model.safetensors.index.json, pytorch_model.bin.index.json), or what such a file holds.
+        weights: the name of the container, where there are several: raw weights beside averaged ones, a teacher beside a
+            student. By default raw weights go before averaged ones, usual names before others, and then the most tensors.
 
     Raises:
-        CheckpointError: the file is absent, broken, not a state dict, or needs unsafe unpickling.
+        CheckpointError: the file is absent, broken, or needs unsafe unpickling; there are no weights in it, or none of
+            that name.
+
+    Cost: the file is read once, into memory of the CPU.
+
+    >>> found = open_checkpoint({"epoch": 3, "ema": {"a": torch.zeros(1)}, "model": {"a": torch.ones(1)}})
+    >>> found.part, found.others, list(found.state)
+    ('model', ('ema',), ['a'])
+    """
+    is_file = isinstance(source, str | Path)
+    where = str(source) if is_file else "the source"
+    return _choose(_read_file(Path(source)) if is_file else source, where, weights)  # type: ignore[arg-type]
+
+
+def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]":
+    """Return the state dict of a checkpoint file; as `open_checkpoint`."""
+    return open_checkpoint(Path(path), weights).state
+
+
+def unwrap(data: object, where: str) -> "OrderedDict[str, Any]":
+    """Return the state dict of what a checkpoint file holds; as `open_checkpoint`."""
+    return _choose(data, where, None).state
+
+
+def read_tensors(path: str | Path) -> Any:
+    """Read a file of tensors that is no checkpoint: one tensor, a list of them, or a dict.
+
+    Raises:
+        CheckpointError: the file is absent, broken, needs unsafe unpickling, or holds something else.
+    """
+    data = _read_file(Path(path))
+    parts = [data] if isinstance(data, Tensor) else list(data.values()) if isinstance(data, Mapping) else data
+    if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise CheckpointError(f"{path}: not a tensor, nor a list of tensors, but a {type(data).__name__}")
+    return data
+
+
+def _choose(data: object, where: str, weights: str | None) -> Checkpoint:
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{where}: a {type(data).__name__}, not a state dict. Save model.state_dict() instead")
+    found = dict(_state_dicts(data))
+    if not found:
+        what = f"keys {shorten([str(key) for key in data])}" if data else "it is empty"
+        raise CheckpointError(
+            f"{where}: no tensors by name at the top, nor in a container such as {', '.join(_CONTAINERS[:3])}: {what}. "
+            "Save model.state_dict() instead"
+        )
+    names = sorted(found, key=lambda name: _rank(name, found[name]))
+    if weights is not None:
+        names = [name for name in names if weights in (name, name.rpartition(".")[2])]
+        if not names:
+            raise CheckpointError(
+                f"{where}: no weights named {weights!r}; there are {', '.join(repr(name) for name in found if name)}"
+            )
+    part, state = names[0], found[names[0]]
+    # Tensors beside a container, such as the state of a random generator, are no weights.
+    others = tuple(name for name in found if name and name != part and not (part == "" and _rank(name, found[name])[1]))
+    return Checkpoint(state, f"{where}[{part!r}]" if part else where, part, others)
+
+
+def _state_dicts(data: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, "OrderedDict[str, Any]"]]:
+    """Yield what holds tensors by name, by the dotted name of its container; the state of an optimizer does not count."""
+    if {"state", "param_groups"} <= data.keys():
+        return
+    if data and all(isinstance(key, str) for key in data) and any(isinstance(v, Tensor) for v in data.values()):
+        state = OrderedDict(data)
+        if isinstance(metadata := getattr(data, "_metadata", None), Mapping):
+            state._metadata = metadata  # type: ignore[attr-defined]
+        yield ".".join(path), state
+    if len(path) < _DEEPEST:
+        for key, value in data.items():
+            if isinstance(value, Mapping) and isinstance(key, str):
+                yield from _state_dicts(value, (*path, key))
+
+
+def _rank(name: str, state: Mapping[str, Any]) -> tuple[bool, int, int]:
+    last = name.rpartition(".")[2]
+    usual = _CONTAINERS.index(last) if last in _CONTAINERS else len(_CONTAINERS)
+    return is_average(name), usual, -sum(isinstance(value, Tensor) for value in state.values())
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        hint = f"; a folder: name the file in it, such as one that ends in {_INDEX}" if path.is_dir() else ""
+        raise CheckpointError(f"{path}: no such file{hint}")
+    if path.name.endswith(_INDEX):
+        return _read_shards(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+            raise CheckpointError(f"{path}: not a readable safetensors file: {_reason(error)}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, error)) from error
+    except Exception as error:
+        # A damaged pickle fails in whatever way its bytes say: each of them is a fault of the file.
+        raise CheckpointError(f"{path}: not a readable checkpoint: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    """Say which globals a file wants, and what to do about it."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        # An older format, or a damaged file: the message of torch names the first global, if that is the reason.
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+    if not names:
+        return f"{path}: not a readable checkpoint: {_reason(error)}"
+    return (
+        f"{path}: refused: it holds more than tensors, and reading it would run code: it wants {shorten(sorted(names))}. "
+        "Where the file comes from, save the weights alone: torch.save(model.state_dict(), path). If you trust whoever made "
+        "it, do that yourself after torch.load(path, weights_only=False), in a process of its own"
+    )
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Read a checkpoint that lies in several files, by its index {"weight_map": {key: file}}."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = {str(key): _shard_name(index, name) for key, name in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise CheckpointError(
+            f'{index}: not an index of shards {{"weight_map": {{key: file}}}}: {_reason(error)}'
+        ) from error
+    absent = [name for name in dict.fromkeys(shards.values()) if not (index.parent / name).is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{index}: {len(absent)} of {len(set(shards.values()))} shards are not beside it: {shorten(absent)}. "
+            "Fetch them into the same folder"
+        )
+    state: dict[str, Tensor] = {}
+    for name in dict.fromkeys(shards.values()):
+        held = _read_file(index.parent / name)
+        wanted = [key for key, shard in shards.items() if shard == name]
+        lost = [key for key in wanted if not isinstance(held, Mapping) or not isinstance(held.get(key), Tensor)]
+        if lost:
+            raise CheckpointError(f"{index.parent / name}: lacks {shorten(lost)}, which {index.name} says it holds")
+        state.update({key: held[key] for key in wanted})
+    return state
+
+
+def _shard_name(index: Path, name: object) -> str:
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or name.endswith(_INDEX):
+        raise CheckpointError(f"{index}: the shard {name!r} is not the name of a file beside it")
+    return name
+
+
+def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a state dict to a .safetensors file, or as torch.save does (.pt, .pth, .bin); atomically.
+
+    Dtypes are kept. Keys that share a tensor stay tied in a file of torch.save; in .safetensors, which has no such thing,
+    each has its own copy. The file appears under its name when it is complete.
+
+    Raises:
+        CheckpointError: the file is there already, its name ends in something else, or it cannot be written; nothing was
+            changed. Also where .safetensors cannot hold a value, such as a quantized tensor.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise CheckpointError(f"{path}: the name must end in .safetensors, .pt, .pth or .bin, which says the format")
+    if path.exists() and not overwrite:
+        raise CheckpointError(
+            f"{path}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
+        )
+    values = _packed(state) if path.suffix == ".safetensors" else _compact(state)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+    os.close(handle)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+            save_file(values, name, metadata={"format": "pt"})
+        else:
+            torch.save(values, name)
+        # A file of mkstemp is for its owner alone; what the user asked for has the usual rights.
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot be written: {_reason(error)}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _packed(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    wrong = [key for key, value in state.items() if not isinstance(value, Tensor) or value.is_quantized]
+    if wrong:
         raise CheckpointError(
-            f"{path}: refused, since reading it would run code of the file: {str(error).splitlines()[0]} Save the state "
-            "dict alone, torch.save(model.state_dict(), path), where the file comes from"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
-    return unwrap(data, str(path))
-
-
-def unwrap(data: object, where: str) -> dict[str, Any]:
-    """Return the state dict of a checkpoint, which may lie in a container such as {"state_dict": ...}.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if isinstance(data, Mapping):
-        for name in _CONTAINERS:
-            if isinstance(data.get(name), Mapping):
-                return unwrap(data[name], f"{where}[{name!r}]")
-        if data and all(isinstance(key, str) for key in data) and any(isinstance(v, torch.Tensor) for v in data.values()):
-            return dict(data)
-        raise CheckpointError(
-            f"{where}: no tensors by name at the top or in {', '.join(_CONTAINERS)}: keys {list(data)[:5]}"
+            f"{shorten(wrong)}: .safetensors holds plain tensors alone, and this is a {type(state[wrong[0]]).__name__} of a "
+            "quantized model. Write a .pth file instead"
         )
-    raise CheckpointError(f"{where}: a {type(data).__name__}, not a state dict")
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
 
 
-def match_prefix(state_dict: Mapping[str, Any], wanted: set[str]) -> tuple[Mapping[str, Any], str]:
-    """Strip or add wrapper prefixes until the wanted keys are there; say what was done.
-
-    >>> match_prefix({"module.fc.weight": 1}, {"fc.weight"})
-    ({'fc.weight': 1}, "stripped 'module.'")
-    """
-    if not wanted or wanted & state_dict.keys():
-        return state_dict, ""
-    stripped, removed = dict(state_dict), ""
-    while prefix := next((w for w in WRAPPERS if stripped and all(key.startswith(w) for key in stripped)), None):
-        stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
-        removed += prefix
-        if wanted & stripped.keys():
-            return stripped, f"stripped {removed!r}"
-    for prefix in WRAPPERS:
-        if all(key.startswith(prefix) for key in wanted):
-            inner, done = match_prefix(stripped, {key.removeprefix(prefix) for key in wanted})
-            added = {prefix + key: value for key, value in inner.items()}
-            if wanted & added.keys():
-                return added, f"{done + ', ' if done else ''}added {prefix!r}"
-    return state_dict, ""
+def _compact(state: Mapping[str, Any]) -> "OrderedDict[str, Any]":
+    """Copy views, so that a slice does not bring all of its tensor with it; tensors that are tied stay so."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+    result: OrderedDict[str, Any] = OrderedDict()
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.is_quantized or value.layout != torch.strided:
+            result[key] = value
+            continue
+        place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
+        known = place if value.numel() else (key,)
+        result[key] = copies.setdefault(known, value.detach().clone())
+    if hasattr(state, "_metadata"):
+        result._metadata = state._metadata  # type: ignore[attr-defined]
+    return result

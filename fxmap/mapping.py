@@ -364,8 +364,20 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         raise LoadError(f"{key}: source {list(value.shape)}, destination {list(own.shape)}. Nothing was written")
     if value.is_quantized != own.is_quantized or (value.is_complex() and not own.is_complex()):
         raise LoadError(f"{key}: source {value.dtype}, destination {own.dtype}. Nothing was written")
-    if value.is_meta and not own.is_meta:
+    if value.dtype != own.dtype and (
+        value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
+    ):
+        raise LoadError(
+            f"{key}: source {value.dtype}, destination {own.dtype}: the values would change. Nothing was written; convert "
+            "the source tensor first, if that is meant"
+        )
+    if value.is_meta:
         raise LoadError(f"{key}: the source is on the meta device and has no values. Nothing was written")
+    if own.is_meta:
+        raise LoadError(
+            f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
+            'dst.to_empty(device="cpu")'
+        )
 
 
 def _snapshot(value: Any) -> Any:

@@ -8,12 +8,15 @@ from fxmap.expressions import Expression, Source
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
 
+# Reasons of single keys that are shown; `knowledge.reasons` has them all.
+_MANY = 6
+
 _WORDS = {
     Status.PROVEN: "proven: both models were run, and no other choice gives the same function",
     Status.TIED: "tied: the network is symmetric there, and every choice gives the same function",
     Status.INERT: "inert: the output does not depend on them",
     Status.MATCHED: "matched by structure, not proven",
-    Status.GUESSED: "guessed by name and shape",
+    Status.GUESSED: "guessed by shapes, names and order",
     Status.CALIBRATED: "from calibration data",
     Status.KEPT: "kept: the destination's own (ranges, observers, counters)",
     Status.MISSING: "missing: no source",
@@ -35,9 +38,11 @@ def describe(expressions: Mapping[str, Expression], known: Knowledge, proof: Pro
     missing = [key for key, status in known.statuses.items() if status is Status.MISSING]
     if missing:
         lines.append(f"missing: {shorten(missing, 6)}")
-        lines += [
-            f"  because {reason}" for reason in sorted({known.reasons[key] for key in missing if key in known.reasons})
-        ]
+        reasons = [known.reasons[key] for key in missing if key in known.reasons]
+        if len(set(reasons)) <= _MANY:
+            lines += [f"  because {reason}" for reason in sorted(set(reasons))]
+        else:
+            lines += [f"  {key}: {known.reasons[key]}" for key in missing[:_MANY] if key in known.reasons]
     if known.unexpected:
         lines.append(f"unexpected (in the source alone): {shorten(known.unexpected, 6)}")
     lines += [f"note: {note}" for note in known.notes]

@@ -64,6 +64,7 @@ def load(
     checkpoint_file: str | Path | Mapping[str, Any],
     *,
     src: nn.Module | None = None,
+    weights: str | None = None,
     calibration: Calibration = None,
     qconfig: Any = None,
     on_mismatch: Literal["raise", "keep"] = "raise",
@@ -74,18 +75,21 @@ def load(
 
     Args:
         dst: the destination, as in `transfer`.
-        checkpoint_file: a .safetensors file, a file of torch.save (read with weights_only=True), or a state dict.
+        checkpoint_file: a .safetensors file, a file of torch.save (read with weights_only=True), the index of a checkpoint
+            in several files, or a state dict.
         src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
-            keys are mapped by name and shape alone.
+            keys are matched by shapes, names and order, which proves nothing.
+        weights: which weights of the file, where it holds several, such as "ema"; by default the raw ones.
         calibration, qconfig, on_mismatch, example_inputs, verify: as in `transfer`.
 
     Raises:
         CheckpointError: the file cannot be read safely.
         As `transfer`.
     """
-    is_file = isinstance(checkpoint_file, str | Path)
-    state = checkpoint.read(checkpoint_file) if is_file else checkpoint.unwrap(checkpoint_file, "the source")  # type: ignore[arg-type]
+    found = checkpoint.open_checkpoint(checkpoint_file, weights)
+    state = found.state
     mapping = auto_map(state if src is None else src, dst, example_inputs=example_inputs, verify=verify)
+    mapping = mapping.with_knowledge(notes=(*mapping.knowledge.notes, *found.notes))
     return fill(mapping, src, dst, state, calibration, qconfig, on_mismatch)
 
 

@@ -1,5 +1,6 @@
 """Files: what is read, what is refused, and what wrappers do to keys."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -74,6 +75,137 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_what_is_no_state_dict_is_refused(data: object) -> None:
     with pytest.raises(fxmap.CheckpointError):
         checkpoint.unwrap(data, "here")
+
+
+def test_a_refusal_names_the_globals_and_what_to_do(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2), "x": Evil(), "model": nn.Linear(2, 2)}, tmp_path / "evil.pth")
+    with pytest.raises(fxmap.CheckpointError) as caught:
+        checkpoint.read(tmp_path / "evil.pth")
+    text = str(caught.value)
+    assert "refused: it holds more than tensors" in text
+    # Python's own print may be spelled by its module.
+    assert "print" in text
+    assert "torch.nn.modules.linear.Linear" in text
+    assert "torch.save(model.state_dict(), path)" in text
+
+
+def shards(folder: Path, suffix: str) -> Path:
+    """Write a linear layer in two files, and return the index."""
+    state = nn.Linear(2, 2).state_dict()
+    for n, (key, value) in enumerate(state.items()):
+        part = {key: value}
+        name = folder / f"part-{n}.{suffix}"
+        save_file(part, name) if suffix == "safetensors" else torch.save(part, name)
+    index = folder / ("model.safetensors.index.json" if suffix == "safetensors" else "pytorch_model.bin.index.json")
+    names = {key: f"part-{n}.{suffix}" for n, key in enumerate(state)}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return index
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_checkpoint_in_several_files(tmp_path: Path, suffix: str) -> None:
+    dst = nn.Linear(2, 2)
+    mapping = fxmap.load(dst, shards(tmp_path, suffix))
+    assert mapping.renames == {"weight": "weight", "bias": "bias"}
+
+
+def test_what_an_index_may_not_say(tmp_path: Path) -> None:
+    index = shards(tmp_path, "safetensors")
+    (tmp_path / "part-1.safetensors").unlink()
+    with pytest.raises(fxmap.CheckpointError, match=r"1 of 2 shards are not beside it: part-1\.safetensors"):
+        checkpoint.read(index)
+    index.write_text('{"weight_map": {"bias": "part-0.safetensors"}}')
+    with pytest.raises(fxmap.CheckpointError, match=r"part-0\.safetensors: lacks bias, which model\."):
+        checkpoint.read(index)
+    index.write_text('{"weight_map": {"bias": "../secret.bin"}}')
+    with pytest.raises(fxmap.CheckpointError, match=r"the shard '\.\./secret\.bin' is not the name of a file beside it"):
+        checkpoint.read(index)
+    index.write_text("{}")
+    with pytest.raises(fxmap.CheckpointError, match="not an index"):
+        checkpoint.read(index)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(fxmap.CheckpointError, match=r"no such file; a folder: name the file in it"):
+        checkpoint.read(tmp_path)
+
+
+def test_weights_are_chosen_and_said(tmp_path: Path) -> None:
+    raw, average = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(raw.parameters())
+    raw(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    data = {"model_ema": average.state_dict(), "optimizer": optimizer.state_dict(), "model": raw.state_dict()}
+    torch.save(data | {"rng": torch.get_rng_state()}, tmp_path / "a.pth")
+    dst = nn.Linear(2, 2)
+    mapping = fxmap.load(dst, tmp_path / "a.pth")
+    assert torch.equal(dst.weight, raw.weight)
+    assert "'model' are used, weights='model_ema' would choose others (model_ema)" in str(mapping)
+    fxmap.load(dst, tmp_path / "a.pth", weights="model_ema")
+    assert torch.equal(dst.weight, average.weight)
+    with pytest.raises(fxmap.CheckpointError, match="no weights named 'teacher'; there are 'model_ema', 'model'"):
+        fxmap.load(dst, tmp_path / "a.pth", weights="teacher")
+
+
+def test_metadata_is_kept(tmp_path: Path) -> None:
+    state = nn.BatchNorm1d(2).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    assert checkpoint.read(tmp_path / "a.pth")._metadata == state._metadata  # type: ignore[attr-defined]
+
+
+def tied() -> dict[str, torch.Tensor]:
+    weight = torch.arange(6.0).reshape(2, 3)
+    return {"a": weight, "b": weight, "half": weight[:1], "turned": weight.t(), "half precision": weight.half()}
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a.pt", "a.bin"])
+def test_what_is_saved_is_read_again(tmp_path: Path, name: str) -> None:
+    checkpoint.save(tied(), tmp_path / name)
+    back = checkpoint.read(tmp_path / name)
+    for key, value in tied().items():
+        assert torch.equal(back[key], value)
+        assert back[key].dtype is value.dtype
+    assert (back["a"].data_ptr() == back["b"].data_ptr()) is (name != "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_slice_is_saved_without_the_rest(tmp_path: Path) -> None:
+    checkpoint.save({"part": torch.zeros(1_000_000)[:2]}, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 10_000
+
+
+def test_saving_overwrites_only_when_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    file.write_text("mine")
+    with pytest.raises(fxmap.CheckpointError, match=r"a\.pth: there already, not overwritten"):
+        checkpoint.save(tied(), file)
+    assert file.read_text() == "mine"
+    checkpoint.save(tied(), file, overwrite=True)
+    assert set(checkpoint.read(file)) == set(tied())
+
+
+def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    file = tmp_path / "a.pth"
+    file.write_text("mine")
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(fxmap.CheckpointError, match=r"a\.pth: cannot be written: OSError: no space left"):
+        checkpoint.save(tied(), file, overwrite=True)
+    assert file.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:
+    with pytest.raises(fxmap.CheckpointError, match=r"must end in \.safetensors"):
+        checkpoint.save(tied(), tmp_path / "a.txt")
+    with pytest.raises(fxmap.CheckpointError, match=r"cannot be written"):
+        checkpoint.save(tied(), tmp_path / "nowhere" / "a.pth")
+    quantized = torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)
+    with pytest.raises(fxmap.CheckpointError, match=r"q: \.safetensors holds plain tensors alone.*Write a \.pth file"):
+        checkpoint.save({"q": quantized}, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module."])

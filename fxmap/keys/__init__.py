@@ -1,0 +1,1 @@
+"""Two state dicts without a graph: which key is which, from shapes, names and order alone."""

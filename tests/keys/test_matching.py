@@ -1,0 +1,150 @@
+"""Keys matched by shapes, names and order: real pairs, what stays open, and what joined weights become."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxmap
+from benchmarks.names import OURS, measure
+from benchmarks.names_data import NamedPair, read
+from fxmap.align.names import map_by_name
+
+PAIRS = {pair.id: pair for pair in read()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision:resnext50_32x4d->timm:resnext50_32x4d",
+        "pytorchcv:mobilenetv3_large_w1->timm:mobilenetv3_large_100",
+        "torchvision:vgg11->timm:vgg11",
+        "torchvision:mobilenet_v3_small->timm:mobilenetv3_small_100",
+        "timm:vit->transformers:vit",
+        "transformers:bert-encoder->torch.nn:TransformerEncoder",
+        "torch.nn:TransformerEncoder->transformers:bert-encoder",
+        "timm:deit->transformers:deit",
+    ],
+)
+def test_real_pairs_are_right(name: str) -> None:
+    row = measure(PAIRS[name], OURS)
+    assert (row.refused, row.wrong) == ("", 0)
+    assert row.right > 0
+    # What is left open may be a bias that the source does not have.
+    assert row.left <= 1
+
+
+def _state(tree: list[tuple[str, list[int], str]]) -> dict[str, Tensor]:
+    return {
+        key: torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")), device="meta")
+        for key, shape, kind in tree
+    }
+
+
+def _mapped(pair: NamedPair) -> fxmap.KeyMapping:
+    return map_by_name(_state(pair.src), _state(pair.dst), "test")
+
+
+def test_shuffled_names_stay_open_with_their_candidates() -> None:
+    pair = PAIRS["torchvision:resnet18->syn:resnet18-renamed-deep-shuffled"]
+    mapping = _mapped(pair)
+    assert len(mapping.missing) > len(mapping) > 0
+    reasons = [mapping.knowledge.reasons[key] for key in mapping.missing]
+    assert all(reason.startswith("open: no clear choice among ") for reason in reasons)
+    assert "map them by hand" in str(mapping)
+
+
+def test_a_folded_norm_is_not_guessed() -> None:
+    mapping = _mapped(PAIRS["torchvision:resnet18->syn:resnet18-bnfolded"])
+    assert "must be folded" in mapping.knowledge.reasons["conv1.weight"]
+    assert {"conv1.weight", "conv1.bias", "layer1.0.conv1.weight"} <= set(mapping.missing)
+
+
+def attention(**layers: nn.Module) -> dict[str, Tensor]:
+    return {f"attn.{key}": value for key, value in nn.ModuleDict(layers).state_dict().items()}
+
+
+def test_a_joined_projection_is_taken_apart_and_put_together() -> None:
+    joined = attention(qkv=nn.Linear(8, 24), proj=nn.Linear(8, 8))
+    parts = attention(query=nn.Linear(8, 8), value=nn.Linear(8, 8), key=nn.Linear(8, 8), output=nn.Linear(8, 8))
+    apart = map_by_name(joined, parts, "test")
+    assert str(apart["attn.key.weight"]) == "attn.qkv.weight[8:16]"
+    assert str(apart["attn.value.bias"]) == "attn.qkv.bias[16:24]"
+    together = map_by_name(parts, joined, "test")
+    assert str(together["attn.qkv.weight"]) == "concat(attn.query.weight, attn.key.weight, attn.value.weight)"
+
+
+def test_a_joined_shape_that_both_sides_have_is_left_whole() -> None:
+    one = attention(qkv=nn.Linear(8, 24), proj=nn.Linear(8, 8))
+    other = attention(in_proj=nn.Linear(8, 24), out_proj=nn.Linear(8, 8))
+    assert map_by_name(one, other, "test").renames["attn.in_proj.weight"] == "attn.qkv.weight"
+
+
+def test_a_weight_stored_i_o_is_turned() -> None:
+    src = {"fc.weight": torch.randn(3, 5), "fc.bias": torch.zeros(5)}
+    dst = nn.Linear(3, 5)
+    mapping = map_by_name(src, dst.state_dict(), "test")
+    assert str(mapping["weight"]) == "transpose(fc.weight)"
+    mapping.load_into(dst, src)
+    assert torch.equal(dst.weight, src["fc.weight"].t())
+
+
+def test_a_replaced_head_is_mismatched() -> None:
+    def build(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, classes))
+
+    src, dst = build(10), build(3)
+    mapping = fxmap.auto_map(src.state_dict(), dst)
+    assert mapping.mismatched == ["2.weight", "2.bias"]
+    with pytest.raises(fxmap.LoadError, match=r"2\.weight: source 2\.weight is \[10, 8\], destination \[3, 8\]"):
+        mapping.load_into(dst, src.state_dict())
+    assert mapping.load_into(dst, src.state_dict(), on_mismatch="keep").written == 2
+    assert torch.equal(dst[0].weight, src[0].weight)
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is that of the output, as in language models, and a layer that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body, self.idle = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 7)
+        self.head = nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(self.embed(ids)))
+        return out
+
+
+def test_what_the_destination_tells_is_used() -> None:
+    state = Tied().state_dict()
+    src = {"wte.weight": state["embed.weight"], "h.weight": state["body.weight"], "h.bias": state["body.bias"]}
+    dst = Tied()
+    mapping = fxmap.auto_map(src, dst)
+    assert mapping.renames == {
+        "embed.weight": "wte.weight",
+        "head.weight": "wte.weight",
+        "body.weight": "h.weight",
+        "body.bias": "h.bias",
+    }
+    assert set(mapping.missing) == {"idle.weight", "idle.bias"}
+    # What the destination never reads does not hinder loading.
+    assert mapping.load_into(dst, src).written == 4
+    assert "tied in the destination" in str(mapping)
+    assert "the destination runs with the mapped weights on" in str(mapping)
+    assert mapping.proof is not None
+    assert not mapping.proof.ok
+    assert {mapping.status(key) for key in mapping} == {fxmap.Status.GUESSED}
+
+
+def test_a_model_that_cannot_be_run_says_so() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("not today")
+
+    mapping = fxmap.auto_map(Broken(), Broken())
+    assert mapping.renames == {"fc.weight": "fc.weight", "fc.bias": "fc.bias"}
+    assert "could not be run with the mapped weights: RuntimeError: not today" in str(mapping)
