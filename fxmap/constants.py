@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.fx.node import map_arg
 
 from fxmap.graph import kind_of
@@ -23,10 +24,12 @@ class Constants:
     ) -> None:
         self.tensors, self.constants = tensors, constants
         self._values: dict[fx.Node, Any] = {}
-        self.nodes: set[fx.Node] = set()
+        # In order, since some may write into what others read.
+        self.nodes: dict[fx.Node, None] = {}
         for node in graph.nodes:
             if self._is_table(node, buffers) or self._is_computed(node):
-                self.nodes.add(node)
+                self.nodes[node] = None
+        self._written = any(_writes(node) for node in self.nodes)
 
     def _is_table(self, node: fx.Node, buffers: bool) -> bool:
         if node.op != "get_attr":
@@ -43,13 +46,24 @@ class Constants:
 
     def value(self, node: fx.Node) -> Any:
         """Return the value of one of the nodes."""
+        if self._written and not self._values:
+            for other in self.nodes:
+                self._values[other] = self._computed(other)
         if node not in self._values:
-            path = str(node.target)
-            if node.op == "get_attr":
-                self._values[node] = self.tensors[path] if path in self.tensors else self.constants[path]
-            else:
-                self._values[node] = call(node, self.value)
+            self._values[node] = self._computed(node)
         return self._values[node]
+
+    def _computed(self, node: fx.Node) -> Any:
+        if node.op != "get_attr":
+            return call(node, self._values.__getitem__ if self._written else self.value)
+        path = str(node.target)
+        value = self.tensors[path] if path in self.tensors else self.constants[path]
+        return value.clone() if self._written else value
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a node writes into one of its arguments: a table that is filled step by step."""
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def call(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
