@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_arg
@@ -10,6 +11,8 @@ from torch.fx.node import map_arg
 from fxmap.graph import kind_of
 from fxmap.normalize.identity import IDENTITIES
 
+# Of their argument they read the shape alone.
+_LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 _RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform")
 
 
@@ -42,6 +45,8 @@ class Constants:
     def _is_computed(self, node: fx.Node) -> bool:
         if node.op != "call_function" or getattr(node.target, "__name__", "").startswith(_RANDOM):
             return False
+        if kind_of(node) in _LIKE:
+            return all("shape" in part.meta for part in node.all_input_nodes)
         return all(part in self.nodes for part in node.all_input_nodes)
 
     def value(self, node: fx.Node) -> Any:
@@ -54,6 +59,8 @@ class Constants:
         return self._values[node]
 
     def _computed(self, node: fx.Node) -> Any:
+        if kind_of(node) in _LIKE:
+            return call(node, lambda part: torch.empty(part.meta["shape"]))
         if node.op != "get_attr":
             return call(node, self._values.__getitem__ if self._written else self.value)
         path = str(node.target)

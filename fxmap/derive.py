@@ -97,7 +97,7 @@ def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivat
     composed = {name: own.pop(name) for name in names if name in own}
     for name in composed:
         for path, source in counterparts(found.expressions[name], src, dst, dst.composed[name]).items():
-            own.setdefault(path, Source(source))
+            own.setdefault(path, source)
     wanted = {path for name in names for path in dst.parts(name)} - own.keys()
     made, reasons = store(composed, dst, wanted)
     own |= {path: _in_stored_sources(expression, src) for path, expression in made.items()}

@@ -103,8 +103,8 @@ def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf:
     return Reshape(Gather(joined, tuple(local.flatten().tolist())), (table.shape[0], *inner))
 
 
-def counterparts(made: Expression, src: OpGraph, ops: OpGraph, composition: Composition) -> dict[str, str]:
-    """Return which stored tensor is which, where a destination operand is put together as one of the source is.
+def counterparts(made: Expression, src: OpGraph, ops: OpGraph, composition: Composition) -> dict[str, Expression]:
+    """Return what stored tensors are, where a destination operand is put together as one of the source is.
 
     Both have the same terms, each of elements of one tensor, at the same places: then the tensors correspond as a whole,
     elements that are not read included.
@@ -116,17 +116,17 @@ def counterparts(made: Expression, src: OpGraph, ops: OpGraph, composition: Comp
         return {}
     if len(theirs.terms) != len(composition.terms):
         return {}
-    pairs: dict[str, str] = {}
+    pairs: dict[str, Expression] = {}
     for a, b in zip(theirs.terms, composition.terms, strict=True):
         source, target = src.numbering.sole(a.numbers), ops.numbering.sole(b.numbers)
         if source is None or target is None or a.factor != b.factor or target in pairs:
             return {}
         ours, other = src.numbering.places[source], ops.numbering.places[target]
-        if ours.shape != other.shape or a.numbers.numel() != b.numbers.numel():
+        if ours.size != other.size or a.numbers.numel() != b.numbers.numel():
             return {}
         if not torch.equal(a.numbers.flatten() - ours.begin, b.numbers.flatten() - other.begin):
             return {}
-        pairs[target] = source
+        pairs[target] = Source(source) if ours.shape == other.shape else Reshape(Source(source), other.shape)
     return pairs
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import fxmap
 from fxmap.expressions import FoldedBias, FoldedWeight, Source
 from fxmap.proof import Status
+from tests import token_networks
 from tests.networks import planted_pair
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,3 +65,20 @@ def _check_function(src: torch.nn.Module, dst: torch.nn.Module, mapping: fxmap.K
     with torch.no_grad():
         expected, actual = src.double()(x.double()), dst.double()(x.double())
     assert torch.allclose(expected, actual, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+@given(seed=st.integers(0, 10**6), styles=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)))
+@SETTINGS
+def test_split_joined_transposed_shared_and_tied_weights_map_back(seed: int, styles: tuple[int, int]) -> None:
+    kinds = token_networks.specification(seed)
+    values = token_networks.weights(kinds, seed)
+    src = token_networks.Tokens(kinds, token_networks.Style(styles[0]), values).eval()
+    wanted = token_networks.Tokens(kinds, token_networks.Style(styles[1]), values).eval()
+    other = token_networks.weights(kinds, seed + 1)
+    dst = token_networks.Tokens(kinds, token_networks.Style(styles[1]), other).eval()
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randint(0, token_networks.VALUES, (2, 6)))
+    assert mapping.proof is not None
+    assert mapping.proof.ok, str(mapping)
+    made = mapping.apply(src.state_dict())
+    for key, value in wanted.state_dict().items():
+        assert torch.equal(made[key], value), f"{key} is {mapping[key]}"
