@@ -80,7 +80,7 @@ def measure(pair: NamedPair, mapper: str, limit: int = 60) -> Row:
     refused = ""
     answers: dict[str, Any] = {}
     try:
-        with _time_limit(limit):
+        with _TimeLimit(limit):
             answers = dict(_ours(pair) if mapper == OURS else PEERS[mapper](pair.src, pair.dst))
     except ImportError:
         refused = "not installed"
@@ -103,7 +103,7 @@ def _meta(tree: Tree) -> dict[str, Tensor]:
     }
 
 
-class _time_limit:  # noqa: N801
+class _TimeLimit:
     """Raises TimeoutError inside the block after some seconds."""
 
     def __init__(self, seconds: int) -> None:

@@ -46,8 +46,9 @@ class Checkpoint:
         if not self.others:
             return ()
         chosen = repr(self.part) if self.part else "those at the top"
-        return (f"{self.where} holds several weights: {chosen} are used, weights={self.others[0]!r} would choose others "
-                f"({', '.join(self.others)})",)  # fmt: skip
+        names = ", ".join(self.others)
+        choice = f"{chosen} are used, weights={self.others[0]!r} would choose others ({names})"
+        return (f"{self.where} holds several weights: {choice}",)
 
 
 def open_checkpoint(source: str | Path | Mapping[str, Any], weights: str | None = None) -> Checkpoint:

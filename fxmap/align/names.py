@@ -114,7 +114,7 @@ def _by_matching(src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spell
         parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
     found = _Found()
     for key, value in dst.items():
-        made = compose(key, tuple(value.shape), parts[key]) if key in parts else None
+        made = compose(tuple(value.shape), parts[key]) if key in parts else None
         if made is not None:
             found.expressions[key] = made
     _explain(dst, src, spelling, (ours, theirs, matches), folded, found)

@@ -145,11 +145,11 @@ def _parts(shape: Shape, count: int, ours: Counter[Shape], theirs: Counter[Shape
     return ()
 
 
-def compose(key: str, shape: Shape, parts: Sequence[tuple[Entry, Entry]]) -> Expression | None:
+def compose(shape: Shape, parts: Sequence[tuple[Entry, Entry]]) -> Expression | None:
     """Return the expression of a destination key from pairs of its entries and their sources, or None if some are absent.
 
     >>> whole, part = Entry("a", ("a",), (2, 1), True), Entry("qkv", ("q",), (2,), True, rows=(2, 4))
-    >>> print(compose("a", (2, 1), [(whole, part)]))
+    >>> print(compose((2, 1), [(whole, part)]))
     reshape(qkv[2:4], [2, 1])
     """
     ordered = sorted(parts, key=lambda pair: pair[0].rows or (0, 0))
