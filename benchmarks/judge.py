@@ -9,11 +9,12 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import fxmap
 from benchmarks.controls import CONTROLS
@@ -170,6 +171,8 @@ def _judge(case: Case, row: Row, proof: bool) -> None:
         row.failure = f"{type(error).__name__}: {error}"
         row.missing = row.keys = len(_judged_keys(case))
         return
+    if row.way == "plain" and case.pair.src_out is not None:
+        case, made = _without_unread_source(case, made)
     row.rungs = [str(rung) for rung in mapping.knowledge.rungs]
     row.notes = list(mapping.knowledge.notes)
     row.statuses = dict(Counter(str(mapping.status(key)) for key in mapping.knowledge.statuses).most_common())
@@ -181,6 +184,32 @@ def _judge(case: Case, row: Row, proof: bool) -> None:
     if proof:
         _check_proof(case, row, mapping, state)
     row.load_failure = _load_failure(case, row, mapping, dst)
+
+
+def _without_unread_source(case: Case, made: dict[str, Any]) -> tuple[Case, dict[str, Any]]:
+    """Take what the source's own forward does not read out of the judgement: nobody can see where it belongs.
+
+    A feature extractor against a classifier is a partial match: the head is given, so that functions can be compared.
+    """
+    truth, known = case.truth, truth_of(case.pair.id)
+    if truth is None or known is None:
+        return case, made
+    parameters = dict(case.src.named_parameters(remove_duplicate=False))
+    outputs = [leaf for leaf in tree_leaves(_plain_output(case)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    grads = torch.autograd.grad([o.sum() for o in outputs], list(parameters.values()), allow_unused=True)
+    unread = {key for key, grad in zip(parameters, grads, strict=True) if grad is None}
+    heads = {
+        key
+        for key in truth
+        if known.sources(key) & parameters.keys() and not known.sources(key) & parameters.keys() - unread
+    }
+    given = {key: truth[key] for key in heads if key not in made}
+    return replace(case, unread=case.unread | heads), {**made, **given}
+
+
+def _plain_output(case: Case) -> Any:
+    with torch.enable_grad():
+        return case.src(*case.inputs)
 
 
 def _control(case: Case, mapper: Callable[[State, State], dict[str, Tensor]]) -> bool:

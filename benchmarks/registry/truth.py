@@ -11,7 +11,7 @@ tensor([2, 3])
 
 import json
 import lzma
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -30,6 +30,10 @@ class Truth:
     expressions: Mapping[str, Any]
     unread: frozenset[str]
 
+    def sources(self, key: str) -> set[str]:
+        """Return the source keys that a destination key is made of, and the names of operations."""
+        return set(_strings(self.expressions[key]))
+
     def values(self, state: State) -> dict[str, Tensor]:
         """Make the destination's tensors from a state dict of the source."""
         return {key: evaluate(expression, state) for key, expression in self.expressions.items()}
@@ -45,6 +49,14 @@ def truth_of(pair: str) -> Truth | None:
     """Return what is known of a pair, or None: then equality of the functions alone decides."""
     entry = _file().get(pair)
     return None if entry is None else Truth(entry["map"], frozenset(entry.get("unread", ())))
+
+
+def _strings(expression: Any) -> Iterator[str]:
+    if isinstance(expression, str):
+        yield expression
+    elif isinstance(expression, list):
+        for part in expression:
+            yield from _strings(part)
 
 
 def evaluate(expression: Any, state: State) -> Tensor:

@@ -114,6 +114,20 @@ def test_functions_of_a_pair_are_used_and_left_out_where_both_models_accept_the_
     assert ["dst_forward" in options for options in calls] == [True, False]
 
 
+def test_a_head_that_the_source_does_not_run_is_not_asked_for_without_the_functions_of_the_pair(pair, monkeypatch):
+    class Features(Tied):
+        def forward(self, x):
+            return torch.relu(self.first(x))
+
+    other = Pair(pair.id, "test", 0.1, Features, Plain, normal(3, 6), src_out=Tied.forward)
+    mapped(monkeypatch, {key: value for key, value in RIGHT.items() if key.startswith("one")})
+    forwards, plain = judge(other, proof=False, controls=False)
+    assert not forwards.ok
+    assert plain.ok
+    mapped(monkeypatch, {"one.weight": "first.weight"})
+    assert not list(judge(other, proof=False, controls=False))[1].ok
+
+
 def test_without_a_truth_map_functions_decide(pair, monkeypatch):
     other = Pair("no truth", "test", 0.1, Tied, Plain, normal(3, 6))
     (row,) = judge(other, proof=False, controls=False)
