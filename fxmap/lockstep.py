@@ -95,6 +95,7 @@ class ValueInterpreter(fx.Interpreter):
         super().__init__(captured.module, graph=captured.graph)
         self.tensors = tensors
         self.constants = captured.constants
+        self.dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float64)
         self.hook = hook
 
     def run_node(self, n: fx.Node) -> Any:
@@ -107,11 +108,11 @@ class ValueInterpreter(fx.Interpreter):
         return value if self.hook is None else self.hook(n, value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function, out of place; what a model computes in float32 by itself is computed in float64."""
+        """Call a function, out of place; what a model computes in float32 by itself is computed in the tensors' dtype."""
         if kwargs.get("inplace"):
             kwargs = kwargs | {"inplace": False}
         if kwargs.get("dtype") is torch.float32 and isinstance(target, OpOverload):
-            kwargs = kwargs | {"dtype": torch.float64}
+            kwargs = kwargs | {"dtype": self.dtype}
         return super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:

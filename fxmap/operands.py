@@ -191,8 +191,8 @@ class Operands:
         for node in sorted(read, key=str):
             try:
                 value = self._follow(node)
-            except _NotComposed:
-                continue
+            except (_NotComposed, RuntimeError, NotImplementedError):
+                continue  # computed in another way; or on the meta device, where constants have no values
             if isinstance(value, Composition):
                 yield node, _narrowed(value)
 

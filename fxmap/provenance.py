@@ -45,6 +45,7 @@ def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], c
     """
     nodes = {node.name: node for node in graph.nodes}
     flow = _Flow(graph, tensors, constants)
+    result = ops
     for op in list(ops.ops()):
         node = nodes.get(op.output)
         if op.kind not in AFFINE or op.kind == "conv_transpose" or node is None or "shape" not in node.meta:
@@ -54,8 +55,9 @@ def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], c
         trace = flow.follow(node, 1 if op.kind == "convolution" else -1)
         parts = trace.joined()
         if sum(len(rows) for rows, _ in parts) == trace.channels and (len(parts) > 1 or trace.mixed):
-            ops = _split(ops, op.name, trace, [(flow.ordered(trace, rows, uses), uses) for rows, uses in parts])
-    return ops
+            result = ops.copy() if result is ops else result
+            _split(result, op.name, trace, [(flow.ordered(trace, rows, uses), uses) for rows, uses in parts])
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,9 @@ class _Flow:
         trace = _Trace(layer, axis)
         trace.numbers[layer] = torch.arange(trace.channels).view(shape).expand(layer.meta["shape"])
         for node in self._behind(trace.numbers):
-            if self._passes(node, trace.numbers):
-                trace.numbers[node] = self._move(node, trace)
+            moved = self._move(node, trace) if self._passes(node, trace.numbers) else None
+            if moved is not None:
+                trace.numbers[node] = moved
                 continue
             for part in node.all_input_nodes:
                 numbers = trace.numbers.get(part)
@@ -188,13 +191,16 @@ class _Flow:
                 push(node)
 
     def _move(self, node: fx.Node, trace: _Trace) -> Any:
-        """Return the channel of every element behind a step; the first one where channels are added."""
+        """Return the channel of every element behind a step, the first one where channels are added; None if not known."""
         kind = kind_of(node)
         if kind in IDENTITIES or kind == "neg":
             return trace.numbers[node.all_input_nodes[0]]
         if kind in _COPIES:
             # Padding and constants are 0 there, which is no channel.
-            moved = call(node, lambda part: self._shifted(part, trace))
+            try:
+                moved = call(node, lambda part: self._shifted(part, trace))
+            except (RuntimeError, NotImplementedError):
+                return None  # constants have no values on the meta device
             return moved - 1 if isinstance(moved, Tensor) else [part - 1 for part in moved]
         own = [trace.numbers[part].expand(node.meta["shape"]) for part in node.all_input_nodes if part in trace.numbers]
         for other in own[1:]:
@@ -216,7 +222,10 @@ class _Flow:
         if not trace.mixed:
             return rows
         rows = tuple(sorted(rows))
-        given = self._responses(trace, rows, uses)
+        try:
+            given = self._responses(trace, rows, uses)
+        except (RuntimeError, NotImplementedError):
+            return rows  # constants have no values on the meta device: the order of the rows says nothing better
         alike: list[list[int]] = []
         for row in sorted(rows, key=lambda row: (given[row], row)):
             if alike and abs(given[row] - given[alike[-1][0]]) <= _SAME * abs(given[row]):
@@ -302,8 +311,7 @@ def _once(values: Tensor, *, rows: bool) -> Tensor:
     return values
 
 
-def _split(ops: OpGraph, name: str, trace: _Trace, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> OpGraph:
-    ops = ops.copy()
+def _split(ops: OpGraph, name: str, trace: _Trace, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> None:
     op = ops.op(name)
     for index, (rows, uses) in enumerate(parts):
         part = f"{name}#{index}"
@@ -321,7 +329,6 @@ def _split(ops: OpGraph, name: str, trace: _Trace, parts: list[tuple[tuple[int, 
                     ops.network.add_edge(part, use.user.name, argument=argument)
     passed = {node.name for node in trace.numbers}
     ops.network.remove_nodes_from([node for node in {name, *passed} if node in ops.network])
-    return ops
 
 
 def _present(ops: OpGraph, node: fx.Node, trace: _Trace, name: str) -> str:

@@ -6,10 +6,11 @@ the very run that the proof needs anyway.
 """
 
 import math
+from collections.abc import Container
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxmap.capture import Captured
 from fxmap.graph import TENSOR, bind
@@ -18,14 +19,21 @@ from fxmap.lockstep import ValueInterpreter
 _GAIN = 1.3
 
 
-def random_tensors(captured: Captured, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return a float64 value for every floating-point tensor of a captured model; tensors that are shared stay shared."""
+def random_tensors(captured: Captured, generator: torch.Generator, read: Container[str] = frozenset()) -> dict[str, Tensor]:
+    """Return a float64 value for every floating-point tensor of a captured model; tensors that are shared stay shared.
+
+    Parameters and statistics are random. A buffer that is neither, a table that the model computes for itself, keeps its
+    value, unless a mapping reads it: then it is random like everything that is mapped.
+    """
     roles = {op.key: _role(captured, op.name) for op in captured.ops.ops() if op.kind == TENSOR}
     values: dict[int, Tensor] = {}
     result: dict[str, Tensor] = {}
     for path, tensor in captured.tensors.items():
         if id(tensor) not in values:
-            values[id(tensor)] = _random(tensor, roles.get(path, ""), generator)
+            role = roles.get(path, "")
+            table = not isinstance(tensor, nn.Parameter) and not role.startswith("norm ") and path not in read
+            fixed = table and tensor.is_floating_point()
+            values[id(tensor)] = tensor.detach().double().clone() if fixed else _random(tensor, role, generator)
         result[path] = values[id(tensor)]
     return result
 
@@ -41,7 +49,9 @@ def _role(captured: Captured, name: str) -> str:
 def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
     shape = tensor.shape
     if not tensor.is_floating_point():
-        return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if role == "" else tensor.clone()
+        # A counter may be any number; a table of positions may not.
+        counter = role == "" and tensor.dim() == 0
+        return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if counter else tensor.clone()
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     if role in ("norm weight", "norm running_var"):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
@@ -74,8 +84,8 @@ class Calibrator(ValueInterpreter):
         var, mean = torch.var_mean(value, dims, unbiased=False)
         noise = torch.rand(var.shape, generator=self.generator, dtype=torch.float64)
         shift = torch.randn(var.shape, generator=self.generator, dtype=torch.float64)
-        _set(self.values, paths[1], var * (0.6 + 0.8 * noise) + 0.05 * var.mean() + 0.02)
-        _set(self.values, paths[0], mean + 0.2 * shift * var.sqrt())
+        _set(self.values, paths[1], (var * (0.6 + 0.8 * noise) + 0.05 * var.mean() + 0.02).to(value.dtype))
+        _set(self.values, paths[0], (mean + 0.2 * shift * var.sqrt()).to(value.dtype))
         self.done.add(paths[0])
 
 

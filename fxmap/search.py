@@ -76,7 +76,11 @@ def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, st
 
 def _arguments(captured: Captured) -> list[Tensor]:
     assert captured.inputs is not None
-    return captured.arguments(captured.inputs.double())
+    return captured.arguments(captured.inputs.map(_single))
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def layers(captured: Captured, labels: signatures.Labels) -> list[Layer]:
@@ -108,11 +112,11 @@ def _fingerprint(value: Tensor) -> Tensor:
 
     Their order is one for a value of any size. Zeros, which a window or a causal mask pads with, change none of them.
     """
-    flat = value.detach().double().flatten()
+    flat = value.detach().flatten()
     squares = flat * flat
     square, fourth = squares.sum(), torch.dot(squares, squares)
     if not bool(square > 0):
-        return torch.full((4,), -1e3, dtype=torch.float64)
+        return torch.full((4,), -1e3, dtype=value.dtype)
     size = square.sqrt()
     mean = flat.sum() / size
     return torch.stack(
@@ -131,16 +135,17 @@ class _Source:
     def __init__(self, captured: Captured, found: list[Layer]) -> None:
         self.captured = captured
         generator = torch.Generator().manual_seed(0)
-        self.tensors = random_tensors(captured, generator)
-        watched = {node for layer in found for node in (*layer.inputs, layer.output)}
+        # In single precision: what is asked is whether values are the same, not how exactly.
+        self.tensors = {path: _single(tensor) for path, tensor in random_tensors(captured, generator).items()}
+        returned = next(node for node in captured.graph.nodes if node.op == "output").all_input_nodes
+        watched = {node for layer in found for node in (*layer.inputs, layer.output)} | set(returned)
         self.values: dict[fx.Node, Tensor] = {}
         prints: dict[fx.Node, Tensor] = {}
 
         def hook(node: fx.Node, value: object) -> object:
-            if _is_data(value) and node.op != "get_attr":
+            if node in watched and _is_data(value):
                 prints[node] = _fingerprint(value)
-                if node in watched:
-                    self.values[node] = value.clone()
+                self.values[node] = value.clone()
             return value
 
         Calibrator(captured, self.tensors, generator, hook).run(*_arguments(captured))
@@ -187,10 +192,7 @@ class _Walk:
         self.starts: dict[fx.Node, list[Layer]] = defaultdict(list)
         for layer in found:
             self.starts[layer.start].append(layer)
-        self.tensors = {
-            path: tensor.detach().double() if tensor.is_floating_point() else tensor
-            for path, tensor in captured.tensors.items()
-        }
+        self.tensors = {path: _single(tensor.detach()) for path, tensor in captured.tensors.items()}
         self.interpreter = ValueInterpreter(captured, self.tensors)
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.inputs = dict(zip(placeholders, _arguments(captured), strict=False))

@@ -148,7 +148,7 @@ class _Draft:
             self.mismatched.append(replace(wrong[0], key=name, source=sources[0]))
         elif counter:
             self.statuses[name] = Status.KEPT
-            self.reasons[name] = "a counter, which the output does not depend on"
+            self.reasons[name] = "integers that the model makes itself: a counter, or a table of positions"
         else:
             self.statuses[name] = Status.MISSING
             self.reasons[name] = next((self.found.reasons[part] for part in parts if part in self.found.reasons), "")

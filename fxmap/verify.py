@@ -164,9 +164,15 @@ class _Trial:
         self.tolerance = TOLERANCE
         self.trouble = ""
 
+    def _read(self) -> set[str]:
+        """Return the source's tensors that the mapping reads, by path."""
+        keys = {key for expression in self.mapping.values() for key in expression.sources()}
+        stores = [store for key, store in self.src.twin.stores.items() if self.src.prefix + key in keys]
+        return {path for store in stores for path in (store.weight, store.bias) if path is not None}
+
     def run(self, choice: _Choice) -> Proof:
         """Run both models on every input, and draw the conclusions."""
-        source = random_tensors(self.src.main, self.generator)
+        source = random_tensors(self.src.main, self.generator, self._read())
         values, expected = self._source(source, choice.first[0], calibrate=True)
         if not finite(expected):
             return Proof(

@@ -51,7 +51,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recorded_args, recorded_kwargs = tree_map(self.node, args), tree_map(self.node, kwargs)
         target = self._out_of_place(func, args)
         result = func(*args, **kwargs)
-        if _is_resized_to_itself(func, args, result):
+        if _is_as_large_as_before(func, args, result):
             target, recorded_args, recorded_kwargs = torch.ops.aten.alias.default, recorded_args[:1], {}
         node = self.recording.graph.call_function(target, recorded_args, recorded_kwargs)
         node.meta["nn_module_stack"] = {self.module: None}
@@ -98,9 +98,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return getattr(packet, overload) if packet is not None and overload in packet.overloads() else func
 
 
-def _is_resized_to_itself(func: Any, args: Any, result: Any) -> bool:
-    """Whether a map is interpolated to the size that it has, which gives the map itself in every mode."""
-    resizes = func.overloadpacket.__name__.lstrip("_").startswith("upsample_")
+def _is_as_large_as_before(func: Any, args: Any, result: Any) -> bool:
+    """Whether a map is padded by nothing, or interpolated to the size that it has: both give the map itself."""
+    name = func.overloadpacket.__name__.lstrip("_")
+    resizes = name.startswith("upsample_") or (name == "constant_pad_nd" and not any(args[1]))
     return resizes and isinstance(result, Tensor) and result.shape == args[0].shape
 
 

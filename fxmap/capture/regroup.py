@@ -2,10 +2,12 @@
 
     cat(a, b) + w = cat(a + w[:n], b + w[n:])
     slice(cat(a, b)) = a, where it is a
+    a + (w + c) = (a + w) + c
     cat(cat(a, b), c) = cat(a, b, c)
 
 A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
-after these rewrites all of them are one graph. `w` depends on parameters alone.
+after these rewrites all of them are one graph; so are a position bias that is added to the scores and one that is added to
+their mask first. `w` depends on parameters alone, c on constants.
 """
 
 from collections.abc import Container
@@ -17,12 +19,39 @@ from torch import fx
 _ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
 
 
+class _Origins:
+    """What every value depends on. Each node is looked at once, after what it reads."""
+
+    def __init__(self, paths: Container[str]) -> None:
+        self.paths = paths
+        self.inputs: set[fx.Node] = set()
+        self.stored: set[fx.Node] = set()
+
+    def see(self, node: fx.Node) -> None:
+        """Note what a node depends on."""
+        parts = node.all_input_nodes
+        if node.op == "placeholder" or any(part in self.inputs for part in parts):
+            self.inputs.add(node)
+        if (node.op == "get_attr" and str(node.target) in self.paths) or any(part in self.stored for part in parts):
+            self.stored.add(node)
+
+    def is_weight(self, node: Any) -> bool:
+        """Whether a value depends on stored tensors, and on no input."""
+        return isinstance(node, fx.Node) and node in self.stored and node not in self.inputs
+
+    def is_constant(self, node: Any) -> bool:
+        """Whether a value depends on nothing that changes."""
+        return isinstance(node, fx.Node) and node not in self.stored and node not in self.inputs
+
+
 def regroup(graph: fx.Graph, paths: Container[str]) -> None:
     """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes."""
+    origins = _Origins(paths)
     for node in list(graph.nodes):
+        origins.see(node)
         made = None
         if node.target is _ADD:
-            made = _sum_of_join(graph, node, paths)
+            made = _sum_of_join(graph, node, origins) or _sum_of_sum(graph, node, origins)
         elif node.target is _SLICE:
             made = _part_of_join(graph, node)
         elif node.target is _CAT:
@@ -30,6 +59,9 @@ def regroup(graph: fx.Graph, paths: Container[str]) -> None:
         if made is not None:
             node.replace_all_uses_with(made)
             graph.erase_node(node)
+            for new in made.all_input_nodes:
+                origins.see(new)
+            origins.see(made)
 
 
 def _join(node: Any) -> tuple[list[fx.Node], int] | None:
@@ -53,13 +85,13 @@ def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _sum_of_join(graph: fx.Graph, node: fx.Node, paths: Container[str]) -> fx.Node | None:
+def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: _Origins) -> fx.Node | None:
     if len(node.args) != 2 or node.kwargs:
         return None
     operands: list[Any] = list(node.args)
     for join, weight in (operands, operands[::-1]):
         found = _join(join)
-        if found is None or not isinstance(weight, fx.Node) or not _is_weight(weight, paths):
+        if found is None or not origins.is_weight(weight):
             continue
         parts, axis = found
         shape, rank = weight.meta.get("shape", ()), len(node.meta["shape"])
@@ -76,17 +108,20 @@ def _sum_of_join(graph: fx.Graph, node: fx.Node, paths: Container[str]) -> fx.No
     return None
 
 
-def _is_weight(node: fx.Node, paths: Container[str]) -> bool:
-    """Whether a value depends on stored tensors, and on nothing else that is not constant."""
-    queue, seen, stored = [node], {node}, False
-    while queue:
-        part = queue.pop()
-        if part.op == "placeholder":
-            return False
-        stored |= part.op == "get_attr" and str(part.target) in paths
-        queue += [other for other in part.all_input_nodes if other not in seen]
-        seen.update(part.all_input_nodes)
-    return stored
+def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: _Origins) -> fx.Node | None:
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    operands: list[Any] = list(node.args)
+    for data, inner in (operands, operands[::-1]):
+        if not isinstance(inner, fx.Node) or inner.target is not _ADD or len(inner.args) != 2 or inner.kwargs:
+            continue
+        parts: list[Any] = list(inner.args)
+        for weight, constant in (parts, parts[::-1]):
+            if origins.is_weight(weight) and origins.is_constant(constant) and data in origins.inputs:
+                with graph.inserting_before(node):
+                    first = _add(graph, node, _ADD, (data, weight), node.meta["shape"])
+                    return _add(graph, node, _ADD, (first, constant), node.meta["shape"])
+    return None
 
 
 def _part_of_join(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

@@ -32,6 +32,8 @@ MOVEMENT = {
     "float",
     "channel_shuffle",
     "movedim",
+    "roll",
+    "flip",
 }
 
 
