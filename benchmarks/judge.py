@@ -194,7 +194,8 @@ def _without_unread_source(case: Case, made: dict[str, Any]) -> tuple[Case, dict
     truth, known = case.truth, truth_of(case.pair.id)
     if truth is None or known is None:
         return case, made
-    parameters = dict(case.src.named_parameters(remove_duplicate=False))
+    # Fixed tables may be parameters that do not require a gradient.
+    parameters = {key: p.requires_grad_(True) for key, p in case.src.named_parameters(remove_duplicate=False)}
     outputs = [leaf for leaf in tree_leaves(_plain_output(case)) if isinstance(leaf, Tensor) and leaf.requires_grad]
     grads = torch.autograd.grad([o.sum() for o in outputs], list(parameters.values()), allow_unused=True)
     unread = {key for key, grad in zip(parameters, grads, strict=True) if grad is None}
