@@ -446,5 +446,6 @@ class _Calling(nn.Module):
         self.module, self.inputs = module, inputs
 
     def forward(self) -> Any:
-        """Run the model on the inputs."""
+        """Run the model on the inputs; switched to eval anew, since some compute tables from their parameters then."""
+        self.module.eval()
         return self.inputs.call(self.module)

@@ -130,6 +130,8 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
     def run() -> Recording:
         recorder = Recorder(inputs.flat(), paths)
         with _modules(replica, recorder), _plain_attention(), torch.no_grad(), recorder:
+            # Some models compute tables from their parameters when they are switched to eval.
+            replica.eval()
             outputs = tensors_of(inputs.call(replica))
         recorder.recording.graph.output(tuple(recorder.node(output) for output in outputs))
         return recorder.recording
