@@ -97,6 +97,11 @@ def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
         return run()
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers that can be compared: not on the meta device, and not sparse."""
+    return not tensor.is_meta and tensor.layout is torch.strided
+
+
 def _is_computed(value: object) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
 
@@ -112,7 +117,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     >>> norm.running_mean
     tensor([0.])
     """
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_plain(buffer)]
     try:
         yield
     finally:
