@@ -432,7 +432,9 @@ def _zeros(gradient: Tensor | None, leaf: Tensor) -> int:
 def _call(model: Side, tensors: dict[str, Tensor], inputs: Inputs) -> list[Tensor]:
     """Run the user's own code with other tensors, in float64."""
     module, double = model.main.module, inputs.double()
-    own = {f"module.{path}": tensor for path, tensor in tensors.items()}
+    # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
+    tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
+    own = {f"module.{path}": tensor for path, tensor in (tables | tensors).items()}
     calling = _Calling(module, double)
     with unchanged(module):
         return run_fresh(module, lambda: tensors_of(functional_call(calling, own, (), tie_weights=False)))
