@@ -9,7 +9,35 @@ from benchmarks.registry.build import call, transformers
 from benchmarks.registry.compat import install_nf4
 from benchmarks.registry.pair import Build, Pair, tokens
 
-SPECIAL_TOKENS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+# One size for all decoders, in the words of transformers and in those of torchtune.
+SIZE: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TORCHTUNE_SIZE: dict[str, Any] = {
+    "norm_eps": 1e-06,
+    "vocab_size": 100,
+    "num_layers": 3,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "embed_dim": 64,
+    "max_seq_len": 64,
+    "intermediate_dim": 160,
+}
+
+
+def decoder(family: str, **options: Any) -> Build:
+    """Build a small decoder of transformers; options change its configuration."""
+    return transformers(f"{family}ForCausalLM", f"{family}Config", **SIZE | options)
 
 
 def litgpt(**options: Any) -> Build:
@@ -41,7 +69,8 @@ def litgpt(**options: Any) -> Build:
 
 
 def torchtune(family: str, **options: Any) -> Build:
-    """Build a model of torchtune, without its quantized tensors."""
+    """Build a small model of torchtune, without its quantized tensors; options change its configuration."""
+    options = TORCHTUNE_SIZE | options
 
     def build() -> nn.Module:
         install_nf4()
@@ -71,120 +100,39 @@ def x_transformers_decoder() -> nn.Module:
     )
 
 
-TRANSFORMERS_LLAMA = transformers(
-    "LlamaForCausalLM",
-    "LlamaConfig",
-    vocab_size=100,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-    **SPECIAL_TOKENS,
+TRANSFORMERS_LLAMA = decoder(
+    "Llama",
 )
-TRANSFORMERS_MISTRAL = transformers(
-    "MistralForCausalLM",
-    "MistralConfig",
-    vocab_size=100,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-    **SPECIAL_TOKENS,
+TRANSFORMERS_MISTRAL = decoder(
+    "Mistral",
     sliding_window=None,
 )
-TRANSFORMERS_GEMMA = transformers(
-    "GemmaForCausalLM",
-    "GemmaConfig",
-    vocab_size=100,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
+TRANSFORMERS_GEMMA = decoder(
+    "Gemma",
     tie_word_embeddings=True,
-    **SPECIAL_TOKENS,
     head_dim=16,
     hidden_act="gelu_pytorch_tanh",
 )
-TRANSFORMERS_LLAMA_500000 = transformers(
-    "LlamaForCausalLM",
-    "LlamaConfig",
-    vocab_size=100,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-    **SPECIAL_TOKENS,
+TRANSFORMERS_LLAMA_500000 = decoder(
+    "Llama",
     rope_theta=500000.0,
 )
 TORCHTUNE_LLAMA3 = torchtune(
     "llama3",
-    norm_eps=1e-06,
-    vocab_size=100,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    embed_dim=64,
-    max_seq_len=64,
-    intermediate_dim=160,
 )
-TRANSFORMERS_LLAMA_10000 = transformers(
-    "LlamaForCausalLM",
-    "LlamaConfig",
-    vocab_size=100,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-    **SPECIAL_TOKENS,
+TRANSFORMERS_LLAMA_10000 = decoder(
+    "Llama",
     rope_theta=10000.0,
 )
 TORCHTUNE_LLAMA2 = torchtune(
     "llama2",
-    norm_eps=1e-06,
-    vocab_size=100,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    embed_dim=64,
-    max_seq_len=64,
-    intermediate_dim=160,
 )
 TORCHTUNE_MISTRAL = torchtune(
     "mistral",
-    norm_eps=1e-06,
-    vocab_size=100,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    embed_dim=64,
-    max_seq_len=64,
-    intermediate_dim=160,
 )
 TORCHTUNE_GEMMA = torchtune(
     "gemma",
     head_dim=16,
-    norm_eps=1e-06,
-    vocab_size=100,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    embed_dim=64,
-    max_seq_len=64,
-    intermediate_dim=160,
 )
 
 PAIRS = (
@@ -233,18 +181,9 @@ PAIRS = (
         "transformers:llama->x_transformers:decoder",
         "x_transformers",
         0.16,
-        transformers(
-            "LlamaForCausalLM",
-            "LlamaConfig",
-            vocab_size=100,
-            hidden_size=64,
-            intermediate_size=160,
-            num_hidden_layers=3,
-            num_attention_heads=4,
+        decoder(
+            "Llama",
             num_key_value_heads=4,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            **SPECIAL_TOKENS,
         ),
         x_transformers_decoder,
         tokens(100, 12),
@@ -254,18 +193,9 @@ PAIRS = (
         "transformers:phi3->x_transformers:decoder",
         "x_transformers",
         0.16,
-        transformers(
-            "Phi3ForCausalLM",
-            "Phi3Config",
-            vocab_size=100,
-            hidden_size=64,
-            intermediate_size=160,
-            num_hidden_layers=3,
-            num_attention_heads=4,
+        decoder(
+            "Phi3",
             num_key_value_heads=4,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            **SPECIAL_TOKENS,
             sliding_window=None,
             rms_norm_eps=1e-06,
         ),

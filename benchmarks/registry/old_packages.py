@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.registry.build import call, pytorchcv, timm, torchvision, torchvision_vit, transformers
 from benchmarks.registry.pair import Build, Pair, entering, features, images, item
+from benchmarks.registry.to_transformers import TIMM_SAMVIT
 
 
 def pretrainedmodels(name: str) -> Build:
@@ -445,17 +446,7 @@ PAIRS = (
         "sam",
         0.23,
         SAM,
-        timm(
-            "samvit_base_patch16",
-            img_size=64,
-            patch_size=8,
-            embed_dim=64,
-            depth=4,
-            num_heads=4,
-            window_size=4,
-            global_attn_indexes=(1, 3),
-            neck_chans=32,
-        ),
+        TIMM_SAMVIT,
         images(64),
         dst_out=features,
     ),

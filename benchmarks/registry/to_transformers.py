@@ -35,6 +35,17 @@ def unmasked(model: nn.Module, image: Tensor) -> Any:
     return model(image, noise=torch.arange(16.0).repeat(len(image), 1)).last_hidden_state
 
 
+TIMM_SAMVIT = timm(
+    "samvit_base_patch16",
+    img_size=64,
+    patch_size=8,
+    embed_dim=64,
+    depth=4,
+    num_heads=4,
+    window_size=4,
+    global_attn_indexes=(1, 3),
+    neck_chans=32,
+)
 TIMM_SWINV2_SMALL = timm(
     "swinv2_tiny_window8_256",
     img_size=64,
@@ -581,17 +592,7 @@ PAIRS = (
             window_size=4,
             global_attn_indexes=[1, 3],
         ),
-        timm(
-            "samvit_base_patch16",
-            img_size=64,
-            patch_size=8,
-            embed_dim=64,
-            depth=4,
-            num_heads=4,
-            window_size=4,
-            global_attn_indexes=(1, 3),
-            neck_chans=32,
-        ),
+        TIMM_SAMVIT,
         images(64),
         dst_out=features,
     ),
