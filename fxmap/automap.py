@@ -114,7 +114,10 @@ def _decide_by_values(
     try:
         if ours.main.inputs is None or theirs.main.inputs is None:
             ours, theirs = recorded_sides(src, dst, given, "structure leaves something open")
-        anchors = search(ours.main, theirs.main, align(ours.main.ops, theirs.main.ops, thorough=False))
+            prior = align(ours.main.ops, theirs.main.ops, thorough=False)
+        else:
+            prior = plan.alignment
+        anchors = search(ours.main, theirs.main, prior)
     except (CaptureError, RuntimeError) as error:
         logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
         return map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps)

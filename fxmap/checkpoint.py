@@ -17,9 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
-from fxmap.wrappers import WRAPPERS, is_average, match_prefix
-
-__all__ = ["WRAPPERS", "Checkpoint", "match_prefix", "open_checkpoint", "read", "read_tensors", "save", "unwrap"]
+from fxmap.wrappers import is_average
 
 # Where training scripts put the state dict in a checkpoint, the likeliest first; any other name is found as well.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network", "weights")

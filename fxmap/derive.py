@@ -222,7 +222,7 @@ class _Layer:
             # One number for each channel; which of them is settled by the rows.
             if _rank_one(source) != _rank_one(target):
                 return _mismatch(target, source)
-        elif _extents(source) != _extents(target):
+        elif source.extents != target.extents:
             return _mismatch(target, source)
         value: Expression = _source(source)
         if source.shape != target.shape and not self.affine:
@@ -298,11 +298,6 @@ def _source(op: Op) -> Source:
 def _shape(op: Op) -> tuple[int, ...]:
     assert op.shape is not None
     return op.shape
-
-
-def _extents(op: Op) -> list[int]:
-    """Return a shape without its axes of extent 1, which say how a tensor is broadcast."""
-    return [extent for extent in _shape(op) if extent > 1]
 
 
 def _mismatch(target: Op, source: Op) -> Mismatch:

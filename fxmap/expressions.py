@@ -15,7 +15,7 @@ True
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -49,6 +49,16 @@ class Expression(ABC):
     @abstractmethod
     def python(self) -> str:
         """Write the expression as Python over a dict named `state`."""
+
+    def rebuilt(self, change: Callable[["Expression"], "Expression"]) -> "Expression":
+        """Return the same expression of changed operands."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Expression):
+                values[name] = change(value)
+            elif name == "parts":
+                values[name] = tuple(map(change, value))
+        return type(self)(**values)
 
     def operands(self) -> Iterator["Expression"]:
         """Yield the expressions that this one is made of."""
@@ -511,13 +521,7 @@ def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expr
     """
     if isinstance(expression, Source):
         return leaves.get(expression.key, expression)
-    values = {field.name: getattr(expression, field.name) for field in fields(expression)}
-    for name, value in values.items():
-        if isinstance(value, Expression):
-            values[name] = substitute(value, leaves)
-        elif name == "parts":
-            values[name] = tuple(substitute(part, leaves) for part in value)
-    return type(expression)(**values)
+    return expression.rebuilt(lambda part: substitute(part, leaves))
 
 
 KINDS: tuple[type[Expression], ...] = (

@@ -75,6 +75,16 @@ class Op:
     shape: tuple[int, ...] | None = None
     rows: tuple[int, ...] | None = None
 
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the channels in a layer's output."""
+        return 1 if self.kind == "convolution" else -1
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The shape without axes of extent 1, which say how a tensor is broadcast."""
+        return tuple(extent for extent in self.shape or () if extent > 1)
+
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return a static attribute by name."""
         return dict(self.attributes).get(name, default)

@@ -41,14 +41,9 @@ def arrange(numbers: Tensor, numbering: Numbering, leaf: Leaf) -> Expression:
     else:
         pieces = [_elements(table, numbering, inner, leaf)]
     whole = pieces[0] if len(pieces) == 1 else Concat(tuple(pieces))
-    if isinstance(whole, Reshape) and isinstance(whole.of, Source) and _shape_of(whole.of, numbering) == shape:
+    if isinstance(whole, Reshape) and isinstance(whole.of, Source) and numbering.shapes.get(whole.of.key) == shape:
         return whole.of
     return whole if (table.shape[0], *inner) == shape else Reshape(whole, shape)
-
-
-def _shape_of(source: Source, numbering: Numbering) -> tuple[int, ...] | None:
-    place = numbering.places.get(source.key)
-    return None if place is None else place.shape
 
 
 def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: Leaf) -> Iterator[Expression]:
@@ -56,11 +51,11 @@ def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: L
     count, width = table.shape
     owners = numbering.owners(table)
     starts = table[:, 0]
-    begins = torch.tensor([numbering.places[numbering.path(o)].begin if o != ZERO else 0 for o in owners[:, 0].tolist()])
+    places = [None if owner == ZERO else numbering.places[numbering.path(owner)] for owner in owners[:, 0].tolist()]
+    begins = torch.tensor([0 if place is None else place.begin for place in places])
     aligned = (table == starts[:, None] + torch.arange(width)).all(1) & ((starts - begins) % width == 0)
     empty = (table == ZERO).all(1)
-    sizes = [numbering.places[numbering.path(o)].size if o != ZERO else width for o in owners[:, 0].tolist()]
-    whole_rows = torch.tensor([size % width == 0 for size in sizes])
+    whole_rows = torch.tensor([place is None or place.size % width == 0 for place in places])
     if not bool(((aligned & (owners == owners[:, :1]).all(1) & whole_rows) | empty).all()):
         return
     like = leaf(numbering.path(int(owners.max()))) if bool((owners != ZERO).any()) else None
@@ -93,7 +88,7 @@ def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf:
     for owner in owners:
         place = numbering.places[numbering.path(owner)]
         parts.append(Reshape(leaf(numbering.path(owner)), (place.size,)))
-        mine = (table >= place.begin) & (table < place.begin + place.size)
+        mine = place.holds(table)
         local[mine] = table[mine] - place.begin + begin
         begin += place.size
     if bool((local < 0).any()):
@@ -195,7 +190,7 @@ def _gathered(place: Place, blocks: Sequence[_Block], places: Numbering) -> Tens
     """Return where in the blocks every element of a stored tensor is; the first block that has it counts."""
     result = torch.full((place.size,), _UNKNOWN)
     for block in blocks:
-        mine = (block.numbers >= place.begin) & (block.numbers < place.begin + place.size)
+        mine = place.holds(block.numbers)
         elements = block.numbers[mine] - place.begin
         free = result[elements] == _UNKNOWN
         value = places.numbers(block.name)[mine] if block.expression is not None else torch.full_like(elements, ZERO)

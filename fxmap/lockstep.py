@@ -190,6 +190,13 @@ def distance(a: Tensor, b: Tensor) -> float:
     return error / scale if scale > 0 else error
 
 
+def channels(value: Tensor, rows: tuple[int, ...] | None, axis: int) -> Tensor:
+    """Return some channels of a value, or all of one that does not have these rows."""
+    if rows is None or value.shape[axis] <= max(rows):
+        return value
+    return value.index_select(axis, torch.tensor(rows))
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """An aligned pair, and where its values are: two fx nodes, and the channels of each that are the pair's operation.
@@ -204,12 +211,8 @@ class Watch:
     axes: tuple[int, int] = (-1, -1)
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is to be compared of the two nodes' values: all of one that does not have these rows."""
-        ours, theirs = (
-            value if rows is None or value.shape[axis] <= max(rows) else value.index_select(axis, torch.tensor(rows))
-            for value, rows, axis in zip((src, dst), self.rows, self.axes, strict=True)
-        )
-        return ours, theirs
+        """Return what is to be compared of the two nodes' values."""
+        return channels(src, self.rows[0], self.axes[0]), channels(dst, self.rows[1], self.axes[1])
 
     def restarted(self, value: Tensor, ours: Tensor, theirs: Tensor) -> Tensor | None:
         """Return the destination's value with the source's numbers, or None where the two do not lie alike.

@@ -20,13 +20,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fxmap.checkpoint import match_prefix
 from fxmap.derive import Mismatch
 from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCalibration, QuantizationError, shorten
 from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
 from fxmap.report import describe
+from fxmap.wrappers import match_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -20,27 +20,15 @@ from torch import Tensor, fx
 from fxmap.constants import Constants, call
 from fxmap.graph import kind_of
 from fxmap.normalize.identity import IDENTITIES
-from fxmap.normalize.movement import MOVEMENT
+from fxmap.normalize.movement import MOVEMENT, PARTS
+from fxmap.normalize.scaling import PRODUCTS, SUMS
 
-_PARTS = {
-    "slice",
-    "select",
-    "split",
-    "split_with_sizes",
-    "unsafe_split",
-    "chunk",
-    "unsafe_chunk",
-    "unbind",
-    "narrow",
-    "getitem",
-}
-_WHOLE = (MOVEMENT - _PARTS) | IDENTITIES
+_WHOLE = (MOVEMENT - PARTS) | IDENTITIES
 _JOINS = {"cat", "stack", "constant_pad_nd", "roll", "flip"}
 # Rows of a table, by constant numbers.
 _LOOKUPS = {"index", "index_select", "embedding"}
-_SUMS, _PRODUCTS = {"add", "sub"}, {"mul", "div"}
 _LAYERS = {"addmm", "mm", "linear", "convolution", "conv_transpose"}
-_COMPOSING = _PARTS | _JOINS | _LOOKUPS | _SUMS | _PRODUCTS
+_COMPOSING = PARTS | _JOINS | _LOOKUPS | SUMS | PRODUCTS
 # An operand of more elements than this is left as it is.
 _LIMIT = 50_000_000
 ZERO = -1
@@ -84,6 +72,10 @@ class Place:
         """The number of elements."""
         return prod(self.shape)
 
+    def holds(self, numbers: Tensor) -> Tensor:
+        """Return which of some elements are the tensor's."""
+        return (numbers >= self.begin) & (numbers < self.begin + self.size)
+
 
 class Numbering:
     """The elements of tensors, numbered one tensor after the other."""
@@ -126,7 +118,7 @@ class Numbering:
             for owner in distinct(self.owners(term.numbers)):
                 if owner != ZERO:
                     place = self.places[self._paths[owner]]
-                    mine = (term.numbers >= place.begin) & (term.numbers < place.begin + place.size)
+                    mine = place.holds(term.numbers)
                     stored = values[self._paths[owner]].detach().flatten()
                     total[mine] += stored[term.numbers[mine] - place.begin] * term.factor
         return total
@@ -216,9 +208,9 @@ class Operands:
                 raise _NotComposed
             return Composition((Term(self.numbering.numbers(str(node.target))),))
         kind = kind_of(node)
-        if kind in _PRODUCTS:
+        if kind in PRODUCTS:
             return self._times(node)
-        if kind in _SUMS:
+        if kind in SUMS:
             return self._plus(node)
         return self._moved(node)
 

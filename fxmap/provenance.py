@@ -24,14 +24,11 @@ from fxmap.constants import Constants, call
 from fxmap.graph import OpGraph, kind_of
 from fxmap.normalize.affine import AFFINE
 from fxmap.normalize.identity import IDENTITIES
-from fxmap.normalize.movement import MOVEMENT
-from fxmap.normalize.scaling import SCALING
+from fxmap.normalize.movement import MOVEMENT, PARTS
+from fxmap.normalize.scaling import PRODUCTS, SUMS
 from fxmap.operands import distinct
 
-_COPIES = MOVEMENT | IDENTITIES | {"cat", "stack", "repeat", "roll", "flip", "index_select", "index", "constant_pad_nd"}
-_PARTING = {"slice", "select", "split", "split_with_sizes", "unsafe_split", "chunk", "unbind", "narrow"}
-_SUMS = {"add", "sub"}
-_PRODUCTS = {"mul", "div"}
+_COPIES = MOVEMENT | IDENTITIES | {"cat", "stack", "repeat", "index_select", "index", "constant_pad_nd"}
 # What a channel gives to the others is the same for two channels below this relative difference.
 _SAME = 1e-3
 
@@ -52,7 +49,7 @@ def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], c
             continue
         if not flow.parts(node):
             continue
-        trace = flow.follow(node, 1 if op.kind == "convolution" else -1)
+        trace = flow.follow(node, op.channel_axis)
         parts = trace.joined()
         if sum(len(rows) for rows, _ in parts) == trace.channels and (len(parts) > 1 or trace.mixed):
             result = ops.copy() if result is ops else result
@@ -136,7 +133,7 @@ class _Flow:
             for user in queue.pop().users:
                 if user in seen or not self._passes(user, seen):
                     continue
-                if kind_of(user) in _PARTING:
+                if kind_of(user) in PARTS:
                     return True
                 seen.add(user)
                 queue.append(user)
@@ -150,9 +147,9 @@ class _Flow:
         own = [part for part in node.all_input_nodes if part in seen]
         if len(own) + sum(part in self.known.nodes for part in node.all_input_nodes) < len(node.all_input_nodes):
             return False
-        if kind in _PRODUCTS:
+        if kind in PRODUCTS:
             return (len(own) == 1 and node.args[0 if kind == "div" else -1] not in seen) or len(node.all_input_nodes) == 1
-        return kind in _COPIES or kind in _SUMS or kind in SCALING or kind == "neg"
+        return kind in _COPIES or kind in SUMS or kind == "neg"
 
     def follow(self, layer: fx.Node, axis: int) -> _Trace:
         """Push channel numbers through what follows a layer, up to its consumers."""

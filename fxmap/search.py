@@ -26,7 +26,7 @@ from fxmap.align import Alignment, Pair, signatures
 from fxmap.align.view import View, view
 from fxmap.capture import Captured
 from fxmap.derive import derive
-from fxmap.lockstep import DepthwiseByUnfold, ValueInterpreter
+from fxmap.lockstep import DepthwiseByUnfold, ValueInterpreter, channels
 from fxmap.randomize import Calibrator, random_tensors
 
 # Values are the same below this relative difference. Models that differ by an eps or by a float32 softmax are still
@@ -59,7 +59,7 @@ class Layer:
 
     def read(self, value: Tensor) -> Tensor:
         """Return what of the output node's value is this operation's."""
-        return value if self.rows is None else value.index_select(self.axis, torch.tensor(self.rows))
+        return channels(value, self.rows, self.axis)
 
 
 def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, str]]:
@@ -95,9 +95,8 @@ def layers(captured: Captured, labels: signatures.Labels) -> list[Layer]:
         if not seen.parametrised(i) or start is None or output is None:
             continue
         inputs = tuple(part for part in start.all_input_nodes if part.name not in captured.ops.weights)
-        axis = 1 if op.kind == "convolution" else -1
         form = (seen.kinds[i], seen.shapes[i])
-        found.append(Layer(op.name, form, start, inputs, output, op.rows, axis, likeness[i]))
+        found.append(Layer(op.name, form, start, inputs, output, op.rows, op.channel_axis, likeness[i]))
     return sorted(found, key=lambda layer: position[layer.start])
 
 
@@ -200,6 +199,8 @@ class _Walk:
         self.partners: dict[str, Layer] = {}
         self.agreed: set[str] = set()
         self.groups: dict[Hashable, _Group] = {}
+        # Which values of the source a value is, for as long as it stands.
+        self.places: dict[fx.Node, frozenset[int]] = {}
         # Labels of pairs that an exchange has shown to be right: what the next layer that looks the same tries first.
         self.learned: set[tuple[int, int]] = set()
 
@@ -213,6 +214,7 @@ class _Walk:
         env = self.interpreter.env
         for node in [node for node in env if self.position[node] >= begin or node in self.weights]:
             del env[node]
+            self.places.pop(node, None)
         env.update(self.inputs)
         for node in self.nodes[begin:end]:
             if node in self.starts or node.op == "output":
@@ -232,8 +234,14 @@ class _Walk:
 
     def _places(self, nodes: Sequence[fx.Node]) -> list[frozenset[int]]:
         """Return, for every floating-point value, which values of the source it is."""
-        values = [self._value(node) for node in nodes]
-        return [self.source.same(_fingerprint(value)) for value in values if _is_data(value)]
+        places = []
+        for node in nodes:
+            value = self._value(node)
+            if _is_data(value):
+                if node not in self.places:
+                    self.places[node] = self.source.same(_fingerprint(value))
+                places.append(self.places[node])
+        return places
 
     def _fitting(self, layer: Layer) -> list[Layer]:
         """Return the source layers of a layer's form that read the same values."""
@@ -307,6 +315,7 @@ class _Walk:
             self.agreed.add(layer.name)
         elif value.shape == expected.shape:
             self.interpreter.env[layer.output] = expected
+            self.places.pop(layer.output, None)
 
     # -- going back ---------------------------------------------------------------------------------------------------
 

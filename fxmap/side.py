@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from fxmap.capture import Captured, capture, capture_run
-from fxmap.checkpoint import WRAPPERS
 from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
 from fxmap.inputs import Given, Inputs, guess_inputs
 from fxmap.quantization.twin import Twin, float_twin
+from fxmap.wrappers import WRAPPERS
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ an identity of tensors; none changes a value, not even by rounding.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 from fxmap.expressions import Concat, Expression, Full, Gather, Reshape, Scaled, Shifted, Slice, Source, Transpose, take
 
@@ -19,13 +18,7 @@ def simplify(expression: Expression, shapes: Shapes) -> Expression:
     >>> str(simplify(Slice(parts, 2, 4), {"q": (2, 3), "k": (2, 3)}))
     'k'
     """
-    values = {field.name: getattr(expression, field.name) for field in fields(expression)}
-    for name, value in values.items():
-        if isinstance(value, Expression):
-            values[name] = simplify(value, shapes)
-        elif name == "parts":
-            values[name] = tuple(simplify(part, shapes) for part in value)
-    return _step(type(expression)(**values), shapes)
+    return _step(expression.rebuilt(lambda part: simplify(part, shapes)), shapes)
 
 
 def _step(made: Expression, shapes: Shapes) -> Expression:
@@ -57,9 +50,8 @@ def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression |
     """Select rows of what is itself selected or joined; None where nothing is known of it."""
     match of:
         case Slice(inner, start, _):
-            return _rows(inner, tuple(start + row for row in rows), shapes) or take(
-                inner, tuple(start + row for row in rows), -1
-            )
+            picked = tuple(start + row for row in rows)
+            return _rows(inner, picked, shapes) or take(inner, picked, -1)
         case Gather(inner, before):
             picked = tuple(before[row] for row in rows)
             return _rows(inner, picked, shapes) or take(inner, picked, -1)

@@ -20,6 +20,7 @@ from fxmap.quantization.noise import sqnr
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
+from fxmap.wrappers import match_prefix
 
 Calibration = Iterable[Any] | Literal["keep"] | None
 
@@ -137,7 +138,7 @@ def _calibrate(
     qconfig: Any,
 ) -> KeyMapping:
     batches = _First(calibration)
-    state, _ = checkpoint.match_prefix(state, mapping.sources())
+    state, _ = match_prefix(state, mapping.sources())
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)

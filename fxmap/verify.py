@@ -184,12 +184,10 @@ class _Trial:
         first = self._compare(tensors, choice.first[1], values, expected)
         influence, unreached = self._influence(tensors, first, diagnosis.made())
         runs = [first]
-        if first.replaced or first.output_error > TOLERANCE:
-            # A difference was stepped over to see what lies behind it: that needs the other input in lockstep as well.
-            runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
         error, ran = self._models(source, tensors, choice, first.returned)
-        if len(runs) == 1 and not error <= self.tolerance:
-            # The first inputs showed no difference: the others may show where it is.
+        if first.replaced or first.output_error > TOLERANCE or not error <= self.tolerance:
+            # A difference was stepped over to see what lies behind it, or was not shown by the first inputs: that needs the
+            # other ones in lockstep as well.
             runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
 
         def agrees(moved: dict[str, str]) -> bool:
@@ -278,7 +276,7 @@ class _Trial:
 
     def _watch(self, pair: Pair) -> Watch:
         src, dst = self.src.main.ops.op(pair.src), self.dst.main.ops.op(pair.dst)
-        axes = 1 if src.kind == "convolution" else -1, 1 if dst.kind == "convolution" else -1
+        axes = src.channel_axis, dst.channel_axis
         return Watch((pair.src, pair.dst), src.output, dst.output, (src.rows, dst.rows), axes)
 
     def _influence(

@@ -11,7 +11,7 @@ from torch import nn
 
 import fxmap
 from fxmap import checkpoint
-from fxmap.checkpoint import match_prefix
+from fxmap.wrappers import match_prefix
 
 
 def test_torch_file(tmp_path: Path) -> None:

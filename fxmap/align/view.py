@@ -63,4 +63,4 @@ def _shapes(op: Op, tensors: dict[str, Op]) -> tuple[Any, ...]:
     if op.kind in AFFINE and "weight" in tensors:
         return (("weight", affine_shape(op, tensors["weight"])),)
     # Axes of extent 1 say how a tensor is broadcast: a layer scale of (c) is one of (c, 1, 1).
-    return tuple((name, tuple(n for n in tensors[name].shape or () if n > 1)) for name in sorted(tensors))
+    return tuple((name, tensors[name].extents) for name in sorted(tensors))

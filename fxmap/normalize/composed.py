@@ -6,6 +6,7 @@ slice that is the whole tensor is that tensor.
 
 from dataclasses import replace
 
+import torch
 from torch import fx
 
 from fxmap.graph import TENSOR, Op, OpGraph, drop_dead
@@ -38,12 +39,8 @@ def _tensor(node: fx.Node, composition: Composition) -> Op:
 
 def _whole(composition: Composition, operands: Operands) -> str | None:
     """Return the stored tensor that an operand is, if it is one as a whole."""
-    numbering = operands.numbering
-    if not composition.plain:
+    numbers = composition.terms[0].numbers
+    path = operands.numbering.sole(numbers) if composition.plain else None
+    if path is None or not torch.equal(numbers.flatten(), operands.numbering.numbers(path).flatten()):
         return None
-    for path in numbering.paths(composition)[:1]:
-        if composition.terms[0].numbers.numel() == numbering.places[path].size and bool(
-            (composition.terms[0].numbers.flatten() == numbering.numbers(path).flatten()).all()
-        ):
-            return path
-    return None
+    return path

@@ -6,7 +6,20 @@ reads, and in which order, is left to the proof; structure alone needs only wher
 
 from fxmap.graph import OpGraph
 
-MOVEMENT = {
+# What takes a part of a value, or several.
+PARTS = {
+    "slice",
+    "select",
+    "split",
+    "split_with_sizes",
+    "unsafe_split",
+    "chunk",
+    "unsafe_chunk",
+    "unbind",
+    "narrow",
+    "getitem",
+}
+MOVEMENT = PARTS | {
     "view",
     "reshape",
     "permute",
@@ -17,17 +30,7 @@ MOVEMENT = {
     "expand",
     "squeeze",
     "unsqueeze",
-    "select",
-    "narrow",
-    "getitem",
-    "slice",
-    "split",
-    "split_with_sizes",
-    "unsafe_split",
     "unsafe_view",
-    "unsafe_chunk",
-    "chunk",
-    "unbind",
     "to",
     "float",
     "channel_shuffle",

@@ -6,7 +6,9 @@ products are the same. Which constants a model uses, every input shows.
 
 from fxmap.graph import OpGraph
 
-SCALING = {"mul", "div", "add", "sub"}
+SUMS = {"add", "sub"}
+PRODUCTS = {"mul", "div"}
+SCALING = SUMS | PRODUCTS
 
 
 def pass_through_scaling(graph: OpGraph) -> OpGraph:
