@@ -16,8 +16,8 @@ _NO_OPERATIONS = (INPUT, OUTPUT, TENSOR)
 STAGES: dict[str, tuple[str, ...]] = {
     "capture": ("fxmap.capture.trace", "fxmap.capture.record", "fxmap.capture.build"),
     "normalise": ("fxmap.capture.normalize",),
-    "align": ("fxmap.structure.align", "fxmap.automap.align"),
-    "search": ("fxmap.automap.search",),
+    "align": ("fxmap.structure.align", "fxmap.plan.align"),
+    "search": ("fxmap.plan.search",),
     "derive": ("fxmap.structure.derive",),
     "verify": ("fxmap.automap.prove",),
 }

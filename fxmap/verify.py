@@ -25,11 +25,12 @@ from fxmap.graph import TENSOR
 from fxmap.inputs import Given, Inputs, find_inputs, others, resized
 from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, ValueInterpreter, Watch, compare, distance
 from fxmap.mapping import KeyMapping
+from fxmap.plan import make_plan
 from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
 from fxmap.quantization.noise import equal_states, loss
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
-from fxmap.side import Side, sides
-from fxmap.structure import Plan, map_by_structure
+from fxmap.side import Side
+from fxmap.structure import Plan
 from fxmap.symmetry import ties
 from fxmap.values import tensors_of
 
@@ -73,7 +74,7 @@ def verify(
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, src, dst)
     given = Given.of(example_inputs, dst_inputs)
-    own, plan = map_by_structure(*sides(src, dst, given))
+    own, plan = make_plan(src, dst, given)
     proof = _prove(KeyMapping(by_hand, own.knowledge), plan, given)
     return replace(proof, sqnr=_loss(by_hand, src, plan, given)) if plan.dst.twin.converted else proof
 

@@ -1,12 +1,16 @@
 """Joined and separate projections, interleaved or not, and the index maps that follow."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxmap
 from fxmap.expressions import Concat, Gather, Slice, Source
+from fxmap.inputs import as_inputs
 from fxmap.mapping import KeyMapping
+from fxmap.side import side
 from tests.networks import randomised
 
 HEADS, WIDTH = 2, 8
@@ -149,3 +153,29 @@ def test_pointwise_convolution_and_linear() -> None:
         mapping.load_into(dst, src.state_dict())
         x = torch.randn(2, 3, 12, 12)
         assert torch.allclose(src(x), dst(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "parts"),
+    [
+        (lambda x, table: x * table, 2),
+        (lambda x, table: table * x, 2),
+        (lambda x, table: x / table, 2),
+        (lambda x, table: x / 3, 2),
+        (lambda x, table: table / x, 1),
+        (lambda x, table: x * x, 1),
+    ],
+)
+def test_what_scales_is_followed_and_what_does_not_is_a_consumer(
+    scaled: Callable[[Tensor, Tensor], Tensor], parts: int
+) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.joined = nn.Linear(WIDTH, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = scaled(self.joined(x), torch.arange(1.0, 7.0)).chunk(2, -1)
+            return one.tanh() + other.exp()
+
+    assert len(side(Scaled(), as_inputs(X)).main.ops.of_kind({"linear"})) == parts

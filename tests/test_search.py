@@ -68,3 +68,13 @@ def test_the_users_models_are_not_changed() -> None:
     assert dst.training
     for model, old in zip((src, dst), before, strict=True):
         assert all(torch.equal(value, old[key]) for key, value in model.state_dict().items())
+
+
+def test_a_mapping_by_hand_is_proven_where_values_must_align_the_models() -> None:
+    src, dst = randomised(Net(False), 1).eval(), randomised(Net(True), 2).eval()
+    right = {key: key for key in dst.state_dict()}
+    proofs = fxmap.auto_map(src, dst, example_inputs=X).proof, fxmap.verify(src, dst, right, example_inputs=X)
+    assert proofs[0] is not None
+    assert proofs[0].statuses == proofs[1].statuses
+    # The softmax does not see the bias of what is k.
+    assert set(proofs[1].statuses.values()) == {fxmap.Status.PROVEN, fxmap.Status.INERT}

@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 class Captured:
     """A model as a graph.
 
-    `module` is a replica in eval mode, `graph` its fx graph, `ops` the normalised operation graph, `tensors` its
-    parameters and buffers by path, and `rung` how the graph was captured. A recorded run also has the `constants` that its
+    `module` is a replica in eval mode, `graph` its fx graph, `tensors` its parameters and buffers by path, and `rung` how
+    the graph was captured. A recorded run also has the `constants` that its
     graph reads, and the `inputs` whose shapes it holds for.
     """
 
     module: nn.Module
     graph: fx.Graph
-    ops: OpGraph
     tensors: dict[str, Tensor]
     rung: str = "symbolic trace"
     constants: dict[str, Tensor] = field(default_factory=dict)
@@ -45,6 +44,11 @@ class Captured:
         names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
         named = dict(zip(names, inputs.args, strict=False)) | dict(inputs.kwargs)
         return [named[name] for name in names if name in named]
+
+    @cached_property
+    def ops(self) -> OpGraph:
+        """The normalised operation graph, made when it is first asked for."""
+        return normalize(build(self.graph, self.tensors), self.graph, self.tensors, self.constants)
 
     @cached_property
     def read(self) -> frozenset[str]:
@@ -75,7 +79,7 @@ def capture(replica: nn.Module, *, auxiliary: bool = False) -> Captured:
     with unchanged(replica):
         graph = trace(replica)
     replica.eval()
-    return Captured(replica, graph, normalize(build(graph, tensors), graph, tensors), tensors)
+    return Captured(replica, graph, tensors)
 
 
 def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
@@ -88,8 +92,7 @@ def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
     tensors = _tensors(replica)
     with unchanged(replica):
         recording = record(replica, tensors, inputs)
-    ops = normalize(build(recording.graph, tensors), recording.graph, tensors, recording.constants)
-    return Captured(replica, recording.graph, ops, tensors, "recorded run", recording.constants, inputs)
+    return Captured(replica, recording.graph, tensors, "recorded run", recording.constants, inputs)
 
 
 def _tensors(replica: nn.Module) -> dict[str, Tensor]:

@@ -108,7 +108,10 @@ def _is_computed(value: object) -> bool:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put the buffers back that the model's own code writes into, such as counters, inside a `with` block.
+    """Put back what a model's own code changes of itself inside a `with` block: buffers, such as counters, and attributes.
+
+    Some models note the size of what they are run on (a window that was shrunk to a small map), and are another function
+    from then on.
 
     >>> import torch
     >>> norm = nn.BatchNorm1d(1)
@@ -118,9 +121,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     tensor([0.])
     """
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_plain(buffer)]
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
     finally:
+        for module, values in attributes:
+            vars(module).clear()
+            vars(module).update(values)
         with torch.no_grad():
             for buffer, value in before:
                 if not torch.equal(buffer, value):

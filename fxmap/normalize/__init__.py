@@ -1,7 +1,6 @@
 """Normalise: equivalences of operations, one a file, applied until nothing changes.
 
-A rule is an equation between operations that holds for every input. It takes a graph and returns the same object where it
-has nothing to do, or a changed copy.
+A rule is an equation between operations that holds for every input. It changes the graph that it is given.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from fxmap.normalize.scaling import pass_through_scaling
 from fxmap.operands import Operands
 from fxmap.provenance import split_joined
 
-Rule = Callable[[OpGraph], OpGraph]
+Rule = Callable[[OpGraph], None]
 
 BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm, pool_to_mean)
 AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling)
@@ -29,16 +28,16 @@ AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling)
 def normalize(
     ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor] | None = None
 ) -> OpGraph:
-    """Apply every rule, in order; each runs to its own fixpoint, and none makes work for one before it.
+    """Apply every rule to a graph that was just built, in order: none makes work for one before it.
 
     Joined layers are split while the data movement behind them is still there: `graph` is what it is followed in.
     """
     constants = constants or {}
     ops = compose_operands(ops, Operands(graph, tensors, constants))
-    ops = cover_map(ops, graph)
+    cover_map(ops, graph)
     for rule in BEFORE:
-        ops = rule(ops)
-    ops = split_joined(ops, graph, tensors, constants)
+        rule(ops)
+    split_joined(ops, graph, tensors, constants)
     for rule in AFTER:
-        ops = rule(ops)
+        rule(ops)
     return ops

@@ -44,14 +44,13 @@ def pointwise(op: Op, weight: Op) -> bool:
     return op.kind == "convolution" and trivial and ones and all(extent == 1 for extent in (weight.shape or ())[2:])
 
 
-def merge_batch_norm(graph: OpGraph) -> OpGraph:
+def merge_batch_norm(graph: OpGraph) -> None:
     """Merge every batch norm that can be folded into the layer before it."""
-    pairs = [(*found, op.name) for op in graph.ops() if op.kind == "batch_norm" and (found := foldable(graph, op.name))]
-    if not pairs:
-        return graph
-    graph = graph.copy()
-    for layer, between, norm in pairs:
-        op = graph.op(norm)
+    for op in graph.of_kind({"batch_norm"}):
+        norm, found = op.name, foldable(graph, op.name)
+        if found is None:
+            continue
+        layer, between = found
         eps = op.attribute("eps", 1e-5)  # the default of torch.nn.functional.batch_norm
         merged = replace(graph.op(layer), attributes=(*graph.op(layer).attributes, ("norm.eps", eps)), output=op.output)
         for argument, tensor in graph.tensors(norm).items():
@@ -60,7 +59,6 @@ def merge_batch_norm(graph: OpGraph) -> OpGraph:
             graph.network.add_edge(layer, user, argument=use)
         graph.network.remove_nodes_from([norm, *between])
         graph.add(merged)
-    return graph
 
 
 def foldable(graph: OpGraph, norm: str) -> tuple[str, list[str]] | None:
@@ -93,6 +91,8 @@ def _obstacle(graph: OpGraph, layer: str, norm: str) -> str:
     operands = graph.operands(norm)
     if "running_mean" not in operands or "running_var" not in operands:
         return "it has no running statistics (track_running_stats=False), and normalises by those of each batch"
+    if "norm.running_mean" in graph.operands(layer):
+        return "another batch norm stands before it"
     if len(graph.users(layer)) != 1:
         return "the layer's output has other consumers"
     weight = graph.tensors(layer).get("weight")

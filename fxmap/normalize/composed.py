@@ -15,7 +15,7 @@ from fxmap.operands import Composition, Operands
 
 def compose_operands(graph: OpGraph, operands: Operands) -> OpGraph:
     """Put one tensor in the place of every composed operand."""
-    graph = replace(graph.copy(), weights=frozenset(node.name for node in operands.nodes), numbering=operands.numbering)
+    graph = replace(graph, weights=frozenset(node.name for node in operands.nodes), numbering=operands.numbering)
     for node, composition in operands.composed.items():
         if node.name not in graph.network:
             continue

@@ -10,17 +10,12 @@ from torch import fx
 from fxmap.graph import OpGraph, bind
 
 
-def cover_map(ops: OpGraph, graph: fx.Graph) -> OpGraph:
+def cover_map(ops: OpGraph, graph: fx.Graph) -> None:
     """Turn convolutions and average pools whose kernel is as large as their input into linear layers and means."""
     nodes = {node.name: node for node in graph.nodes}
-    found = [op for op in ops.ops() if op.kind in _AS and op.name in nodes and _covers(ops, op.name, nodes[op.name])]
-    if not found:
-        return ops
-    ops = ops.copy()
-    for op in found:
+    for op in [op for op in ops.of_kind(_AS) if op.name in nodes and _covers(ops, op.name, nodes[op.name])]:
         attributes = (("axes", "o i kh kw"),) if op.kind == "convolution" else ()
         ops.add(replace(op, kind=_AS[op.kind], attributes=attributes))
-    return ops
 
 
 _AS = {"convolution": "linear", "avg_pool": "mean"}

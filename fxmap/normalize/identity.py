@@ -23,6 +23,7 @@ IDENTITIES = {
 }
 
 
-def drop_identities(graph: OpGraph) -> OpGraph:
+def drop_identities(graph: OpGraph) -> None:
     """Take identities out of a graph."""
-    return graph.without(op.name for op in graph.ops() if op.kind in IDENTITIES)
+    for op in graph.of_kind(IDENTITIES):
+        graph.bypass(op.name, "input")

@@ -14,21 +14,19 @@ from fxmap.normalize.affine import affine_shape
 _TRANSPOSITIONS = {"t", "transpose", "permute"}
 
 
-def restore_linear(graph: OpGraph) -> OpGraph:
+def restore_linear(graph: OpGraph) -> None:
     """Turn matrix products with a transposed parameter back into linear layers."""
-    found = [(op.name, read) for op in graph.ops() if op.kind in ("addmm", "mm") and (read := _weight(graph, op.name))]
-    if not found:
-        return graph
-    graph = graph.copy()
-    for name, (matrix, weight) in found:
-        op = graph.op(name)
+    for op in graph.of_kind({"addmm", "mm"}):
+        name, read = op.name, _weight(graph, op.name)
+        if read is None:
+            continue
+        matrix, weight = read
         graph.network.remove_edge(matrix, name, key=graph.edge(matrix, name, "mat2"))
         graph.network.add_edge(weight, name, argument="weight")
         attributes = op.attributes if matrix != weight else (*op.attributes, ("axes", "i o"))
         graph.add(replace(op, kind="linear", attributes=attributes))
         if matrix != weight and not graph.users(matrix):
             graph.network.remove_node(matrix)
-    return graph
 
 
 def _weight(graph: OpGraph, name: str) -> tuple[str, str] | None:
@@ -43,19 +41,18 @@ def _weight(graph: OpGraph, name: str) -> tuple[str, str] | None:
     return (matrix, source) if graph.op(source).kind == TENSOR and shape is not None and len(shape) == 2 else None
 
 
-def merge_added_bias(graph: OpGraph) -> OpGraph:
+def merge_added_bias(graph: OpGraph) -> None:
     """Give linear layers the bias that is added behind them."""
-    found = [(op.name, *parts) for op in graph.ops() if op.kind == "add" and (parts := _added_bias(graph, op.name))]
-    if not found:
-        return graph
-    graph = graph.copy()
-    for name, layer, between, bias in found:
+    for op in graph.of_kind({"add"}):
+        name, parts = op.name, _added_bias(graph, op.name)
+        if parts is None:
+            continue
+        layer, between, bias = parts
         graph.add(replace(graph.op(layer), output=graph.op(name).output))
         graph.network.add_edge(bias, layer, argument="bias")
         for user, argument in graph.users(name):
             graph.network.add_edge(layer, user, argument=argument)
         graph.network.remove_nodes_from([name, *between])
-    return graph
 
 
 def _added_bias(graph: OpGraph, name: str) -> tuple[str, list[str], str] | None:

@@ -40,8 +40,8 @@ MOVEMENT = PARTS | {
 }
 
 
-def pass_through_movement(graph: OpGraph) -> OpGraph:
+def pass_through_movement(graph: OpGraph) -> None:
     """Take data movement out of a graph."""
-    return graph.without(
-        op.name for op in graph.ops() if op.kind in MOVEMENT and len(graph.operands(op.name).get("input", [])) == 1
-    )
+    for op in graph.of_kind(MOVEMENT):
+        if len(graph.operands(op.name).get("input", [])) == 1:
+            graph.bypass(op.name, "input")

@@ -8,12 +8,8 @@ from dataclasses import replace
 from fxmap.graph import OpGraph
 
 
-def pool_to_mean(graph: OpGraph) -> OpGraph:
+def pool_to_mean(graph: OpGraph) -> None:
     """Turn adaptive average pooling to one position into a mean."""
-    found = [op for op in graph.ops() if op.kind == "adaptive_avg_pool" and op.attributes == (("output_size", 1),)]
-    if not found:
-        return graph
-    graph = graph.copy()
-    for op in found:
-        graph.add(replace(op, kind="mean", attributes=()))
-    return graph
+    for op in graph.of_kind({"adaptive_avg_pool"}):
+        if op.attributes == (("output_size", 1),):
+            graph.add(replace(op, kind="mean", attributes=()))

@@ -11,9 +11,11 @@ PRODUCTS = {"mul", "div"}
 SCALING = SUMS | PRODUCTS
 
 
-def pass_through_scaling(graph: OpGraph) -> OpGraph:
+def pass_through_scaling(graph: OpGraph) -> None:
     """Take operations of one tensor and a number out of a graph."""
-    return graph.without(op.name for op in graph.ops() if op.kind in SCALING and _of_one_tensor(graph, op.name))
+    for op in graph.of_kind(SCALING):
+        if _of_one_tensor(graph, op.name):
+            graph.bypass(op.name, "input")
 
 
 def _of_one_tensor(graph: OpGraph, name: str) -> bool:

@@ -159,3 +159,27 @@ def test_what_cannot_be_traced_is_named_by_file_and_line() -> None:
 
     with pytest.raises(fxmap.CaptureError, match=r"test_recorded\.py:\d+"):
         trace(replicate(Looking()))
+
+
+def test_what_a_model_notes_of_the_size_of_its_input_is_forgotten() -> None:
+    class Shrinking(nn.Module):
+        """As Swin in some libraries: the window is shrunk to a small map, and stays so."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.window = nn.Conv2d(1, 2, 3, padding=1), 8
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.window = min(self.window, x.shape[-1])
+            return self.layer(x)[..., : self.window].mean((2, 3))
+
+    class Fixed(Shrinking):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)[..., : self.window].mean((2, 3))
+
+    src, dst = randomised(Fixed(), 1), randomised(Shrinking(), 2)
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(1, 1, 7, 7))
+    assert mapping.proof is not None
+    assert mapping.proof.inputs == ("1x1x7x7", "2x1x8x8")
+    assert mapping.proof.ok, str(mapping)
+    assert dst.window == 8

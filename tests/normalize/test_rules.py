@@ -71,6 +71,7 @@ def test_a_linear_layer_is_one_operation_however_it_is_written() -> None:
         ([nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)], ["convolution", "batch_norm"]),
         ([nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6)], ["convolution", "relu", "batch_norm"]),
         ([nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)], ["batch_norm", "convolution"]),
+        ([nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.BatchNorm2d(6)], ["convolution", "batch_norm"]),
     ],
 )
 def test_a_norm_is_merged_only_where_it_can_be_folded(layers: list[nn.Module], kinds: list[str]) -> None:
