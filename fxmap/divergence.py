@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
+import numpy as np
 from torch import Tensor
 
 from fxmap.align import Pair
@@ -230,7 +231,7 @@ class Diagnosis:
         if [kind for kind, _, _ in ours] != [kind for kind, _, _ in theirs]:
             return None
         for (kind, one, place), (_, other, where) in zip(ours, theirs, strict=True):
-            if one != other:
+            if np.float32(one) != np.float32(other):  # some kernels keep their eps in single precision
                 return _Cause(f"{kind} {other} against {one}", "", f"{place} ({kind})", f"{where} ({kind})")
         return None
 

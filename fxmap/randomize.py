@@ -54,7 +54,7 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if counter else tensor.clone()
     # Drawn in single precision, five times as fast.
     normal = torch.randn(shape, generator=generator).double()
-    if role in ("norm weight", "norm running_var"):
+    if role in ("norm weight", "norm running_var") or (role == "mul input" and len(shape) == 1):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
     if role == "embedding weight":
         return normal * 0.7

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import fx, nn
 
 from fxmap.capture import Captured, capture, capture_run
+from fxmap.capture.norms import scaling_norms, take_apart
 from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
 from fxmap.inputs import Given, Inputs, guess_inputs
@@ -79,10 +80,20 @@ def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) ->
         choices = ((inputs, inputs) for inputs in guess_inputs(unwrap(dst)[0], unwrap(src)[0]))
     for ours, theirs in choices:
         try:
-            return side(src, ours), side(dst, theirs)
+            found = side(src, ours), side(dst, theirs)
         except CaptureError as error:
             tried = str(error)
+            continue
+        _level_norms(found[0].main.graph, found[1].main.graph)
+        return found
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
+
+
+def _level_norms(src: fx.Graph, dst: fx.Graph) -> None:
+    """Take the norms of both apart where one spells out norms that are one operation of the other."""
+    if len(scaling_norms(src)) != len(scaling_norms(dst)):
+        take_apart(src)
+        take_apart(dst)
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
