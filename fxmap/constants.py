@@ -1,6 +1,7 @@
 """What a captured graph computes from constants alone: tables, index tensors, masks."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -50,19 +51,31 @@ class Constants:
         return all(part in self.nodes for part in node.all_input_nodes)
 
     def value(self, node: fx.Node) -> Any:
-        """Return the value of one of the nodes."""
+        """Return the value of one of the nodes.
+
+        Raises:
+            RuntimeError, NotImplementedError: it cannot be computed: the model is on the meta device, for one.
+        """
         if self._written and not self._values:
-            for other in self.nodes:
-                self._values[other] = self._computed(other)
+            self._compute_all()
         if node not in self._values:
+            if self._written:
+                raise RuntimeError(f"{node} cannot be computed from constants alone")
             self._values[node] = self._computed(node)
         return self._values[node]
+
+    def _compute_all(self) -> None:
+        """Compute every node, in order; what cannot be computed has no value, and neither has what reads it."""
+        for node in self.nodes:
+            if kind_of(node) in _LIKE or all(part in self._values for part in node.all_input_nodes):
+                with suppress(RuntimeError, NotImplementedError):
+                    self._values[node] = self._computed(node)
 
     def _computed(self, node: fx.Node) -> Any:
         if kind_of(node) in _LIKE:
             return call(node, lambda part: torch.empty(part.meta["shape"]))
         if node.op != "get_attr":
-            return call(node, self._values.__getitem__ if self._written else self.value)
+            return call(node, self._values.__getitem__ if self._written else self.value, cast=True)
         path = str(node.target)
         value = self.tensors[path] if path in self.tensors else self.constants[path]
         return value.clone() if self._written else value
@@ -73,13 +86,16 @@ def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
-def call(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
-    """Run a function node on other values than those of the run that was captured."""
+def call(node: fx.Node, value: Callable[[fx.Node], Any], *, cast: bool = False) -> Any:
+    """Run a function node on other values than those of the run that was captured.
+
+    Only with `cast` do values change their dtype: what stands for the elements of another value keeps its own.
+    """
     args: Any = map_arg(node.args, value)
     kwargs: Any = map_arg(node.kwargs, value)
     if kind_of(node) in ("view", "unsafe_view"):
         # These values need not lie in memory as those of the run did, for which a view was enough.
         return args[0].reshape(args[1])
-    if kind_of(node) in IDENTITIES:
+    if kind_of(node) in IDENTITIES and not (cast and "dtype" in kwargs):
         return args[0]
     return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -81,7 +81,8 @@ class Diagnosis:
             for pair in self.pairs
         }
         wrong = {pair for pair in self.pairs if not sizes[pair] <= TOLERANCE or causes[pair]}
-        wrong |= self._refuted(loose, wrong, error)
+        # Which row of a part is which, what reads the part shows.
+        wrong |= self._refuted(loose | {(pair.src, pair.dst) for pair in self.pairs if self._is_part(pair)}, wrong, error)
         first = next((pair for pair in self.pairs if pair in wrong), None)
         sound = {pair.dst for pair in self.pairs if pair not in wrong}
         divergence = None
@@ -96,8 +97,8 @@ class Diagnosis:
     def _refuted(self, loose: set[tuple[str, str]], wrong: set[Pair], error: float) -> set[Pair]:
         """Return the loosely equal pairs that what is computed from them speaks against.
 
-        Equal numbers in another layout, or times a constant, are evidence as far as the next aligned operations agree: if
-        one of those differs, and nothing about itself says why, its input was wrong.
+        Equal numbers in another layout, or times a constant, and rows that were put into an order are evidence as far as
+        the next aligned operations agree: if one of those differs, and nothing about itself says why, its input was wrong.
         """
         found: set[Pair] = set()
         by_name = {pair.dst: pair for pair in self.pairs}
@@ -113,6 +114,9 @@ class Diagnosis:
                 if differs:
                     found.add(pair)
         return found
+
+    def _is_part(self, pair: Pair) -> bool:
+        return any("#" in name for name in (pair.src, pair.dst))
 
     def _next(self, name: str) -> set[str]:
         """Return the nearest aligned operations behind one, or the output."""
@@ -341,9 +345,17 @@ class _Chain:
 
 
 def aligned(plan: Plan) -> list[Pair]:
-    """Return the aligned pairs of operations, without inputs and outputs, in the order in which the destination computes."""
+    """Return the aligned pairs of operations, without inputs and outputs, in the order in which the destination computes.
+
+    Pairs that depend on constants alone are left out: a mask may have any shape and be made in any way, what reads it tells.
+    """
     order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
-    pairs = [pair for pair in plan.alignment.pairs if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT)]
+    varying = set(_varying(plan.src)), set(_varying(plan.dst))
+    pairs = [
+        pair
+        for pair in plan.alignment.pairs
+        if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT) and (pair.src in varying[0] or pair.dst in varying[1])
+    ]
     return sorted(pairs, key=lambda pair: order[plan.dst.main.ops.op(pair.dst).output])
 
 

@@ -247,6 +247,10 @@ def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
     kind = kind_of(node)
     if kind in ("max_pool", "avg_pool") and arguments.get("stride") is None:
         arguments["stride"] = arguments.get("kernel_size")
+    if kind == "avg_pool" and not any(_each(arguments.get("padding", 0))):
+        arguments.pop("count_include_pad", None)  # there is none to count
+    if kind == "embedding":
+        arguments.pop("padding_idx", None)  # it stops gradients alone
     if getattr(node.target, "__name__", "") in ("relu6", "relu6_"):
         arguments |= {"min_val": 0.0, "max_val": 6.0}
     defaults = _defaults(node)
@@ -381,6 +385,10 @@ def _is_number(node: fx.Node, numbers: set[fx.Node]) -> bool:
         return True
     producers = node.all_input_nodes
     return node.op != "output" and bool(producers) and all(producer in numbers for producer in producers)
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.capture import Captured
 from fxmap.graph import bind, kind_of
@@ -39,21 +38,6 @@ class DepthwiseByUnfold(TorchFunctionMode):
             if _is_depthwise(**call):
                 return _grouped(**call)
         return func(*args, **kwargs)
-
-
-class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees whether anything turns float64 into float32 inside a `with` block (a softmax in float32, rotary tables)."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at the type of what goes in and what comes out."""
-        result = func(*args, **(kwargs or {}))
-        double = any(isinstance(part, Tensor) and part.dtype is torch.float64 for part in args)
-        self.found |= double and isinstance(result, Tensor) and result.dtype is torch.float32
-        return result
 
 
 _CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -183,11 +167,24 @@ def distance(a: Tensor, b: Tensor) -> float:
         return 0.0
     # Masks and numbers of positions are compared as numbers.
     a, b = (value.detach() if value.is_floating_point() or value.is_complex() else value.double() for value in (a, b))
+    a, b = _without_masked(a, b)
     scale = float(a.abs().max())
     error = float((a - b).abs().max())
     if math.isnan(scale) or math.isnan(error):
         return float("inf")
     return error / scale if scale > 0 else error
+
+
+def _without_masked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Set scores that are masked out in both values to 0: one model masks by -inf, the other by the least number."""
+    if a.is_complex() or b.is_complex() or not float(a.min()) < _MASKED or not float(b.min()) < _MASKED:
+        return a, b
+    masked = (a < _MASKED) & (b < _MASKED)
+    return a.masked_fill(masked, 0.0), b.masked_fill(masked, 0.0)
+
+
+# A score below this is no score: its softmax is exactly 0 beside any that is not masked.
+_MASKED = -1e30
 
 
 def channels(value: Tensor, rows: tuple[int, ...] | None, axis: int) -> Tensor:

@@ -23,9 +23,10 @@ from fxmap.errors import FxmapError, MappingError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import TENSOR
 from fxmap.inputs import Given, Inputs, find_inputs, others, resized
-from fxmap.lockstep import Comparison, DepthwiseByUnfold, SinglePrecision, ValueInterpreter, Watch, compare, distance
+from fxmap.lockstep import Comparison, DepthwiseByUnfold, ValueInterpreter, Watch, compare, distance
 from fxmap.mapping import KeyMapping
 from fxmap.plan import make_plan
+from fxmap.precision import SinglePrecision, behind_tables
 from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
 from fxmap.quantization.noise import equal_states, loss
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
@@ -162,13 +163,25 @@ class _Trial:
         self.generator = torch.Generator().manual_seed(0)
         self.pairs = aligned(plan)
         self.forwards = 0
-        self.tolerance = TOLERANCE
+        # Whatever was loaded, tables stay the models' own.
+        self.tables = [
+            behind_tables(self.src.main, self.src.main.tensors, self._read()),
+            behind_tables(self.dst.main, self.dst.main.tensors, self._written()),
+        ]
+        # Of what the captured graphs compute, and of what the user's own code returns.
+        self.exact = SINGLE_TOLERANCE if any(self.tables) else TOLERANCE
+        self.tolerance = self.exact
         self.trouble = ""
 
     def _read(self) -> set[str]:
         """Return the source's tensors that the mapping reads, by path."""
         keys = {key for expression in self.mapping.values() for key in expression.sources()}
         stores = [store for key, store in self.src.twin.stores.items() if self.src.prefix + key in keys]
+        return {path for store in stores for path in (store.weight, store.bias) if path is not None}
+
+    def _written(self) -> set[str]:
+        """Return the destination's tensors that the mapping makes, by path."""
+        stores = [store for key, store in self.dst.twin.stores.items() if self.dst.prefix + key in self.mapping]
         return {path for store in stores for path in (store.weight, store.bias) if path is not None}
 
     def run(self, choice: _Choice) -> Proof:
@@ -186,7 +199,7 @@ class _Trial:
         influence, unreached = self._influence(tensors, first, diagnosis.made())
         runs = [first]
         error, ran = self._models(source, tensors, choice, first.returned)
-        if first.replaced or first.output_error > TOLERANCE or not error <= self.tolerance:
+        if first.replaced or first.output_error > self.exact or not error <= self.tolerance:
             # A difference was stepped over to see what lies behind it, or was not shown by the first inputs: that needs the
             # other ones in lockstep as well.
             runs.append(self._compare(tensors, choice.second[1], *self._source(source, choice.second[0], calibrate=False)))
@@ -197,15 +210,16 @@ class _Trial:
 
         tied, tried = ties(self.dst.main.ops, self.pairs, None if first.replaced else agrees)
         errors = {pair: max(run.errors.get(pair, float("inf")) for run in runs) for run in runs for pair in run.errors}
-        # Captured graphs compute in float64 whatever the models do, so that here nothing is forgiven.
+        # Captured graphs compute in float64 whatever the models do: only the rounding of tables is forgiven.
+        forgiven = self._forgive(errors)
         exact = max(run.output_error for run in runs)
         error = max(error, exact)
-        agree = error <= self.tolerance and exact <= TOLERANCE
+        agree = error <= self.tolerance and exact <= self.exact
         verdict = diagnosis.judge(errors, {pair for run in runs for pair in run.loose}, 0.0 if agree else error)
         statuses = self._statuses(verdict.sound, influence, unreached, tied)
         reason = self._reason(verdict, statuses, error if not agree else 0.0, unreached, [choice.first[0], ran[0]])
         sizes = tuple(inputs.size for inputs in (choice.first[0], ran[0]))
-        notes = tuple(self._notes(first, expected, tried))
+        notes = (*self._notes(first, expected, tried), *forgiven)
         return Proof(not reason, statuses, error, verdict.divergence, self.forwards, sizes, reason, notes)
 
     def _source(
@@ -269,11 +283,11 @@ class _Trial:
         self.forwards += 1
         with torch.enable_grad():
             try:
-                return compare(self.dst.main, tensors, arguments, watches, values, expected, TOLERANCE)
+                return compare(self.dst.main, tensors, arguments, watches, values, expected, self.exact)
             except _TROUBLE:
                 # The source's value may have a shape that the destination cannot go on with.
                 self.forwards += 1
-                return compare(self.dst.main, tensors, arguments, watches, values, expected, TOLERANCE, restart=False)
+                return compare(self.dst.main, tensors, arguments, watches, values, expected, self.exact, restart=False)
 
     def _watch(self, pair: Pair) -> Watch:
         src, dst = self.src.main.ops.op(pair.src), self.dst.main.ops.op(pair.dst)
@@ -325,11 +339,11 @@ class _Trial:
                 self.trouble = f"{type(trouble).__name__}: {trouble}"
                 continue
             self.trouble = ""
-            if TOLERANCE < error <= SINGLE_TOLERANCE:
+            if self.tolerance < error <= SINGLE_TOLERANCE:
                 # Where one of the models computes in float32 by itself, its own rounding is no difference.
                 with SinglePrecision() as seen:
                     self._outputs(source, tensors, inputs, returned)
-                self.tolerance = SINGLE_TOLERANCE if seen.found else TOLERANCE
+                self.tolerance = SINGLE_TOLERANCE if seen.found else self.tolerance
             return error, inputs
         return float("inf"), choice.whole[-1]
 
@@ -356,7 +370,23 @@ class _Trial:
         self.forwards += 1
         with torch.no_grad():
             outputs = tensors_of(ValueInterpreter(self.dst.main, exchanged).run(*self.dst.main.arguments(inputs.double())))
-        return all(distance(expected[i], outputs[j]) <= TOLERANCE for i, j in returned)
+        return all(distance(expected[i], outputs[j]) <= self.exact for i, j in returned)
+
+    def _forgive(self, errors: dict[tuple[str, str], float]) -> list[str]:
+        """Set the errors to 0 that the rounding of a table explains, in place; return what the report says of it."""
+        tables: set[str] = set()
+        for pair in self.pairs:
+            names = self.src.main.ops.op(pair.src).output, self.dst.main.ops.op(pair.dst).output
+            found = [behind[name] for behind, name in zip(self.tables, names, strict=True) if name in behind]
+            if found and TOLERANCE < errors.get((pair.src, pair.dst), 0.0) <= SINGLE_TOLERANCE:
+                errors[pair.src, pair.dst] = 0.0
+                tables.update(found)
+        if not tables:
+            return []
+        return [
+            f"tables that the models make in single precision differ by rounding ({shorten(sorted(tables))}): "
+            f"what is computed from them was compared within {SINGLE_TOLERANCE:g}"
+        ]
 
     def _reason(
         self,

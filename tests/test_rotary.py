@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
+from fxmap.provenance import _Flow
 from tests.networks import randomised
 
 HEADS, SIZE, LENGTH = 2, 8, 6
@@ -83,3 +84,13 @@ def test_the_wrong_layout_is_never_proven() -> None:
     assert not proof.ok
     assert proof.status("q.weight") is not fxmap.Status.PROVEN
     assert proof.status("k.weight") is not fxmap.Status.PROVEN
+
+
+def test_rows_that_were_put_into_a_wrong_order_are_never_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both sides agree on the values of every layer, by the order itself: only the scores show that it is wrong.
+    monkeypatch.setattr(_Flow, "ordered", lambda self, trace, rows, uses: tuple(sorted(rows)))
+    src, dst = randomised(Attention("half"), 1).eval(), randomised(Attention("pairs"), 2).eval()
+    mapping = fxmap.auto_map(src, dst, example_inputs=X)
+    assert mapping.proof is not None
+    assert not mapping.proof.ok
+    assert {mapping.proof.status(f"{name}.weight") for name in "qk"} == {fxmap.Status.MATCHED}

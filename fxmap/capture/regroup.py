@@ -4,6 +4,7 @@
     slice(cat(a, b)) = a, where it is a
     a + (w + c) = (a + w) + c
     cat(cat(a, b), c) = cat(a, b, c)
+    cat(a, nothing) = a
 
 A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
 after these rewrites all of them are one graph; so are a position bias that is added to the scores and one that is added to
@@ -56,6 +57,7 @@ def regroup(graph: fx.Graph, paths: Container[str]) -> None:
             made = _part_of_join(graph, node)
         elif node.target is _CAT:
             _flatten(node)
+            made = _sole_part(graph, node)
         if made is not None:
             node.replace_all_uses_with(made)
             graph.erase_node(node)
@@ -156,6 +158,17 @@ def _flatten(node: fx.Node) -> None:
         flat += inner[0] if inner is not None and inner[1] == axis else [part]
     if flat != parts:
         node.args = (flat, axis)
+
+
+def _sole_part(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """Return the one part of a join that has elements: the others are caches that nothing has been written to."""
+    parts, _ = _cat_arguments(*node.args)
+    filled = [part for part in parts if 0 not in part.meta.get("shape", ())]
+    if len(filled) != 1:
+        return None
+    with graph.inserting_before(node):
+        # What follows may need what a join is: contiguous.
+        return _add(graph, node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
 
 
 def _add(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:

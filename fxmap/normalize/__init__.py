@@ -16,13 +16,15 @@ from fxmap.normalize.linear import merge_added_bias, restore_linear
 from fxmap.normalize.movement import pass_through_movement
 from fxmap.normalize.pooling import pool_to_mean
 from fxmap.normalize.scaling import pass_through_scaling
+from fxmap.normalize.squaring import unify_squares
+from fxmap.normalize.sums import flatten_sums
 from fxmap.operands import Operands
 from fxmap.provenance import split_joined
 
 Rule = Callable[[OpGraph], None]
 
-BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm, pool_to_mean)
-AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling)
+BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm, pool_to_mean, unify_squares)
+AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling, flatten_sums)
 
 
 def normalize(

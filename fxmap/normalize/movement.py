@@ -28,6 +28,8 @@ MOVEMENT = PARTS | {
     "flatten",
     "unflatten",
     "expand",
+    "repeat",
+    "repeat_interleave",
     "squeeze",
     "unsqueeze",
     "unsafe_view",
@@ -39,9 +41,18 @@ MOVEMENT = PARTS | {
     "flip",
 }
 
+_JOINS = {"cat", "stack"}
+
 
 def pass_through_movement(graph: OpGraph) -> None:
     """Take data movement out of a graph."""
     for op in graph.of_kind(MOVEMENT):
         if len(graph.operands(op.name).get("input", [])) == 1:
             graph.bypass(op.name, "input")
+    for op in graph.of_kind(_JOINS):
+        if len(_producers(graph, op.name)) == 1:  # a value joined to itself is repeated: heads that share keys and values
+            graph.bypass(op.name, next(iter(graph.operands(op.name))))
+
+
+def _producers(graph: OpGraph, name: str) -> set[str]:
+    return {producer for producers in graph.operands(name).values() for producer in producers}

@@ -53,6 +53,10 @@ EQUATIONS = [
         lambda m, x: (m.joined(x).tanh() + (m.position + _mask())).exp(),
         lambda m, x: ((m.joined(x).tanh() + m.position) + _mask()).exp(),
     ),
+    (
+        lambda m, x: torch.cat((torch.tensor([]), x.transpose(1, 2)), 1).flatten(1).tanh(),
+        lambda m, x: x.mT.flatten(1).tanh(),
+    ),
     (lambda m, x: F.pad(x, (0, 0)).tanh(), lambda m, x: x.tanh()),
     (lambda m, x: F.interpolate(x[:, None], (4, 3), mode="bicubic")[:, 0].tanh(), lambda m, x: x.tanh()),
 ]

@@ -37,6 +37,11 @@ SPELLINGS = [
     (F.relu6, lambda x: F.hardtanh(x, 0.0, 6.0)),
     (lambda x: F.silu(x) * 1.0, F.silu),
     (lambda x: torch.add(x, torch.tanh(x)), lambda x: torch.tanh(x) + x),
+    (lambda x: x * x, lambda x: x.pow(2)),
+    (lambda x: x**2, torch.square),
+    (lambda x: (x + x.tanh()) + x.exp(), lambda x: x.tanh() + (x.exp() + x)),
+    (lambda x: torch.cat((x, x), 1).tanh(), lambda x: x.repeat(1, 2, 1, 1).tanh()),
+    (lambda x: F.avg_pool2d(x, 2, count_include_pad=False), lambda x: F.avg_pool2d(x, 2)),
 ]
 
 
