@@ -60,6 +60,11 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
 
     With `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
     """
+    return in_stored_tensors(derive_operands(src, dst, alignment, absorb_eps=absorb_eps), src, dst)
+
+
+def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool = False) -> Derivation:
+    """Derive an expression for every operand that an aligned operation reads, also those that are put together by code."""
     result = Derivation()
     pieces: dict[str, list[_Piece]] = {}
     for pair in alignment.pairs:
@@ -83,12 +88,12 @@ def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool
         result.expressions[key] = expression
         result.mismatched.pop(key, None)
         result.reasons.pop(key, None)
-    return _in_stored_tensors(result, src, dst)
+    return result
 
 
-def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
+def in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
     """Rewrite what was derived for composed operands, of either side, in terms of the tensors that are stored."""
-    own = {key: _in_stored_sources(made, src) for key, made in found.expressions.items()}
+    own = {key: in_stored_sources(made, src) for key, made in found.expressions.items()}
     mismatched = {key: replace(m, source=src.parts(m.source)[0]) for key, m in found.mismatched.items()}
     result = replace(found, expressions=own, mismatched=mismatched)
     names = [name for name in dst.composed if name in own or name in mismatched or name in found.reasons]
@@ -100,7 +105,7 @@ def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivat
             own.setdefault(path, source)
     wanted = {path for name in names for path in dst.parts(name)} - own.keys()
     made, reasons = store(composed, dst, wanted)
-    own |= {path: _in_stored_sources(expression, src) for path, expression in made.items()}
+    own |= {path: in_stored_sources(expression, src) for path, expression in made.items()}
     for name in names:
         mismatch, reason = mismatched.pop(name, None), result.reasons.pop(name, "")
         for path in dst.parts(name):
@@ -111,7 +116,8 @@ def _in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivat
     return result
 
 
-def _in_stored_sources(expression: Expression, src: OpGraph) -> Expression:
+def in_stored_sources(expression: Expression, src: OpGraph) -> Expression:
+    """Rewrite an expression of the source's operands in terms of the tensors that are stored."""
     if src.numbering is None:
         return expression
     names = {name for name in expression.sources() if name in src.composed}

@@ -54,6 +54,7 @@ _NOT_COMPARED = _IRRELEVANT | _LAYOUT
 # Names of the arguments of operations whose signature calls them something else.
 _ARGUMENTS = {"addmm": ("bias", "input", "mat2"), "mm": ("input", "mat2"), "embedding": ("weight", "input")}
 # Values that are numbers, not tensors: they lay data out, and are not compared.
+_TRANSPOSED = ("T", "mT", "H", "mH")
 _NUMBERS = {"size", "dim", "numel", "getattr", "ndim", "len"}
 
 
@@ -273,6 +274,8 @@ def kind_of(node: fx.Node) -> str:
             return "conv_transpose"
         return _KINDS.get(name, name)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    if name == "getattr" and node.args[1] in _TRANSPOSED:
+        return "transpose"
     name = name if name.startswith("__") else name.rstrip("_")
     return _KINDS.get(name, name)
 
@@ -324,8 +327,8 @@ _CACHE: dict[Any, list[inspect.Signature]] = {}
 
 def _signatures(target: Callable[..., Any] | str) -> list[inspect.Signature]:
     function = getattr(torch, target, None) if isinstance(target, str) else target
-    if function is None or (isinstance(target, str) and target in _KINDS):
-        return []
+    if not callable(function) or (isinstance(target, str) and target in _KINDS):
+        return []  # torch.float is a dtype, not the method
     # max_pool2d and its like are two functions behind one name, which has no signature of its own.
     function = boolean_dispatched.get(function, {"if_false": function})["if_false"]
     if function not in _CACHE:

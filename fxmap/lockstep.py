@@ -14,58 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode
 
 from fxmap.capture import Captured
 from fxmap.graph import bind, kind_of
 from fxmap.values import tensors_of
 
 Hook = Callable[[fx.Node, Any], Any]
-
-
-class DepthwiseByUnfold(TorchFunctionMode):
-    """Computes convolutions with few channels per group as one product over patches, inside a `with` block.
-
-    Torch has no float64 kernel for them and loops over the groups: a depthwise layer of 576 channels takes 11 s, this 3 ms.
-    The values are those of the same sums.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Intercept two-dimensional grouped convolutions in float64."""
-        kwargs = kwargs or {}
-        if func is torch.conv2d:
-            call = dict(zip(_CONV2D, args, strict=False)) | kwargs
-            if _is_depthwise(**call):
-                return _grouped(**call)
-        return func(*args, **kwargs)
-
-
-_CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
-def _is_depthwise(input: Tensor, weight: Tensor, groups: int = 1, padding: Any = 0, **_: Any) -> bool:
-    few = groups > 1 and weight.shape[1] <= 4
-    slow = weight.dtype is torch.float64 and not input.is_meta
-    return few and slow and input.dim() == 4 and not isinstance(padding, str)
-
-
-def _grouped(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    kernel = tuple(weight.shape[2:])
-    stride, padding, dilation = (v if isinstance(v, tuple | list) else (v, v) for v in (stride, padding, dilation))
-    patches = F.unfold(input, kernel, dilation, padding, stride)
-    batch, _, positions = patches.shape
-    value = weight.reshape(1, groups, weight.shape[0] // groups, -1) @ patches.reshape(batch, groups, -1, positions)
-    height = (input.shape[2] + 2 * padding[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    value = value.reshape(batch, weight.shape[0], height, -1)
-    return value if bias is None else value + bias[:, None, None]
 
 
 class ValueInterpreter(fx.Interpreter):
@@ -198,7 +152,8 @@ def channels(value: Tensor, rows: tuple[int, ...] | None, axis: int) -> Tensor:
 class Watch:
     """An aligned pair, and where its values are: two fx nodes, and the channels of each that are the pair's operation.
 
-    `axes` are the channel axes of the two values, which matter where there are `rows`.
+    `axes` are the channel axes of the two values, which matter where there are `rows`. `alike` says that both are of one
+    kind: numbers of rows that were found in another way are in another order.
     """
 
     pair: tuple[str, str]
@@ -206,6 +161,7 @@ class Watch:
     dst: str
     rows: tuple[tuple[int, ...] | None, tuple[int, ...] | None] = (None, None)
     axes: tuple[int, int] = (-1, -1)
+    alike: bool = True
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is to be compared of the two nodes' values."""
@@ -217,7 +173,7 @@ class Watch:
         Gradients still flow through the destination's own value.
         """
         if not theirs.is_floating_point():
-            return ours if ours.shape == theirs.shape and self.rows == (None, None) else None
+            return ours if ours.shape == theirs.shape and self.rows == (None, None) and self.alike else None
         own = theirs - theirs.detach() if bool(torch.isfinite(theirs).all()) else torch.zeros_like(theirs)
         if ours.shape != theirs.shape:
             if ours.dim() != theirs.dim() or self.rows != (None, None):
@@ -318,10 +274,13 @@ def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], toleran
 
 
 def _loose_distance(a: Tensor, b: Tensor) -> float:
-    """Return the distance of two values up to the order of their numbers and up to a constant factor."""
-    if a.numel() != b.numel() or not a.is_floating_point() or not b.is_floating_point():
+    """Return the distance of two values up to the order of their numbers, zeros that pad, and a constant factor."""
+    if not a.is_floating_point() or not b.is_floating_point():
         return float("inf")
     a, b = a.detach().flatten(), b.detach().flatten()
+    if len(a) != len(b):
+        a, b = a[a != 0], b[b != 0]
+        return distance(a.sort().values, b.sort().values) if len(a) == len(b) > 0 else float("inf")
     unordered = distance(a.sort().values, b.sort().values)
     if a.numel() < 2 or not bool((a != 0).any()):
         return unordered

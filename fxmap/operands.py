@@ -123,6 +123,25 @@ class Numbering:
                     total[mine] += stored[term.numbers[mine] - place.begin] * term.factor
         return total
 
+    def write(self, composition: Composition, value: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the stored tensors with an operand's elements in their places: what `value` undoes.
+
+        Nothing is returned for a sum of terms, which does not tell what each of them is.
+        """
+        if len(composition.terms) != 1:
+            return {}
+        (term,) = composition.terms
+        elements = ((value.expand(composition.shape) - composition.shift) / term.factor).flatten()
+        numbers = term.numbers.flatten()
+        result = {}
+        for path in self.paths(composition):
+            place = self.places[path]
+            mine = place.holds(numbers)
+            stored = values[path].detach().flatten().clone()
+            stored[numbers[mine] - place.begin] = elements[mine].to(stored.dtype)
+            result[path] = stored.view(place.shape)
+        return result
+
     def paths(self, composition: Composition) -> tuple[str, ...]:
         """Return the tensors that a composition reads."""
         owners = [owner for term in composition.terms for owner in distinct(self.owners(term.numbers))]

@@ -25,8 +25,9 @@ from torch import Tensor, fx
 from fxmap.align import Alignment, Pair, signatures
 from fxmap.align.view import View, view
 from fxmap.capture import Captured
-from fxmap.derive import derive
-from fxmap.lockstep import DepthwiseByUnfold, ValueInterpreter, channels
+from fxmap.derive import derive_operands, in_stored_sources, in_stored_tensors
+from fxmap.kernels import DoubleKernels
+from fxmap.lockstep import ValueInterpreter, channels
 from fxmap.randomize import Calibrator, random_tensors
 
 # Values are the same below this relative difference. Models that differ by an eps or by a float32 softmax are still
@@ -69,7 +70,7 @@ def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, st
     pairs are tried first, and stand in where no value fits.
     """
     labels = signatures.Labels()
-    with DepthwiseByUnfold(), torch.no_grad():
+    with DoubleKernels(), torch.no_grad():
         source = _Source(src, layers(src, labels))
         return _Walk(source, dst, layers(dst, labels), prior).run()
 
@@ -295,11 +296,23 @@ class _Walk:
     def _assign(self, members: Sequence[Layer]) -> None:
         """Make the tensors that layers read from those of their partners."""
         pairs = tuple(Pair(self.partners[m.name].name, m.name, "values") for m in members if m.name in self.partners)
-        made = derive(self.source.captured.ops, self.captured.ops, Alignment(pairs, 1.0)).expressions
+        ours, theirs = self.source.captured.ops, self.captured.ops
+        operands = derive_operands(ours, theirs, Alignment(pairs, 1.0))
+        made = in_stored_tensors(operands, ours, theirs).expressions
         for path, expression in made.items():
             value = expression.evaluate(self.source.tensors, quantized=False)
             if value.shape == self.tensors[path].shape:
                 self.tensors[path] = value
+        for name in operands.expressions.keys() & theirs.composed.keys():
+            # A part of a tensor whose other parts are not known yet: an expert in a stack.
+            if theirs.numbering is not None and not made.keys() >= set(theirs.parts(name)):
+                value = in_stored_sources(operands.expressions[name], ours).evaluate(self.source.tensors, quantized=False)
+                self.tensors.update(theirs.numbering.write(theirs.composed[name], value, self.tensors))
+                self._forget_weights()
+
+    def _forget_weights(self) -> None:
+        for node in self.weights & self.interpreter.env.keys():
+            del self.interpreter.env[node]
 
     def _settle(self, layer: Layer) -> None:
         """Compare a layer's output with its partner's; where they differ, go on with the partner's."""

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from fxmap.capture.regroup import regroup
 from fxmap.capture.replica import run_fresh
 from fxmap.errors import CaptureError
+from fxmap.kernels import can_part, grouped_mm
 from fxmap.values import tensors_of
 
 
@@ -42,25 +43,35 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Tensors are known by identity, so none may be freed while others are made.
         self.alive: list[Tensor] = []
         self.storages: dict[int, int] = {}
+        # Values with as many rows as something was counted: another run has others.
+        self.counted: set[fx.Node] = set()
         for index, tensor in enumerate(inputs):
             self._remember(tensor, self.recording.graph.placeholder(f"input_{index}"))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and write it down."""
         kwargs = kwargs or {}
+        if func is _GROUPED_MM and can_part(*args, **kwargs):
+            with self:
+                return grouped_mm(*args)
         recorded_args, recorded_kwargs = tree_map(self.node, args), tree_map(self.node, kwargs)
         target = self._out_of_place(func, args)
         result = func(*args, **kwargs)
         if _is_as_large_as_before(func, args, result):
             target, recorded_args, recorded_kwargs = torch.ops.aten.alias.default, recorded_args[:1], {}
+        if func in _VIEWS and recorded_args[0] in self.counted:
+            recorded_args = (recorded_args[0], [-1, *recorded_args[1][1:]])
         node = self.recording.graph.call_function(target, recorded_args, recorded_kwargs)
+        self._note_count(node, func)
         node.meta["nn_module_stack"] = {self.module: None}
         if isinstance(result, Tensor):
             self._remember(result, node)
         elif isinstance(result, list | tuple):
             for index, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    self._remember(part, self.recording.graph.call_function(_getitem, (node, index)))
+                    item = self.recording.graph.call_function(_getitem, (node, index))
+                    self._remember(part, item)
+                    self.counted.update({item} if node in self.counted else ())
         return result
 
     def node(self, value: Any) -> Any:
@@ -77,6 +88,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording.constants[name] = value.detach().clone()
         self._remember(value, self.recording.graph.create_node("get_attr", name, (), {}))
         return self.nodes[id(value)]
+
+    def _note_count(self, node: fx.Node, func: Any) -> None:
+        name = func.overloadpacket.__name__
+        parts = node.all_input_nodes
+        read = parts[:1] if name.startswith(_INTO) else parts
+        if name in _COUNTING or any(part in self.counted for part in read):
+            self.counted.add(node)
 
     def _remember(self, tensor: Tensor, node: fx.Node) -> None:
         if id(tensor) not in self.nodes:
@@ -96,6 +114,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packet = getattr(torch.ops.aten, name.rstrip("_"), None)
         overload = func._overloadname
         return getattr(packet, overload) if packet is not None and overload in packet.overloads() else func
+
+
+_VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default}
+# What gives as many rows as it finds; and what writes into a value whose shape does not depend on what is written.
+_COUNTING = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive"}
+_INTO = ("index_put", "index_add", "index_copy", "scatter")
+# Absent from older releases.
+_GROUPED_MM = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)
 
 
 def _is_as_large_as_before(func: Any, args: Any, result: Any) -> bool:

@@ -5,10 +5,12 @@
     a + (w + c) = (a + w) + c
     cat(cat(a, b), c) = cat(a, b, c)
     cat(a, nothing) = a
+    part(x @ w + y @ v) = part(x @ w) + part(y @ v)
 
 A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
 after these rewrites all of them are one graph; so are a position bias that is added to the scores and one that is added to
-their mask first. `w` depends on parameters alone, c on constants.
+their mask first. `w` depends on parameters alone, c on constants. The parts of a sum of products are those of each product:
+the gate and the value of every expert.
 """
 
 from collections.abc import Container
@@ -17,6 +19,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxmap.graph import kind_of
+
+_PARTS = {torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default}
+_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 _ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
 
 
@@ -58,6 +64,8 @@ def regroup(graph: fx.Graph, paths: Container[str]) -> None:
         elif node.target is _CAT:
             _flatten(node)
             made = _sole_part(graph, node)
+        elif node.target in _PARTS:
+            _parts_of_sum(graph, node, origins)
         if made is not None:
             node.replace_all_uses_with(made)
             graph.erase_node(node)
@@ -169,6 +177,49 @@ def _sole_part(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     with graph.inserting_before(node):
         # What follows may need what a join is: contiguous.
         return _add(graph, node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
+
+
+def _parts_of_sum(graph: fx.Graph, node: fx.Node, origins: _Origins) -> None:
+    """Take every product in a sum apart by itself, and add the parts."""
+    terms = _terms(node.args[0])
+    if len(terms) < 2 or any(kind_of(user) != "getitem" for user in node.users):
+        return
+    with graph.inserting_before(node):
+        split = [_add(graph, node, node.target, (term, *node.args[1:]), ()) for term in terms]
+    for result in list(node.users):
+        with graph.inserting_before(result):
+            parts = [_add(graph, result, result.target, (one, *result.args[1:]), result.meta["shape"]) for one in split]
+            total = parts[0]
+            for part in parts[1:]:
+                total = _add(graph, result, _ADD, (total, part), result.meta["shape"])
+        result.replace_all_uses_with(total)
+        graph.erase_node(result)
+        for new in (*split, *parts, total):
+            origins.see(new)
+    (whole,) = node.all_input_nodes
+    graph.erase_node(node)
+    _erase_sum(graph, whole)
+
+
+def _erase_sum(graph: fx.Graph, value: fx.Node) -> None:
+    """Take out a sum that nothing reads any more: what it is the last reader of looks joined."""
+    if value.target is _ADD and not value.users:
+        parts = value.all_input_nodes
+        graph.erase_node(value)
+        for part in parts:
+            _erase_sum(graph, part)
+
+
+def _terms(value: Any) -> list[fx.Node]:
+    """Return the matrix products that a value is the sum of; none where it is anything else."""
+    if not isinstance(value, fx.Node):
+        return []
+    if value.target in _PRODUCTS:
+        return [value]
+    if value.target is not _ADD or len(value.args) != 2 or value.kwargs or len(value.users) > 1:
+        return []
+    one, other = (_terms(part) for part in value.args)
+    return [*one, *other] if one and other else []
 
 
 def _add(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:

@@ -37,6 +37,7 @@ SPELLINGS = [
     (F.relu6, lambda x: F.hardtanh(x, 0.0, 6.0)),
     (lambda x: F.silu(x) * 1.0, F.silu),
     (lambda x: torch.add(x, torch.tanh(x)), lambda x: torch.tanh(x) + x),
+    (lambda x: x.mT.tanh(), lambda x: x.transpose(2, 3).tanh()),
     (lambda x: x * x, lambda x: x.pow(2)),
     (lambda x: x**2, torch.square),
     (lambda x: (x + x.tanh()) + x.exp(), lambda x: x.tanh() + (x.exp() + x)),
