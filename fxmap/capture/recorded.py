@@ -5,7 +5,7 @@ and buffers are known by identity, so that each is a node with its path; what el
 graph. A recording holds for the shapes that it was made with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,9 +51,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and write it down."""
         kwargs = kwargs or {}
-        if func is _GROUPED_MM and can_part(*args, **kwargs):
+        written_out = _WRITTEN_OUT.get(func)
+        if written_out is not None and written_out[0](*args, **kwargs):
             with self:
-                return grouped_mm(*args)
+                return written_out[1](*args, **kwargs)
         recorded_args, recorded_kwargs = tree_map(self.node, args), tree_map(self.node, kwargs)
         target = self._out_of_place(func, args)
         result = func(*args, **kwargs)
@@ -120,8 +121,12 @@ _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torc
 # What gives as many rows as it finds; and what writes into a value whose shape does not depend on what is written.
 _COUNTING = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive"}
 _INTO = ("index_put", "index_add", "index_copy", "scatter")
-# Absent from older releases.
-_GROUPED_MM = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)
+# Operations that are several in one: whether a call can be written out, and what as.
+_WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
+    torch.ops.aten.addcmul.default: (lambda *_, value=1: value == 1, lambda a, b, c, value=1: a + b * c),
+    # Absent from older releases.
+    getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None): (can_part, grouped_mm),
+}
 
 
 def _is_as_large_as_before(func: Any, args: Any, result: Any) -> bool:

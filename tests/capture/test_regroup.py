@@ -57,6 +57,10 @@ EQUATIONS = [
         lambda m, x: torch.cat((torch.tensor([]), x.transpose(1, 2)), 1).flatten(1).tanh(),
         lambda m, x: x.mT.flatten(1).tanh(),
     ),
+    (
+        lambda m, x: torch.addcmul(m.token, m.position[:, :1], x).tanh(),
+        lambda m, x: (x * m.position[:, :1] + m.token).tanh(),
+    ),
     (lambda m, x: F.pad(x, (0, 0)).tanh(), lambda m, x: x.tanh()),
     (lambda m, x: F.interpolate(x[:, None], (4, 3), mode="bicubic")[:, 0].tanh(), lambda m, x: x.tanh()),
 ]
