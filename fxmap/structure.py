@@ -61,12 +61,10 @@ def map_by_structure(
 
 
 def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> None:
-    """Add heads that exist in training only: tensors that neither eval graph reads."""
-    unread_src, unread_dst = (
-        {path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} - side.main.read
-        for side in (src, dst)
-    )
-    if not unread_src or not unread_dst or src.main.inputs is not None:
+    """Add heads that exist in training only, of one model or of both: tensors that its eval graph does not read."""
+    floats = [{path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} for side in (src, dst)]
+    wanted = floats[1] - found.expressions.keys() - found.mismatched.keys()
+    if not wanted or not (floats[0] - src.main.read or wanted - dst.main.read):
         return
     try:
         ours, theirs = (capture(side.twin.module, auxiliary=True).ops for side in (src, dst))
@@ -74,10 +72,11 @@ def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) ->
         logger.info("no graph in training mode: %s", error)
         return
     heads = derive(ours, theirs, align(ours, theirs), absorb_eps=absorb_eps)
-    for key in unread_dst & heads.expressions.keys():
-        if unread_src.issuperset(heads.expressions[key].sources()):
+    used = {path for expression in found.expressions.values() for path in expression.sources()}
+    for key in wanted & heads.expressions.keys():
+        if used.isdisjoint(heads.expressions[key].sources()):
             found.expressions[key] = heads.expressions[key]
-    for key in unread_dst & heads.mismatched.keys():
+    for key in wanted & heads.mismatched.keys():
         found.mismatched[key] = heads.mismatched[key]
 
 
