@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from fxmap.align import Alignment
 from fxmap.expressions import (
+    Columns,
     Concat,
     Difference,
     Expression,
@@ -28,6 +29,8 @@ from fxmap.graph import Op, OpGraph
 from fxmap.layout import composed_expression, counterparts, store
 from fxmap.normalize.affine import AFFINE, affine_shape, unfolded
 from fxmap.simplify import simplify
+
+Orders = Mapping[str, tuple[int, ...]]
 
 _LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": "linear"}
 
@@ -55,12 +58,20 @@ class Derivation:
     absorbed: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def derive(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool = False) -> Derivation:
+def derive(
+    src: OpGraph, dst: OpGraph, alignment: Alignment, columns: Orders | None = None, *, absorb_eps: bool = False
+) -> Derivation:
     """Derive an expression for every destination tensor that an aligned operation reads. Linear time.
 
-    With `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
+    `columns` say for destination operations in which order of the source's input channels they read theirs. With
+    `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
     """
-    return in_stored_tensors(derive_operands(src, dst, alignment, absorb_eps=absorb_eps), src, dst)
+    found = derive_operands(src, dst, alignment, absorb_eps=absorb_eps)
+    for name, order in (columns or {}).items():
+        weight = dst.tensors(name)["weight"].key
+        if weight in found.expressions:
+            found.expressions[weight] = Columns(found.expressions[weight], order)
+    return in_stored_tensors(found, src, dst)
 
 
 def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool = False) -> Derivation:

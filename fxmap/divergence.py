@@ -30,7 +30,9 @@ PIECEWISE = {
     *("relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip", "threshold", "abs", "sign", "floor", "ceil", "round"),
     *("leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "hardsigmoid", "hardswish", "hardshrink", "softshrink"),
     *("max_pool", "adaptive_max_pool", "fractional_max_pool", "maximum", "minimum", "max", "min", "amax", "amin"),
-    *("where", "masked_fill", "topk", "sort", "argmax", "argmin", "nan_to_num"),
+    *("where", "masked_fill", "topk", "sort", "argmax", "argmin", "nan_to_num", "nonzero", "isnan", "isinf"),
+    *("trunc", "frac", "fmod", "remainder", "floor_divide", "heaviside", "fmax", "fmin", "cummax", "cummin"),
+    *("median", "nanmedian", "kthvalue", "mode", "bucketize", "searchsorted"),
     *("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__"),
 }
 

@@ -456,6 +456,25 @@ def take(expression: Expression, rows: tuple[int, ...], total: int) -> Expressio
 
 
 @dataclass(frozen=True, slots=True)
+class Columns(Expression):
+    """Input channels of a weight by number, along its second axis: what is joined before it stands in another order."""
+
+    op: ClassVar[str] = "columns"
+    of: Expression
+    order: tuple[int, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return value[:, list(self.order)]
+
+    def python(self) -> str:
+        return f"{self.of.python()}[:, {list(self.order)!r}]"
+
+    def __str__(self) -> str:
+        return f"{self.of}[:, {len(self.order)} columns from {self.order[0]}]"
+
+
+@dataclass(frozen=True, slots=True)
 class Concat(Expression):
     """Tensors one after the other, along their first axis: projections joined in one."""
 
@@ -540,6 +559,7 @@ KINDS: tuple[type[Expression], ...] = (
     Unpacked,
     Slice,
     Gather,
+    Columns,
     Concat,
     Reshape,
     Transpose,
@@ -589,6 +609,7 @@ _TYPES: dict[str, Any] = {
     "layer": str,
     "shape": tuple,
     "rows": tuple,
+    "order": tuple,
     "parts": tuple,
     **dict.fromkeys(("start", "stop"), int),
     "index": int,

@@ -246,7 +246,7 @@ def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
     """Return the static arguments that matter and are not the default, so that spellings of one call agree."""
     arguments = bind(node)
     kind = kind_of(node)
-    if kind in ("max_pool", "avg_pool") and arguments.get("stride") is None:
+    if kind in ("max_pool", "avg_pool") and not arguments.get("stride"):
         arguments["stride"] = arguments.get("kernel_size")
     if kind == "avg_pool" and not any(_each(arguments.get("padding", 0))):
         arguments.pop("count_include_pad", None)  # there is none to count
@@ -276,7 +276,7 @@ def kind_of(node: fx.Node) -> str:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     if name == "getattr" and node.args[1] in _TRANSPOSED:
         return "transpose"
-    name = name if name.startswith("__") else name.rstrip("_")
+    name = name if name.startswith("__") else name.strip("_")
     return _KINDS.get(name, name)
 
 

@@ -38,11 +38,11 @@ def _decide_by_values(
             prior = align(ours.main.ops, theirs.main.ops, thorough=False)
         else:
             prior = plan.alignment
-        anchors = search(ours.main, theirs.main, prior)
+        anchors, columns = search(ours.main, theirs.main, prior)
     except (CaptureError, RuntimeError) as error:
         logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
         return map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps)
-    found = map_by_structure(ours, theirs, anchors, absorb_eps=absorb_eps)
+    found = map_by_structure(ours, theirs, anchors, columns, absorb_eps=absorb_eps)
     if len(found[0]) >= len(plan.derivation.expressions):
         return found
     return max(found, map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps), key=lambda result: len(result[0]))

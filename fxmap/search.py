@@ -25,7 +25,7 @@ from torch import Tensor, fx
 from fxmap.align import Alignment, Pair, signatures
 from fxmap.align.view import View, view
 from fxmap.capture import Captured
-from fxmap.derive import derive_operands, in_stored_sources, in_stored_tensors
+from fxmap.derive import Orders, derive_operands, in_stored_sources, in_stored_tensors
 from fxmap.kernels import DoubleKernels
 from fxmap.lockstep import ValueInterpreter, channels
 from fxmap.randomize import Calibrator, random_tensors
@@ -63,8 +63,10 @@ class Layer:
         return channels(value, self.rows, self.axis)
 
 
-def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, str]]:
+def search(src: Captured, dst: Captured, prior: Alignment) -> tuple[list[tuple[str, str]], Orders]:
     """Return pairs of layers, source and destination by name, whose values agree on random weights.
+
+    Also returned are orders of input channels, for destination layers that read theirs in another order.
 
     Both are recorded runs, and are run again on the inputs of the recording. `prior` is the alignment by structure: its
     pairs are tried first, and stand in where no value fits.
@@ -72,7 +74,8 @@ def search(src: Captured, dst: Captured, prior: Alignment) -> list[tuple[str, st
     labels = signatures.Labels()
     with DoubleKernels(), torch.no_grad():
         source = _Source(src, layers(src, labels))
-        return _Walk(source, dst, layers(dst, labels), prior).run()
+        walk = _Walk(source, dst, layers(dst, labels), prior)
+        return walk.run(), walk.columns
 
 
 def _arguments(captured: Captured) -> list[Tensor]:
@@ -199,6 +202,7 @@ class _Walk:
         # What every layer is for now; and those of them whose values agree.
         self.partners: dict[str, Layer] = {}
         self.agreed: set[str] = set()
+        self.columns: dict[str, tuple[int, ...]] = {}
         self.groups: dict[Hashable, _Group] = {}
         # Which values of the source a value is, for as long as it stands.
         self.places: dict[fx.Node, frozenset[int]] = {}
@@ -317,18 +321,51 @@ class _Walk:
     def _settle(self, layer: Layer) -> None:
         """Compare a layer's output with its partner's; where they differ, go on with the partner's."""
         self.agreed.discard(layer.name)
+        self.columns.pop(layer.name, None)
         if layer.name not in self.partners:
             return
         expected = self.source.values[self.partners[layer.name].output]
         value = self._value(layer.output)
         if not isinstance(value, Tensor):
             return
-        ours = self.partners[layer.name].read(expected)
-        if bool((_fingerprint(layer.read(value)) - _fingerprint(ours)).abs().max() <= _SAME):
+        ours = _fingerprint(self.partners[layer.name].read(expected))
+        if _alike(_fingerprint(layer.read(value)), ours) or self._reorder(layer, ours):
             self.agreed.add(layer.name)
         elif value.shape == expected.shape:
             self.interpreter.env[layer.output] = expected
             self.places.pop(layer.output, None)
+
+    def _reorder(self, layer: Layer, expected: Tensor) -> bool:
+        """Put the input channels of a layer into the order in which it reads them, if that makes its output the expected."""
+        weight = self.captured.ops.tensors(layer.name).get("weight")
+        inputs = layer.inputs, self.partners[layer.name].inputs
+        if weight is None or weight.key not in self.tensors or any(len(nodes) != 1 for nodes in inputs):
+            return False
+        kind = self.captured.ops.op(layer.name)
+        axis = {"convolution": 1, "linear": -1}.get(kind.kind)
+        values = self.source.values.get(inputs[1][0]), self._value(inputs[0][0])
+        if axis is None or kind.attribute("groups", 1) != 1 or kind.attribute("axes") or not all(map(_is_data, values)):
+            return False
+        order = order_of_channels(*(value.movedim(axis, 0).flatten(1) for value in values if isinstance(value, Tensor)))
+        before = self.tensors[weight.key]
+        if order is None or before.shape[1] != len(order):
+            return False
+        self._write(layer, weight.key, before[:, list(order)])
+        value = self._value(layer.output)
+        if isinstance(value, Tensor) and _alike(_fingerprint(layer.read(value)), expected):
+            self.columns[layer.name] = order
+            return True
+        self._write(layer, weight.key, before)
+        self._value(layer.output)
+        return False
+
+    def _write(self, layer: Layer, path: str, value: Tensor) -> None:
+        """Set a tensor, and forget what was computed with it."""
+        self.tensors[path] = value
+        self._forget_weights()
+        for node in self.nodes[self.position[layer.start] : self.position[layer.output] + 1]:
+            self.interpreter.env.pop(node, None)
+            self.places.pop(node, None)
 
     # -- going back ---------------------------------------------------------------------------------------------------
 
@@ -375,6 +412,49 @@ class _Walk:
     def _learn(self, group: _Group) -> None:
         for layer in group.members:
             self.learned.update(zip(self.partners[layer.name].likeness, layer.likeness, strict=True))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() <= _SAME)
+
+
+def order_of_channels(src: Tensor, dst: Tensor) -> tuple[int, ...] | None:
+    """Return which channel of one value each channel of the other is, `c n` both; None where they are not the same.
+
+    Channels that are equal (dead ones) are told apart by their neighbours: what is joined keeps its order inside.
+
+    >>> order_of_channels(torch.tensor([[1.0], [2.0], [0.0]]), torch.tensor([[0.0], [1.0], [2.0]]))
+    (2, 0, 1)
+    """
+    if src.shape != dst.shape:
+        return None
+    scale = float(src.abs().max()) * _SAME
+    weights = torch.linspace(1.0, 2.0, src.shape[1], dtype=src.dtype).cos()
+    places = [(value @ weights).argsort(stable=True) for value in (src, dst)]
+    if not bool(((src[places[0]] - dst[places[1]]).abs() <= scale).all()):
+        return None
+    order = torch.empty_like(places[0])
+    order[places[1]] = places[0]
+    found = order.tolist()
+    sizes = (src[places[0]][1:] - src[places[0]][:-1]).abs().amax(1) <= scale
+    if bool(sizes.any()):
+        tied = {int(places[0][i + step]) for i in sizes.nonzero().flatten().tolist() for step in (0, 1)}
+        found = _by_neighbours(found, tied)
+    return tuple(found) if found != list(range(len(found))) else None
+
+
+def _by_neighbours(order: list[int], tied: set[int]) -> list[int]:
+    """Give channels that are equal to others the places beside those of their neighbours."""
+    result = [-1 if channel in tied else channel for channel in order]
+    free = set(tied)
+    for places, step in ((range(1, len(order)), 1), (range(len(order) - 2, -1, -1), -1)):
+        for place in places:
+            wanted = result[place - step] + step
+            if result[place] < 0 and result[place - step] >= 0 and wanted in free:
+                result[place] = wanted
+                free.remove(wanted)
+    rest = iter(sorted(free))
+    return [next(rest) if channel < 0 else channel for channel in result]
 
 
 def _is_data(value: object) -> TypeGuard[Tensor]:

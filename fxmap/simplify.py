@@ -6,7 +6,20 @@ an identity of tensors; none changes a value, not even by rounding.
 
 from collections.abc import Mapping
 
-from fxmap.expressions import Concat, Expression, Full, Gather, Reshape, Scaled, Shifted, Slice, Source, Transpose, take
+from fxmap.expressions import (
+    Columns,
+    Concat,
+    Expression,
+    Full,
+    Gather,
+    Reshape,
+    Scaled,
+    Shifted,
+    Slice,
+    Source,
+    Transpose,
+    take,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -103,6 +116,9 @@ def shape_of(expression: Expression, shapes: Shapes) -> tuple[int, ...] | None:
         case Gather(of, rows):
             inner = shape_of(of, shapes)
             return None if inner is None else (len(rows), *inner[1:])
+        case Columns(of, order):
+            inner = shape_of(of, shapes)
+            return None if inner is None else (inner[0], len(order), *inner[2:])
         case Shifted(of, _) | Scaled(of, _):
             return shape_of(of, shapes)
         case Transpose(of):

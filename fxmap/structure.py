@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from fxmap.align import Alignment, align
 from fxmap.capture import capture
-from fxmap.derive import Derivation, Mismatch, derive, siblings
+from fxmap.derive import Derivation, Mismatch, Orders, derive, siblings
 from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, substitute
 from fxmap.knowledge import Knowledge
@@ -36,7 +36,20 @@ class Plan:
         """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
         made = self.derivation.expressions.keys() | self.derivation.mismatched.keys()
         weak = any(pair.evidence in _WEAK and self.dst.main.ops.tensors(pair.dst) for pair in self.alignment.pairs)
-        return not weak and self.dst.main.read <= made
+        return not weak and self.dst.main.read <= made and not self._crossed()
+
+    def _crossed(self) -> bool:
+        """Whether an operation reads as one argument what its counterpart reads as another: a join the other way round."""
+        src, dst = self.src.main.ops, self.dst.main.ops
+        partners = {pair.dst: pair.src for pair in self.alignment.pairs}
+        for pair in self.alignment.pairs:
+            ours = src.operands(pair.src)
+            for argument, producers in dst.operands(pair.dst).items():
+                known = {partners[producer] for producer in producers if producer in partners}
+                others = {name for use, names in ours.items() if use != argument for name in names}
+                if known & others and not known <= set(ours.get(argument, ())):
+                    return True
+        return False
 
 
 _WEAK = {"neighbourhood", "assigned", "position"}
@@ -46,15 +59,19 @@ def map_by_structure(
     src: Side,
     dst: Side,
     anchors: Sequence[tuple[str, str]] = (),
+    columns: Orders | None = None,
     *,
     thorough: bool = True,
     absorb_eps: bool = False,
 ) -> tuple[KeyMapping, Plan]:
-    """Align the two graphs, from `anchors` if some pairs are known, and derive the mapping. Runs neither model."""
+    """Align the two graphs, from `anchors` if some pairs are known, and derive the mapping. Runs neither model.
+
+    `columns` are orders of input channels, see `derive`.
+    """
     alignment = align(src.main.ops, dst.main.ops, anchors, thorough=thorough)
     if alignment.share < SAME_NETWORK:
         return _different(src, dst, alignment), Plan(src, dst, alignment)
-    found = derive(src.main.ops, dst.main.ops, alignment, absorb_eps=absorb_eps)
+    found = derive(src.main.ops, dst.main.ops, alignment, columns, absorb_eps=absorb_eps)
     _add_auxiliary(src, dst, found, absorb_eps)
     _add_siblings(src, dst, found)
     return _Draft(src, dst, found).mapping(), Plan(src, dst, alignment, found)

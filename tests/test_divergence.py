@@ -112,3 +112,12 @@ def test_an_input_that_one_model_ignores_is_no_proof() -> None:
     proof = fxmap.verify(src, dst, {"fc.weight": "fc.weight", "fc.bias": "fc.bias"}, (INPUTS[..., :4], torch.ones(2, 5, 1)))
     assert not proof.ok
     assert proof.divergence is not None
+
+
+def test_an_inserted_threshold_that_no_input_reaches_is_no_proof() -> None:
+    src = randomised(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), 1).eval()
+    dst = randomised(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Threshold(-4, -4), nn.Linear(4, 2)), 2).eval()
+    mapping = fxmap.auto_map(src, dst)
+    assert mapping.proof is not None
+    assert not mapping.proof.ok
+    assert "threshold without a counterpart" in str(mapping.proof)

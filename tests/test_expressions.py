@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 import fxmap
 from fxmap.expressions import (
     KINDS,
+    Columns,
     Concat,
     Dequantized,
     Difference,
@@ -59,6 +60,7 @@ ALL = [
     Unpacked(A, 1),
     Slice(A, 1, 3),
     Gather(A, (2, 0)),
+    Columns(A, (1, 0)),
     Concat((A, Slice(B, 0, 1))),
     Reshape(A, (2, 3, 1, 1)),
     Transpose(A),
