@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from fxmap import checkpoint
@@ -16,8 +16,9 @@ from fxmap.errors import QuantizationError
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
+from fxmap.quantization.fx import calibrated_graph_state
 from fxmap.quantization.noise import sqnr
-from fxmap.quantization.twin import Stage, float_twin
+from fxmap.quantization.twin import float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
 from fxmap.wrappers import match_prefix
@@ -110,7 +111,7 @@ def fill(
         raise QuantizationError(mapping.knowledge.blocked)
     inner, prefix = unwrap(dst)
     stage = float_twin(inner).stage
-    if calibration is None or (calibration == "keep" and stage is not Stage.CONVERTED):
+    if calibration is None or (calibration == "keep" and not stage.has_ranges):
         mapping.load_into(dst, state, on_mismatch)
         return mapping
     if on_mismatch == "raise":
@@ -118,7 +119,7 @@ def fill(
     if calibration == "keep":
         mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
         return mapping
-    if stage not in (Stage.CONVERTED, Stage.PREPARED):
+    if not stage.takes_calibration:
         raise QuantizationError(
             f"calibration was given, but the destination has no activation ranges: it is {stage.value}. "
             + "".join(f"{note}. " for note in mapping.knowledge.notes)
@@ -142,7 +143,10 @@ def _calibrate(
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
-    made = calibrated_state(inner, own, state, batches, qconfig, frozenset(kept))
+    if isinstance(inner, fx.GraphModule):
+        made = calibrated_graph_state(inner, own, state, batches, qconfig, frozenset(kept))
+    else:
+        made = calibrated_state(inner, own, state, batches, qconfig, frozenset(kept))
     mapping.write(dst, OrderedDict((prefix + key, value) for key, value in made.items()))
     observed = {
         key: Status.CALIBRATED

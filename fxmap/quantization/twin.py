@@ -17,11 +17,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxmap.capture.replica import named_tensors, replicate
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Dequantized, Expression, Packed, Quantized, Source, Unpacked
+from fxmap.expressions import (
+    Dequantized,
+    DequantizedParts,
+    Expression,
+    Packed,
+    Quantized,
+    QuantizedPart,
+    Source,
+    Unpacked,
+)
+from fxmap.quantization.graph import rewrite
 from fxmap.quantization.scheme import Scheme, is_narrow
 
 
@@ -36,16 +46,33 @@ class Stage(StrEnum):
     QAT = "prepared for QAT"
     DYNAMIC = "converted, dynamic int8"
     CONVERTED = "converted, static int8"
+    REFERENCE = "converted to reference modules, static int8"
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether activations are quantized with ranges that come from calibration data."""
+        return self in (Stage.CONVERTED, Stage.REFERENCE)
+
+    @property
+    def takes_calibration(self) -> bool:
+        """Whether calibration data can be used: for ranges, or for observers."""
+        return self.has_ranges or self is Stage.PREPARED
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What one key of a model's state dict holds, in terms of tensors of the float twin."""
+    """What one key of a model's state dict holds, in terms of tensors of the float twin.
+
+    `part` says that it is the "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers
+    knows the others as `parts`, scales before zero points.
+    """
 
     weight: str
     bias: str | None = None
     scheme: Scheme | None = None
     packed: bool = False
+    part: str = ""
+    parts: tuple[str, str] | None = None
 
     def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
         """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
@@ -55,11 +82,18 @@ class Store:
             return None
         if self.scheme is not None:
             weight = Quantized(weight, self.scheme)
+        if self.part:
+            return QuantizedPart(weight, self.part)
         return Packed(weight, bias) if self.packed else weight
 
     def decode(self, key: str) -> dict[str, Expression]:
         """Make the twin tensors that this key holds."""
         whole = Source(key)
+        if self.parts is not None and self.scheme is not None:
+            axis = self.scheme.axis if self.scheme.per_channel else -1
+            return {self.weight: DequantizedParts(whole, Source(self.parts[0]), Source(self.parts[1]), axis)}
+        if self.part:
+            return {}
         parts: dict[str, Expression] = {self.weight: Unpacked(whole, 0) if self.packed else whole}
         if self.bias is not None:
             parts[self.bias] = Unpacked(whole, 1)
@@ -100,24 +134,17 @@ def float_twin(model: nn.Module) -> Twin:
     if "torch.ao.quantization" not in sys.modules:
         return Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in state})
     builder = _Builder(model)
-    twin = replicate(model, builder.replace)
+    twin = builder.rewritten(replicate(model, builder.replace))
     for module in twin.modules():
         _drop_observer(module)
     own = {path for path, _, _ in named_tensors(twin)}
     stores = {key: builder.stores.get(key, Store(key)) for key in state if key in builder.stores or key in own}
-    kept = {key: _describe(key, builder.converted) for key in state if key not in stores}
+    kept = {key: builder.describe(key) for key in state if key not in stores}
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
     return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted))
 
 
 ACTIVATION_RANGE = "activation range"
-
-
-def _describe(key: str, converted: dict[str, nn.Module]) -> str:
-    owner, _, attribute = key.rpartition(".")
-    if attribute in ("scale", "zero_point") and owner in converted and not _is_dynamic(converted[owner]):
-        return ACTIVATION_RANGE
-    return "constant of a converted module" if owner.removesuffix("._packed_params") in converted else "observer"
 
 
 def _is_dynamic(module: nn.Module) -> bool:
@@ -132,8 +159,35 @@ class _Builder:
     def __init__(self, model: nn.Module) -> None:
         self.stores: dict[str, Store] = {}
         self.converted: dict[str, nn.Module] = {}
-        self.static = self.qat = self.observed = False
+        self.static = self.qat = self.observed = self.reference = False
         self.narrow = is_narrow(_quantized_weights(model))
+        # Keys that only quantizing nodes of a graph read.
+        self.graph_ranges: set[str] = set()
+
+    def rewritten(self, twin: nn.Module) -> nn.Module:
+        """Give the graph modules of a twin their float graphs."""
+        for path, module in list(twin.named_modules()):
+            if not isinstance(module, fx.GraphModule):
+                continue
+            found = rewrite(module, path)
+            prefix = f"{path}." if path else ""
+            self.graph_ranges |= {prefix + target for target in found.ranges}
+            if path:
+                owner, _, name = path.rpartition(".")
+                twin.get_submodule(owner)._modules[name] = found.module
+            else:
+                twin = found.module
+        self.static |= bool(self.graph_ranges)
+        return twin
+
+    def describe(self, key: str) -> str:
+        """Say what a key without a float counterpart is."""
+        owner, _, attribute = key.rpartition(".")
+        if key in self.graph_ranges:
+            return ACTIVATION_RANGE
+        if attribute in ("scale", "zero_point") and owner in self.converted and not _is_dynamic(self.converted[owner]):
+            return ACTIVATION_RANGE
+        return "constant of a converted module" if owner.removesuffix("._packed_params") in self.converted else "observer"
 
     def replace(self, path: str, module: nn.Module) -> nn.Module | None:
         import torch.ao.nn.quantized as nnq
@@ -152,6 +206,8 @@ class _Builder:
             return self._convert_linear(path, module)
         if hasattr(module, "_weight_bias") and hasattr(module, "kernel_size"):
             return self._convert_convolution(path, module)
+        if type(module).__module__.startswith("torch.ao.nn.quantized.reference."):
+            return self._convert_reference(path, module)
         if isinstance(module, _qat_kinds()):
             self.qat = self.observed = True
             return self._unprepare(path, module)
@@ -166,6 +222,8 @@ class _Builder:
         import torch.ao.nn.intrinsic as nni
         import torch.ao.quantization as tq
 
+        if self.reference:
+            return Stage.REFERENCE
         if self.converted:
             return Stage.CONVERTED if self.static else Stage.DYNAMIC
         if self.observed:
@@ -233,6 +291,21 @@ class _Builder:
         if bias is not None:
             self.stores[f"{path}.bias"] = Store(f"{inner}.bias")
         twin = getattr(nni, f"ConvReLU{dims}d")(convolution, nn.ReLU()) if relu else convolution
+        return self._convert(path, module, twin)
+
+    def _convert_reference(self, path: str, module: Any) -> nn.Module:
+        """Take a reference module, which keeps a float weight beside how it is quantized, for its float class."""
+        if not hasattr(module, "weight_qscheme"):
+            raise QuantizationError(f"{path}: {type(module).__qualname__} has no float twin in fxmap")
+        self.reference = True
+        twin = _base(module)
+        quantized = module.get_quantized_weight()
+        scheme = self._scheme(quantized) if quantized.is_quantized else None
+        weight = f"{path}.weight" if path else "weight"
+        for name, part in (("weight_scale", "scales"), ("weight_zero_point", "zero_points"), ("weight_axis", "")):
+            twin._buffers.pop(name, None)
+            if scheme is not None and part:
+                self.stores[weight.removesuffix("weight") + name] = Store(weight, scheme=scheme, part=part)
         return self._convert(path, module, twin)
 
     def _convert_subclass(self, path: str, module: nn.Module) -> nn.Module:
@@ -318,4 +391,6 @@ def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 def _quantized_weights(model: nn.Module) -> list[Tensor]:
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "_weight_bias")]
     weights = [layer._weight_bias()[0] for layer in layers]
+    references: list[Any] = [module for module in model.modules() if hasattr(module, "get_quantized_weight")]
+    weights += [layer.get_quantized_weight() for layer in references]
     return [weight for weight in weights if isinstance(weight, Tensor) and weight.is_quantized]
