@@ -419,8 +419,7 @@ class DequantizedParts(Expression):
             return value
         scale: Tensor = self.scale.evaluate(state, quantized=quantized)
         zero_point: Tensor = self.zero_point.evaluate(state, quantized=quantized)
-        shape = [-1 if axis == self.axis else 1 for axis in range(value.dim())] if self.axis >= 0 else []
-        return (value - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
+        return dequantized(value, scale, zero_point, self.axis)
 
     def python(self) -> str:
         parts = f"{self.of.python()}, {self.scale.python()}, {self.zero_point.python()}"
@@ -428,6 +427,12 @@ class DequantizedParts(Expression):
 
     def __str__(self) -> str:
         return f"dequantize({self.of}, {self.scale}, {self.zero_point})"
+
+
+def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Return `(integers - zero_point) * scale`, with a scale for each channel of an axis, or one for all where it is -1."""
+    shape = [-1 if own == axis else 1 for own in range(integers.dim())] if axis >= 0 else []
+    return (integers - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
 from fxmap.errors import QuantizationError
+from fxmap.expressions import Expression
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
 from fxmap.quantization.fx import calibrated_graph_state
 from fxmap.quantization.noise import sqnr
-from fxmap.quantization.twin import float_twin
+from fxmap.quantization.pt2e import Refilled, refill, rewrite_literals
+from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
 from fxmap.wrappers import match_prefix
@@ -116,7 +118,7 @@ def fill(
         return mapping
     if on_mismatch == "raise":
         mapping.require_complete()
-    if calibration == "keep":
+    if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
         mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
         return mapping
     if not stage.takes_calibration:
@@ -135,19 +137,24 @@ def _calibrate(
     inner: nn.Module,
     prefix: str,
     state: Mapping[str, Any],
-    calibration: Iterable[Any],
+    calibration: Calibration,
     qconfig: Any,
 ) -> KeyMapping:
-    batches = _First(calibration)
+    batches = None if calibration is None or isinstance(calibration, str) else _First(calibration)
     state, _ = match_prefix(state, mapping.sources())
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
-    if isinstance(inner, fx.GraphModule):
-        made = calibrated_graph_state(inner, own, state, batches, qconfig, frozenset(kept))
-    else:
-        made = calibrated_state(inner, own, state, batches, qconfig, frozenset(kept))
-    mapping.write(dst, OrderedDict((prefix + key, value) for key, value in made.items()))
+    made = _made(inner, own, state, batches, qconfig, frozenset(kept))
+    full = OrderedDict((prefix + key, value) for key, value in made.state.items())
+    before = made.write(inner)
+    try:
+        mapping.write(dst, full)
+    except BaseException:
+        rewrite_literals(inner, before)
+        raise
+    if batches is None:
+        return mapping
     observed = {
         key: Status.CALIBRATED
         for key, status in mapping.knowledge.statuses.items()
@@ -159,6 +166,23 @@ def _calibrate(
     if src is not None and mapping.knowledge.ranges:
         notes.append(_loss(src, state, inner, batches.first))
     return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
+
+
+def _made(
+    inner: nn.Module,
+    expressions: Mapping[str, Expression],
+    state: Mapping[str, Any],
+    batches: "_First | None",
+    qconfig: Any,
+    kept: frozenset[str],
+) -> Refilled:
+    """Make the destination's state, by the way that its form was made."""
+    if isinstance(inner, fx.GraphModule) and float_twin(inner).stage is Stage.PT2E_CONVERTED:
+        return refill(inner, expressions, state, batches, qconfig, kept)
+    assert batches is not None
+    if isinstance(inner, fx.GraphModule):
+        return Refilled(calibrated_graph_state(inner, expressions, state, batches, qconfig, kept), {})
+    return Refilled(calibrated_state(inner, expressions, state, batches, qconfig, kept), {})
 
 
 def _is_range(reason: str) -> bool:

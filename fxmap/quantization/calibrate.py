@@ -109,7 +109,7 @@ def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[
         if expression is None:
             continue
         # Of the destination's integers, scales and zero points, each is made from one float weight.
-        for path, plain in zip((store.weight, store.bias), _unquantized(expression), strict=False):
+        for path, plain in zip((store.weight, store.bias), unquantized(expression), strict=False):
             if path is None or plain is None:
                 continue
             part = plain.evaluate(state)
@@ -120,11 +120,11 @@ def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[
                 owner._buffers[attribute] = part.detach().clone()
 
 
-def _unquantized(expression: Expression) -> list[Expression | None]:
+def unquantized(expression: Expression) -> list[Expression | None]:
     """Return the float tensors that an entry is made of: quantization, and packing, left out."""
     if isinstance(expression, Packed):
-        return [*_unquantized(expression.weight), expression.bias]
-    return _unquantized(expression.of) if isinstance(expression, Quantized | QuantizedPart) else [expression]
+        return [*unquantized(expression.weight), expression.bias]
+    return unquantized(expression.of) if isinstance(expression, Quantized | QuantizedPart) else [expression]
 
 
 def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:

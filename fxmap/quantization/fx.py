@@ -19,6 +19,7 @@ from fxmap.capture.replica import replicate
 from fxmap.errors import QuantizationError
 from fxmap.expressions import Expression
 from fxmap.quantization.calibrate import arguments, attempt, fill_twin, owner_of, run, weight_qconfig
+from fxmap.quantization.graph import is_observer
 from fxmap.quantization.twin import Stage, Twin, float_twin
 
 
@@ -39,7 +40,7 @@ def calibrated_graph_state(
         QuantizationError: as there; or prepare_fx and convert_fx make another graph of the twin.
     """
     twin = float_twin(dst)
-    made = _observed(dst, twin, expressions, state, batches) if twin.stage is Stage.PREPARED else None
+    made = _observed(dst, twin, expressions, state, batches) if twin.stage in (Stage.PREPARED, Stage.PT2E_PREPARED) else None
     if made is None:
         fill_twin(twin, expressions, state)
         made = _converted(dst, twin, batches, qconfig)
@@ -83,14 +84,6 @@ def _observed(
             module._buffers[attribute] = value
     run(replica, batches)
     return dict(replica.state_dict())
-
-
-def is_observer(module: nn.Module) -> bool:
-    """Whether a module is an observer or fake quantizer of torch.ao or torchao, neither of which is imported for it."""
-    return any(
-        kind.__name__ in ("ObserverBase", "FakeQuantizeBase") and kind.__module__.split(".")[0] in ("torch", "torchao")
-        for kind in type(module).__mro__
-    )
 
 
 def reset(observer: nn.Module) -> None:

@@ -10,14 +10,16 @@ What the removed nodes alone read (scales, zero points) leaves the twin with the
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxmap.errors import QuantizationError
+from fxmap.expressions import dequantized
+from fxmap.quantization.exported import GraphWeight, evaluate, graph_weight, unscale_convolutions
 
 # Arguments of torch.ops.quantized that say how the result is quantized.
 _RANGES = ("scale", "zero_point", "output_scale", "output_zero_point")
@@ -39,12 +41,20 @@ _QUANTIZE = {"quantize_per_tensor", "quantize_per_channel", "quantize_per_tensor
 _BORDERS = _QUANTIZE | {"dequantize", "dequantize_per_tensor", "dequantize_per_channel"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rewritten:
-    """A rewritten graph module, and what left it: the paths of the tensors that only removed nodes read."""
+    """A rewritten graph module, and what left its graph.
+
+    `ranges` are the paths of the tensors that only removed nodes read, `literals` the nodes that quantize activations with
+    numbers of their own, and `weights` those that the graph quantizes or dequantizes; `exported` says that its operations
+    are those of torch.export.
+    """
 
     module: fx.GraphModule
-    ranges: set[str] = field(default_factory=set)
+    ranges: frozenset[str]
+    literals: tuple[str, ...]
+    weights: tuple[GraphWeight, ...]
+    exported: bool
 
 
 def rewrite(replica: fx.GraphModule, path: str) -> Rewritten:
@@ -57,28 +67,71 @@ def rewrite(replica: fx.GraphModule, path: str) -> Rewritten:
     Raises:
         QuantizationError: the graph calls a quantized function without a float counterpart here.
     """
+    original = replica.graph
+    weights = tuple(weight for node in original.nodes if (weight := graph_weight(node)) is not None)
+    parts = {part for weight in weights for part in (weight.scale, weight.zero_point) if isinstance(part, str)}
+    removed = {str(node.target) for node in original.nodes if node.op == "get_attr" and _is_range(node)}
+    literals = tuple(node.name for node in original.nodes if _has_literal_range(node))
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    output = graph.graph_copy(replica.graph, copies)
-    graph.output(output)
-    read = _tensors(graph)
+    graph.output(graph.graph_copy(original, {}))
     for node in list(graph.nodes):
         if border(node) is not None or _is_identity(replica, node):
             _bypass(graph, node)
         elif (name := quantized_name(node)) is not None:
             _compute_in_float(graph, node, name, path)
-    _drop_dead_reads(graph)
+    exported = any(getattr(node.target, "namespace", "") == "aten" for node in graph.nodes)
+    if exported:
+        evaluate(graph)
+        unscale_convolutions(graph)
+    drop_dead_reads(graph)
     twin = fx.GraphModule(nn.Module(), fx.Graph())
-    # Instance attributes of exported modules forbid train() and eval(), which do nothing to a graph.
-    own = {name: value for name, value in vars(replica).items() if name not in ("_graph", "_code", "train", "eval")}
-    vars(twin).update(own)
+    vars(twin).update({name: value for name, value in vars(replica).items() if name not in ("_graph", "_code")})
     twin.graph = graph
-    lost = read - _tensors(graph)
-    for target in lost:
-        owner, _, attribute = target.rpartition(".")
-        for tensors in (twin.get_submodule(owner)._buffers, twin.get_submodule(owner)._parameters):
-            tensors.pop(attribute, None)
-    return Rewritten(twin, lost)
+    for weight in weights:
+        _read_in_float(twin, replica, weight)
+    for target in removed:
+        _remove(twin, target)
+    return Rewritten(twin, frozenset(removed - parts), literals, weights, exported)
+
+
+def tensor_at(module: nn.Module, target: str) -> Tensor:
+    """Return a parameter or buffer by its path."""
+    owner, _, attribute = target.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(owner), attribute)
+    return tensor
+
+
+def _is_range(node: fx.Node) -> bool:
+    """Whether a tensor only says how others are quantized."""
+    return bool(node.users) and all(
+        (border(user) is not None and user.args[0] is not node) or quantized_name(user) is not None for user in node.users
+    )
+
+
+def _has_literal_range(node: fx.Node) -> bool:
+    quantizes = border(node) == "quantize_per_tensor" and graph_weight(node) is None
+    return quantizes and not isinstance(node.args[1], fx.Node)
+
+
+def _remove(module: fx.GraphModule, target: str) -> None:
+    owner, _, attribute = target.rpartition(".")
+    for tensors in (module.get_submodule(owner)._buffers, module.get_submodule(owner)._parameters):
+        tensors.pop(attribute, None)
+
+
+def _read_in_float(twin: fx.GraphModule, replica: fx.GraphModule, weight: GraphWeight) -> None:
+    """Give the twin a weight in float where the graph reads integers."""
+    integers = tensor_at(replica, weight.target)
+    if integers.is_floating_point():
+        return
+    scale, zero_point = (
+        tensor_at(replica, part) if isinstance(part, str) else torch.tensor([part])
+        for part in (weight.scale, weight.zero_point)
+    )
+    value = dequantized(integers, scale.detach(), zero_point, weight.axis)
+    _remove(twin, weight.target)
+    owner, _, attribute = weight.target.rpartition(".")
+    twin.get_submodule(owner)._parameters[attribute] = nn.Parameter(value, requires_grad=False)
 
 
 def quantized_name(node: fx.Node) -> str | None:
@@ -105,6 +158,14 @@ def border(node: fx.Node) -> str | None:
     else:
         return None
     return name if name in _BORDERS else None
+
+
+def is_observer(module: nn.Module) -> bool:
+    """Whether a module is an observer or fake quantizer of torch.ao or torchao, neither of which is imported for it."""
+    return any(
+        kind.__name__ in ("ObserverBase", "FakeQuantizeBase") and kind.__module__.split(".")[0] in ("torch", "torchao")
+        for kind in type(module).__mro__
+    )
 
 
 def _is_identity(replica: fx.GraphModule, node: fx.Node) -> bool:
@@ -148,11 +209,8 @@ def _plain_arguments(node: fx.Node) -> Iterator[Any]:
             yield bound[name]
 
 
-def _drop_dead_reads(graph: fx.Graph) -> None:
+def drop_dead_reads(graph: fx.Graph) -> None:
+    """Take reads of tensors out of a graph that nothing uses."""
     for node in reversed(list(graph.nodes)):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
-
-
-def _tensors(graph: fx.Graph) -> set[str]:
-    return {str(node.target) for node in graph.nodes if node.op == "get_attr"}

@@ -31,7 +31,8 @@ from fxmap.expressions import (
     Source,
     Unpacked,
 )
-from fxmap.quantization.graph import rewrite
+from fxmap.quantization.exported import GraphWeight, float_copy
+from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
 from fxmap.quantization.scheme import Scheme, is_narrow
 
 
@@ -47,16 +48,22 @@ class Stage(StrEnum):
     DYNAMIC = "converted, dynamic int8"
     CONVERTED = "converted, static int8"
     REFERENCE = "converted to reference modules, static int8"
+    PT2E_PREPARED = "prepared with observers (PT2E)"
+    PT2E_QAT = "prepared for QAT (PT2E)"
+    PT2E_CONVERTED = "converted (PT2E), static int8"
 
     @property
     def has_ranges(self) -> bool:
         """Whether activations are quantized with ranges that come from calibration data."""
-        return self in (Stage.CONVERTED, Stage.REFERENCE)
+        return self in (Stage.CONVERTED, Stage.REFERENCE, Stage.PT2E_CONVERTED)
 
     @property
     def takes_calibration(self) -> bool:
         """Whether calibration data can be used: for ranges, or for observers."""
-        return self.has_ranges or self is Stage.PREPARED
+        return self.has_ranges or self in (Stage.PREPARED, Stage.PT2E_PREPARED)
+
+
+COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class Store:
     """What one key of a model's state dict holds, in terms of tensors of the float twin.
 
     `part` says that it is the "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers
-    knows the others as `parts`, scales before zero points.
+    knows where the others are read, `parts`, scales before zero points. A "copy" holds the same weight in float, and nothing
+    reads it.
     """
 
     weight: str
@@ -72,7 +80,7 @@ class Store:
     scheme: Scheme | None = None
     packed: bool = False
     part: str = ""
-    parts: tuple[str, str] | None = None
+    parts: tuple[Expression, Expression] | None = None
 
     def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
         """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
@@ -82,7 +90,7 @@ class Store:
             return None
         if self.scheme is not None:
             weight = Quantized(weight, self.scheme)
-        if self.part:
+        if self.part and self.part != COPY:
             return QuantizedPart(weight, self.part)
         return Packed(weight, bias) if self.packed else weight
 
@@ -91,7 +99,7 @@ class Store:
         whole = Source(key)
         if self.parts is not None and self.scheme is not None:
             axis = self.scheme.axis if self.scheme.per_channel else -1
-            return {self.weight: DequantizedParts(whole, Source(self.parts[0]), Source(self.parts[1]), axis)}
+            return {self.weight: DequantizedParts(whole, *self.parts, axis)}
         if self.part:
             return {}
         parts: dict[str, Expression] = {self.weight: Unpacked(whole, 0) if self.packed else whole}
@@ -130,10 +138,10 @@ def float_twin(model: nn.Module) -> Twin:
         QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
     """
     state = model.state_dict()
-    # A model can only hold modules of torch.ao.quantization if something has imported it.
-    if "torch.ao.quantization" not in sys.modules:
+    # A model can only hold modules of these packages if something has imported them.
+    if sys.modules.keys().isdisjoint(_PACKAGES):
         return Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in state})
-    builder = _Builder(model)
+    builder = _Builder(model, state)
     twin = builder.rewritten(replicate(model, builder.replace))
     for module in twin.modules():
         _drop_observer(module)
@@ -141,9 +149,11 @@ def float_twin(model: nn.Module) -> Twin:
     stores = {key: builder.stores.get(key, Store(key)) for key in state if key in builder.stores or key in own}
     kept = {key: builder.describe(key) for key in state if key not in stores}
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
+    ranges += tuple(builder.literals)
     return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted))
 
 
+_PACKAGES = ("torch.ao.quantization", "torchao.quantization.pt2e")
 ACTIVATION_RANGE = "activation range"
 
 
@@ -156,13 +166,15 @@ def _is_dynamic(module: nn.Module) -> bool:
 class _Builder:
     """Replaces quantized modules one by one while the replica is made, and notes what it replaced."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         self.stores: dict[str, Store] = {}
         self.converted: dict[str, nn.Module] = {}
-        self.static = self.qat = self.observed = self.reference = False
+        self.static = self.qat = self.observed = self.reference = self.exported = self.faked = False
         self.narrow = is_narrow(_quantized_weights(model))
         # Keys that only quantizing nodes of a graph read.
         self.graph_ranges: set[str] = set()
+        self.state = state
+        self.literals: list[str] = []
 
     def rewritten(self, twin: nn.Module) -> nn.Module:
         """Give the graph modules of a twin their float graphs."""
@@ -171,14 +183,38 @@ class _Builder:
                 continue
             found = rewrite(module, path)
             prefix = f"{path}." if path else ""
-            self.graph_ranges |= {prefix + target for target in found.ranges}
+            self._note(found, prefix)
             if path:
                 owner, _, name = path.rpartition(".")
                 twin.get_submodule(owner)._modules[name] = found.module
             else:
                 twin = found.module
-        self.static |= bool(self.graph_ranges)
         return twin
+
+    def _note(self, found: Rewritten, prefix: str) -> None:
+        """Note how the tensors of a graph are kept."""
+        self.literals += [f"{prefix}{name} (a literal of the graph)" for name in found.literals]
+        self.graph_ranges |= {prefix + target for target in found.ranges}
+        self.static |= bool(self.graph_ranges or self.literals)
+        self.exported |= found.exported
+        for weight in found.weights:
+            self._keep_in_parts(found, weight, prefix)
+
+    def _keep_in_parts(self, found: Rewritten, weight: GraphWeight, prefix: str) -> None:
+        if prefix:
+            raise QuantizationError(f"{prefix}{weight.target}: a converted graph inside another model is not supported")
+        zero_point = self.state.get(weight.zero_point) if isinstance(weight.zero_point, str) else None
+        scheme = weight.scheme(zero_point)
+        if not self.state[weight.target].is_floating_point():
+            self.stores[weight.target] = Store(weight.target, scheme=scheme, part="integers", parts=weight.parts())
+        for key, part in ((weight.scale, "scales"), (weight.zero_point, "zero_points")):
+            if isinstance(key, str):
+                self.stores[key] = Store(weight.target, scheme=scheme, part=part)
+        read = {str(node.target) for node in found.module.graph.nodes if node.op == "get_attr"}
+        dead = {key: value for key, value in self.state.items() if key not in read and key not in self.stores}
+        copy = float_copy(weight, tensor_at(found.module, weight.target), dead)
+        if copy is not None:
+            self.stores[copy] = Store(weight.target, part=COPY)
 
     def describe(self, key: str) -> str:
         """Say what a key without a float counterpart is."""
@@ -193,8 +229,9 @@ class _Builder:
         import torch.ao.nn.quantized as nnq
         import torch.ao.quantization as tq
 
-        if isinstance(module, tq.FakeQuantizeBase | tq.ObserverBase):
+        if is_observer(module):
             self.observed = True
+            self.faked |= isinstance(getattr(module, "fake_quant_enabled", None), Tensor)
             return nn.Identity()
         if isinstance(module, nnq.Quantize):
             return self._convert(path, module, tq.QuantStub())
@@ -222,6 +259,8 @@ class _Builder:
         import torch.ao.nn.intrinsic as nni
         import torch.ao.quantization as tq
 
+        if self.exported and (self.observed or self.static):
+            return Stage.PT2E_CONVERTED if self.static else Stage.PT2E_QAT if self.faked else Stage.PT2E_PREPARED
         if self.reference:
             return Stage.REFERENCE
         if self.converted:
