@@ -1,4 +1,4 @@
-"""`python -m benchmarks forms`: every quantizable model of torchvision, filled in every eager form, against references.
+"""`python -m benchmarks forms`: every quantizable model of torchvision, filled in every form, against references.
 
 Weights are drawn at random, and deep random networks amplify noise: the SQNR of int8 is far below that of a trained model,
 and says something only beside the reference's. A proof of MobileNetV2 is not ok for good reason: torchvision's quantizable
@@ -34,7 +34,7 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch: one, where the cores are shared.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the rows to this file.")] = None,
 ) -> None:
-    """Fill every eager form of torchvision's quantizable models, and compare with independent references.
+    """Fill every quantized form of torchvision's quantizable models, and compare with independent references.
 
     Ends with exit code 1 if a key or an output is not as its reference.
     """

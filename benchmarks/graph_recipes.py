@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.ao.quantization as tq
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.ao.quantization import quantize_fx
 
 Build = Callable[[nn.Module, Sequence[Tensor], Tensor], nn.Module]
@@ -64,7 +64,10 @@ def _qat_pt2e(quantizer: Callable[..., Any]) -> Build:
     def build(model: nn.Module, batches: Sequence[Tensor], example: Tensor) -> nn.Module:
         from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
-        return prepare_qat_pt2e(_exported(model.train(), example), quantizer(is_qat=True))
+        # Norms alone train: heads that only training runs would be in the graph, and need larger images.
+        for module in model.modules():
+            module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        return prepare_qat_pt2e(_exported(model, example), quantizer(is_qat=True))
 
     return build
 
@@ -96,6 +99,27 @@ BUILDERS: dict[str, Build] = {
     "pt2e-xnnpack-qat": _qat_pt2e(_xnnpack),
     "pt2e-xnnpack-int8": _int8_pt2e(_xnnpack),
 }
+
+
+def dequantized_layers(model: fx.GraphModule) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Return the dequantized weight and the bias of every layer of a graph of convert_pt2e, by the layer's path."""
+    found: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for node in model.graph.nodes:
+        if not str(node.target).startswith(("aten.conv", "aten.linear")):
+            continue
+        weight = node.args[1]
+        *_, (path, _) = node.meta["nn_module_stack"].values()
+        arguments = [_tensor(model, part) for part in weight.args]
+        bias = node.args[2] if len(node.args) > 2 else None
+        found[path] = weight.target(*arguments), None if bias is None else _tensor(model, bias)
+    return found
+
+
+def _tensor(model: nn.Module, value: Any) -> Any:
+    if not isinstance(value, fx.Node):
+        return value
+    owner, _, name = str(value.target).rpartition(".")
+    return getattr(model.get_submodule(owner), name).detach()
 
 
 def show(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:

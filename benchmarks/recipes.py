@@ -22,7 +22,7 @@ import torch
 import torch.ao.nn.intrinsic as nni
 import torch.ao.quantization as tq
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from benchmarks import graph_recipes
 
@@ -98,6 +98,11 @@ class Form(StrEnum):
     def is_static_int8(self) -> bool:
         """Whether activations are int8, with ranges that come from calibration."""
         return self.startswith("int8-") or self.endswith("-int8") or self is Form.FX_REFERENCE
+
+    @property
+    def is_qat(self) -> bool:
+        """Whether the model is prepared for QAT."""
+        return self is Form.QAT or self.endswith("-qat")
 
     @property
     def is_graph(self) -> bool:
@@ -242,9 +247,7 @@ def build_form(
             model = float_model(name, **kwargs)
             model.load_state_dict(weights)
             if form.is_graph:
-                # A model that takes images of another size in training is exported with that.
-                size = MODELS[name].train_image if form.endswith("-qat") else IMAGE
-                return graph_recipes.BUILDERS[form](model, batches, images(0, batches=1, size=size)[0])
+                return graph_recipes.BUILDERS[form](model, batches, images(0, batches=1)[0])
             if form is Form.DYNAMIC:
                 model = tq.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
             return model
@@ -336,6 +339,8 @@ def layers(name: str, **kwargs: Any) -> dict[str, str | None]:
 
 def dequantized_layers(model: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Return the dequantized weight and the bias of every quantized layer of an int8 model, by path."""
+    if isinstance(model, fx.GraphModule) and "_frozen_param0" in model.state_dict():
+        return graph_recipes.dequantized_layers(model)
     found = {}
     for path, module in model.named_modules():
         if callable(getattr(module, "_weight_bias", None)) and not path.endswith("_packed_params"):

@@ -209,7 +209,9 @@ class _Draft:
 
 
 def _float_inside(dst: Side) -> str:
-    inside = floats_inside(dst.main.graph, set(dst.twin.converted)) if dst.twin.stage is Stage.CONVERTED else []
+    inside = list(dst.twin.inside)
+    if dst.twin.stage is Stage.CONVERTED and not inside:
+        inside = floats_inside(dst.main.graph, set(dst.twin.converted))
     if not inside:
         return ""
     return (

@@ -12,12 +12,13 @@ from torch.func import functional_call
 from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
-from fxmap.errors import QuantizationError
+from fxmap.errors import QuantizationError, shorten
 from fxmap.expressions import Expression
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
 from fxmap.quantization.fx import calibrated_graph_state
+from fxmap.quantization.graph import norm_weights
 from fxmap.quantization.noise import sqnr
 from fxmap.quantization.pt2e import Refilled, refill, rewrite_literals
 from fxmap.quantization.twin import Stage, float_twin
@@ -115,7 +116,7 @@ def fill(
     stage = float_twin(inner).stage
     if calibration is None or (calibration == "keep" and not stage.has_ranges):
         mapping.load_into(dst, state, on_mismatch)
-        return mapping
+        return _with_zeros_named(mapping, inner, prefix) if stage.is_qat else mapping
     if on_mismatch == "raise":
         mapping.require_complete()
     if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
@@ -125,9 +126,21 @@ def fill(
         raise QuantizationError(
             f"calibration was given, but the destination has no activation ranges: it is {stage.value}. "
             + "".join(f"{note}. " for note in mapping.knowledge.notes)
-            + "Leave calibration out to load the float weights, or prepare or convert the destination first."
+            + "Leave calibration out to load the float weights, or build the stage that has ranges: converted to int8, or "
+            f"prepared with observers{', by prepare instead of prepare_qat' if stage.is_qat else ''}."
         )
     return _calibrate(mapping, src, dst, inner, prefix, state, calibration, qconfig)
+
+
+def _with_zeros_named(mapping: KeyMapping, inner: nn.Module, prefix: str) -> KeyMapping:
+    zeros = [prefix + key for key, weight in norm_weights(inner).items() if not weight.is_meta and not bool(weight.all())]
+    if not zeros:
+        return mapping
+    note = (
+        f"{shorten(zeros)} has zeros: preparing for QAT divides by the weight of a batch norm, so that forward gives NaN; "
+        "prune these channels, or give the weight a small value"
+    )
+    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, note))
 
 
 def _calibrate(

@@ -81,7 +81,8 @@ def run(module: nn.Module, batches: Iterable[Any]) -> int:
             args, kwargs = arguments(module, batch)
             try:
                 module(*args, **kwargs)
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+                # Guards of an exported graph assert.
                 raise QuantizationError(f"calibration batch {count}: the model refuses it: {error}") from error
             count += 1
     if not count:

@@ -101,6 +101,19 @@ def tensor_at(module: nn.Module, target: str) -> Tensor:
     return tensor
 
 
+def norm_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the batch norms of a model, which an exported one has in its graph alone."""
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    found = {
+        f"{path}.weight": part.weight for path, part in model.named_modules() if isinstance(part, norms) and part.affine
+    }
+    for node in model.graph.nodes if isinstance(model, fx.GraphModule) else ():
+        weight = node.args[1] if node.target is torch.ops.aten.batch_norm.default else None
+        if isinstance(weight, fx.Node) and weight.op == "get_attr":
+            found[str(weight.target)] = tensor_at(model, str(weight.target))
+    return found
+
+
 def _is_range(node: fx.Node) -> bool:
     """Whether a tensor only says how others are quantized."""
     return bool(node.users) and all(

@@ -31,6 +31,7 @@ from fxmap.expressions import (
     Source,
     Unpacked,
 )
+from fxmap.quantization.domain import floats_inside_graph
 from fxmap.quantization.exported import GraphWeight, float_copy
 from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
 from fxmap.quantization.scheme import Scheme, is_narrow
@@ -56,6 +57,11 @@ class Stage(StrEnum):
     def has_ranges(self) -> bool:
         """Whether activations are quantized with ranges that come from calibration data."""
         return self in (Stage.CONVERTED, Stage.REFERENCE, Stage.PT2E_CONVERTED)
+
+    @property
+    def is_qat(self) -> bool:
+        """Whether weights are scaled by their batch norm, and fake-quantized, in every forward."""
+        return self in (Stage.QAT, Stage.PT2E_QAT)
 
     @property
     def takes_calibration(self) -> bool:
@@ -116,7 +122,7 @@ class Twin:
 
     `module` is the twin; `stores` says for every key with a float source what it holds; `kept` says for every other key
     what it is ("activation range", "observer", "constant"); `ranges` are the kept keys that must come from calibration
-    data; `converted` are the paths of the modules that are int8.
+    data; `converted` are the paths of the modules that are int8; `inside` the float modules that a graph calls on int8.
     """
 
     module: nn.Module
@@ -125,6 +131,7 @@ class Twin:
     kept: dict[str, str] = field(default_factory=dict)
     ranges: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def decoded(self) -> dict[str, Expression]:
         """Return how every tensor of the twin is read from the model's state dict."""
@@ -150,7 +157,7 @@ def float_twin(model: nn.Module) -> Twin:
     kept = {key: builder.describe(key) for key in state if key not in stores}
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
     ranges += tuple(builder.literals)
-    return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted))
+    return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted), builder.inside(model))
 
 
 _PACKAGES = ("torch.ao.quantization", "torchao.quantization.pt2e")
@@ -215,6 +222,14 @@ class _Builder:
         copy = float_copy(weight, tensor_at(found.module, weight.target), dead)
         if copy is not None:
             self.stores[copy] = Store(weight.target, part=COPY)
+
+    def inside(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the float modules that a converted graph calls on int8 activations, which can't run."""
+        if not isinstance(model, fx.GraphModule) or self.reference:
+            return ()
+        converted = {path for path, module in self.converted.items() if not _is_dynamic(module)}
+        floats = {path for path, module in model.named_modules() if any(True for _ in module.parameters())} - converted
+        return tuple(floats_inside_graph(model.graph, converted, floats))
 
     def describe(self, key: str) -> str:
         """Say what a key without a float counterpart is."""
