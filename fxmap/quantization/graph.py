@@ -104,7 +104,7 @@ def tensor_at(module: nn.Module, target: str) -> Tensor:
 def norm_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the batch norms of a model, which an exported one has in its graph alone."""
     norms = (nn.modules.batchnorm._BatchNorm,)
-    found = {
+    found: dict[str, Tensor] = {
         f"{path}.weight": part.weight for path, part in model.named_modules() if isinstance(part, norms) and part.affine
     }
     for node in model.graph.nodes if isinstance(model, fx.GraphModule) else ():
