@@ -7,9 +7,15 @@ import fxmap
 from benchmarks import recipes
 from benchmarks.recipes import Form, same_value
 from fxmap.proof import Status
-from fxmap.quantization.twin import Stage, float_twin
 
-FX = [Form.FX_FUSED, Form.FX_PREPARED, Form.FX_QAT, Form.FX_INT8, Form.FX_REFERENCE]
+# The others differ in nothing that the small network of tests/quantization does not have.
+FX = [
+    Form.FX_INT8,
+    *(
+        pytest.param(form, marks=pytest.mark.slow)
+        for form in (Form.FX_FUSED, Form.FX_PREPARED, Form.FX_QAT, Form.FX_REFERENCE)
+    ),
+]
 MODELS = [
     "resnet18",
     *(
@@ -50,19 +56,3 @@ def test_fx_form_equals_the_reference(name: str, form: Form) -> None:
     assert _differing(dst, reference) == []
     assert torch.equal(recipes.output(dst, batches[0]), recipes.output(reference, batches[0]))
     assert {mapping.status(key) for key in mapping.knowledge.ranges} <= {Status.CALIBRATED}
-
-
-@pytest.mark.parametrize(
-    ("form", "stage"),
-    [
-        (Form.FX_FUSED, Stage.FUSED),
-        (Form.FX_PREPARED, Stage.PREPARED),
-        (Form.FX_QAT, Stage.QAT),
-        (Form.FX_INT8, Stage.CONVERTED),
-        (Form.FX_REFERENCE, Stage.REFERENCE),
-    ],
-)
-def test_stage_is_recognised(form: Form, stage: Stage) -> None:
-    dst = _destination(form)
-    assert float_twin(dst).stage is stage
-    assert f"destination: {stage.value}" in str(fxmap.auto_map(_source(), dst, verify=False))

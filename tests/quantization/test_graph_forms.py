@@ -8,9 +8,12 @@ from functools import cache
 
 import pytest
 import torch
+import torch.ao.quantization as tq
 from torch import Tensor, nn
+from torch.ao.quantization import quantize_fx
 
 import fxmap
+from benchmarks.graph_recipes import show
 from benchmarks.recipes import same_value, sqnr
 from fxmap.proof import Status
 from fxmap.quantization.twin import Stage, float_twin
@@ -168,6 +171,54 @@ def test_eps_that_preparing_for_qat_loses_is_named() -> None:
     assert mapping.proof is not None
     assert not mapping.proof.ok
     assert "eps 1e-05 against 0.001" in str(mapping.proof.divergence)
+
+
+# --- what a form can be made with
+
+
+def _converted_fx(seed: int, **floats: bool) -> nn.Module:
+    mapping = tq.QConfigMapping().set_global(tq.QConfig(tq.default_observer, tq.default_per_channel_weight_observer))
+    for name in floats:
+        mapping.set_module_name(name, None)
+    prepared = quantize_fx.prepare_fx(branches(seed), mapping, (DATA[0],))
+    return quantize_fx.convert_fx(show(prepared, DATA if seed == 1 else OTHER))
+
+
+@pytest.mark.parametrize("floats", [{}, {"head": True}, {"right": True}])
+@pytest.mark.parametrize("remembers", [True, False])
+def test_layers_left_in_float_and_graphs_without_metadata(floats: dict[str, bool], remembers: bool) -> None:
+    dst = _converted_fx(2, **floats)
+    if not remembers:
+        for node in dst.graph.nodes:
+            node.meta.clear()
+    fxmap.transfer(branches(1), dst, calibration=DATA, verify=False)
+    assert _differing(dst, _converted_fx(1, **floats)) == []
+
+
+def test_another_configuration_is_refused() -> None:
+    dst = _form("fx-int8", 2)
+    with pytest.raises(fxmap.QuantizationError, match="was not made with this configuration"):
+        fxmap.transfer(
+            branches(1), dst, calibration=DATA, qconfig=tq.QConfigMapping().set_module_name("head", tq.default_qconfig)
+        )
+    assert _differing(dst, _built("fx-int8", 2)) == []
+
+
+@pytest.mark.parametrize(("per_channel", "folded"), [(False, True), (True, False)])
+def test_weights_with_literals_and_weights_that_stay_float(per_channel: bool, folded: bool) -> None:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.testing.pt2e import _xnnpack_quantizer as xnnpack
+
+    def build(seed: int) -> nn.Module:
+        exported = torch.export.export(branches(seed), (DATA[0],), strict=True).module()
+        config = xnnpack.get_symmetric_quantization_config(is_per_channel=per_channel)
+        prepared = prepare_pt2e(exported, xnnpack.XNNPACKQuantizer().set_global(config))
+        return convert_pt2e(show(prepared, DATA if seed == 1 else OTHER), fold_quantize=folded)
+
+    dst, reference = build(2), build(1)
+    fxmap.transfer(branches(1), dst, calibration=DATA, verify=False)
+    assert _differing(dst, reference) == []
+    assert torch.equal(_run(dst, DATA[0]), _run(reference, DATA[0]))
 
 
 # --- what happens silently without fxmap
