@@ -44,11 +44,12 @@ def transfer(
 
     Args:
         src: the source model; it is not changed.
-        dst: the destination, float or of any eager quantized form.
+        dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
             images), or "keep" to keep the destination's own activation ranges at your word.
         qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
-            activations (default_observer), weights quantized as they are in the destination.
+            activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
+            be a QConfigMapping, for one of PT2E it makes an observer of activations.
         on_mismatch: as in `KeyMapping.load_into`.
         example_inputs, verify, absorb_eps: as in `auto_map`.
 
