@@ -47,6 +47,20 @@ PAIRS: dict[str, Pair] = {
     "dynamic": Pair(Form.FLOAT, Form.DYNAMIC),
     "qat-to-float": Pair(Form.QAT, Form.FLOAT),
     "int8-to-float": Pair(Form.INT8_CHANNEL, Form.FLOAT),
+    "fx-fused": Pair(Form.FLOAT, Form.FX_FUSED),
+    "fx-prepared": Pair(Form.FLOAT, Form.FX_PREPARED, calibrated=True),
+    "fx-qat": Pair(Form.FLOAT, Form.FX_QAT),
+    "fx-int8": Pair(Form.FLOAT, Form.FX_INT8, calibrated=True),
+    "fx-reference": Pair(Form.FLOAT, Form.FX_REFERENCE, calibrated=True),
+    "fx-qat-to-float": Pair(Form.FX_QAT, Form.FLOAT),
+    "fx-int8-to-float": Pair(Form.FX_INT8, Form.FLOAT),
+    "pt2e-x86-prepared": Pair(Form.FLOAT, Form.PT2E_X86_PREPARED, calibrated=True),
+    "pt2e-x86-qat": Pair(Form.FLOAT, Form.PT2E_X86_QAT),
+    "pt2e-x86-int8": Pair(Form.FLOAT, Form.PT2E_X86_INT8, calibrated=True),
+    "pt2e-xnnpack-prepared": Pair(Form.FLOAT, Form.PT2E_XNNPACK_PREPARED, calibrated=True),
+    "pt2e-xnnpack-qat": Pair(Form.FLOAT, Form.PT2E_XNNPACK_QAT),
+    "pt2e-xnnpack-int8": Pair(Form.FLOAT, Form.PT2E_XNNPACK_INT8, calibrated=True),
+    "pt2e-x86-int8-to-float": Pair(Form.PT2E_X86_INT8, Form.FLOAT),
 }
 
 
@@ -135,10 +149,10 @@ def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
     own = _snapshot(dst.state_dict())
     reference = _reference(subject, pair, src, own)
     cpu = time.process_time()
-    mapping, row.seconds_map = _timed(lambda: fxmap.auto_map(src, dst, verify=False))
+    mapping, row.seconds_map = _timed(lambda: fxmap.auto_map(src, dst, example_inputs=_inputs(subject, pair), verify=False))
     row.cpu_seconds_map = time.process_time() - cpu
     if proof:
-        _prove(src, dst, row)
+        _prove(src, dst, _inputs(subject, pair), row)
     mapping, row.seconds_fill = _timed(lambda: _fill(subject, pair, src, dst, mapping))
     row.unexpected = len(mapping.unexpected)
     expected, sourced = _expected(pair, reference, own)
@@ -151,6 +165,12 @@ def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
     _run(subject, pair, reference, dst, row)
 
 
+def _inputs(subject: Subject, pair: Pair) -> Tensor | None:
+    """Return inputs where the models do not take any size: an exported graph is made for one."""
+    exported = any(form.startswith("pt2e-") for form in (pair.src, pair.dst))
+    return subject.test if exported else None
+
+
 def _source(subject: Subject, pair: Pair) -> nn.Module:
     if pair.src is Form.FLOAT:
         return subject.source
@@ -159,7 +179,7 @@ def _source(subject: Subject, pair: Pair) -> nn.Module:
 
 def _destination(subject: Subject, pair: Pair) -> nn.Module:
     # Fake-quants act on the output and are kept: they stay fresh, as the reference's, so that outputs can be compared.
-    data = () if pair.dst is Form.QAT else subject.other_data
+    data = () if pair.dst.is_qat else subject.other_data
     return recipes.build_form(subject.name, pair.dst, subject.other, data)
 
 
@@ -181,9 +201,9 @@ def _fill(subject: Subject, pair: Pair, src: nn.Module, dst: nn.Module, mapping:
     return fxmap.transfer(src, dst, calibration=subject.data, qconfig=qconfig, verify=False)
 
 
-def _prove(src: nn.Module, dst: nn.Module, row: Row) -> None:
+def _prove(src: nn.Module, dst: nn.Module, inputs: Tensor | None, row: Row) -> None:
     try:
-        mapping, row.seconds_proof = _timed(lambda: fxmap.auto_map(src, dst, verify=True))
+        mapping, row.seconds_proof = _timed(lambda: fxmap.auto_map(src, dst, example_inputs=inputs, verify=True))
     except Exception as error:  # a proof that fails is no reason to lose the rest of the row
         row.proof_error = f"{type(error).__name__}: {error}"
         return
@@ -198,7 +218,7 @@ def _prove(src: nn.Module, dst: nn.Module, row: Row) -> None:
 def _expected(pair: Pair, reference: nn.Module, own: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """Return what the destination must hold, and which keys of it have a float source; `own` is what it held before."""
     expected = dict(reference.state_dict())
-    sourced = recipes.sourced_keys(reference)
+    sourced = recipes.sourced_keys(reference, pair.dst)
     if pair.src.is_static_int8:
         # Folding lost the counters.
         sourced -= {key for key in sourced if key.endswith(".num_batches_tracked")}

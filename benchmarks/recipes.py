@@ -22,7 +22,9 @@ import torch
 import torch.ao.nn.intrinsic as nni
 import torch.ao.quantization as tq
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from benchmarks import graph_recipes
 
 State = Mapping[str, Any]
 Batches = Sequence[Tensor]
@@ -69,6 +71,17 @@ class Form(StrEnum):
     INT8_TENSOR = "int8-tensor"
     INT8_TENSOR_DEFAULT = "int8-tensor-default"
     DYNAMIC = "dynamic"
+    FX_FUSED = "fx-fused"
+    FX_PREPARED = "fx-prepared"
+    FX_QAT = "fx-qat"
+    FX_INT8 = "fx-int8"
+    FX_REFERENCE = "fx-reference"
+    PT2E_X86_PREPARED = "pt2e-x86-prepared"
+    PT2E_X86_QAT = "pt2e-x86-qat"
+    PT2E_X86_INT8 = "pt2e-x86-int8"
+    PT2E_XNNPACK_PREPARED = "pt2e-xnnpack-prepared"
+    PT2E_XNNPACK_QAT = "pt2e-xnnpack-qat"
+    PT2E_XNNPACK_INT8 = "pt2e-xnnpack-int8"
 
     @property
     def engine(self) -> str:
@@ -84,7 +97,17 @@ class Form(StrEnum):
     @property
     def is_static_int8(self) -> bool:
         """Whether activations are int8, with ranges that come from calibration."""
-        return self.startswith("int8-")
+        return self.startswith("int8-") or self.endswith("-int8") or self is Form.FX_REFERENCE
+
+    @property
+    def is_qat(self) -> bool:
+        """Whether the model is prepared for QAT."""
+        return self is Form.QAT or self.endswith("-qat")
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the model is a graph that torch made: FX mode, or PT2E."""
+        return self in graph_recipes.BUILDERS
 
 
 def torchvision_qconfig(*, per_channel: bool) -> Any:
@@ -220,9 +243,11 @@ def build_form(
     with engine(form.engine), warnings.catch_warnings():
         # Deprecation of torch.ao.quantization, and observers that the batches do not reach (auxiliary heads).
         warnings.simplefilter("ignore")
-        if form in (Form.FLOAT, Form.DYNAMIC):
+        if form in (Form.FLOAT, Form.DYNAMIC) or form.is_graph:
             model = float_model(name, **kwargs)
             model.load_state_dict(weights)
+            if form.is_graph:
+                return graph_recipes.BUILDERS[form](model, batches, images(0, batches=1)[0])
             if form is Form.DYNAMIC:
                 model = tq.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
             return model
@@ -280,12 +305,14 @@ def reference_form(
 # --- what is right
 
 
-def sourced_keys(model: nn.Module) -> set[str]:
+def sourced_keys(model: nn.Module, form: str = "") -> set[str]:
     """Return the keys of a form that have a float source.
 
     All but the keys of observers and fake-quants, and the activation ranges and constants of quantized modules.
     """
     keys = set(model.state_dict())
+    if form in graph_recipes.BUILDERS:
+        keys -= graph_recipes.without_source(form, keys)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, tq.ObserverBase | tq.FakeQuantizeBase):
@@ -312,6 +339,8 @@ def layers(name: str, **kwargs: Any) -> dict[str, str | None]:
 
 def dequantized_layers(model: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Return the dequantized weight and the bias of every quantized layer of an int8 model, by path."""
+    if isinstance(model, fx.GraphModule) and "_frozen_param0" in model.state_dict():
+        return graph_recipes.dequantized_layers(model)
     found = {}
     for path, module in model.named_modules():
         if callable(getattr(module, "_weight_bias", None)) and not path.endswith("_packed_params"):
@@ -412,12 +441,15 @@ def _same_quantized(a: Tensor, b: Tensor) -> bool:
 
 
 def output(model: nn.Module, batch: Tensor) -> Tensor:
-    """Run a model in eval mode, without gradients, and put its mode back."""
+    """Run a model in eval mode, without gradients, and put its mode back; an exported one as it is."""
     training = model.training
-    model.eval()
+    exported = "eval" in vars(model)  # torch.export forbids the method
+    if not exported:
+        model.eval()
     with torch.no_grad():
         result: Tensor = model(batch)
-    model.train(training)
+    if not exported:
+        model.train(training)
     return result
 
 

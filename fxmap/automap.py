@@ -36,7 +36,7 @@ def auto_map(
     Args:
         src: the source model; or, without its graph, a state dict or the path of a checkpoint (keys are then matched by
             shapes, names and order, and called guessed).
-        dst: the destination model, float or of any eager quantized form.
+        dst: the destination model, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
         example_inputs: what both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments; inferred
             where it is left out.
         dst_inputs: what the destination accepts, where that differs.

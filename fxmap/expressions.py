@@ -368,6 +368,74 @@ class Dequantized(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizedPart(Expression):
+    """The "integers", "scales" or "zero_points" of a quantized tensor, where a model keeps them in entries of their own."""
+
+    op: ClassVar[str] = "quantized_part"
+    of: Expression
+    part: str
+
+    def __post_init__(self) -> None:
+        if self.part not in ("integers", "scales", "zero_points"):
+            raise MappingError(f"not a part of a quantized tensor: {self.part!r}; there are integers, scales, zero_points")
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return quantized_part(value, self.part) if quantized and value.is_quantized else value
+
+    def python(self) -> str:
+        return f"quantized_part({self.of.python()}, {self.part!r})"
+
+    def __str__(self) -> str:
+        return f"{self.part} of {self.of}"
+
+
+def quantized_part(value: Tensor, part: str) -> Tensor:
+    """Return one part of a quantized tensor, in the dtypes that graphs of torch keep them in.
+
+    >>> quantized_part(torch.quantize_per_tensor(torch.ones(2), 0.5, 1, torch.qint8), "integers")
+    tensor([3, 3], dtype=torch.int8)
+    """
+    if part == "integers":
+        return value.int_repr()
+    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return torch.tensor([value.q_scale()]) if part == "scales" else torch.tensor([value.q_zero_point()])
+    return value.q_per_channel_scales().float() if part == "scales" else value.q_per_channel_zero_points()
+
+
+@dataclass(frozen=True, slots=True)
+class DequantizedParts(Expression):
+    """The float value of a weight that is kept as integers, scales and zero points along an axis; -1 for one of each."""
+
+    op: ClassVar[str] = "dequantized_parts"
+    of: Expression
+    scale: Expression
+    zero_point: Expression
+    axis: int
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        if not quantized or value.is_floating_point():
+            return value
+        scale: Tensor = self.scale.evaluate(state, quantized=quantized)
+        zero_point: Tensor = self.zero_point.evaluate(state, quantized=quantized)
+        return dequantized(value, scale, zero_point, self.axis)
+
+    def python(self) -> str:
+        parts = f"{self.of.python()}, {self.scale.python()}, {self.zero_point.python()}"
+        return f"dequantized_parts({parts}, {self.axis})"
+
+    def __str__(self) -> str:
+        return f"dequantize({self.of}, {self.scale}, {self.zero_point})"
+
+
+def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Return `(integers - zero_point) * scale`, with a scale for each channel of an axis, or one for all where it is -1."""
+    shape = [-1 if own == axis else 1 for own in range(integers.dim())] if axis >= 0 else []
+    return (integers - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
 class Packed(Expression):
     """Weight and bias in one entry, as torch's quantized linear layers keep them."""
 
@@ -555,6 +623,8 @@ KINDS: tuple[type[Expression], ...] = (
     FoldedBias,
     Quantized,
     Dequantized,
+    QuantizedPart,
+    DequantizedParts,
     Packed,
     Unpacked,
     Slice,
@@ -611,9 +681,12 @@ _TYPES: dict[str, Any] = {
     "rows": tuple,
     "order": tuple,
     "parts": tuple,
+    "part": str,
     **dict.fromkeys(("start", "stop"), int),
-    "index": int,
+    **dict.fromkeys(("index", "axis"), int),
     "scheme": Scheme,
     **dict.fromkeys(("value", "eps", "amount"), int | float),
-    **dict.fromkeys(("of", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta"), Expression),
+    **dict.fromkeys(
+        ("of", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta", "scale", "zero_point"), Expression
+    ),
 }

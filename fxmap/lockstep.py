@@ -40,7 +40,7 @@ class ValueInterpreter(fx.Interpreter):
         """Run one node and show its value to the hook."""
         norm = n.op == "call_function" and kind_of(n) == "batch_norm"
         value: Any = self._batch_norm(n) if norm else super().run_node(n)
-        if norm and isinstance(n.target, OpOverload):
+        if norm and isinstance(n.target, OpOverload) and len(n.target._schema.returns) > 1:
             # aten returns the statistics of the batch beside it, which are empty in eval mode.
             value = (value, value.new_empty(0), value.new_empty(0))
         return value if self.hook is None else self.hook(n, value)

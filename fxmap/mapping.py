@@ -337,13 +337,28 @@ def quantize(weight, scheme):
     from torch.ao.nn.quantized.modules.utils import _quantize_weight
     from torch.ao.quantization.observer import MinMaxObserver, PerChannelMinMaxObserver
     options = dict(dtype=getattr(torch, scheme["dtype"]), qscheme=getattr(torch, scheme["qscheme"]),
-                   quant_min=scheme["quant_min"], quant_max=scheme["quant_max"])
+                   quant_min=scheme["quant_min"], quant_max=scheme["quant_max"], eps=scheme["eps"])
     if scheme["qscheme"].startswith("per_channel"):
         observer = PerChannelMinMaxObserver(ch_axis=scheme["axis"], **options)
     else:
         observer = MinMaxObserver(**options)
     observer(weight.detach().float())
     return _quantize_weight(weight.detach().float(), observer)
+
+""",
+    "quantized_part": """
+def quantized_part(value, part):
+    if part == "integers":
+        return value.int_repr()
+    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return torch.tensor([value.q_scale()]) if part == "scales" else torch.tensor([value.q_zero_point()])
+    return value.q_per_channel_scales().float() if part == "scales" else value.q_per_channel_zero_points()
+
+""",
+    "dequantized_parts": """
+def dequantized_parts(value, scale, zero_point, axis):
+    shape = [-1 if a == axis else 1 for a in range(value.dim())] if axis >= 0 else []
+    return (value - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
 
 """,
 }

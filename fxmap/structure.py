@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from fxmap.align import Alignment, align
 from fxmap.capture import capture
 from fxmap.derive import Derivation, Mismatch, Orders, derive, siblings
-from fxmap.errors import CaptureError
+from fxmap.errors import CaptureError, shorten
 from fxmap.expressions import Expression, substitute
 from fxmap.knowledge import Knowledge
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.domain import floats_inside
-from fxmap.quantization.twin import Stage
+from fxmap.quantization.twin import COPY, Stage
 from fxmap.side import Side
 
 logger = logging.getLogger(__name__)
@@ -150,18 +150,22 @@ class _Draft:
             return
         parts = self.dst.names(key)
         counter = not self.dst.main.tensors[parts[0]].is_floating_point()
-        if self.dst.main.read.isdisjoint(parts):
+        dead = self.dst.twin.stores[key].part == COPY
+        if dead or self.dst.main.read.isdisjoint(parts):
             self.unread.append(name)
         made = self._made(key)
         wrong = [self.found.mismatched[part] for part in parts if part in self.found.mismatched]
         if made is not None:
             self.expressions[name] = made
-            self.statuses[name] = Status.INERT if counter and name in self.unread else Status.MATCHED
+            self.statuses[name] = Status.INERT if dead or (counter and name in self.unread) else Status.MATCHED
         elif wrong:
             self.statuses[name] = Status.MISMATCHED
             sources = [next(self.decoded[mismatch.source].sources()) for mismatch in wrong]
             self.replaced.update(sources)
             self.mismatched.append(replace(wrong[0], key=name, source=sources[0]))
+        elif name in self.unread and self.dst.twin.stage is Stage.PT2E_CONVERTED:
+            self.statuses[name] = Status.KEPT
+            self.reasons[name] = "dead: the graph does not read it"
         elif counter:
             self.statuses[name] = Status.KEPT
             self.reasons[name] = "integers that the model makes itself: a counter, or a table of positions"
@@ -182,6 +186,8 @@ class _Draft:
         result = []
         for key, store in self.src.twin.stores.items():
             name = self.src.prefix + key
+            if store.part and self.src.prefix + store.weight in used:
+                continue
             counter = not self.src.main.tensors[store.weight].is_floating_point()
             if name not in used and not (counter and name.rpartition(".")[0] in owners):
                 result.append(name)
@@ -202,6 +208,12 @@ class _Draft:
                 "nothing in the destination is quantized: it is a fused float model. If you built it with torchvision's "
                 'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"'
             )
+        dead = [key for key, store in self.dst.twin.stores.items() if store.part == COPY]
+        if dead:
+            notes.append(
+                f"{len(dead)} float weights of the destination are dead: its graph reads integers in their place. They are "
+                f"filled too, and prove nothing: {shorten(dead)}"
+            )
         if blocked:
             notes.append(blocked)
         elif self.dst.twin.ranges:
@@ -213,7 +225,9 @@ class _Draft:
 
 
 def _float_inside(dst: Side) -> str:
-    inside = floats_inside(dst.main.graph, set(dst.twin.converted)) if dst.twin.stage is Stage.CONVERTED else []
+    inside = list(dst.twin.inside)
+    if dst.twin.stage is Stage.CONVERTED and not inside:
+        inside = floats_inside(dst.main.graph, set(dst.twin.converted))
     if not inside:
         return ""
     return (

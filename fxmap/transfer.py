@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
-from fxmap.errors import QuantizationError
+from fxmap.errors import QuantizationError, shorten
+from fxmap.expressions import Expression
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state
+from fxmap.quantization.fx import calibrated_graph_state
+from fxmap.quantization.graph import norm_weights
 from fxmap.quantization.noise import sqnr
+from fxmap.quantization.pt2e import Refilled, refill, rewrite_literals
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
@@ -40,11 +44,12 @@ def transfer(
 
     Args:
         src: the source model; it is not changed.
-        dst: the destination, float or of any eager quantized form.
+        dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
             images), or "keep" to keep the destination's own activation ranges at your word.
         qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
-            activations (default_observer), weights quantized as they are in the destination.
+            activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
+            be a QConfigMapping, for one of PT2E it makes an observer of activations.
         on_mismatch: as in `KeyMapping.load_into`.
         example_inputs, verify, absorb_eps: as in `auto_map`.
 
@@ -110,21 +115,33 @@ def fill(
         raise QuantizationError(mapping.knowledge.blocked)
     inner, prefix = unwrap(dst)
     stage = float_twin(inner).stage
-    if calibration is None or (calibration == "keep" and stage is not Stage.CONVERTED):
+    if calibration is None or (calibration == "keep" and not stage.has_ranges):
         mapping.load_into(dst, state, on_mismatch)
-        return mapping
+        return _with_zeros_named(mapping, inner, prefix) if stage.is_qat else mapping
     if on_mismatch == "raise":
         mapping.require_complete()
-    if calibration == "keep":
+    if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
         mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
         return mapping
-    if stage not in (Stage.CONVERTED, Stage.PREPARED):
+    if not stage.takes_calibration:
         raise QuantizationError(
             f"calibration was given, but the destination has no activation ranges: it is {stage.value}. "
             + "".join(f"{note}. " for note in mapping.knowledge.notes)
-            + "Leave calibration out to load the float weights, or prepare or convert the destination first."
+            + "Leave calibration out to load the float weights, or build the stage that has ranges: converted to int8, or "
+            f"prepared with observers{', by prepare instead of prepare_qat' if stage.is_qat else ''}."
         )
     return _calibrate(mapping, src, dst, inner, prefix, state, calibration, qconfig)
+
+
+def _with_zeros_named(mapping: KeyMapping, inner: nn.Module, prefix: str) -> KeyMapping:
+    zeros = [prefix + key for key, weight in norm_weights(inner).items() if not weight.is_meta and not bool(weight.all())]
+    if not zeros:
+        return mapping
+    note = (
+        f"{shorten(zeros)} has zeros: preparing for QAT divides by the weight of a batch norm, so that forward gives NaN; "
+        "prune these channels, or give the weight a small value"
+    )
+    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, note))
 
 
 def _calibrate(
@@ -134,16 +151,24 @@ def _calibrate(
     inner: nn.Module,
     prefix: str,
     state: Mapping[str, Any],
-    calibration: Iterable[Any],
+    calibration: Calibration,
     qconfig: Any,
 ) -> KeyMapping:
-    batches = _First(calibration)
+    batches = None if calibration is None or isinstance(calibration, str) else _First(calibration)
     state, _ = match_prefix(state, mapping.sources())
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
-    made = calibrated_state(inner, own, state, batches, qconfig, frozenset(kept))
-    mapping.write(dst, OrderedDict((prefix + key, value) for key, value in made.items()))
+    made = _made(inner, own, state, batches, qconfig, frozenset(kept))
+    full = OrderedDict((prefix + key, value) for key, value in made.state.items())
+    before = made.write(inner)
+    try:
+        mapping.write(dst, full)
+    except BaseException:
+        rewrite_literals(inner, before)
+        raise
+    if batches is None:
+        return mapping
     observed = {
         key: Status.CALIBRATED
         for key, status in mapping.knowledge.statuses.items()
@@ -155,6 +180,23 @@ def _calibrate(
     if src is not None and mapping.knowledge.ranges:
         notes.append(_loss(src, state, inner, batches.first))
     return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
+
+
+def _made(
+    inner: nn.Module,
+    expressions: Mapping[str, Expression],
+    state: Mapping[str, Any],
+    batches: "_First | None",
+    qconfig: Any,
+    kept: frozenset[str],
+) -> Refilled:
+    """Make the destination's state, by the way that its form was made."""
+    if isinstance(inner, fx.GraphModule) and float_twin(inner).stage is Stage.PT2E_CONVERTED:
+        return refill(inner, expressions, state, batches, qconfig, kept)
+    assert batches is not None
+    if isinstance(inner, fx.GraphModule):
+        return Refilled(calibrated_graph_state(inner, expressions, state, batches, qconfig, kept), {})
+    return Refilled(calibrated_state(inner, expressions, state, batches, qconfig, kept), {})
 
 
 def _is_range(reason: str) -> bool:

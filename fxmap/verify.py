@@ -30,6 +30,7 @@ from fxmap.plan import make_plan
 from fxmap.precision import SinglePrecision, behind_tables
 from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
 from fxmap.quantization.noise import equal_states, loss
+from fxmap.quantization.twin import COPY
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side
 from fxmap.structure import Plan
@@ -255,7 +256,7 @@ class _Trial:
         canonical = self.dst.main.canonical
         for key, store in self.dst.twin.stores.items():
             expression = self.mapping.get(self.dst.prefix + key)
-            if expression is None:
+            if expression is None or store.part == COPY:
                 continue
             value = expression.evaluate(state, quantized=False)
             for path, part in (
@@ -445,8 +446,11 @@ class _Trial:
             for key in ops.stored(op) if op.kind == TENSOR else ():
                 readers.setdefault(key, []).extend(user for user, _ in ops.users(op.name))
         statuses = dict(self.mapping.knowledge.statuses)
-        for key in self.dst.twin.stores:
+        for key, store in self.dst.twin.stores.items():
             name = self.dst.prefix + key
+            if store.part == COPY:
+                # Nothing reads it, whatever is in it.
+                continue
             parts = self.dst.names(key)
             users = [user for part in parts for user in readers.get(part, [])]
             if not users:

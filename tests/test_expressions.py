@@ -1,6 +1,7 @@
 """Expressions: values, JSON, Python, and what is refused."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fxmap.expressions import (
     Columns,
     Concat,
     Dequantized,
+    DequantizedParts,
     Difference,
     Expression,
     FoldedBias,
@@ -24,6 +26,7 @@ from fxmap.expressions import (
     NeutralVariance,
     Packed,
     Quantized,
+    QuantizedPart,
     Reshape,
     Scaled,
     Shifted,
@@ -55,6 +58,8 @@ ALL = [
     FoldedBias("conv", A, B, 1e-5),
     Quantized(A, SCHEME),
     Dequantized(A),
+    QuantizedPart(Quantized(A, SCHEME), "integers"),
+    DequantizedParts(A, B, B, 0),
     Packed(Quantized(A, SCHEME), B),
     Packed(A),
     Unpacked(A, 1),
@@ -90,6 +95,7 @@ def test_json_round_trip(expression: Expression) -> None:
         {"op": "shifted", "of": {"op": "source", "key": "a"}, "amount": True},
         {"op": "full", "shape": ["x"], "value": 0, "like": {"op": "source", "key": "a"}},
         {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": {}},
+        {"op": "quantized_part", "of": {"op": "source", "key": "a"}, "part": "rm"},
         {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": SCHEME.to_json() | {"dtype": "load"}},
         {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": SCHEME.to_json() | {"axis": "0"}},
         {"op": "quantized", "of": {"op": "source", "key": "a"}, "scheme": SCHEME.to_json() | {"qscheme": "strided"}},
@@ -98,6 +104,24 @@ def test_json_round_trip(expression: Expression) -> None:
 def test_malformed_json_is_refused(data: object) -> None:
     with pytest.raises(fxmap.MappingError):
         parse(data)
+
+
+@pytest.mark.parametrize("qscheme", ["per_channel_symmetric", "per_tensor_symmetric"])
+def test_parts_of_a_quantized_tensor_give_its_value(qscheme: str) -> None:
+    scheme = Scheme("qint8", qscheme, 0, -127, 127)
+    state: dict[str, Any] = {"a": torch.randn(3, 4)}
+    whole = Quantized(A, scheme)
+    for part in ("integers", "scales", "zero_points"):
+        state[part] = QuantizedPart(whole, part).evaluate(state)
+    axis = 0 if scheme.per_channel else -1
+    back = DequantizedParts(Source("integers"), Source("scales"), Source("zero_points"), axis)
+    expected = whole.evaluate(state).dequantize()
+    assert torch.equal(back.evaluate(state), expected)
+    python = fxmap.KeyMapping({"b": back, "c": QuantizedPart(whole, "integers")}).to_python()
+    namespace: dict[str, Any] = {}
+    exec(python, namespace)
+    assert torch.equal(namespace["convert"](state)["b"], expected)
+    assert torch.equal(namespace["convert"](state)["c"], state["integers"])
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])

@@ -55,6 +55,9 @@ def _shallow(module: nn.Module) -> nn.Module:
     twin.__dict__ = {
         name: value.copy() if isinstance(value, dict | set | list) else value for name, value in module.__dict__.items()
     }
+    # An exported module refuses both by attributes of its own, since they do nothing to its graph.
+    for name in ("train", "eval"):
+        twin.__dict__.pop(name, None)
     return twin
 
 

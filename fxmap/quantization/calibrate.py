@@ -7,18 +7,20 @@ float weights, fuse, prepare, calibrate, convert) would have made. Only then is 
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Expression, Packed, Quantized
+from fxmap.expressions import Expression, Packed, Quantized, QuantizedPart
 from fxmap.quantization.scheme import Scheme
 from fxmap.quantization.twin import Stage, Twin, float_twin
+
+Result = TypeVar("Result")
 
 
 def calibrated_state(
@@ -47,15 +49,15 @@ def calibrated_state(
 
     twin = float_twin(dst)
     module = twin.module.eval()
-    _fill(twin, expressions, state)
+    fill_twin(twin, expressions, state)
     _assign_qconfig(dst, twin, qconfig)
     with warnings.catch_warnings():
         # Notices of torch about its own deprecations, and about heads that the batches do not reach.
         warnings.simplefilter("ignore")
-        _attempt(partial(tq.prepare, module, inplace=True), "prepare")
+        attempt(partial(tq.prepare, module, inplace=True), "prepare")
         run(module, batches)
         if twin.stage is Stage.CONVERTED:
-            _attempt(partial(tq.convert, module, inplace=True), "convert")
+            attempt(partial(tq.convert, module, inplace=True), "convert")
     made = module.state_dict()
     own = dst.state_dict()
     if set(made) != set(own):
@@ -79,7 +81,8 @@ def run(module: nn.Module, batches: Iterable[Any]) -> int:
             args, kwargs = arguments(module, batch)
             try:
                 module(*args, **kwargs)
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+                # Guards of an exported graph assert.
                 raise QuantizationError(f"calibration batch {count}: the model refuses it: {error}") from error
             count += 1
     if not count:
@@ -99,29 +102,30 @@ def arguments(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str,
     return tuple(batch[: len(parameters)]), {}
 
 
-def _fill(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> None:
+def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> None:
+    """Give a twin the mapped weights, in float."""
     owners = {path: (owner, attribute) for path, owner, attribute in named_tensors(twin.module)}
     for key, store in twin.stores.items():
         expression = expressions.get(key)
         if expression is None:
             continue
-        for path, value in _floats(store.weight, store.bias, expression, state):
+        # Of the destination's integers, scales and zero points, each is made from one float weight.
+        for path, plain in zip((store.weight, store.bias), unquantized(expression), strict=False):
+            if path is None or plain is None:
+                continue
+            part = plain.evaluate(state)
             owner, attribute = owners[path]
             if attribute in owner._parameters:
-                owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+                owner._parameters[attribute] = nn.Parameter(part.detach().clone(), requires_grad=False)
             else:
-                owner._buffers[attribute] = value
+                owner._buffers[attribute] = part.detach().clone()
 
 
-def _floats(weight: str, bias: str | None, expression: Expression, state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the twin's tensors that an expression makes: quantization, and packing, left out."""
+def unquantized(expression: Expression) -> list[Expression | None]:
+    """Return the float tensors that an entry is made of: quantization, and packing, left out."""
     if isinstance(expression, Packed):
-        if bias is not None and expression.bias is not None:
-            yield bias, expression.bias.evaluate(state).detach().clone()
-        expression = expression.weight
-    if isinstance(expression, Quantized):
-        expression = expression.of
-    yield weight, expression.evaluate(state).detach().clone()
+        return [*unquantized(expression.weight), expression.bias]
+    return unquantized(expression.of) if isinstance(expression, Quantized | QuantizedPart) else [expression]
 
 
 def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
@@ -136,10 +140,10 @@ def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
             vars(module)["qconfig"] = own if qconfig is None or own is None else qconfig
         return
     converted = set(twin.converted)
-    schemes = {_owner(store.weight, converted): store.scheme for store in twin.stores.values() if store.scheme is not None}
+    schemes = {owner_of(store.weight, converted): store.scheme for store in twin.stores.values() if store.scheme is not None}
     for path, module in twin.module.named_modules():
         if path in converted:
-            module.qconfig = qconfig or _qconfig(schemes.get(path))
+            module.qconfig = qconfig or weight_qconfig(schemes.get(path))
         elif type(module) in DEFAULT_STATIC_QUANT_MODULE_MAPPINGS and not any(path.startswith(f"{c}.") for c in converted):
             # It could have been converted, and was not.
             vars(module)["qconfig"] = None
@@ -147,7 +151,8 @@ def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
         twin.module.qconfig = qconfig or tq.QConfig(activation=tq.default_observer, weight=tq.default_weight_observer)
 
 
-def _owner(path: str, converted: set[str]) -> str | None:
+def owner_of(path: str, converted: set[str]) -> str | None:
+    """Return the converted module that a tensor belongs to."""
     while path:
         path = path.rpartition(".")[0]
         if path in converted:
@@ -155,7 +160,8 @@ def _owner(path: str, converted: set[str]) -> str | None:
     return None
 
 
-def _qconfig(scheme: Scheme | None) -> Any:
+def weight_qconfig(scheme: Scheme | None) -> Any:
+    """Return torchvision's observer of activations, and an observer of weights of a scheme."""
     import torch.ao.quantization as tq
 
     if scheme is None:
@@ -170,9 +176,14 @@ def _qconfig(scheme: Scheme | None) -> Any:
     return tq.QConfig(activation=tq.default_observer, weight=weight)
 
 
-def _attempt(step: Any, name: str) -> None:
+def attempt(step: Callable[[], Result], name: str) -> Result:
+    """Run a step of torch's own.
+
+    Raises:
+        QuantizationError: torch refuses.
+    """
     try:
-        step()
+        return step()
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         raise QuantizationError(
             f"torch's {name} refuses the destination's layers with this qconfig: {error}. Nothing was written; "

@@ -2,6 +2,8 @@
 
 from torch import fx
 
+from fxmap.quantization.graph import border, quantized_name
+
 
 def floats_inside(graph: fx.Graph, converted: set[str]) -> list[str]:
     """Return the float modules with tensors that stand between quantize and dequantize in a converted model's twin.
@@ -24,6 +26,30 @@ def floats_inside(graph: fx.Graph, converted: set[str]) -> list[str]:
         if own and owners and not any(owner in converted for owner in owners):
             found[owners[-1]] = None
     return list(found)
+
+
+def floats_inside_graph(graph: fx.Graph, converted: set[str], floats: set[str]) -> list[str]:
+    """Return the float modules that a graph of convert_fx calls on int8 activations. Such a model cannot run.
+
+    Args:
+        graph: as it was converted, with its quantizing nodes.
+        converted: the modules that are int8.
+        floats: the modules that have float parameters.
+    """
+    quantized: set[fx.Node] = set()
+    found: list[str] = []
+    for node in graph.nodes:
+        inside = any(producer in quantized for producer in node.all_input_nodes)
+        name = border(node)
+        if node.op == "call_module" and str(node.target) in floats and inside:
+            found.append(str(node.target))
+        elif name is not None:
+            inside = name.startswith("quantize")
+        elif node.op == "call_module" and str(node.target) in converted:
+            inside = True
+        if (inside or quantized_name(node) is not None) and node.op != "output":
+            quantized.add(node)
+    return found
 
 
 def _stub(graph: fx.Graph, node: fx.Node) -> str:

@@ -15,7 +15,7 @@ class Scheme:
     """How a weight is quantized, in the words of torch's observers.
 
     `qscheme` is the name of a torch.qscheme ("per_tensor_symmetric", "per_channel_symmetric", ...), `axis` the channel
-    axis of a per-channel scheme, `quant_min` and `quant_max` the integers that are used.
+    axis of a per-channel scheme, `quant_min` and `quant_max` the integers that are used, `eps` the smallest scale.
     """
 
     dtype: str
@@ -23,6 +23,7 @@ class Scheme:
     axis: int
     quant_min: int
     quant_max: int
+    eps: float = torch.finfo(torch.float32).eps
 
     @property
     def per_channel(self) -> bool:
@@ -43,6 +44,7 @@ class Scheme:
             "qscheme": getattr(torch, self.qscheme),
             "quant_min": self.quant_min,
             "quant_max": self.quant_max,
+            "eps": self.eps,
         }
         observer = PerChannelMinMaxObserver(ch_axis=self.axis, **options) if self.per_channel else MinMaxObserver(**options)
         weight = weight.detach().float()
@@ -75,7 +77,7 @@ class Scheme:
         Raises:
             MappingError: fields are missing, unknown, or of the wrong type.
         """
-        types = {"dtype": str, "qscheme": str, "axis": int, "quant_min": int, "quant_max": int}
+        types = {"dtype": str, "qscheme": str, "axis": int, "quant_min": int, "quant_max": int, "eps": float}
         if not isinstance(data, dict) or set(data) != set(types):
             raise MappingError(f"not a quantization scheme: {data!r}; its fields are {', '.join(types)}")
         if any(type(data[name]) is not kind for name, kind in types.items()):

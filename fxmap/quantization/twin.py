@@ -17,11 +17,23 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxmap.capture.replica import named_tensors, replicate
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Dequantized, Expression, Packed, Quantized, Source, Unpacked
+from fxmap.expressions import (
+    Dequantized,
+    DequantizedParts,
+    Expression,
+    Packed,
+    Quantized,
+    QuantizedPart,
+    Source,
+    Unpacked,
+)
+from fxmap.quantization.domain import floats_inside_graph
+from fxmap.quantization.exported import GraphWeight, float_copy
+from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
 from fxmap.quantization.scheme import Scheme, is_narrow
 
 
@@ -36,16 +48,45 @@ class Stage(StrEnum):
     QAT = "prepared for QAT"
     DYNAMIC = "converted, dynamic int8"
     CONVERTED = "converted, static int8"
+    REFERENCE = "converted to reference modules, static int8"
+    PT2E_PREPARED = "prepared with observers (PT2E)"
+    PT2E_QAT = "prepared for QAT (PT2E)"
+    PT2E_CONVERTED = "converted (PT2E), static int8"
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether activations are quantized with ranges that come from calibration data."""
+        return self in (Stage.CONVERTED, Stage.REFERENCE, Stage.PT2E_CONVERTED)
+
+    @property
+    def is_qat(self) -> bool:
+        """Whether weights are scaled by their batch norm, and fake-quantized, in every forward."""
+        return self in (Stage.QAT, Stage.PT2E_QAT)
+
+    @property
+    def takes_calibration(self) -> bool:
+        """Whether calibration data can be used: for ranges, or for observers."""
+        return self.has_ranges or self in (Stage.PREPARED, Stage.PT2E_PREPARED)
+
+
+COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What one key of a model's state dict holds, in terms of tensors of the float twin."""
+    """What one key of a model's state dict holds, in terms of tensors of the float twin.
+
+    `part` says that it is the "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers
+    knows where the others are read, `parts`, scales before zero points. A "copy" holds the same weight in float, and nothing
+    reads it.
+    """
 
     weight: str
     bias: str | None = None
     scheme: Scheme | None = None
     packed: bool = False
+    part: str = ""
+    parts: tuple[Expression, Expression] | None = None
 
     def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
         """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
@@ -55,11 +96,18 @@ class Store:
             return None
         if self.scheme is not None:
             weight = Quantized(weight, self.scheme)
+        if self.part and self.part != COPY:
+            return QuantizedPart(weight, self.part)
         return Packed(weight, bias) if self.packed else weight
 
     def decode(self, key: str) -> dict[str, Expression]:
         """Make the twin tensors that this key holds."""
         whole = Source(key)
+        if self.parts is not None and self.scheme is not None:
+            axis = self.scheme.axis if self.scheme.per_channel else -1
+            return {self.weight: DequantizedParts(whole, *self.parts, axis)}
+        if self.part:
+            return {}
         parts: dict[str, Expression] = {self.weight: Unpacked(whole, 0) if self.packed else whole}
         if self.bias is not None:
             parts[self.bias] = Unpacked(whole, 1)
@@ -74,7 +122,7 @@ class Twin:
 
     `module` is the twin; `stores` says for every key with a float source what it holds; `kept` says for every other key
     what it is ("activation range", "observer", "constant"); `ranges` are the kept keys that must come from calibration
-    data; `converted` are the paths of the modules that are int8.
+    data; `converted` are the paths of the modules that are int8; `inside` the float modules that a graph calls on int8.
     """
 
     module: nn.Module
@@ -83,6 +131,7 @@ class Twin:
     kept: dict[str, str] = field(default_factory=dict)
     ranges: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def decoded(self) -> dict[str, Expression]:
         """Return how every tensor of the twin is read from the model's state dict."""
@@ -96,28 +145,23 @@ def float_twin(model: nn.Module) -> Twin:
         QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
     """
     state = model.state_dict()
-    # A model can only hold modules of torch.ao.quantization if something has imported it.
-    if "torch.ao.quantization" not in sys.modules:
+    # A model can only hold modules of these packages if something has imported them.
+    if sys.modules.keys().isdisjoint(_PACKAGES):
         return Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in state})
-    builder = _Builder(model)
-    twin = replicate(model, builder.replace)
+    builder = _Builder(model, state)
+    twin = builder.rewritten(replicate(model, builder.replace))
     for module in twin.modules():
         _drop_observer(module)
     own = {path for path, _, _ in named_tensors(twin)}
     stores = {key: builder.stores.get(key, Store(key)) for key in state if key in builder.stores or key in own}
-    kept = {key: _describe(key, builder.converted) for key in state if key not in stores}
+    kept = {key: builder.describe(key) for key in state if key not in stores}
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
-    return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted))
+    ranges += tuple(builder.literals)
+    return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted), builder.inside(model))
 
 
+_PACKAGES = ("torch.ao.quantization", "torchao.quantization.pt2e")
 ACTIVATION_RANGE = "activation range"
-
-
-def _describe(key: str, converted: dict[str, nn.Module]) -> str:
-    owner, _, attribute = key.rpartition(".")
-    if attribute in ("scale", "zero_point") and owner in converted and not _is_dynamic(converted[owner]):
-        return ACTIVATION_RANGE
-    return "constant of a converted module" if owner.removesuffix("._packed_params") in converted else "observer"
 
 
 def _is_dynamic(module: nn.Module) -> bool:
@@ -129,18 +173,80 @@ def _is_dynamic(module: nn.Module) -> bool:
 class _Builder:
     """Replaces quantized modules one by one while the replica is made, and notes what it replaced."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         self.stores: dict[str, Store] = {}
         self.converted: dict[str, nn.Module] = {}
-        self.static = self.qat = self.observed = False
+        self.static = self.qat = self.observed = self.reference = self.exported = self.faked = False
         self.narrow = is_narrow(_quantized_weights(model))
+        # Keys that only quantizing nodes of a graph read.
+        self.graph_ranges: set[str] = set()
+        self.state = state
+        self.literals: list[str] = []
+
+    def rewritten(self, twin: nn.Module) -> nn.Module:
+        """Give the graph modules of a twin their float graphs."""
+        for path, module in list(twin.named_modules()):
+            if not isinstance(module, fx.GraphModule):
+                continue
+            found = rewrite(module, path)
+            prefix = f"{path}." if path else ""
+            self._note(found, prefix)
+            if path:
+                owner, _, name = path.rpartition(".")
+                twin.get_submodule(owner)._modules[name] = found.module
+            else:
+                twin = found.module
+        return twin
+
+    def _note(self, found: Rewritten, prefix: str) -> None:
+        """Note how the tensors of a graph are kept."""
+        self.literals += [f"{prefix}{name} (a literal of the graph)" for name in found.literals]
+        self.graph_ranges |= {prefix + target for target in found.ranges}
+        self.static |= bool(self.graph_ranges or self.literals)
+        self.exported |= found.exported
+        for weight in found.weights:
+            self._keep_in_parts(found, weight, prefix)
+
+    def _keep_in_parts(self, found: Rewritten, weight: GraphWeight, prefix: str) -> None:
+        if prefix:
+            raise QuantizationError(f"{prefix}{weight.target}: a converted graph inside another model is not supported")
+        zero_point = self.state.get(weight.zero_point) if isinstance(weight.zero_point, str) else None
+        scheme = weight.scheme(zero_point)
+        if not self.state[weight.target].is_floating_point():
+            self.stores[weight.target] = Store(weight.target, scheme=scheme, part="integers", parts=weight.parts())
+        for key, part in ((weight.scale, "scales"), (weight.zero_point, "zero_points")):
+            if isinstance(key, str):
+                self.stores[key] = Store(weight.target, scheme=scheme, part=part)
+        read = {str(node.target) for node in found.module.graph.nodes if node.op == "get_attr"}
+        dead = {key: value for key, value in self.state.items() if key not in read and key not in self.stores}
+        copy = float_copy(weight, tensor_at(found.module, weight.target), dead)
+        if copy is not None:
+            self.stores[copy] = Store(weight.target, part=COPY)
+
+    def inside(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the float modules that a converted graph calls on int8 activations, which can't run."""
+        if not isinstance(model, fx.GraphModule) or self.reference:
+            return ()
+        converted = {path for path, module in self.converted.items() if not _is_dynamic(module)}
+        floats = {path for path, module in model.named_modules() if any(True for _ in module.parameters())} - converted
+        return tuple(floats_inside_graph(model.graph, converted, floats))
+
+    def describe(self, key: str) -> str:
+        """Say what a key without a float counterpart is."""
+        owner, _, attribute = key.rpartition(".")
+        if key in self.graph_ranges:
+            return ACTIVATION_RANGE
+        if attribute in ("scale", "zero_point") and owner in self.converted and not _is_dynamic(self.converted[owner]):
+            return ACTIVATION_RANGE
+        return "constant of a converted module" if owner.removesuffix("._packed_params") in self.converted else "observer"
 
     def replace(self, path: str, module: nn.Module) -> nn.Module | None:
         import torch.ao.nn.quantized as nnq
         import torch.ao.quantization as tq
 
-        if isinstance(module, tq.FakeQuantizeBase | tq.ObserverBase):
+        if is_observer(module):
             self.observed = True
+            self.faked |= isinstance(getattr(module, "fake_quant_enabled", None), Tensor)
             return nn.Identity()
         if isinstance(module, nnq.Quantize):
             return self._convert(path, module, tq.QuantStub())
@@ -152,6 +258,8 @@ class _Builder:
             return self._convert_linear(path, module)
         if hasattr(module, "_weight_bias") and hasattr(module, "kernel_size"):
             return self._convert_convolution(path, module)
+        if type(module).__module__.startswith("torch.ao.nn.quantized.reference."):
+            return self._convert_reference(path, module)
         if isinstance(module, _qat_kinds()):
             self.qat = self.observed = True
             return self._unprepare(path, module)
@@ -166,6 +274,10 @@ class _Builder:
         import torch.ao.nn.intrinsic as nni
         import torch.ao.quantization as tq
 
+        if self.exported and (self.observed or self.static):
+            return Stage.PT2E_CONVERTED if self.static else Stage.PT2E_QAT if self.faked else Stage.PT2E_PREPARED
+        if self.reference:
+            return Stage.REFERENCE
         if self.converted:
             return Stage.CONVERTED if self.static else Stage.DYNAMIC
         if self.observed:
@@ -233,6 +345,21 @@ class _Builder:
         if bias is not None:
             self.stores[f"{path}.bias"] = Store(f"{inner}.bias")
         twin = getattr(nni, f"ConvReLU{dims}d")(convolution, nn.ReLU()) if relu else convolution
+        return self._convert(path, module, twin)
+
+    def _convert_reference(self, path: str, module: Any) -> nn.Module:
+        """Take a reference module, which keeps a float weight beside how it is quantized, for its float class."""
+        if not hasattr(module, "weight_qscheme"):
+            raise QuantizationError(f"{path}: {type(module).__qualname__} has no float twin in fxmap")
+        self.reference = True
+        twin = _base(module)
+        quantized = module.get_quantized_weight()
+        scheme = self._scheme(quantized) if quantized.is_quantized else None
+        weight = f"{path}.weight" if path else "weight"
+        for name, part in (("weight_scale", "scales"), ("weight_zero_point", "zero_points"), ("weight_axis", "")):
+            twin._buffers.pop(name, None)
+            if scheme is not None and part:
+                self.stores[weight.removesuffix("weight") + name] = Store(weight, scheme=scheme, part=part)
         return self._convert(path, module, twin)
 
     def _convert_subclass(self, path: str, module: nn.Module) -> nn.Module:
@@ -318,4 +445,6 @@ def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 def _quantized_weights(model: nn.Module) -> list[Tensor]:
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "_weight_bias")]
     weights = [layer._weight_bias()[0] for layer in layers]
+    references: list[Any] = [module for module in model.modules() if hasattr(module, "get_quantized_weight")]
+    weights += [layer.get_quantized_weight() for layer in references]
     return [weight for weight in weights if isinstance(weight, Tensor) and weight.is_quantized]

@@ -1,0 +1,229 @@
+"""The float twin of a graph: what a GraphModule that torch made for quantization computes, without the quantization.
+
+A graph of prepare_fx, convert_fx, prepare_pt2e or convert_pt2e is a float graph with nodes added or replaced:
+
+    observer(x), fake_quantize(x), quantize(x, scale, zero_point), dequantize(x)  ->  x
+    quantized.add_relu(a, b, scale, zero_point)                                   ->  relu(add(a, b))
+
+What the removed nodes alone read (scales, zero points) leaves the twin with them.
+"""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fxmap.errors import QuantizationError
+from fxmap.expressions import dequantized
+from fxmap.quantization.exported import GraphWeight, evaluate, graph_weight, unscale_convolutions
+
+# Arguments of torch.ops.quantized that say how the result is quantized.
+_RANGES = ("scale", "zero_point", "output_scale", "output_zero_point")
+# What the functions of torch.ops.quantized compute; the arguments that are left are the float function's, in its order.
+_FLOAT: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "mul": operator.mul,
+    "matmul": torch.matmul,
+    "cat": torch.cat,
+    "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
+    "leaky_relu": F.leaky_relu,
+    "prelu": F.prelu,
+    "softmax": F.softmax,
+    "layer_norm": F.layer_norm,
+    "group_norm": F.group_norm,
+}
+_QUANTIZE = {"quantize_per_tensor", "quantize_per_channel", "quantize_per_tensor_dynamic"}
+_BORDERS = _QUANTIZE | {"dequantize", "dequantize_per_tensor", "dequantize_per_channel"}
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten graph module, and what left its graph.
+
+    `ranges` are the paths of the tensors that only removed nodes read, `literals` the nodes that quantize activations with
+    numbers of their own, and `weights` those that the graph quantizes or dequantizes; `exported` says that its operations
+    are those of torch.export.
+    """
+
+    module: fx.GraphModule
+    ranges: frozenset[str]
+    literals: tuple[str, ...]
+    weights: tuple[GraphWeight, ...]
+    exported: bool
+
+
+def rewrite(replica: fx.GraphModule, path: str) -> Rewritten:
+    """Give a replica of a graph module a graph of its own, in float; the original keeps its graph and its class.
+
+    Args:
+        replica: whose modules are those of a twin already: observers are identities.
+        path: of the module in the model, for messages.
+
+    Raises:
+        QuantizationError: the graph calls a quantized function without a float counterpart here.
+    """
+    original = replica.graph
+    weights = tuple(weight for node in original.nodes if (weight := graph_weight(node)) is not None)
+    parts = {part for weight in weights for part in (weight.scale, weight.zero_point) if isinstance(part, str)}
+    removed = {str(node.target) for node in original.nodes if node.op == "get_attr" and _is_range(node)}
+    literals = tuple(node.name for node in original.nodes if _has_literal_range(node))
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(original, {}))
+    for node in list(graph.nodes):
+        if border(node) is not None or _is_identity(replica, node):
+            _bypass(graph, node)
+        elif (name := quantized_name(node)) is not None:
+            _compute_in_float(graph, node, name, path)
+    exported = any(getattr(node.target, "namespace", "") == "aten" for node in graph.nodes)
+    if exported:
+        evaluate(graph)
+        unscale_convolutions(graph)
+    drop_dead_reads(graph)
+    twin = fx.GraphModule(nn.Module(), fx.Graph())
+    vars(twin).update({name: value for name, value in vars(replica).items() if name not in ("_graph", "_code")})
+    twin.graph = graph
+    for weight in weights:
+        _read_in_float(twin, replica, weight)
+    for target in removed:
+        _remove(twin, target)
+    return Rewritten(twin, frozenset(removed - parts), literals, weights, exported)
+
+
+def tensor_at(module: nn.Module, target: str) -> Tensor:
+    """Return a parameter or buffer by its path."""
+    owner, _, attribute = target.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(owner), attribute)
+    return tensor
+
+
+def norm_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the batch norms of a model, which an exported one has in its graph alone."""
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    found: dict[str, Tensor] = {
+        f"{path}.weight": part.weight for path, part in model.named_modules() if isinstance(part, norms) and part.affine
+    }
+    for node in model.graph.nodes if isinstance(model, fx.GraphModule) else ():
+        weight = node.args[1] if node.target is torch.ops.aten.batch_norm.default else None
+        if isinstance(weight, fx.Node) and weight.op == "get_attr":
+            found[str(weight.target)] = tensor_at(model, str(weight.target))
+    return found
+
+
+def _is_range(node: fx.Node) -> bool:
+    """Whether a tensor only says how others are quantized."""
+    return bool(node.users) and all(
+        (border(user) is not None and user.args[0] is not node) or quantized_name(user) is not None for user in node.users
+    )
+
+
+def _has_literal_range(node: fx.Node) -> bool:
+    quantizes = border(node) == "quantize_per_tensor" and graph_weight(node) is None
+    return quantizes and not isinstance(node.args[1], fx.Node)
+
+
+def _remove(module: fx.GraphModule, target: str) -> None:
+    owner, _, attribute = target.rpartition(".")
+    for tensors in (module.get_submodule(owner)._buffers, module.get_submodule(owner)._parameters):
+        tensors.pop(attribute, None)
+
+
+def _read_in_float(twin: fx.GraphModule, replica: fx.GraphModule, weight: GraphWeight) -> None:
+    """Give the twin a weight in float where the graph reads integers."""
+    integers = tensor_at(replica, weight.target)
+    if integers.is_floating_point():
+        return
+    scale, zero_point = (
+        tensor_at(replica, part) if isinstance(part, str) else torch.tensor([part])
+        for part in (weight.scale, weight.zero_point)
+    )
+    value = dequantized(integers, scale.detach(), zero_point, weight.axis)
+    _remove(twin, weight.target)
+    owner, _, attribute = weight.target.rpartition(".")
+    twin.get_submodule(owner)._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+
+
+def quantized_name(node: fx.Node) -> str | None:
+    """Return which function of torch.ops.quantized a node calls; None if none.
+
+    >>> graph = fx.Graph()
+    >>> x = graph.placeholder("x")
+    >>> quantized_name(graph.call_function(torch.ops.quantized.add_relu, (x, x, 1.0, 0)))
+    'add_relu'
+    """
+    if node.op != "call_function":
+        return None
+    packet = getattr(node.target, "overloadpacket", node.target)
+    qualified = getattr(packet, "_qualified_op_name", "")
+    return qualified.partition("::")[2] if qualified.startswith("quantized::") else None
+
+
+def border(node: fx.Node) -> str | None:
+    """Return the name of a node that quantizes or dequantizes a tensor; None for others."""
+    if node.op == "call_method":
+        name = str(node.target)
+    elif node.op == "call_function":
+        name = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
+    else:
+        return None
+    return name if name in _BORDERS else None
+
+
+def is_observer(module: nn.Module) -> bool:
+    """Whether a module is an observer or fake quantizer of torch.ao or torchao, neither of which is imported for it."""
+    return any(
+        kind.__name__ in ("ObserverBase", "FakeQuantizeBase") and kind.__module__.split(".")[0] in ("torch", "torchao")
+        for kind in type(module).__mro__
+    )
+
+
+def _is_identity(replica: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node calls an identity, or a check of the inputs' shapes that torch.export leaves behind."""
+    if node.op != "call_module":
+        return False
+    return node.target == "_guards_fn" or isinstance(replica.get_submodule(str(node.target)), nn.Identity)
+
+
+def _bypass(graph: fx.Graph, node: fx.Node) -> None:
+    if node.args and isinstance(node.args[0], fx.Node):
+        node.replace_all_uses_with(node.args[0])
+    graph.erase_node(node)
+
+
+def _compute_in_float(graph: fx.Graph, node: fx.Node, name: str, path: str) -> None:
+    plain = name.removesuffix("_relu")
+    function = _FLOAT.get(plain)
+    if function is None:
+        raise QuantizationError(
+            f"{path or 'the graph'}: {node.name} calls torch.ops.quantized.{name}, whose float counterpart is not known; "
+            "known are " + ", ".join(_FLOAT)
+        )
+    args = tuple(_plain_arguments(node))
+    with graph.inserting_before(node):
+        result = graph.call_function(function, args)
+        if plain != name:
+            result = graph.call_function(F.relu, (result,))
+    result.meta = dict(node.meta)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def _plain_arguments(node: fx.Node) -> Iterator[Any]:
+    packet: Any = node.target
+    schema = getattr(packet, "_schema", None) or getattr(packet, packet.overloads()[0])._schema
+    names = [argument.name for argument in schema.arguments]
+    bound = dict(zip(names, node.args, strict=False)) | node.kwargs
+    for name in names:
+        if name in bound and name not in _RANGES:
+            yield bound[name]
+
+
+def drop_dead_reads(graph: fx.Graph) -> None:
+    """Take reads of tensors out of a graph that nothing uses."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
