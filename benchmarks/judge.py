@@ -306,6 +306,7 @@ def _load_failure(case: Case, row: Row, mapping: fxmap.KeyMapping, dst: nn.Modul
 
 
 def built(build: Build, seed: int) -> nn.Module:
+    """Build a model in float32 and eval mode, with weights that the seed gives."""
     torch.manual_seed(seed)
     model = build().float()
     nn.Module.eval(model)
@@ -319,6 +320,7 @@ def _run(function: Callable[[], Any]) -> Any:
 
 
 def output(model: nn.Module, inputs: tuple[Tensor, ...], output: Output | None) -> Tensor:
+    """Run a model, and return the tensor of its output that counts."""
     return main_tensor(_run(lambda: model(*inputs) if output is None else output(model, *inputs))).detach().float()
 
 

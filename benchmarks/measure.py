@@ -152,18 +152,21 @@ def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
 
 
 def source_of(subject: Subject, pair: Pair) -> nn.Module:
+    """Return the source in its form."""
     if pair.src is Form.FLOAT:
         return subject.source
     return recipes.build_form(subject.name, pair.src, subject.source.state_dict(), subject.data)
 
 
 def destination_of(subject: Subject, pair: Pair) -> nn.Module:
+    """Build the destination's form from other weights and other data."""
     # Fake-quants act on the output and are kept: they stay fresh, as the reference's, so that outputs can be compared.
     data = () if pair.dst is Form.QAT else subject.other_data
     return recipes.build_form(subject.name, pair.dst, subject.other, data)
 
 
 def reference_of(subject: Subject, pair: Pair, src: nn.Module, own: Mapping[str, Any]) -> nn.Module:
+    """Build what the destination must become; `own` is what it held before."""
     if not pair.src.is_static_int8:
         data = subject.data if pair.calibrated else ()
         return recipes.reference_form(subject.source, subject.name, pair.dst, data)
@@ -244,6 +247,7 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def snapshot(value: Any) -> Any:
+    """Copy a state dict, packed weights too."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Random networks of convolutions with a planted mapping: one specification, built twice under different names, orders and forms."""
+"""Random networks of convolutions with a planted mapping: one specification, built twice under other names and orders."""
 
 import random
 from dataclasses import dataclass

@@ -1,10 +1,15 @@
 """The command: which cases and mappers, the tables, the files."""
 
 import json
+import random
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import date
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +22,10 @@ from benchmarks.accuracy.mappers import MAPPERS
 from benchmarks.accuracy.page import write_page
 from benchmarks.accuracy.run import NOT_INSTALLED, Row, run_case
 from benchmarks.accuracy.totals import Total, ahead, false_claims, groups_of, is_ours, mappers_of, totals
-from benchmarks.output import progress, write_json
+from benchmarks.output import progress, versions, write_json
 from benchmarks.workers import LIBRARIES, run_all
 
+SECONDS = 60.0
 WIDTH = 180  # of the tables where the output is no terminal
 PEER_PACKAGES = ("weightbridge", "iatransfer", "lit-wsl")
 # One column a line: its title, and how its cell is made.
@@ -45,7 +51,7 @@ def command(
     mappers: Annotated[str, typer.Option(help="Only these mappers, separated by semicolons.")] = "",
     packages: Annotated[list[Path] | None, typer.Option(help="Folders with packages that are not installed.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one thread each.")] = 1,
-    seconds: Annotated[float, typer.Option(min=1, help="What a mapper may take for a case.")] = 60,
+    seconds: Annotated[float, typer.Option(min=1, help="What a mapper may take for a case.")] = SECONDS,
     read: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Show an earlier run's JSON file; run nothing.")
     ] = None,
@@ -69,21 +75,27 @@ def command(
         if not chosen:
             raise typer.BadParameter("no case is named so", param_hint="--only")
         folders = [str(folder.resolve()) for folder in packages or []]
+        data = about(folders)
         rows = []
         for rows in _measured(chosen, names, jobs, seconds, folders):
             if json_file is not None:
                 # After every case: a run that is stopped is not lost.
-                write_json(json_file, "accuracy", [asdict(row) for row in rows], time.perf_counter() - start, **_more())
-    took = time.perf_counter() - start
-    _print(rows, took)
+                write_json(json_file, "accuracy", [asdict(row) for row in rows], time.perf_counter() - start, **data)
+    _print(rows, time.perf_counter() - start)
     if html_file is not None:
-        write_page(html_file, rows, _more() | {"seconds": took} if read is None else data)
+        write_page(html_file, rows, data | {"remarks": remarks(rows)})
     if ahead(rows) or any(is_ours(row.mapper) for row in false_claims(rows)):
         raise typer.Exit(1)
 
 
-def _more() -> dict[str, Any]:
-    return {"peers": PEER_PACKAGES}
+def about(folders: list[str]) -> dict[str, Any]:
+    """Return what a run is made with: versions, the peers' too, the command, and the date."""
+    found = dict.fromkeys(PEER_PACKAGES)
+    for package in metadata.distributions(path=[*sys.path, *folders]):
+        if package.name in found and found[package.name] is None:
+            found[package.name] = package.version
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    return {"versions": versions(), "peers": found, "command": command, "date": date.today().isoformat()}
 
 
 def _row(data: dict[str, Any]) -> Row:
@@ -113,12 +125,16 @@ def _measured(
     # The processes inside have limits of their own; this one is for a case that cannot even be built.
     limit = 600 + (seconds + 120) * len(mappers)
     preload = (*LIBRARIES, "benchmarks.accuracy.preload", "benchmarks.accuracy.run")
-    ends = run_all(work, list(found), jobs=jobs, seconds=limit, preload=preload, packages=folders, nested=True)
+    # At random, so that a run that is stopped has seen all groups.
+    order = random.Random(0).sample(list(found), len(found))
+    ends = run_all(work, order, jobs=jobs, seconds=limit, preload=preload, packages=folders, nested=True)
     for ended in progress(ends, len(found), lambda ended: ended.task):
         rows = list(ended.results)
         done = {row.mapper for row in rows}
         if ended.failure:
-            rows += [Row(groups[ended.task], ended.task, name, not_run=ended.failure) for name in mappers if name not in done]
+            rows += [
+                Row(groups[ended.task], ended.task, name, not_run=ended.failure) for name in mappers if name not in done
+            ]
         found[ended.task] = rows
         yield [row for rows in found.values() for row in rows]
 

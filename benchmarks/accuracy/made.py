@@ -71,7 +71,9 @@ def _head(path: str, classes: int = 7) -> Make:
 
 def _stem(path: str, channels: int) -> Make:
     def make(conv: Any) -> nn.Module:
-        return nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None)
+        return nn.Conv2d(
+            channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None
+        )
 
     return _replaced(path, make)
 

@@ -48,14 +48,15 @@ class Problem(Protocol):
         """The number of the destination's keys."""
 
     def judge(self, made: Made) -> Verdict:
-        """Fill a fresh destination, and compare keys and function."""
+        """Fill the fresh destination, and compare keys and function: once, in a process that ends then."""
 
 
 @dataclass(frozen=True)
 class PairProblem:
-    """A pair of the registry, or one that is made in its manner."""
+    """A pair of the registry, or one that is made in its manner; `fresh` is the destination that is filled."""
 
     case: Case
+    fresh: nn.Module
     options: dict[str, Any] = field(default_factory=dict)
     calibration: None = None
 
@@ -66,7 +67,7 @@ class PairProblem:
         options: dict[str, Any] = {"example_inputs": case.inputs}
         if pair.src_out or pair.dst_out:
             options |= {"src_forward": pair.src_out, "dst_forward": pair.dst_out}
-        return cls(case, options)
+        return cls(case, case.fresh(), options)
 
     @property
     def src(self) -> nn.Module:
@@ -88,10 +89,9 @@ class PairProblem:
         return len(nn.Module.state_dict(self.case.dst))
 
     def judge(self, made: Made) -> Verdict:
-        dst = self.case.fresh()
-        state = nn.Module.state_dict(dst)
+        state = nn.Module.state_dict(self.fresh)
         fit = {key: value for key, value in made.items() if key in state and value.shape == state[key].shape}
-        equal = loaded_error(self.case, dst, fit) <= TOLERANCE
+        equal = loaded_error(self.case, self.fresh, fit) <= TOLERANCE
         found = count(self.case, made, state, equal)
         return Verdict(found.right, found.wrong, found.missing, equal)
 
@@ -134,7 +134,9 @@ class FormProblem:
             output = recipes.output(self._fresh, self._test)
         error = (output - self._output).abs().max() / self._output.abs().max()
         wrong = tuple(key for key in different if key in made)
-        return Verdict(len(self._sourced) - len(different), wrong, tuple(different.difference(wrong)), bool(error <= TOLERANCE))
+        return Verdict(
+            len(self._sourced) - len(different), wrong, tuple(different.difference(wrong)), bool(error <= TOLERANCE)
+        )
 
 
 def _fits(own: Any, value: Any) -> bool:

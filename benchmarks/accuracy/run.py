@@ -1,5 +1,6 @@
 """Run mappers on a case, each in a process of its own with a time limit, and judge what they make."""
 
+import gc
 import resource
 import time
 from collections.abc import Iterator
@@ -76,6 +77,8 @@ def run_mappers(case: Case, mappers: tuple[str, ...], seconds: float) -> Iterato
         for mapper in mappers:
             yield Row(case.group, case.name, mapper, not_run=f"{type(error).__name__}: {error}")
         return
+    # The garbage collector of a process would touch, and so copy, what it shares with this one.
+    gc.freeze()
     for mapper in mappers:
         if isinstance(problem, NamedPair) and MAPPERS[mapper].trees is None:
             continue
