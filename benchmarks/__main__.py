@@ -3,8 +3,10 @@
 import typer
 
 from benchmarks import compare, forms, names, pairs, proof, speed
+from benchmarks.accuracy import command as accuracy
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
+app.command("accuracy")(accuracy.command)
 app.command("forms")(forms.command)
 app.command("pairs")(pairs.command)
 app.command("names")(names.command)

@@ -8,7 +8,7 @@ import gc
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,22 +100,22 @@ class Case:
         Raises:
             ImportError: a package is absent.
         """
-        (src, dst), seconds = _timed(lambda: (_built(pair.src, seed=1), _built(pair.dst, seed=2)))
+        (src, dst), seconds = _timed(lambda: (built(pair.src, seed=1), built(pair.dst, seed=2)))
         torch.manual_seed(3)
         inputs = pair.inputs()
-        randomise(src, 5, lambda model: _output(model, inputs, pair.src_out))
-        expected = _output(src, inputs, pair.src_out)
+        randomise(src, 5, lambda model: output(model, inputs, pair.src_out))
+        expected = output(src, inputs, pair.src_out)
         known = truth_of(pair.id)
         truth = None if known is None else {k: v.clone() for k, v in known.values(src.state_dict()).items()}
         return cls(pair, src, dst, seconds, inputs, expected, truth, frozenset() if known is None else known.unread)
 
     def fresh(self) -> nn.Module:
         """Build the destination anew, from another seed."""
-        return _built(self.pair.dst, seed=4)
+        return built(self.pair.dst, seed=4)
 
     def error(self, dst: nn.Module) -> float:
         """Compare outputs, relative to the source's largest absolute value; infinite where that is not possible."""
-        actual = _output(dst, self.inputs, self.pair.dst_out)
+        actual = output(dst, self.inputs, self.pair.dst_out)
         if actual.shape != self.expected.shape or not actual.isfinite().all():
             return float("inf")
         scale = self.expected.abs().max()
@@ -146,7 +146,7 @@ def judge(pair: Pair, *, proof: bool, controls: bool) -> Iterator[Row]:
     if controls:
         rows[0].controls = {name: _control(case, mapper) for name, mapper in CONTROLS.items()}
         if case.truth is not None:
-            rows[0].controls["truth"] = _loaded_error(case, case.fresh(), case.truth) <= TOLERANCE
+            rows[0].controls["truth"] = loaded_error(case, case.fresh(), case.truth) <= TOLERANCE
     for row in rows:
         row.seconds_build = case.seconds
         _judge(case, row, proof)
@@ -177,10 +177,15 @@ def _judge(case: Case, row: Row, proof: bool) -> None:
     row.notes = list(mapping.knowledge.notes)
     row.statuses = dict(Counter(str(mapping.status(key)) for key in mapping.knowledge.statuses).most_common())
     dst = case.fresh()
-    row.error = _loaded_error(case, dst, made)
+    row.error = loaded_error(case, dst, made)
     row.equal = row.error <= TOLERANCE
     state = nn.Module.state_dict(dst)
-    _count(case, row, made, state)
+    found = count(case, made, state, row.equal)
+    row.keys, row.right, row.wrong = found.keys, found.right, len(found.wrong)
+    row.missing, row.unread_missing = len(found.missing), found.unread_missing
+    # Without a truth map it is not known which of them are wrong.
+    row.wrong_keys = list(found.wrong) if case.truth is not None else []
+    row.missing_keys = list(found.missing)
     if proof:
         _check_proof(case, row, mapping, state)
     row.load_failure = _load_failure(case, row, mapping, dst)
@@ -214,10 +219,10 @@ def _plain_output(case: Case) -> Any:
 
 
 def _control(case: Case, mapper: Callable[[State, State], dict[str, Tensor]]) -> bool:
-    return _loaded_error(case, case.fresh(), mapper(case.src.state_dict(), case.dst.state_dict())) <= TOLERANCE
+    return loaded_error(case, case.fresh(), mapper(case.src.state_dict(), case.dst.state_dict())) <= TOLERANCE
 
 
-def _loaded_error(case: Case, dst: nn.Module, made: State) -> float:
+def loaded_error(case: Case, dst: nn.Module, made: State) -> float:
     """Write tensors into a fresh destination, and return the error of its output.
 
     Tensors are written in place: keys that are tied follow one another, keys that are not made keep the fresh values.
@@ -235,20 +240,27 @@ def _loaded_error(case: Case, dst: nn.Module, made: State) -> float:
         return float("inf")
 
 
-def _count(case: Case, row: Row, made: State, dst: State) -> None:
-    """Count keys that are right, wrong and missing."""
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Keys that are judged, how many are right, and which are wrong and missing."""
+
+    keys: int
+    right: int
+    wrong: tuple[str, ...]
+    missing: tuple[str, ...]
+    unread_missing: int
+
+
+def count(case: Case, made: Collection[str], dst: State, equal: bool) -> Counts:
+    """Count keys that are right, wrong (made, with another value) and missing in a filled destination."""
     if case.truth is None:
         keys = _judged_keys(case)
-        absent = [key for key in keys if key not in made]
+        there, absent = [key for key in keys if key in made], tuple(key for key in keys if key not in made)
         # Which keys are wrong is not known; where the function is equal, none is, and what is absent does not matter.
-        row.keys, row.right, row.unread_missing = len(keys), len(keys) - len(absent), len(absent)
-        if not row.equal:
-            row.right, row.wrong, row.missing, row.missing_keys = 0, row.right, len(absent), absent
-            row.unread_missing = 0
-        return
+        return Counts(len(keys), len(there), (), (), len(absent)) if equal else Counts(len(keys), 0, tuple(there), absent, 0)
     right, wrong, missing, unread = 0, [], [], 0
     for key, value in case.truth.items():
-        if _close(dst[key], value) or (row.equal and key in made):
+        if _close(dst[key], value) or (equal and key in made):
             right += 1
         elif key in made:
             wrong.append(key)
@@ -256,9 +268,7 @@ def _count(case: Case, row: Row, made: State, dst: State) -> None:
             unread += 1
         else:
             missing.append(key)
-    row.keys, row.right, row.wrong = len(case.truth), right, len(wrong)
-    row.missing, row.unread_missing = len(missing), unread
-    row.wrong_keys, row.missing_keys = wrong, missing
+    return Counts(len(case.truth), right, tuple(wrong), tuple(missing), unread)
 
 
 def _judged_keys(case: Case) -> list[str]:
@@ -295,7 +305,8 @@ def _load_failure(case: Case, row: Row, mapping: fxmap.KeyMapping, dst: nn.Modul
     return "" if equal == row.equal else "load_into gives another output than copying the values"
 
 
-def _built(build: Build, seed: int) -> nn.Module:
+def built(build: Build, seed: int) -> nn.Module:
+    """Build a model in float32 and eval mode, with weights that the seed gives."""
     torch.manual_seed(seed)
     model = build().float()
     nn.Module.eval(model)
@@ -308,7 +319,8 @@ def _run(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def _output(model: nn.Module, inputs: tuple[Tensor, ...], output: Output | None) -> Tensor:
+def output(model: nn.Module, inputs: tuple[Tensor, ...], output: Output | None) -> Tensor:
+    """Run a model, and return the tensor of its output that counts."""
     return main_tensor(_run(lambda: model(*inputs) if output is None else output(model, *inputs))).detach().float()
 
 

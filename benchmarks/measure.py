@@ -144,10 +144,10 @@ def measure(subject: Subject, form: str, *, proof: bool) -> Row:
 
 
 def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
-    src = _source(subject, pair)
-    dst = _destination(subject, pair)
-    own = _snapshot(dst.state_dict())
-    reference = _reference(subject, pair, src, own)
+    src = source_of(subject, pair)
+    dst = destination_of(subject, pair)
+    own = snapshot(dst.state_dict())
+    reference = reference_of(subject, pair, src, own)
     cpu = time.process_time()
     mapping, row.seconds_map = _timed(lambda: fxmap.auto_map(src, dst, example_inputs=_inputs(subject, pair), verify=False))
     row.cpu_seconds_map = time.process_time() - cpu
@@ -155,7 +155,7 @@ def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
         _prove(src, dst, _inputs(subject, pair), row)
     mapping, row.seconds_fill = _timed(lambda: _fill(subject, pair, src, dst, mapping))
     row.unexpected = len(mapping.unexpected)
-    expected, sourced = _expected(pair, reference, own)
+    expected, sourced = expected_state(pair, reference, own)
     actual = dst.state_dict()
     if pair.src.is_static_int8:
         expected, actual = (recipes.with_fold_factors(dst, state) for state in (expected, actual))
@@ -171,19 +171,22 @@ def _inputs(subject: Subject, pair: Pair) -> Tensor | None:
     return subject.test if exported else None
 
 
-def _source(subject: Subject, pair: Pair) -> nn.Module:
+def source_of(subject: Subject, pair: Pair) -> nn.Module:
+    """Return the source in its form."""
     if pair.src is Form.FLOAT:
         return subject.source
     return recipes.build_form(subject.name, pair.src, subject.source.state_dict(), subject.data)
 
 
-def _destination(subject: Subject, pair: Pair) -> nn.Module:
+def destination_of(subject: Subject, pair: Pair) -> nn.Module:
+    """Build the destination's form from other weights and other data."""
     # Fake-quants act on the output and are kept: they stay fresh, as the reference's, so that outputs can be compared.
     data = () if pair.dst.is_qat else subject.other_data
     return recipes.build_form(subject.name, pair.dst, subject.other, data)
 
 
-def _reference(subject: Subject, pair: Pair, src: nn.Module, own: Mapping[str, Any]) -> nn.Module:
+def reference_of(subject: Subject, pair: Pair, src: nn.Module, own: Mapping[str, Any]) -> nn.Module:
+    """Build what the destination must become; `own` is what it held before."""
     if not pair.src.is_static_int8:
         data = subject.data if pair.calibrated else ()
         return recipes.reference_form(subject.source, subject.name, pair.dst, data)
@@ -215,7 +218,7 @@ def _prove(src: nn.Module, dst: nn.Module, inputs: Tensor | None, row: Row) -> N
         row.proof_error = str(mapping.proof.divergence or mapping.proof)
 
 
-def _expected(pair: Pair, reference: nn.Module, own: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+def expected_state(pair: Pair, reference: nn.Module, own: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """Return what the destination must hold, and which keys of it have a float source; `own` is what it held before."""
     expected = dict(reference.state_dict())
     sourced = recipes.sourced_keys(reference, pair.dst)
@@ -263,9 +266,10 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return function(), time.perf_counter() - start
 
 
-def _snapshot(value: Any) -> Any:
+def snapshot(value: Any) -> Any:
+    """Copy a state dict, packed weights too."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):
-        return {key: _snapshot(part) for key, part in value.items()}
-    return tuple(_snapshot(part) for part in value) if isinstance(value, tuple) else value
+        return {key: snapshot(part) for key, part in value.items()}
+    return tuple(snapshot(part) for part in value) if isinstance(value, tuple) else value

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,9 +32,14 @@ def progress(results: Iterable[T], total: int, name: Callable[[T], str]) -> Iter
 def write_json(path: Path, benchmark: str, rows: list[dict[str, Any]], seconds: float, **more: Any) -> None:
     """Write rows and what they depend on; the file is there whole, or not at all."""
     data = {"benchmark": benchmark, "versions": versions(), "seconds": seconds, "rows": rows} | more
+    write_text(path, json.dumps(plain(data), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -53,10 +58,10 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def versions() -> dict[str, Any]:
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
     """Return the versions that the numbers depend on."""
     found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -80,8 +80,8 @@ def _measured(
 ) -> Iterator[list[Row]]:
     """Yield the rows of all pairs so far, in the order of the registry, after every pair."""
     rows: dict[str, list[Row]] = {pair.id: [] for pair in chosen}
-    folder = "" if packages is None else str(packages.resolve())
-    ends = run_all(function, list(rows), jobs=jobs, seconds=seconds, preload=LIBRARIES, packages=folder)
+    folders = [] if packages is None else [str(packages.resolve())]
+    ends = run_all(function, list(rows), jobs=jobs, seconds=seconds, preload=LIBRARIES, packages=folders)
     for ended in progress(ends, len(rows), lambda ended: ended.task):
         rows[ended.task] = _rows(ended)
         yield [row for found in rows.values() for row in found]

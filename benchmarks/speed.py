@@ -28,7 +28,8 @@ from benchmarks.stages import STAGES, timed_stages
 from benchmarks.workers import run_all
 
 WIDTH = 180  # of the table where the output is no terminal
-SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
+SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
+LARGE_SIZES = (*SIZES, 50_000, 100_000)
 QUICK_SIZES = (1_000, 2_000, 5_000)
 
 # Of the registry, from small to large.
@@ -41,6 +42,12 @@ REAL = (
     "torchvision:vit_b_16->timm:vit_base_patch16_224",
 )
 QUICK_REAL = REAL[:1]
+# What nobody can do without, and the column of a row that says what it took.
+FLOOR = {
+    "building both models": "seconds_build",
+    "one forward pass": "seconds_forward",
+    "load_state_dict": "seconds_load",
+}
 META = "llama-70b on the meta device"
 # The sizes of Llama 2 and 3 with 70 billion parameters.
 LLAMA_70B = {"layers": 80, "width": 8192, "heads": 64, "groups": 8, "hidden": 28672, "vocabulary": 128256}
@@ -70,6 +77,9 @@ class Row:
 
 def command(
     quick: Annotated[bool, typer.Option("--quick", help="Small networks only, in about a minute.")] = False,
+    large: Annotated[
+        bool, typer.Option("--large", help="Generated networks up to 100,000 operations: half an hour.")
+    ] = False,
     sizes: Annotated[str, typer.Option(help="Operations of the generated networks, separated by commas.")] = "",
     real: Annotated[bool, typer.Option(help="Real models.")] = True,
     meta: Annotated[bool, typer.Option(help="A model of 70 billion parameters on the meta device.")] = True,
@@ -77,7 +87,11 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the rows to this file.")] = None,
 ) -> None:
     """Time capture, normalising, alignment, derivation and proof, on real models and on networks of growing size."""
-    chosen = [int(size) for size in sizes.split(",")] if sizes else list(QUICK_SIZES if quick else SIZES)
+    chosen = (
+        [int(size) for size in sizes.split(",")]
+        if sizes
+        else list(QUICK_SIZES if quick else LARGE_SIZES if large else SIZES)
+    )
     tasks = [f"generated {size}" for size in chosen]
     tasks += (QUICK_REAL if quick else REAL) if real else ()
     tasks += [META] if meta and not quick else []
@@ -156,7 +170,7 @@ def _map(row: Row, src: nn.Module, dst: nn.Module, inputs: tuple[Tensor, ...], *
 
 
 def exponents(rows: list[Row]) -> dict[str, float]:
-    """Fit the exponent of every stage, and of everything after capture, to the generated networks.
+    """Fit the exponent of every stage, of everything after capture, and of the floor, to the generated networks.
 
     >>> rows = [Row("", "generated", n, seconds={"align": n * 2.0}) for n in (10, 100, 1000)]
     >>> round(exponents(rows)["align"], 3)
@@ -171,6 +185,8 @@ def exponents(rows: list[Row]) -> dict[str, float]:
     found["all after capture, without proof"] = _slope(
         [(row.operations, sum(row.seconds.get(stage, 0.0) for stage in after)) for row in measured]
     )
+    for floor, column in FLOOR.items():
+        found[floor] = _slope([(row.operations, getattr(row, column) or 0.0) for row in measured])
     return {stage: slope for stage, slope in found.items() if slope is not None}
 
 
@@ -191,6 +207,7 @@ def _print(rows: list[Row], took: float) -> None:
         *STAGES,
         *(
             "map,\nno proof",
+            "with proof,\nclock",
             "build\nboth",
             "one\nforward",
             "load_\nstate_dict",

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,6 +10,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
+from benchmarks.packages import FOLDERS, append_folders
 
 # What most pairs need; imported once, and not for every pair.
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fxmap", "benchmarks.judge")
@@ -32,7 +33,8 @@ def run_all(
     jobs: int = 1,
     seconds: float,
     preload: Sequence[str] = (),
-    packages: str = "",
+    packages: Sequence[str] = (),
+    nested: bool = False,
 ) -> Iterator[Ended]:
     """Call a function on every task, `jobs` at a time, and yield what came of each, as they end.
 
@@ -41,29 +43,36 @@ def run_all(
         tasks: what it is called with.
         seconds: a process that takes longer for its task is killed.
         preload: modules that the server imports.
-        packages: a folder for the end of sys.path.
+        packages: folders for the end of sys.path.
+        nested: whether the function starts processes of its own, by `run_one`.
     """
+    os.environ[FOLDERS] = os.pathsep.join(packages)
     # A server imports the libraries once, before any thread exists, and forks for every task.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-
-    def one(task: Any) -> Ended:
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(function, task, sender, packages), daemon=True)
-        process.start()
-        sender.close()
-        results, failure = _received(receiver, seconds)
-        if failure is None:
-            process.kill()
-            failure = f"stopped after {seconds:g} s"
-        process.join()
-        if failure == _DIED:
-            failure = f"the process died with exit code {process.exitcode}"
-        return Ended(task, results, failure)
-
+    context.set_forkserver_preload(["benchmarks.packages", *preload])
     with ThreadPoolExecutor(jobs) as pool:
-        for future in as_completed([pool.submit(one, task) for task in tasks]):
+        started = [pool.submit(run_one, function, task, seconds, method="forkserver", nested=nested) for task in tasks]
+        for future in as_completed(started):
             yield future.result()
+
+
+def run_one(
+    function: Callable[[Any], Iterator[Any]], task: Any, seconds: float, *, method: str = "fork", nested: bool = False
+) -> Ended:
+    """Call a function on a task in a process of its own; by default one that begins with all that this one has in memory."""
+    context: Any = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(function, task, sender), daemon=not nested)
+    process.start()
+    sender.close()
+    results, failure = _received(receiver, seconds)
+    if failure is None:
+        process.kill()
+        failure = f"stopped after {seconds:g} s"
+    process.join()
+    if failure == _DIED:
+        failure = f"the process died with exit code {process.exitcode}"
+    return Ended(task, results, failure)
 
 
 _DIED = "died"
@@ -88,9 +97,8 @@ def _received(receiver: Connection, seconds: float) -> tuple[tuple[Any, ...], st
     return tuple(results), None
 
 
-def _work(function: Callable[[Any], Iterable[Any]], task: Any, sender: Connection, packages: str) -> None:
-    if packages:
-        sys.path.append(packages)
+def _work(function: Callable[[Any], Iterable[Any]], task: Any, sender: Connection) -> None:
+    append_folders()
     torch.set_num_threads(1)
     # Libraries print and warn while they build; only results matter here.
     with open(os.devnull, "w") as null:

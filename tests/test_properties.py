@@ -5,10 +5,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fxmap
+from benchmarks import planted_tokens as token_networks
+from benchmarks.planted import planted_pair
 from fxmap.expressions import FoldedBias, FoldedWeight, Source
 from fxmap.proof import Status
-from tests import token_networks
-from tests.networks import planted_pair
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

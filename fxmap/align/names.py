@@ -1,5 +1,6 @@
 """No graph: keys are matched by shapes, names and order. A guess, and said to be one."""
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from fxmap.wrappers import Spelling, spell
 
 # What the best exchange with other keys must lose in score, or a key stays open; more where the files differ in order.
 MARGIN, MARGIN_WITHOUT_ORDER = 0.3, 2.8
+# What exchanging whole modules must lose where the order of the files says less than this.
+MODULE_MARGIN, NO_ORDER = 0.6, 0.25
 
 
 def map_by_name(
@@ -108,7 +111,12 @@ def _by_matching(src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spell
     matches = match_entries(ours, theirs)
     folded = _folded(ours, theirs, matches)
     needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
-    sure = {m.dst: m for m in matches.matches if m.margin >= needed and theirs[m.dst].key not in folded}
+    module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf
+    sure = {
+        m.dst: m
+        for m in matches.matches
+        if m.margin >= needed and m.module_margin >= module and theirs[m.dst].key not in folded
+    }
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
     for match in sure.values():
         parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))

@@ -4,18 +4,23 @@ Each round makes soft matches from scores, then asks of every module, and of eve
 its entries go to one module, or one kind of name, of the other side (Dice's coefficient), and scores the pairs anew by
 that: that blocks correspond follows from their entries, that `conv1` is called `convolution` from all blocks together. It
 is the idea of IBM's first alignment model (Brown et al. 1993, doi 10.5555/972470.972474) and of similarity flooding
-(Melnik et al. 2002, doi 10.1109/ICDE.2002.994702), with an assignment inside each shape at the end, and a margin: what an
-exchange with any other pair would lose.
+(Melnik et al. 2002, doi 10.1109/ICDE.2002.994702), with an assignment inside each shape at the end, and two margins: what an
+exchange with any other pair would lose, and what it would lose if the keys of whole modules were exchanged. What modules
+and names that occur once tell each other is no evidence then: an exchange takes it along.
 
-Cost: time and memory grow with the number of pairs of equal shape, and with keys times keys for the order of the file.
+Cost: time and memory grow with the number of pairs of equal shape that are looked at (a bounded number for each shape), and
+with keys times keys for the order of the file.
 """
 
 import re
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from fxmap.keys.entries import Entry
 from fxmap.keys.evidence import Candidates, Numbers, Scores, alone, candidates, order_is_evidence
@@ -29,16 +34,23 @@ _MODULES, _OWNER, _KINDS = 2.0, 1.0, 2.0
 _IMPOSSIBLE = -1e3
 # Soft matches of a smaller share are left out of the groups' counts.
 _UNLIKELY = 1e-3
+# Above these numbers only the cells of a table that are possible are stored: pairs of groups, pairs of one shape.
+_MANY_GROUPS, _MANY_CELLS = 4_000_000, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A source entry for a destination entry, by number; `margin` is what the best exchange would lose."""
+    """A source entry for a destination entry, by number.
+
+    `margin` is what the best exchange with another match would lose, `module_margin` what it would lose if it took along all
+    other keys of both modules.
+    """
 
     src: int
     dst: int
     score: float
     margin: float
+    module_margin: float
 
 
 @dataclass(frozen=True)
@@ -63,16 +75,17 @@ def match_entries(src: Sequence[Entry], dst: Sequence[Entry]) -> Matches:
     order = order_is_evidence(src, dst)
     if not len(pairs.src):
         return Matches((), pairs, np.zeros(0), order)
-    scores = _strengthened(src, dst, pairs, order)
-    return Matches(tuple(_assign(scores, pairs)), pairs, scores, order)
+    scores, shared = _strengthened(src, dst, pairs, order)
+    return Matches(tuple(_assign(scores, shared, pairs)), pairs, scores, order)
 
 
-def _strengthened(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float) -> Scores:
+def _strengthened(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float) -> tuple[Scores, Scores]:
+    """Return the scores of the last round, and the part of them that an exchange of whole modules would not take along."""
     own = alone(src, dst, pairs, order)
     modules = _Groups([_modules(entry) for entry in src], [_modules(entry) for entry in dst])
     owners = _Groups([[entry.owner] for entry in src], [[entry.owner] for entry in dst])
     kinds = _Groups([_kinds(entry) for entry in src], [_kinds(entry) for entry in dst])
-    scores = own
+    scores, soft = own, np.zeros(len(own))
     for number, sharpness in enumerate(_SHARPNESS):
         share = number / (len(_SHARPNESS) - 1)
         file_order = _FILE_ORDER[0] + (_FILE_ORDER[1] - _FILE_ORDER[0]) * share
@@ -83,7 +96,24 @@ def _strengthened(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates,
             + _OWNER * share * owners.agreement(soft, pairs)
             + _KINDS * kinds.agreement(soft, pairs)
         )
-    return scores + order * in_order(scores, pairs, _FILE_ORDER[1], _BLOCK_ORDER)
+    in_file = order * in_order(scores, pairs, _FILE_ORDER[1], _BLOCK_ORDER)
+    above = _Groups(_of_several(src, _ancestors), _of_several(dst, _ancestors))
+    common = _Groups(_of_several(src, _kinds), _of_several(dst, _kinds))
+    shared = own + _MODULES * above.agreement(soft, pairs) + _KINDS * common.agreement(soft, pairs)
+    return scores + in_file, shared + in_file
+
+
+def _of_several(entries: Sequence[Entry], groups: Callable[[Entry], list[Hashable]]) -> list[list[Hashable]]:
+    """Return the groups of each entry that hold entries of several modules."""
+    owners: dict[Hashable, set[Hashable]] = defaultdict(set)
+    for entry in entries:
+        for group in groups(entry):
+            owners[group].add(entry.owner)
+    return [[group for group in groups(entry) if len(owners[group]) > 1] for entry in entries]
+
+
+def _ancestors(entry: Entry) -> list[Hashable]:
+    return _modules(entry)[:-1]
 
 
 def _modules(entry: Entry) -> list[Hashable]:
@@ -125,25 +155,39 @@ class _Groups:
         left, right = np.zeros(ours.shape), np.zeros(theirs.shape)
         for i in range(ours.shape[1]):
             for j in range(theirs.shape[1]):
-                value = dice[ours[:, i], theirs[:, j]]
+                value = dice(ours[:, i], theirs[:, j])
                 np.maximum(left[:, i], value, out=left[:, i])
                 np.maximum(right[:, j], value, out=right[:, j])
         counts = [(part < len(sizes) - 1).sum(1) for part, sizes in ((ours, self.src_sizes), (theirs, self.dst_sizes))]
         result: Scores = (left.sum(1) / np.maximum(counts[0], 1) + right.sum(1) / np.maximum(counts[1], 1)) / 2
         return result
 
-    def _dice(self, soft: Scores, pairs: Candidates) -> Scores:
-        """Return Dice's coefficient of all groups of both sides: twice what they share, of what they hold."""
-        width = len(self.dst_sizes)
+    def _dice(self, soft: Scores, pairs: Candidates) -> Callable[[Numbers, Numbers], Scores]:
+        """Return Dice's coefficient of groups of both sides, by number: twice what they share, of what they hold."""
+        height, width = len(self.src_sizes), len(self.dst_sizes)
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
         likely = np.flatnonzero(soft > _UNLIKELY)
         cells = (ours[likely][:, :, None] * width + theirs[likely][:, None]).ravel()
         shares = np.repeat(soft[likely], ours.shape[1] * theirs.shape[1])
-        together = np.bincount(cells, shares, len(self.src_sizes) * width)
-        dice: Scores = 2 * together.reshape(-1, width) / np.add.outer(self.src_sizes, self.dst_sizes)
+        if height * width <= _MANY_GROUPS:
+            known, places = np.arange(height * width), cells
+        else:
+            known, places = np.unique(cells, return_inverse=True)
+        one, other = np.divmod(known, width)
+        values = 2 * np.bincount(places, shares, len(known)) / (self.src_sizes[one] + self.dst_sizes[other])
         # The last group of each side stands for none.
-        dice[-1], dice[:, -1] = 0, 0
-        return dice
+        values[(one == height - 1) | (other == width - 1)] = 0
+        if len(known) == height * width:
+            return lambda ours, theirs: values[ours * width + theirs]
+        return lambda ours, theirs: _found(known, values, ours * width + theirs, 0.0)
+
+
+def _found(known: Numbers, values: Scores, wanted: Numbers, default: float) -> Scores:
+    """Look up values by sorted numbers."""
+    if not len(known):
+        return np.full(len(wanted), default)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[places] == wanted, values[places], default)
 
 
 def _table(groups: Sequence[Sequence[Hashable]]) -> tuple[Numbers, Numbers]:
@@ -155,26 +199,59 @@ def _table(groups: Sequence[Sequence[Hashable]]) -> tuple[Numbers, Numbers]:
     return table, np.maximum(np.bincount(table.ravel(), minlength=len(numbers) + 1), 1)
 
 
-def _assign(scores: Scores, pairs: Candidates) -> list[Match]:
+def _assign(scores: Scores, shared: Scores, pairs: Candidates) -> list[Match]:
     """Assign inside each shape, and measure what the best exchange would lose."""
-    result = []
+    result: list[Match] = []
     for block in pairs.blocks:
         rows, row = np.unique(pairs.src[block], return_inverse=True)
         columns, column = np.unique(pairs.dst[block], return_inverse=True)
-        gain = np.full((len(rows), len(columns)), _IMPOSSIBLE)
-        gain[row, column] = scores[block]
+        chosen = _assigned(scores[block], row, column)
+        margins = (_margins(part[block], row, column, chosen) for part in (scores, shared))
+        result += [
+            Match(int(rows[row[pair]]), int(columns[column[pair]]), float(scores[block][pair]), float(loss), float(module))
+            for pair, loss, module in zip(chosen, *margins, strict=True)
+        ]
+    return result
+
+
+def _assigned(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
+    """Return the numbers of the pairs whose scores are the largest in sum, one a row and one a column at most."""
+    height, width = int(row.max()) + 1, int(column.max()) + 1
+    if height * width <= _MANY_CELLS:
+        gain = np.full((height, width), _IMPOSSIBLE)
+        gain[row, column] = scores
         i, j = linear_sum_assignment(-gain)
         kept = gain[i, j] > _IMPOSSIBLE
         i, j = i[kept], j[kept]
-        own = gain[i, j]
-        exchanged = own[:, None] + own[None] - gain[np.ix_(i, j)] - gain[np.ix_(i, j)].T
-        np.fill_diagonal(exchanged, np.inf)
-        free_rows, free_columns = np.setdiff1d(np.arange(len(rows)), i), np.setdiff1d(np.arange(len(columns)), j)
-        margin = np.min(exchanged, axis=1, initial=np.inf)
-        margin = np.minimum(margin, own - np.max(gain[np.ix_(free_rows, j)], axis=0, initial=-np.inf))
-        margin = np.minimum(margin, own - np.max(gain[np.ix_(i, free_columns)], axis=1, initial=-np.inf))
-        result += [
-            Match(int(rows[a]), int(columns[b]), float(score), float(loss))
-            for a, b, score, loss in zip(i, j, own, margin, strict=True)
-        ]
-    return result
+    else:
+        # Few of the cells are possible. A column of its own for each row, at a price, so that there always is an assignment.
+        price = float(scores.max() - scores.min()) * 2 + 1
+        cost = np.concatenate([scores.max() + 1 - scores, np.full(height, price + 1)])
+        places = (np.concatenate([row, np.arange(height)]), np.concatenate([column, width + np.arange(height)]))
+        i, j = min_weight_full_bipartite_matching(csr_matrix((cost, places), (height, width + height)))
+        kept = j < width
+        i, j = i[kept], j[kept]
+    cells = row * width + column
+    by_cell: Numbers = np.argsort(cells)
+    found: Numbers = by_cell[np.searchsorted(cells[by_cell], i * width + j)]
+    return found
+
+
+def _margins(scores: Scores, row: Numbers, column: Numbers, chosen: Numbers) -> Scores:
+    """Return for each chosen pair what the best exchange with another chosen pair, or with what is left over, would lose."""
+    height, width = int(row.max()) + 1, int(column.max()) + 1
+    of_row, of_column = np.full(height, -1), np.full(width, -1)
+    of_row[row[chosen]] = of_column[column[chosen]] = np.arange(len(chosen))
+    own = np.append(scores[chosen], 0.0)
+    first, second = of_row[row], of_column[column]
+    cells = row * width + column
+    by_cell = np.argsort(cells)
+    # The fourth corner of the exchange: the other pair's source for this pair's destination.
+    other_row, other_column = np.append(row[chosen], 0)[second], np.append(column[chosen], 0)[first]
+    crossed = _found(cells[by_cell], scores[by_cell], other_row * width + other_column, _IMPOSSIBLE)
+    loss = own[first] + own[second] - scores - np.where((first >= 0) & (second >= 0), crossed, 0.0)
+    margin = np.full(len(chosen) + 1, np.inf)
+    apart = first != second
+    np.minimum.at(margin, first[apart], loss[apart])
+    np.minimum.at(margin, second[apart], loss[apart])
+    return margin[:-1]

@@ -41,21 +41,32 @@ def word_similarity(one: str, other: str) -> float:
 
 
 def name_similarities(ours: Sequence[Words], theirs: Sequence[Words]) -> NDArray[np.float64]:
-    """Return a matrix of similarities, from 0 to 1: the share of the words that have a counterpart, rare words first."""
-    counts = Counter(word for side in (ours, theirs) for name in side for word in set(name))
+    """Return the similarity, from 0 to 1, of each name to the other at its place: the share of the words with a counterpart.
+
+    Rare words count more. Time and memory grow with the number of pairs.
+
+    >>> name_similarities([("conv", "weight"), ("conv", "weight")], [("convolution", "weight"), ("norm", "bias")]).round(2)
+    array([0.87, 0.  ])
+    """
+    counts = Counter(word for side in (ours, theirs) for name in set(side) for word in set(name))
     vocabulary = {word: number for number, word in enumerate(counts)}
-    alike = np.zeros((len(counts) + 1, len(counts) + 1))
-    for one, i in vocabulary.items():
-        for other, j in vocabulary.items():
-            alike[i, j] = word_similarity(one, other)
     weight = np.array([1 / (1 + math.log(count)) for count in counts.values()] + [0.0])
     left, right = (_padded([[vocabulary[word] for word in name] for name in side], len(counts)) for side in (ours, theirs))
-    result = np.zeros((len(left), len(right)))
-    for row, name in enumerate(left):
-        table = alike[name[None, :, None], right[:, None, :]]
-        found = (weight[name] * table.max(2)).sum(1) + (weight[right] * table.max(1)).sum(1)
-        result[row] = found / np.maximum(weight[name].sum() + weight[right].sum(1), 1e-9)
+    table = _alike(list(counts), left[:, :, None], right[:, None, :])
+    found = (weight[left] * table.max(2, initial=0)).sum(1) + (weight[right] * table.max(1, initial=0)).sum(1)
+    result: NDArray[np.float64] = found / np.maximum(weight[left].sum(1) + weight[right].sum(1), 1e-9)
     return result
+
+
+def _alike(words: Sequence[str], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the similarities of words by number; each pair of words is compared once."""
+    cells, places = np.unique(left * (len(words) + 1) + right, return_inverse=True)
+    known = [*words, ""]
+    values = [
+        word_similarity(known[one], known[other]) if one < len(words) and other < len(words) else 0.0
+        for one, other in zip(*np.divmod(cells, len(words) + 1), strict=True)
+    ]
+    return np.array(values)[places].reshape(np.broadcast_shapes(left.shape, right.shape))
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks.generated import Decoder, JoinedDecoder, Residual, Shuffled
-from benchmarks.speed import Row, exponents, measure
+from benchmarks.speed import Row, _print, exponents, measure
 
 SMALL = {"layers": 2, "width": 32, "heads": 4, "groups": 2, "hidden": 48, "vocabulary": 50}
 
@@ -54,6 +54,14 @@ def test_a_generated_network_is_mapped_and_every_stage_is_timed():
 
 
 def test_exponents_are_fitted_to_generated_networks_alone():
-    rows = [Row("", "generated", n, seconds={"align": 3e-6 * n**1.5}) for n in (10, 100, 1000)]
+    rows = [Row("", "generated", n, seconds={"align": 3e-6 * n**1.5}, seconds_build=1e-6 * n) for n in (10, 100, 1000)]
     rows.append(Row("", "real", 100, seconds={"align": 50.0}))
     assert exponents(rows)["align"] == pytest.approx(1.5)
+    assert exponents(rows)["building both models"] == pytest.approx(1)
+
+
+def test_every_column_of_the_table_has_a_title(capsys):
+    row = Row("case", "generated", 10, 1.0, {"align": 1.0}, 1.0, 1.0, 1.0, 1.0, 1.0)
+    _print([row], 1.0)
+    titles = next(line for line in capsys.readouterr().out.splitlines() if "peak MB" in line)
+    assert titles.rstrip("┃ ").endswith("peak MB")

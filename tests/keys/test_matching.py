@@ -1,5 +1,7 @@
 """Keys matched by shapes, names and order: real pairs, what stays open, and what joined weights become."""
 
+import random
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ import fxmap
 from benchmarks.names import OURS, measure
 from benchmarks.names_data import NamedPair, read
 from fxmap.align.names import map_by_name
+from fxmap.keys import evidence, matching
 
 PAIRS = {pair.id: pair for pair in read()}
 
@@ -148,3 +151,37 @@ def test_a_model_that_cannot_be_run_says_so() -> None:
     mapping = fxmap.auto_map(Broken(), Broken())
     assert mapping.renames == {"fc.weight": "fc.weight", "fc.bias": "fc.bias"}
     assert "could not be run with the mapped weights: RuntimeError: not today" in str(mapping)
+
+
+def scrambled(seed):
+    """Return a key tree under names that say nothing, in an order that says nothing, and which key is which of the first."""
+    rng = random.Random(seed)
+    layers = [(rng.choice((8, 16, 24)), rng.choice((8, 16, 24))) for _ in range(24)]
+    names = {i: "".join(rng.choices("bcdfghklmnprst", k=5)) for i in range(len(layers))}
+    order = rng.sample(range(len(layers)), len(layers))
+    state = {f"{names[i]}.m{rng.randrange(5)}.weight": i for i in order}
+    return {key: torch.empty(*layers[i], device="meta") for key, i in state.items()}, state
+
+
+def test_where_neither_names_nor_order_say_anything_keys_stay_open():
+    rng = random.Random(0)
+    src, ours = scrambled(0)
+    theirs = dict(zip((f"{key[::-1]}.weight" for key in src), ours.values(), strict=True))
+    keys = rng.sample(list(theirs), len(theirs))
+    shapes = dict(zip(ours.values(), src.values(), strict=True))
+    mapping = map_by_name(src, {key: shapes[theirs[key]] for key in keys}, "test")
+    assert [key for key, source in mapping.renames.items() if ours[source] != theirs[key]] == []
+    assert mapping.missing
+    assert all("no clear choice" in mapping.knowledge.reasons[key] for key in mapping.missing)
+
+
+def test_tables_that_are_too_large_are_stored_by_their_possible_cells(monkeypatch):
+    src = {f"layers.{i}.{part}.weight": torch.empty(8, device="meta") for i in range(40) for part in ("up", "down")}
+    dst = {f"net.{i}.mlp.{part}.weight": torch.empty(8, device="meta") for i in range(40) for part in ("fc1", "fc2")}
+    right = dict(zip(dst, src, strict=True))
+    assert map_by_name(src, dst, "test").renames == right
+    monkeypatch.setattr(matching, "_MANY_GROUPS", 10)
+    monkeypatch.setattr(matching, "_MANY_CELLS", 10)
+    assert map_by_name(src, dst, "test").renames == right
+    monkeypatch.setattr(evidence, "_MANY", 1000)
+    assert map_by_name(src, dst, "test").renames == right

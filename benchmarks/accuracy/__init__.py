@@ -1,0 +1,1 @@
+"""`python -m benchmarks accuracy`: fxmap and its peers on the same pairs of models, in the same run."""
