@@ -391,11 +391,7 @@ class QuantizedPart(Expression):
 
 
 def quantized_part(value: Tensor, part: str) -> Tensor:
-    """Return one part of a quantized tensor, in the dtypes that graphs of torch keep them in.
-
-    >>> quantized_part(torch.quantize_per_tensor(torch.ones(2), 0.5, 1, torch.qint8), "integers")
-    tensor([3, 3], dtype=torch.int8)
-    """
+    """Return one part of a quantized tensor, in the dtypes that graphs of torch keep them in."""
     if part == "integers":
         return value.int_repr()
     if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
@@ -430,7 +426,12 @@ class DequantizedParts(Expression):
 
 
 def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    """Return `(integers - zero_point) * scale`, with a scale for each channel of an axis, or one for all where it is -1."""
+    """Return `(integers - zero_point) * scale`, with a scale for each channel of an axis, or one for all where it is -1.
+
+    >>> dequantized(torch.tensor([[1, 3], [1, 3]]), torch.tensor([0.5, 2.0]), torch.tensor([1, 0]), 0)
+    tensor([[0., 1.],
+            [2., 6.]])
+    """
     shape = [-1 if own == axis else 1 for own in range(integers.dim())] if axis >= 0 else []
     return (integers - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
 

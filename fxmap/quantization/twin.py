@@ -7,8 +7,8 @@ it: where every twin tensor is stored in the model's own state dict, and which k
 
 >>> from torch import nn
 >>> twin = float_twin(nn.Sequential(nn.Linear(2, 3)))
->>> twin.stage, twin.stores["0.weight"], twin.kept
-(<Stage.FLOAT: 'float'>, Store(weight='0.weight', bias=None, scheme=None, packed=False), {})
+>>> twin.stage, twin.stores["0.weight"].weight, twin.kept
+(<Stage.FLOAT: 'float'>, '0.weight', {})
 """
 
 import sys
