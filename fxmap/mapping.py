@@ -294,6 +294,9 @@ class KeyMapping(Mapping[str, Expression]):
             )
             for name in ("unexpected", "unread", "ranges", "notes", "stages", "rungs"):
                 known[name] = tuple(known[name])
+            known["saturating"] = {
+                str(path): (str(owner), float(bound)) for path, (owner, bound) in known.get("saturating", {}).items()
+            }
             return cls({str(key): parse(value) for key, value in data["expressions"].items()}, Knowledge(**known))
         except MappingError:
             raise

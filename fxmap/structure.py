@@ -13,6 +13,7 @@ from fxmap.knowledge import Knowledge
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.domain import floats_inside
+from fxmap.quantization.saturation import saturations
 from fxmap.quantization.twin import Stage
 from fxmap.side import Side
 
@@ -57,7 +58,9 @@ def map_by_structure(
     found = derive(src.main.ops, dst.main.ops, alignment, absorb_eps=absorb_eps)
     _add_auxiliary(src, dst, found, absorb_eps)
     _add_siblings(src, dst, found)
-    return _Draft(src, dst, found).mapping(), Plan(src, dst, alignment, found)
+    mapping = _Draft(src, dst, found).mapping()
+    bounded = saturations(src.main.ops, dst.main.ops, alignment.pairs, dst.twin.module, dst.twin.converted)
+    return mapping.with_knowledge(saturating=bounded), Plan(src, dst, alignment, found)
 
 
 def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> None:

@@ -9,6 +9,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import QuantizationError
 from fxmap.expressions import Expression, Packed, Quantized
+from fxmap.quantization.saturation import Saturations, saturated, saturating_ranges
 from fxmap.quantization.scheme import Scheme
 from fxmap.quantization.twin import Stage, Twin, float_twin
 
@@ -28,6 +30,7 @@ def calibrated_state(
     batches: Iterable[Any],
     qconfig: Any = None,
     kept: frozenset[str] = frozenset(),
+    saturating: Saturations = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Make the destination's full state dict from mapped weights and calibration batches; `dst` is not changed.
 
@@ -39,24 +42,26 @@ def calibrated_state(
             data loader adds), or dicts of keyword arguments.
         qconfig: observers; by default the model's own, or default_observer with weights as in the model.
         kept: keys of weights that the destination keeps.
+        saturating: relus that saturate, by the ranges behind them.
 
     Raises:
         QuantizationError: there are no batches, the model refuses one, or a layer refuses the scheme.
     """
     import torch.ao.quantization as tq
 
-    twin = float_twin(dst)
-    module = twin.module.eval()
-    _fill(twin, expressions, state)
+    twin = filled_twin(dst, expressions, state)
+    module = twin.module
     _assign_qconfig(dst, twin, qconfig)
     with warnings.catch_warnings():
         # Notices of torch about its own deprecations, and about heads that the batches do not reach.
         warnings.simplefilter("ignore")
         _attempt(partial(tq.prepare, module, inplace=True), "prepare")
-        run(module, batches)
+        with saturated(module, saturating):
+            run(module, batches)
         if twin.stage is Stage.CONVERTED:
             _attempt(partial(tq.convert, module, inplace=True), "convert")
     made = module.state_dict()
+    made |= saturating_ranges(made, saturating)
     own = dst.state_dict()
     if set(made) != set(own):
         odd = sorted(set(made) ^ set(own))
@@ -65,6 +70,14 @@ def calibrated_state(
             "and cannot be rebuilt from its float twin; build it with torch.ao.quantization from the float weights"
         )
     return {key: own[key] if key in kept else made[key] for key in own}
+
+
+def filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> Twin:
+    """Return the destination's float twin, in eval mode, with the mapped weights."""
+    twin = float_twin(dst)
+    twin.module.eval()
+    _fill(twin, expressions, state)
+    return twin
 
 
 def run(module: nn.Module, batches: Iterable[Any]) -> int:

@@ -18,6 +18,7 @@ def sqnr(expected: Tensor, actual: Tensor) -> float:
     >>> sqnr(torch.tensor([10.0]), torch.tensor([9.0]))
     20.0
     """
+    expected, actual = expected.detach(), actual.detach()
     noise = float(torch.linalg.vector_norm(expected.double() - actual.double()))
     signal = float(torch.linalg.vector_norm(expected.double()))
     return 20 * math.log10(signal / noise) if noise and signal else math.inf
