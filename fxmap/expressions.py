@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from fxmap.errors import MappingError
+from fxmap.quantization.packing import pack, unpack
 from fxmap.quantization.scheme import Scheme
 
 State = Mapping[str, Any]
@@ -358,7 +359,7 @@ class Dequantized(Expression):
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
         value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value.dequantize() if quantized and value.is_quantized else value
+        return value.dequantize() if value.is_quantized else value
 
     def python(self) -> str:
         return f"{self.of.python()}.dequantize()"
@@ -386,18 +387,37 @@ class Packed(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class PackedObject(Expression):
+    """Weights and biases in one object, as torch's dynamic recurrent layers keep them; `kind` as in `packing.pack`."""
+
+    op: ClassVar[str] = "packed_object"
+    kind: str
+    parts: tuple[Expression, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        parts = tuple(part.evaluate(state, quantized=quantized) for part in self.parts)
+        return pack(self.kind, parts) if quantized else parts
+
+    def python(self) -> str:
+        return f"pack({self.kind!r}, [{', '.join(part.python() for part in self.parts)}])"
+
+    def __str__(self) -> str:
+        return f"pack({', '.join(map(str, self.parts))})"
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked(Expression):
-    """One part of a packed entry: 0 is the weight, 1 the bias."""
+    """One part of a packed entry, in the order in which it was packed."""
 
     op: ClassVar[str] = "unpacked"
     of: Expression
     index: int
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Any:
-        return self.of.evaluate(state, quantized=quantized)[self.index]
+        return unpack(self.of.evaluate(state, quantized=quantized))[self.index]
 
     def python(self) -> str:
-        return f"{self.of.python()}[{self.index}]"
+        return f"unpack({self.of.python()})[{self.index}]"
 
     def __str__(self) -> str:
         return f"{self.of}[{self.index}]"
@@ -537,6 +557,7 @@ KINDS: tuple[type[Expression], ...] = (
     Quantized,
     Dequantized,
     Packed,
+    PackedObject,
     Unpacked,
     Slice,
     Gather,
@@ -587,6 +608,7 @@ def _parse_field(raw: object, kind: Any) -> object:
 _TYPES: dict[str, Any] = {
     "key": str,
     "layer": str,
+    "kind": str,
     "shape": tuple,
     "rows": tuple,
     "parts": tuple,

@@ -25,6 +25,7 @@ from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCali
 from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
+from fxmap.quantization.packing import clone
 from fxmap.report import describe
 from fxmap.wrappers import match_prefix
 
@@ -335,6 +336,25 @@ def fold(layer, weight, bias, mean, var, eps, gamma, beta):
     return folded[0].detach(), folded[1].detach()
 
 """,
+    "pack": """
+def pack(kind, parts):
+    if kind == "linear":
+        return torch.ops.quantized.linear_prepack(*parts)
+    inputs, hidden = (torch.ops.quantized.linear_prepack(*pair) for pair in zip(parts[:2], parts[2:]))
+    return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
+
+""",
+    "unpack": """
+def unpack(value):
+    if isinstance(value, tuple):
+        return value
+    state = value.__getstate__()[0]
+    if isinstance(state[0], torch.Tensor):
+        return tuple(state[:2])
+    (inputs, bias_ih), (hidden, bias_hh) = (part.__getstate__()[0][:2] for part in state[4])
+    return inputs, hidden, bias_ih, bias_hh
+
+""",
     "quantize": """
 def quantize(weight, scheme):
     from torch.ao.nn.quantized.modules.utils import _quantize_weight
@@ -385,7 +405,7 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
 
 def _snapshot(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return clone(value)
     return tuple(_snapshot(part) for part in value) if isinstance(value, tuple) else value
 
 

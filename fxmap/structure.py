@@ -158,8 +158,8 @@ class _Draft:
 
     def _made(self, key: str) -> Expression | None:
         store, canonical = self.dst.twin.stores[key], self.dst.main.canonical
-        parts = [part for part in (store.weight, store.bias) if part is not None]
-        return store.encode({part: self.tensors[canonical[part]] for part in parts if canonical[part] in self.tensors})
+        made = {part: self.tensors[canonical[part]] for part in store.names if canonical[part] in self.tensors}
+        return store.encode(made)
 
     def _unexpected(self) -> tuple[str, ...]:
         used = {source for expression in self.expressions.values() for source in expression.sources()}

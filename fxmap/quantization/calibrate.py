@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Expression, Packed, Quantized
+from fxmap.expressions import Expression
+from fxmap.quantization.packing import clone
 from fxmap.quantization.saturation import Saturations, saturated, saturating_ranges
 from fxmap.quantization.scheme import Scheme
+from fxmap.quantization.store import Store
 from fxmap.quantization.twin import Stage, Twin, float_twin
 
 
@@ -69,7 +71,8 @@ def calibrated_state(
             f"{odd[0]} (and {len(odd) - 1} more keys): the destination was not made by prepare and convert of one qconfig, "
             "and cannot be rebuilt from its float twin; build it with torch.ao.quantization from the float weights"
         )
-    return {key: own[key] if key in kept else made[key] for key in own}
+    values = {key: own[key] if key in kept else made[key] for key in own}
+    return {key: clone(value) if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
 def filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> Twin:
@@ -118,7 +121,7 @@ def _fill(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str,
         expression = expressions.get(key)
         if expression is None:
             continue
-        for path, value in _floats(store.weight, store.bias, expression, state):
+        for path, value in _floats(store, expression, state):
             owner, attribute = owners[path]
             if attribute in owner._parameters:
                 owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
@@ -126,15 +129,10 @@ def _fill(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str,
                 owner._buffers[attribute] = value
 
 
-def _floats(weight: str, bias: str | None, expression: Expression, state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _floats(store: Store, expression: Expression, state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield the twin's tensors that an expression makes: quantization, and packing, left out."""
-    if isinstance(expression, Packed):
-        if bias is not None and expression.bias is not None:
-            yield bias, expression.bias.evaluate(state).detach().clone()
-        expression = expression.weight
-    if isinstance(expression, Quantized):
-        expression = expression.of
-    yield weight, expression.evaluate(state).detach().clone()
+    for path, value in store.parts(expression.evaluate(state, quantized=False)).items():
+        yield path, value.detach().clone()
 
 
 def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
@@ -152,7 +150,8 @@ def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
     schemes = {_owner(store.weight, converted): store.scheme for store in twin.stores.values() if store.scheme is not None}
     for path, module in twin.module.named_modules():
         if path in converted:
-            module.qconfig = qconfig or _qconfig(schemes.get(path))
+            scheme = schemes.get(path)
+            module.qconfig = _qconfig(scheme) if scheme is not None and scheme.weight_only else qconfig or _qconfig(scheme)
         elif type(module) in DEFAULT_STATIC_QUANT_MODULE_MAPPINGS and not any(path.startswith(f"{c}.") for c in converted):
             # It could have been converted, and was not.
             vars(module)["qconfig"] = None
@@ -173,6 +172,8 @@ def _qconfig(scheme: Scheme | None) -> Any:
 
     if scheme is None:
         return tq.QConfig(activation=tq.default_observer, weight=tq.default_weight_observer)
+    if scheme.weight_only:
+        return tq.float_qparams_weight_only_qconfig_4bit if scheme.quant_max == 15 else tq.float_qparams_weight_only_qconfig
     options: dict[str, Any] = {"dtype": getattr(torch, scheme.dtype), "qscheme": getattr(torch, scheme.qscheme)}
     if (scheme.quant_min, scheme.quant_max) != (-128, 127):
         options |= {"quant_min": scheme.quant_min, "quant_max": scheme.quant_max}

@@ -8,11 +8,10 @@ it: where every twin tensor is stored in the model's own state dict, and which k
 >>> from torch import nn
 >>> twin = float_twin(nn.Sequential(nn.Linear(2, 3)))
 >>> twin.stage, twin.stores["0.weight"], twin.kept
-(<Stage.FLOAT: 'float'>, Store(weight='0.weight', bias=None, scheme=None, packed=False), {})
+(<Stage.FLOAT: 'float'>, Store(weight='0.weight', bias=None, scheme=None, packed='', hidden=None), {})
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -21,8 +20,10 @@ from torch import Tensor, nn
 
 from fxmap.capture.replica import named_tensors, replicate
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Dequantized, Expression, Packed, Quantized, Source, Unpacked
+from fxmap.expressions import Expression
+from fxmap.quantization.recurrent import Replacement, is_weight_only, replacement
 from fxmap.quantization.scheme import Scheme, is_narrow
+from fxmap.quantization.store import Store
 
 
 class Stage(StrEnum):
@@ -36,36 +37,6 @@ class Stage(StrEnum):
     QAT = "prepared for QAT"
     DYNAMIC = "converted, dynamic int8"
     CONVERTED = "converted, static int8"
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """What one key of a model's state dict holds, in terms of tensors of the float twin."""
-
-    weight: str
-    bias: str | None = None
-    scheme: Scheme | None = None
-    packed: bool = False
-
-    def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
-        """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
-        weight = tensors.get(self.weight)
-        bias = None if self.bias is None else tensors.get(self.bias)
-        if weight is None or (self.bias is not None and bias is None):
-            return None
-        if self.scheme is not None:
-            weight = Quantized(weight, self.scheme)
-        return Packed(weight, bias) if self.packed else weight
-
-    def decode(self, key: str) -> dict[str, Expression]:
-        """Make the twin tensors that this key holds."""
-        whole = Source(key)
-        parts: dict[str, Expression] = {self.weight: Unpacked(whole, 0) if self.packed else whole}
-        if self.bias is not None:
-            parts[self.bias] = Unpacked(whole, 1)
-        if self.scheme is not None:
-            parts[self.weight] = Dequantized(parts[self.weight])
-        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +74,12 @@ def float_twin(model: nn.Module) -> Twin:
     twin = replicate(model, builder.replace)
     for module in twin.modules():
         _drop_observer(module)
-    own = {path for path, _, _ in named_tensors(twin)}
+        _unquantize_attention(module)
+    unread = _never_read(twin)
+    own = {path for path, _, _ in named_tensors(twin)} - unread
     stores = {key: builder.stores.get(key, Store(key)) for key in state if key in builder.stores or key in own}
     kept = {key: _describe(key, builder.converted) for key in state if key not in stores}
+    kept |= dict.fromkeys(kept.keys() & unread, "never read: this attention has a linear layer for each projection")
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
     return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted))
 
@@ -115,15 +89,9 @@ ACTIVATION_RANGE = "activation range"
 
 def _describe(key: str, converted: dict[str, nn.Module]) -> str:
     owner, _, attribute = key.rpartition(".")
-    if attribute in ("scale", "zero_point") and owner in converted and not _is_dynamic(converted[owner]):
+    if attribute in ("scale", "zero_point") and owner in converted and not is_weight_only(converted[owner]):
         return ACTIVATION_RANGE
     return "constant of a converted module" if owner.removesuffix("._packed_params") in converted else "observer"
-
-
-def _is_dynamic(module: nn.Module) -> bool:
-    import torch.ao.nn.quantized.dynamic as nnqd
-
-    return isinstance(module, nnqd.Linear)
 
 
 class _Builder:
@@ -148,6 +116,8 @@ class _Builder:
             return self._convert(path, module, tq.DeQuantStub())
         if isinstance(module, nnq.QFunctional):
             return self._convert(path, module, nnq.FloatFunctional())
+        if found := replacement(path, module, narrow=self.narrow):
+            return self._replaced(path, module, found)
         if isinstance(module, nnq.Linear):
             return self._convert_linear(path, module)
         if hasattr(module, "_weight_bias") and hasattr(module, "kernel_size"):
@@ -157,6 +127,10 @@ class _Builder:
             return self._unprepare(path, module)
         if isinstance(module, nnq.Dropout | nnq.FloatFunctional | nnq.FXFloatFunctional):
             return None  # float modules, although they live beside the quantized ones
+        if isinstance(module, nnq.MultiheadAttention):
+            if module.bias_k is not None:
+                raise QuantizationError(f"{path}: converted attention with add_bias_kv has biases outside its state dict")
+            return None  # a container of linear layers, with code that float ones run as well
         if type(module).__module__.startswith("torch.ao.nn.quantized.modules"):
             return self._convert_subclass(path, module)
         return None
@@ -181,8 +155,17 @@ class _Builder:
 
     def _convert(self, path: str, module: nn.Module, twin: nn.Module) -> nn.Module:
         self.converted[path] = module
-        self.static |= not _is_dynamic(module)
+        self.static |= not is_weight_only(module)
         return twin
+
+    def _replaced(self, path: str, module: nn.Module, found: Replacement) -> nn.Module:
+        import torch.ao.quantization as tq
+
+        self.stores |= found.stores
+        for name, part in found.converted.items():
+            self._convert(name, part, found.module)
+        self.observed |= any(isinstance(part, tq.ObserverBase | tq.FakeQuantizeBase) for part in module.modules())
+        return found.module
 
     def _convert_linear(self, path: str, module: Any) -> nn.Module:
         import torch.ao.nn.intrinsic as nni
@@ -199,7 +182,7 @@ class _Builder:
         relu = isinstance(module, nniq.LinearReLU | nniqd.LinearReLU)
         inner = f"{path}.0." if relu else f"{path}." if path else ""
         self.stores[f"{path}._packed_params._packed_params" if path else "_packed_params._packed_params"] = Store(
-            f"{inner}weight", f"{inner}bias" if bias is not None else None, self._scheme(weight), packed=True
+            f"{inner}weight", f"{inner}bias" if bias is not None else None, self._scheme(weight), packed="tuple"
         )
         return self._convert(path, module, nni.LinearReLU(linear, nn.ReLU()) if relu else linear)
 
@@ -309,6 +292,26 @@ def _drop_observer(module: nn.Module) -> None:
                 del hooks[handle]
 
 
+def _unquantize_attention(module: nn.Module) -> None:
+    """Let quantized attention call itself float, as its layers are: torch's prepare and convert go by the type."""
+    import torch.ao.nn.quantizable as nnqa
+    import torch.ao.nn.quantized as nnq
+
+    if type(module) is nnq.MultiheadAttention:
+        module.__class__ = nnqa.MultiheadAttention
+        # What convert takes out of it, and no code reads.
+        module.register_parameter("in_proj_weight", None)
+        module.register_parameter("in_proj_bias", None)
+
+
+def _never_read(twin: nn.Module) -> set[str]:
+    """Return the joined projection of attention that has a linear layer for each: a leftover of its base class."""
+    import torch.ao.nn.quantizable as nnqa
+
+    attention = [path for path, module in twin.named_modules() if isinstance(module, nnqa.MultiheadAttention)]
+    return {f"{path}.{name}" for path in attention for name in ("in_proj_weight", "in_proj_bias")}
+
+
 def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     layer.weight = nn.Parameter(weight.detach().dequantize(), requires_grad=False)
     if bias is not None:
@@ -317,5 +320,7 @@ def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 
 def _quantized_weights(model: nn.Module) -> list[Tensor]:
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "_weight_bias")]
-    weights = [layer._weight_bias()[0] for layer in layers]
+    held = [layer._weight_bias() for layer in layers]
+    # Recurrent layers have several, by name.
+    weights = [weight for value in held for weight in (value["weight"].values() if isinstance(value, dict) else value[:1])]
     return [weight for weight in weights if isinstance(weight, Tensor) and weight.is_quantized]
