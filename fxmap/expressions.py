@@ -26,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from fxmap.errors import MappingError
 from fxmap.quantization.packing import pack, unpack
 from fxmap.quantization.scheme import Scheme
+from fxmap.quantization.wrapped import is_wrapped
 
 State = Mapping[str, Any]
 
@@ -359,7 +360,7 @@ class Dequantized(Expression):
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
         value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value.dequantize() if value.is_quantized else value
+        return value.dequantize() if value.is_quantized or is_wrapped(value) else value
 
     def python(self) -> str:
         return f"{self.of.python()}.dequantize()"

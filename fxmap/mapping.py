@@ -26,6 +26,7 @@ from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
 from fxmap.quantization.packing import clone
+from fxmap.quantization.wrapped import fitted, is_wrapped
 from fxmap.report import describe
 from fxmap.wrappers import match_prefix
 
@@ -132,7 +133,8 @@ class KeyMapping(Mapping[str, Expression]):
         Args:
             state_dict: the source's keys, with or without a wrapper's prefix such as `module.`.
             like: a state dict of the destination; the result then has all its keys, in its order, with its values where
-                the source makes none, and its `_metadata`.
+                the source makes none, and its `_metadata`. Weights that are tensor subclasses (torchao) are quantized as
+                its own are; without it they are float.
 
         Returns:
             The keys that the source makes, or all of them with `like`. Renamed tensors are the source's own, not copies.
@@ -158,7 +160,7 @@ class KeyMapping(Mapping[str, Expression]):
                 raise MappingError(f"{key} = {expression}: {error}") from error
         if like is None:
             return made
-        full = OrderedDict((key, made.get(key, value)) for key, value in like.items())
+        full = OrderedDict((key, fitted(made[key], value) if key in made else value) for key, value in like.items())
         if hasattr(like, "_metadata"):
             full._metadata = like._metadata  # type: ignore[attr-defined]
         return full
@@ -383,6 +385,11 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         raise LoadError(f"{key}: source {type(value).__name__}, destination {type(own).__name__}. Nothing was written")
     if not isinstance(value, Tensor):
         return
+    if is_wrapped(value) != is_wrapped(own):
+        raise LoadError(
+            f"{key}: source {type(value).__name__}, destination {type(own).__name__}: the destination's quantization "
+            "would be dropped, or ignored. Nothing was written; make the values with mapping.apply(state_dict, like=dst.state_dict())"
+        )
     if value.shape != own.shape:
         raise LoadError(f"{key}: source {list(value.shape)}, destination {list(own.shape)}. Nothing was written")
     if value.is_quantized != own.is_quantized or (value.is_complex() and not own.is_complex()):

@@ -189,6 +189,10 @@ class _Draft:
                 "nothing in the destination is quantized: it is a fused float model. If you built it with torchvision's "
                 'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"'
             )
+        wrapped = [key for key, store in self.dst.twin.stores.items() if store.wrapped]
+        if wrapped:
+            kind = type(self.dst.model.state_dict()[wrapped[0]]).__name__
+            notes.append(f"{len(wrapped)} weights are of the class {kind}: they are quantized as the destination's own are")
         if blocked:
             notes.append(blocked)
         elif self.dst.twin.ranges:

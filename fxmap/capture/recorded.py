@@ -176,12 +176,12 @@ def _modules(replica: nn.Module, recorder: Recorder) -> Iterator[None]:
 def _plain_kernels() -> Iterator[None]:
     """Record attention, and recurrent layers, as their own operations: fused kernels would hide them, or approximate."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    onednn = torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    onednn: Any = torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False  # type: ignore[attr-defined]
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.mkldnn.enabled = onednn  # type: ignore[attr-defined]
+        torch.backends.mkldnn.enabled = onednn

@@ -14,6 +14,7 @@ class Store:
 
     `packed` says how, if it holds more than a tensor: "tuple" (weight and bias, of linear layers), "linear" (the same in an
     object, of recurrent cells), or "cell" (weight and bias of the inputs, and `hidden`, those of the hidden state).
+    `wrapped` says that it is a tensor subclass, which quantizes what is loaded into it.
     """
 
     weight: str
@@ -21,6 +22,7 @@ class Store:
     scheme: Scheme | None = None
     packed: str = ""
     hidden: tuple[str, str] | None = None
+    wrapped: bool = False
 
     @property
     def paths(self) -> tuple[str | None, ...]:
@@ -28,6 +30,11 @@ class Store:
         if self.hidden is not None:
             return self.weight, self.hidden[0], self.bias, self.hidden[1]
         return (self.weight, self.bias) if self.packed else (self.weight,)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights that it holds are quantized, in whatever way."""
+        return self.scheme is not None or self.wrapped
 
     @property
     def names(self) -> list[str]:
@@ -50,6 +57,9 @@ class Store:
             return None
         parts = [None if path is None else tensors[path] for path in self.paths]
         weights = 2 if self.hidden is not None else 1
+        if self.wrapped and isinstance(parts[0], Dequantized):
+            # What is wrapped on both sides may be taken as it is.
+            return parts[0].of
         if self.scheme is not None:
             parts[:weights] = [Quantized(part, self.scheme) for part in parts[:weights] if part is not None]
         if self.packed in ("linear", "cell"):
@@ -66,5 +76,5 @@ class Store:
             if path is None:
                 continue
             part: Expression = Unpacked(whole, index) if self.packed else whole
-            found[path] = Dequantized(part) if self.scheme is not None and index < weights else part
+            found[path] = Dequantized(part) if self.quantized and index < weights else part
         return found

@@ -8,11 +8,11 @@ it: where every twin tensor is stored in the model's own state dict, and which k
 >>> from torch import nn
 >>> twin = float_twin(nn.Sequential(nn.Linear(2, 3)))
 >>> twin.stage, twin.stores["0.weight"], twin.kept
-(<Stage.FLOAT: 'float'>, Store(weight='0.weight', bias=None, scheme=None, packed='', hidden=None), {})
+(<Stage.FLOAT: 'float'>, Store(weight='0.weight', bias=None, scheme=None, packed='', hidden=None, wrapped=False), {})
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +24,7 @@ from fxmap.expressions import Expression
 from fxmap.quantization.recurrent import Replacement, is_weight_only, replacement
 from fxmap.quantization.scheme import Scheme, is_narrow
 from fxmap.quantization.store import Store
+from fxmap.quantization.wrapped import is_fake_quantized, unwrap_tensors
 
 
 class Stage(StrEnum):
@@ -37,6 +38,8 @@ class Stage(StrEnum):
     QAT = "prepared for QAT"
     DYNAMIC = "converted, dynamic int8"
     CONVERTED = "converted, static int8"
+    WRAPPED = "torchao, quantized weights"
+    WRAPPED_QAT = "torchao, prepared for QAT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,21 @@ def float_twin(model: nn.Module) -> Twin:
     Raises:
         QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
     """
-    state = model.state_dict()
     # A model can only hold modules of torch.ao.quantization if something has imported it.
-    if "torch.ao.quantization" not in sys.modules:
-        return Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in state})
+    if "torch.ao.quantization" in sys.modules:
+        found = _module_twin(model)
+    else:
+        found = Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in model.state_dict()})
+    wrapped = unwrap_tensors(found.module)
+    if not wrapped:
+        return found
+    stores = {key: replace(s, wrapped=True) if s.weight in wrapped else s for key, s in found.stores.items()}
+    return replace(found, stores=stores, stage=Stage.WRAPPED if found.stage is Stage.FLOAT else found.stage)
+
+
+def _module_twin(model: nn.Module) -> Twin:
+    """Build the twin of a model whose modules tell its form."""
+    state = model.state_dict()
     builder = _Builder(model)
     twin = replicate(model, builder.replace)
     for module in twin.modules():
@@ -100,7 +114,7 @@ class _Builder:
     def __init__(self, model: nn.Module) -> None:
         self.stores: dict[str, Store] = {}
         self.converted: dict[str, nn.Module] = {}
-        self.static = self.qat = self.observed = False
+        self.static = self.qat = self.observed = self.wrapped_qat = False
         self.narrow = is_narrow(_quantized_weights(model))
 
     def replace(self, path: str, module: nn.Module) -> nn.Module | None:
@@ -110,12 +124,16 @@ class _Builder:
         if isinstance(module, tq.FakeQuantizeBase | tq.ObserverBase):
             self.observed = True
             return nn.Identity()
-        if isinstance(module, nnq.Quantize):
-            return self._convert(path, module, tq.QuantStub())
-        if isinstance(module, nnq.DeQuantize):
-            return self._convert(path, module, tq.DeQuantStub())
-        if isinstance(module, nnq.QFunctional):
-            return self._convert(path, module, nnq.FloatFunctional())
+        for kind, twin in (
+            (nnq.Quantize, tq.QuantStub),
+            (nnq.DeQuantize, tq.DeQuantStub),
+            (nnq.QFunctional, nnq.FloatFunctional),
+        ):
+            if isinstance(module, kind):
+                return self._convert(path, module, twin())
+        if is_fake_quantized(module):
+            self.wrapped_qat = True
+            return _base(module)
         if found := replacement(path, module, narrow=self.narrow):
             return self._replaced(path, module, found)
         if isinstance(module, nnq.Linear):
@@ -140,6 +158,8 @@ class _Builder:
         import torch.ao.nn.intrinsic as nni
         import torch.ao.quantization as tq
 
+        if self.wrapped_qat:
+            return Stage.WRAPPED_QAT
         if self.converted:
             return Stage.CONVERTED if self.static else Stage.DYNAMIC
         if self.observed:
