@@ -388,7 +388,8 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
     if is_wrapped(value) != is_wrapped(own):
         raise LoadError(
             f"{key}: source {type(value).__name__}, destination {type(own).__name__}: the destination's quantization "
-            "would be dropped, or ignored. Nothing was written; make the values with mapping.apply(state_dict, like=dst.state_dict())"
+            "would be dropped, or ignored. Nothing was written; make the values with "
+            "mapping.apply(state_dict, like=dst.state_dict())"
         )
     if value.shape != own.shape:
         raise LoadError(f"{key}: source {list(value.shape)}, destination {list(own.shape)}. Nothing was written")
