@@ -25,7 +25,7 @@ from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCali
 from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
-from fxmap.quantization.packing import clone
+from fxmap.quantization.packing import clone, is_object, unpack
 from fxmap.quantization.wrapped import fitted, is_wrapped
 from fxmap.report import describe
 from fxmap.wrappers import match_prefix
@@ -384,6 +384,7 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
     if isinstance(own, Tensor) != isinstance(value, Tensor):
         raise LoadError(f"{key}: source {type(value).__name__}, destination {type(own).__name__}. Nothing was written")
     if not isinstance(value, Tensor):
+        _check_parts_fit(key, value, own)
         return
     if is_wrapped(value) != is_wrapped(own):
         raise LoadError(
@@ -395,6 +396,11 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         raise LoadError(f"{key}: source {list(value.shape)}, destination {list(own.shape)}. Nothing was written")
     if value.is_quantized != own.is_quantized or (value.is_complex() and not own.is_complex()):
         raise LoadError(f"{key}: source {value.dtype}, destination {own.dtype}. Nothing was written")
+    if value.is_quantized and (value.dtype, _scaled_in_float(value)) != (own.dtype, _scaled_in_float(own)):
+        raise LoadError(
+            f"{key}: source {value.dtype} {value.qscheme()}, destination {own.dtype} {own.qscheme()}: torch would take it, "
+            "and read it wrongly. Nothing was written"
+        )
     if value.dtype != own.dtype and (
         value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
     ):
@@ -409,6 +415,22 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
             f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
             'dst.to_empty(device="cpu")'
         )
+
+
+def _scaled_in_float(value: Tensor) -> bool:
+    """Whether a quantized tensor has the floating-point zero points of an embedding."""
+    return value.qscheme() is torch.per_channel_affine_float_qparams
+
+
+def _check_parts_fit(key: str, value: Any, own: Any) -> None:
+    """Check packed entries part by part: what torch packs, it does not look at."""
+    if not all(isinstance(entry, tuple) or is_object(entry) for entry in (value, own)):
+        return
+    ours, theirs = unpack(value), unpack(own)
+    if len(ours) != len(theirs):
+        raise LoadError(f"{key}: source {len(ours)} packed parts, destination {len(theirs)}. Nothing was written")
+    for index, (part, other) in enumerate(zip(ours, theirs, strict=True)):
+        _check_fits(f"{key}[{index}]", part, other)
 
 
 def _snapshot(value: Any) -> Any:

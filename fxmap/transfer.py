@@ -13,7 +13,7 @@ from torch.func import functional_call
 from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
-from fxmap.errors import QuantizationError
+from fxmap.errors import QuantizationError, shorten
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state, filled_twin
@@ -136,6 +136,8 @@ def fill(
     if mapping.knowledge.blocked:
         raise QuantizationError(mapping.knowledge.blocked)
     stage = float_twin(unwrap(dst)[0]).stage
+    if stage is Stage.QAT:
+        _refuse_zero_norms(mapping, dst, state)
     if calibration is None or (calibration == "keep" and stage is not Stage.CONVERTED):
         mapping.load_into(dst, state, options.on_mismatch)
         return mapping
@@ -160,6 +162,25 @@ def fill(
         filled = _calibrate(mapping, src, dst, state, options, images)
         return filled.with_knowledge(notes=(*filled.knowledge.notes, note))
     return _calibrate(mapping, src, dst, state, options, calibration)
+
+
+def _refuse_zero_norms(mapping: KeyMapping, dst: nn.Module, state: Mapping[str, Any]) -> None:
+    """Refuse norms with a weight of 0 in a QAT destination, which divides by it.
+
+    Raises:
+        QuantizationError: there are such channels.
+    """
+    state, _ = match_prefix(state, mapping.sources())
+    norms = [path for path, module in dst.named_modules() if path.endswith(".bn") and hasattr(module, "running_var")]
+    keys = [key for path in norms if (key := f"{path}.weight") in mapping]
+    zeros = {key: int((mapping[key].evaluate(state) == 0).sum()) for key in keys}
+    found = [key for key, count in zeros.items() if count]
+    if found:
+        raise QuantizationError(
+            f"{shorten(found)}: {zeros[found[0]]} channels of this batch norm have the weight 0, by which torch's QAT "
+            "modules divide: their forward would give NaN. Nothing was written. Give these channels a small weight in the "
+            "source first"
+        )
 
 
 def _calibrate(
