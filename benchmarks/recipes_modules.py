@@ -28,7 +28,7 @@ class Layers(nn.Module):
         self.quant_tokens, self.quant_volume, self.dequant = tq.QuantStub(), tq.QuantStub(), tq.DeQuantStub()
         self.norm = nn.LayerNorm(WIDTH)
         self.lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
-        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(WIDTH, 4)
         self.add, self.join = FloatFunctional(), FloatFunctional()
         self.conv1, self.relu1 = nn.Conv1d(WIDTH, WIDTH, 3), nn.ReLU()
         self.up = nn.ConvTranspose1d(WIDTH, 8, 2, stride=2)
@@ -41,8 +41,10 @@ class Layers(nn.Module):
         """Return logits."""
         x = self.norm(self.quant_tokens(self.embedding(tokens)))
         x, _ = self.lstm(x)
+        # With batch_first, torch's quantizable attention computes another function: it views where it has to transpose.
+        x = x.transpose(0, 1)
         attended, _ = self.attention(x, x, x)
-        x = self.relu1(self.conv1(self.add.add(x, attended).transpose(1, 2)))
+        x = self.relu1(self.conv1(self.add.add(x, attended).permute(1, 2, 0)))
         x = self.group(self.up(x)).mean(2)
         v = self.relu3(self.conv3(self.quant_volume(volume))).mean((2, 3, 4))
         return self.dequant(self.head(self.hidden_norm(self.hidden(self.join.cat([x, v], 1)))))  # type: ignore[no-any-return]
