@@ -117,3 +117,24 @@ def test_half_precision_dynamic_layers_are_refused() -> None:
     dst = tq.quantize_dynamic(nn.Sequential(nn.LSTM(4, 4)), {nn.LSTM}, dtype=torch.float16)
     with pytest.raises(fxmap.QuantizationError, match=r"0: a dynamic layer with torch.float16 weights"):
         fxmap.auto_map(nn.Sequential(nn.LSTM(4, 4)), dst, example_inputs=torch.zeros(2, 2, 4))
+
+
+def test_attention_that_torch_quantizes_into_another_function_is_named() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant, self.dequant = tq.QuantStub(), tq.DeQuantStub()
+            self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.quant(x)
+            return self.dequant(self.head(self.attention(x, x, x)[0]))  # type: ignore[no-any-return]
+
+    inputs = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    dst = Attention().eval()
+    vars(dst)["qconfig"] = tq.QConfig(activation=tq.default_observer, weight=tq.default_weight_observer)
+    dst = tq.prepare(dst)
+    proof = fxmap.auto_map(Attention().eval(), dst, example_inputs=inputs).proof
+    assert proof is not None
+    assert not proof.ok
+    assert "attention.out_proj" in str(proof.divergence)
