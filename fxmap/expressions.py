@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from fxmap.errors import MappingError
+from fxmap.quantization.packing import KINDS as PACKED_KINDS
 from fxmap.quantization.packing import pack, unpack
 from fxmap.quantization.scheme import Scheme
 from fxmap.quantization.wrapped import is_wrapped
@@ -394,6 +395,10 @@ class PackedObject(Expression):
     op: ClassVar[str] = "packed_object"
     kind: str
     parts: tuple[Expression, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in PACKED_KINDS:
+            raise MappingError(f"packed_object: {self.kind!r} is not one of {', '.join(PACKED_KINDS)}")
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Any:
         parts = tuple(part.evaluate(state, quantized=quantized) for part in self.parts)

@@ -16,7 +16,7 @@ from fxmap.errors import QuantizationError
 def is_wrapped(value: object) -> bool:
     """Whether a value is a tensor subclass that holds quantized numbers.
 
-    >>> is_wrapped(nn.Parameter(torch.zeros(2)))
+    >>> is_wrapped(nn.Parameter(Tensor([0.0])))
     False
     """
     return isinstance(value, Tensor) and type(value) is not Tensor and "dequantize" in _methods(type(value))
