@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import measure_modules
 from benchmarks.measure import PAIRS, Row, measure, subject
 from benchmarks.output import progress, write_json
 from benchmarks.recipes import MODELS
@@ -39,8 +40,10 @@ def command(
 
     Ends with exit code 1 if a key or an output is not as its reference.
     """
-    names = _chosen(models, MODELS, QUICK_MODELS if quick else tuple(MODELS), "model")
-    kinds = _chosen(forms, PAIRS, QUICK_FORMS if quick else default_forms(), "form")
+    every = (*MODELS, measure_modules.LAYERS)
+    names = _chosen(models, every, QUICK_MODELS if quick else every, "model")
+    known = (*PAIRS, *measure_modules.FORMS)
+    kinds = _chosen(forms, known, QUICK_FORMS if quick else (*default_forms(), *measure_modules.FORMS), "form")
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"{json_file.parent} is not a directory", param_hint="--json")
     torch.set_num_threads(threads)
@@ -79,15 +82,24 @@ def _chosen(text: str, known: Iterable[str], default: tuple[str, ...], what: str
 
 
 def _measured(names: tuple[str, ...], kinds: tuple[str, ...], proof: bool) -> list[Row]:
+    rows = [(name, kind) for name in names for kind in kinds if _has_row(name, kind)]
+
     def measured() -> Iterator[Row]:
-        for name in names:
-            model = subject(name)
-            for kind in kinds:
+        model = None
+        for name, kind in rows:
+            if measure_modules.applies(name, kind):
+                yield measure_modules.measure(name, kind)
+            else:
+                model = model if model is not None and model.name == name else subject(name)
                 yield measure(model, kind, proof=proof)
                 # Models are cycles of references (hooks of observers), and large.
                 gc.collect()
 
-    return list(progress(measured(), len(names) * len(kinds), lambda row: f"{row.model} {row.form}"))
+    return list(progress(measured(), len(rows), lambda row: f"{row.model} {row.form}"))
+
+
+def _has_row(name: str, kind: str) -> bool:
+    return measure_modules.applies(name, kind) or (name in MODELS and kind in PAIRS)
 
 
 def _alarm(count: int) -> str:
@@ -169,7 +181,7 @@ def _summary(rows: list[Row]) -> Table:
         table.add_column(kind.replace("-", "\n"), justify="right")
     found = {(row.model, row.form): row for row in rows}
     for name in dict.fromkeys(row.model for row in rows):
-        table.add_row(name, *(_cell(found[name, kind]) for kind in kinds))
+        table.add_row(name, *(_cell(found[name, kind]) if (name, kind) in found else "" for kind in kinds))
     return table
 
 

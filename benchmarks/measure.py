@@ -149,11 +149,11 @@ def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
     own = snapshot(dst.state_dict())
     reference = reference_of(subject, pair, src, own)
     cpu = time.process_time()
-    mapping, row.seconds_map = _timed(lambda: fxmap.auto_map(src, dst, example_inputs=_inputs(subject, pair), verify=False))
+    mapping, row.seconds_map = timed(lambda: fxmap.auto_map(src, dst, example_inputs=_inputs(subject, pair), verify=False))
     row.cpu_seconds_map = time.process_time() - cpu
     if proof:
         _prove(src, dst, _inputs(subject, pair), row)
-    mapping, row.seconds_fill = _timed(lambda: _fill(subject, pair, src, dst, mapping))
+    mapping, row.seconds_fill = timed(lambda: _fill(subject, pair, src, dst, mapping))
     row.unexpected = len(mapping.unexpected)
     expected, sourced = expected_state(pair, reference, own)
     actual = dst.state_dict()
@@ -206,11 +206,11 @@ def _fill(subject: Subject, pair: Pair, src: nn.Module, dst: nn.Module, mapping:
 
 def _prove(src: nn.Module, dst: nn.Module, inputs: Tensor | None, row: Row) -> None:
     try:
-        mapping, row.seconds_proof = _timed(lambda: fxmap.auto_map(src, dst, example_inputs=inputs, verify=True))
+        mapping, row.seconds_proof = timed(lambda: fxmap.auto_map(src, dst, example_inputs=inputs, verify=True))
     except Exception as error:  # a proof that fails is no reason to lose the rest of the row
         row.proof_error = f"{type(error).__name__}: {error}"
         return
-    row.statuses = _counted(mapping, mapping.knowledge.statuses)
+    row.statuses = counted(mapping, mapping.knowledge.statuses)
     row.proof_ok = mapping.proof is not None and mapping.proof.ok
     if mapping.proof is None:
         row.proof_error = "no proof: " + "; ".join(mapping.knowledge.notes)
@@ -242,7 +242,7 @@ def _compare(
     row.missing = len(lost & sourced)
     row.wrong = len(sourced.intersection(different) - lost)
     row.right = row.sourced - row.wrong - row.missing
-    row.sourceless = _counted(mapping, rest)
+    row.sourceless = counted(mapping, rest)
     row.sourceless_wrong = len(rest & set(different))
     row.examples = (different or sorted(lost))[:5]
 
@@ -257,11 +257,13 @@ def _run(subject: Subject, pair: Pair, reference: nn.Module, dst: nn.Module, row
         row.sqnr, row.sqnr_reference = recipes.sqnr(exact, actual), recipes.sqnr(exact, expected)
 
 
-def _counted(mapping: fxmap.KeyMapping, keys: Any) -> dict[str, int]:
+def counted(mapping: fxmap.KeyMapping, keys: Any) -> dict[str, int]:
+    """Count keys by their status."""
     return dict(Counter(str(mapping.status(key)) for key in keys).most_common())
 
 
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a function returns, and the seconds that it took."""
     start = time.perf_counter()
     return function(), time.perf_counter() - start
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
+from fxmap.quantization.files import ENTRY, flatten, rebuild
+from fxmap.quantization.packing import is_object
+from fxmap.quantization.wrapped import is_wrapped
 from fxmap.wrappers import is_average
 
 # Where training scripts put the state dict in a checkpoint, the likeliest first; any other name is found as well.
@@ -123,7 +126,11 @@ def _state_dicts(data: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterato
     """Yield what holds tensors by name, by the dotted name of its container; the state of an optimizer does not count."""
     if {"state", "param_groups"} <= data.keys():
         return
-    if data and all(isinstance(key, str) for key in data) and any(isinstance(v, Tensor) for v in data.values()):
+    if (
+        data
+        and all(isinstance(key, str) for key in data)
+        and any(isinstance(v, Tensor) or is_object(v) for v in data.values())
+    ):
         state = OrderedDict(data)
         if isinstance(metadata := getattr(data, "_metadata", None), Mapping):
             state._metadata = metadata  # type: ignore[attr-defined]
@@ -148,8 +155,8 @@ def _read_file(path: Path) -> Any:
         return _read_shards(path)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+            return _read_safetensors(path)
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file: {_reason(error)}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -158,6 +165,13 @@ def _read_file(path: Path) -> Any:
     except Exception as error:
         # A damaged pickle fails in whatever way its bytes say: each of them is a fault of the file.
         raise CheckpointError(f"{path}: not a readable checkpoint: {_reason(error)}") from error
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        description = (file.metadata() or {}).get(ENTRY)
+    return tensors if description is None else rebuild(tensors, description)
 
 
 def _reason(error: BaseException) -> str:
@@ -216,12 +230,14 @@ def _shard_name(index: Path, name: object) -> str:
 def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False) -> None:
     """Write a state dict to a .safetensors file, or as torch.save does (.pt, .pth, .bin); atomically.
 
-    Dtypes are kept. Keys that share a tensor stay tied in a file of torch.save; in .safetensors, which has no such thing,
-    each has its own copy. The file appears under its name when it is complete.
+    Dtypes are kept, and so are quantized tensors: .safetensors holds their integers, scales, zero points and axis, and what
+    `open_checkpoint` rebuilds of them is equal bit for bit. `_metadata` is kept. Keys that share a tensor stay tied in a
+    file of torch.save; in .safetensors, which has no such thing, each has its own copy. The file appears under its name when
+    it is complete.
 
     Raises:
         CheckpointError: the file is there already, its name ends in something else, or it cannot be written; nothing was
-            changed. Also where .safetensors cannot hold a value, such as a quantized tensor.
+            changed. Also where the format cannot hold a value, such as a tensor subclass in .safetensors.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
@@ -230,7 +246,14 @@ def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False)
         raise CheckpointError(
             f"{path}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
         )
-    values = _packed(state) if path.suffix == ".safetensors" else _compact(state)
+    metadata = {"format": "pt"}
+    if path.suffix == ".safetensors":
+        values, description = _flat(state, path)
+        # Plain tensors alone need none; but observers and packed layers read the versions in `_metadata`.
+        if hasattr(state, "_metadata") or values.keys() != state.keys():
+            metadata[ENTRY] = description
+    else:
+        values = _compact(state, path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
@@ -238,7 +261,7 @@ def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False)
     os.close(handle)
     try:
         if path.suffix == ".safetensors":
-            save_file(values, name, metadata={"format": "pt"})
+            save_file(values, name, metadata=metadata)
         else:
             torch.save(values, name)
         # A file of mkstemp is for its owner alone; what the user asked for has the usual rights.
@@ -256,22 +279,25 @@ def _umask() -> int:
     return mask
 
 
-def _packed(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    wrong = [key for key, value in state.items() if not isinstance(value, Tensor) or value.is_quantized]
-    if wrong:
-        raise CheckpointError(
-            f"{shorten(wrong)}: .safetensors holds plain tensors alone, and this is a {type(state[wrong[0]]).__name__} of a "
-            "quantized model. Write a .pth file instead"
-        )
-    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+def _flat(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        return flatten(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}, and .safetensors holds plain tensors alone. Write a .pth file") from error
 
 
-def _compact(state: Mapping[str, Any]) -> "OrderedDict[str, Any]":
+def _compact(state: Mapping[str, Any], path: Path) -> "OrderedDict[str, Any]":
     """Copy views, so that a slice does not bring all of its tensor with it; tensors that are tied stay so."""
+    objects = [key for key, value in state.items() if is_object(value)]
+    if objects:
+        raise CheckpointError(
+            f"{path}: {shorten(objects)}: packed parameters of a recurrent layer, which torch.load with weights_only=True "
+            "refuses to read again. Write a .safetensors file, where fxmap keeps their parts"
+        )
     copies: dict[tuple[Any, ...], Tensor] = {}
     result: OrderedDict[str, Any] = OrderedDict()
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.is_quantized or value.layout != torch.strided:
+        if not isinstance(value, Tensor) or value.is_quantized or is_wrapped(value) or value.layout != torch.strided:
             result[key] = value
             continue
         place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)

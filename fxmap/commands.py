@@ -17,7 +17,7 @@ from fxmap.errors import MappingError, shorten
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Proof, Status
 from fxmap.reference import UsageError, parse, resolve
-from fxmap.transfer import fill
+from fxmap.transfer import Filling, fill
 from fxmap.verify import verify as prove
 from fxmap.wrappers import spell
 
@@ -125,7 +125,7 @@ class Conversion:
         mapping = auto_map(found.state if source is None else source, dst, example_inputs=_example(self.inputs))
         calibration = None if self.calibration is None else _batches(self.calibration)
         on_mismatch: Any = "keep" if self.keep else "raise"
-        mapping = fill(mapping, source, dst, found.state, calibration, None, on_mismatch)
+        mapping = fill(mapping, source, dst, found.state, Filling(calibration, on_mismatch=on_mismatch))
         state = dst.state_dict()
         save(state, self.output, overwrite=self.force)
         written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {found.where}"

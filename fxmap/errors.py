@@ -48,8 +48,9 @@ class MissingCalibration(QuantizationError):
         super().__init__(
             f"{example} (and {len(keys) - 1} more keys): the destination is static int8, and its activation ranges "
             "belong to other weights; they cannot be computed from weights alone. Nothing was written. Either give data: "
-            "fxmap.transfer(src, dst, calibration=batches) with a few dozen typical inputs; or keep the destination's own "
-            'ranges at your word: fxmap.transfer(src, dst, calibration="keep").'
+            "fxmap.transfer(src, dst, calibration=batches) with a few dozen typical inputs; or "
+            'let fxmap make inputs from the statistics of the source\'s batch norms: calibration="distilled"; or keep the '
+            'destination\'s own ranges at your word: calibration="keep".'
         )
         self.keys = tuple(keys)
 

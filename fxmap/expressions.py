@@ -24,7 +24,10 @@ from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from fxmap.errors import MappingError
+from fxmap.quantization.packing import KINDS as PACKED_KINDS
+from fxmap.quantization.packing import pack, unpack
 from fxmap.quantization.scheme import Scheme
+from fxmap.quantization.wrapped import is_wrapped
 
 State = Mapping[str, Any]
 
@@ -358,7 +361,7 @@ class Dequantized(Expression):
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
         value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value.dequantize() if quantized and value.is_quantized else value
+        return value.dequantize() if value.is_quantized or is_wrapped(value) else value
 
     def python(self) -> str:
         return f"{self.of.python()}.dequantize()"
@@ -455,18 +458,41 @@ class Packed(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class PackedObject(Expression):
+    """Weights and biases in one object, as torch's dynamic recurrent layers keep them; `kind` as in `packing.pack`."""
+
+    op: ClassVar[str] = "packed_object"
+    kind: str
+    parts: tuple[Expression, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in PACKED_KINDS:
+            raise MappingError(f"packed_object: {self.kind!r} is not one of {', '.join(PACKED_KINDS)}")
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        parts = tuple(part.evaluate(state, quantized=quantized) for part in self.parts)
+        return pack(self.kind, parts) if quantized else parts
+
+    def python(self) -> str:
+        return f"pack({self.kind!r}, [{', '.join(part.python() for part in self.parts)}])"
+
+    def __str__(self) -> str:
+        return f"pack({', '.join(map(str, self.parts))})"
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked(Expression):
-    """One part of a packed entry: 0 is the weight, 1 the bias."""
+    """One part of a packed entry, in the order in which it was packed."""
 
     op: ClassVar[str] = "unpacked"
     of: Expression
     index: int
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Any:
-        return self.of.evaluate(state, quantized=quantized)[self.index]
+        return unpack(self.of.evaluate(state, quantized=quantized))[self.index]
 
     def python(self) -> str:
-        return f"{self.of.python()}[{self.index}]"
+        return f"unpack({self.of.python()})[{self.index}]"
 
     def __str__(self) -> str:
         return f"{self.of}[{self.index}]"
@@ -627,6 +653,7 @@ KINDS: tuple[type[Expression], ...] = (
     QuantizedPart,
     DequantizedParts,
     Packed,
+    PackedObject,
     Unpacked,
     Slice,
     Gather,
@@ -678,6 +705,7 @@ def _parse_field(raw: object, kind: Any) -> object:
 _TYPES: dict[str, Any] = {
     "key": str,
     "layer": str,
+    "kind": str,
     "shape": tuple,
     "rows": tuple,
     "order": tuple,

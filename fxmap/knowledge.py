@@ -12,7 +12,8 @@ class Knowledge:
 
     `statuses` covers every destination key; `unread` are those that the destination reads in training mode only, or never;
     `ranges` the activation ranges of a static int8 destination; `reasons` say why a key could not be made; `notes` are
-    sentences for the report; `share` is the share of the smaller network that was aligned.
+    sentences for the report; `saturating` are relus of an int8 destination whose counterpart saturates, each with the int8
+    module whose range bounds it, and where it must end.
     """
 
     statuses: dict[str, Status] = field(default_factory=dict)
@@ -24,5 +25,6 @@ class Knowledge:
     notes: tuple[str, ...] = ()
     stages: tuple[str, str] = ("", "")
     rungs: tuple[str, str] = ("", "")
+    saturating: dict[str, tuple[str, float]] = field(default_factory=dict)
     different: str = ""
     blocked: str = ""

@@ -25,6 +25,8 @@ from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCali
 from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
+from fxmap.quantization.packing import clone, is_object, unpack
+from fxmap.quantization.wrapped import fitted, is_wrapped
 from fxmap.report import describe
 from fxmap.wrappers import match_prefix
 
@@ -131,7 +133,8 @@ class KeyMapping(Mapping[str, Expression]):
         Args:
             state_dict: the source's keys, with or without a wrapper's prefix such as `module.`.
             like: a state dict of the destination; the result then has all its keys, in its order, with its values where
-                the source makes none, and its `_metadata`.
+                the source makes none, and its `_metadata`. Weights that are tensor subclasses (torchao) are quantized as
+                its own are; without it they are float.
 
         Returns:
             The keys that the source makes, or all of them with `like`. Renamed tensors are the source's own, not copies.
@@ -157,7 +160,7 @@ class KeyMapping(Mapping[str, Expression]):
                 raise MappingError(f"{key} = {expression}: {error}") from error
         if like is None:
             return made
-        full = OrderedDict((key, made.get(key, value)) for key, value in like.items())
+        full = OrderedDict((key, fitted(made[key], value) if key in made else value) for key, value in like.items())
         if hasattr(like, "_metadata"):
             full._metadata = like._metadata  # type: ignore[attr-defined]
         return full
@@ -294,6 +297,9 @@ class KeyMapping(Mapping[str, Expression]):
             )
             for name in ("unexpected", "unread", "ranges", "notes", "stages", "rungs"):
                 known[name] = tuple(known[name])
+            known["saturating"] = {
+                str(path): (str(owner), float(bound)) for path, (owner, bound) in known.get("saturating", {}).items()
+            }
             return cls({str(key): parse(value) for key, value in data["expressions"].items()}, Knowledge(**known))
         except MappingError:
             raise
@@ -330,6 +336,25 @@ def fold(layer, weight, bias, mean, var, eps, gamma, beta):
         transposed = layer == "conv_transpose" and weight.dim() > 2
         folded = fuse_conv_bn_weights(weight, bias, mean, var, eps, gamma, beta, transposed)
     return folded[0].detach(), folded[1].detach()
+
+""",
+    "pack": """
+def pack(kind, parts):
+    if kind == "linear":
+        return torch.ops.quantized.linear_prepack(*parts)
+    inputs, hidden = (torch.ops.quantized.linear_prepack(*pair) for pair in zip(parts[:2], parts[2:]))
+    return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
+
+""",
+    "unpack": """
+def unpack(value):
+    if isinstance(value, tuple):
+        return value
+    state = value.__getstate__()[0]
+    if isinstance(state[0], torch.Tensor):
+        return tuple(state[:2])
+    (inputs, bias_ih), (hidden, bias_hh) = (part.__getstate__()[0][:2] for part in state[4])
+    return inputs, hidden, bias_ih, bias_hh
 
 """,
     "quantize": """
@@ -374,11 +399,23 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
     if isinstance(own, Tensor) != isinstance(value, Tensor):
         raise LoadError(f"{key}: source {type(value).__name__}, destination {type(own).__name__}. Nothing was written")
     if not isinstance(value, Tensor):
+        _check_parts_fit(key, value, own)
         return
+    if is_wrapped(value) != is_wrapped(own):
+        raise LoadError(
+            f"{key}: source {type(value).__name__}, destination {type(own).__name__}: the destination's quantization "
+            "would be dropped, or ignored. Nothing was written; make the values with "
+            "mapping.apply(state_dict, like=dst.state_dict())"
+        )
     if value.shape != own.shape:
         raise LoadError(f"{key}: source {list(value.shape)}, destination {list(own.shape)}. Nothing was written")
     if value.is_quantized != own.is_quantized or (value.is_complex() and not own.is_complex()):
         raise LoadError(f"{key}: source {value.dtype}, destination {own.dtype}. Nothing was written")
+    if value.is_quantized and (value.dtype, _scaled_in_float(value)) != (own.dtype, _scaled_in_float(own)):
+        raise LoadError(
+            f"{key}: source {value.dtype} {value.qscheme()}, destination {own.dtype} {own.qscheme()}: torch would take it, "
+            "and read it wrongly. Nothing was written"
+        )
     if value.dtype != own.dtype and (
         value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
     ):
@@ -395,9 +432,25 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         )
 
 
+def _scaled_in_float(value: Tensor) -> bool:
+    """Whether a quantized tensor has the floating-point zero points of an embedding."""
+    return value.qscheme() is torch.per_channel_affine_float_qparams
+
+
+def _check_parts_fit(key: str, value: Any, own: Any) -> None:
+    """Check packed entries part by part: what torch packs, it does not look at."""
+    if not all(isinstance(entry, tuple) or is_object(entry) for entry in (value, own)):
+        return
+    ours, theirs = unpack(value), unpack(own)
+    if len(ours) != len(theirs):
+        raise LoadError(f"{key}: source {len(ours)} packed parts, destination {len(theirs)}. Nothing was written")
+    for index, (part, other) in enumerate(zip(ours, theirs, strict=True)):
+        _check_fits(f"{key}[{index}]", part, other)
+
+
 def _snapshot(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return clone(value)
     return tuple(_snapshot(part) for part in value) if isinstance(value, tuple) else value
 
 

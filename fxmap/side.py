@@ -36,8 +36,7 @@ class Side:
 
     def names(self, key: str) -> list[str]:
         """Return the twin tensors that a key holds, by the names that the graph uses for them."""
-        store = self.twin.stores[key]
-        return [self.main.canonical[part] for part in (store.weight, store.bias) if part is not None]
+        return [self.main.canonical[part] for part in self.twin.stores[key].names]
 
 
 def side(model: nn.Module, inputs: Inputs | None = None) -> Side:

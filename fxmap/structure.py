@@ -13,7 +13,9 @@ from fxmap.knowledge import Knowledge
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.domain import floats_inside
-from fxmap.quantization.twin import COPY, Stage
+from fxmap.quantization.saturation import saturations
+from fxmap.quantization.store import COPY
+from fxmap.quantization.twin import Stage
 from fxmap.side import Side
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,9 @@ def map_by_structure(
     found = derive(src.main.ops, dst.main.ops, alignment, columns, absorb_eps=absorb_eps)
     _add_auxiliary(src, dst, found, absorb_eps)
     _add_siblings(src, dst, found)
-    return _Draft(src, dst, found).mapping(), Plan(src, dst, alignment, found)
+    mapping = _Draft(src, dst, found).mapping()
+    bounded = saturations(src.main.ops, dst.main.ops, alignment.pairs, dst.twin.module, dst.twin.converted)
+    return mapping.with_knowledge(saturating=bounded), Plan(src, dst, alignment, found)
 
 
 def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> None:
@@ -175,8 +179,8 @@ class _Draft:
 
     def _made(self, key: str) -> Expression | None:
         store, canonical = self.dst.twin.stores[key], self.dst.main.canonical
-        parts = [part for part in (store.weight, store.bias) if part is not None]
-        return store.encode({part: self.tensors[canonical[part]] for part in parts if canonical[part] in self.tensors})
+        made = {part: self.tensors[canonical[part]] for part in store.names if canonical[part] in self.tensors}
+        return store.encode(made)
 
     def _unexpected(self) -> tuple[str, ...]:
         used = {source for expression in self.expressions.values() for source in expression.sources()}
@@ -214,6 +218,10 @@ class _Draft:
                 f"{len(dead)} float weights of the destination are dead: its graph reads integers in their place. They are "
                 f"filled too, and prove nothing: {shorten(dead)}"
             )
+        wrapped = [key for key, store in self.dst.twin.stores.items() if store.wrapped]
+        if wrapped:
+            kind = type(self.dst.model.state_dict()[wrapped[0]]).__name__
+            notes.append(f"{len(wrapped)} weights are of the class {kind}: they are quantized as the destination's own are")
         if blocked:
             notes.append(blocked)
         elif self.dst.twin.ranges:

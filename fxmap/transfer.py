@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +17,42 @@ from fxmap.errors import QuantizationError, shorten
 from fxmap.expressions import Expression
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
-from fxmap.quantization.calibrate import arguments, calibrated_state
+from fxmap.quantization.calibrate import arguments, calibrated_state, filled_twin
+from fxmap.quantization.distill import distilled_batches
 from fxmap.quantization.fx import calibrated_graph_state
 from fxmap.quantization.graph import norm_weights
 from fxmap.quantization.noise import sqnr
 from fxmap.quantization.pt2e import Refilled, refill, rewrite_literals
+from fxmap.quantization.saturation import Saturations
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
 from fxmap.wrappers import match_prefix
 
-Calibration = Iterable[Any] | Literal["keep"] | None
+Calibration = Iterable[Any] | Literal["keep", "distilled"] | None
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How a destination is filled: the options of `transfer` and `load` that concern writing.
+
+    Raises:
+        ValueError: an option has a value that it does not take.
+    """
+
+    calibration: Calibration = None
+    qconfig: Any = None
+    on_mismatch: Literal["raise", "keep"] = "raise"
+    relu6: Literal["reference", "clamp"] = "reference"
+    example_inputs: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.calibration, str) and self.calibration not in ("keep", "distilled"):
+            raise ValueError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
+        if self.relu6 not in ("reference", "clamp"):
+            raise ValueError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
+        if self.relu6 == "clamp" and self.calibration in (None, "keep"):
+            raise ValueError('relu6="clamp" bounds ranges while they are calibrated; give calibration=batches with it')
 
 
 def transfer(
@@ -36,6 +62,7 @@ def transfer(
     calibration: Calibration = None,
     qconfig: Any = None,
     on_mismatch: Literal["raise", "keep"] = "raise",
+    relu6: Literal["reference", "clamp"] = "reference",
     example_inputs: Any = None,
     verify: bool | Literal["required"] = True,
     absorb_eps: bool = False,
@@ -46,23 +73,29 @@ def transfer(
         src: the source model; it is not changed.
         dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
-            images), or "keep" to keep the destination's own activation ranges at your word.
+            images); or "distilled", to make images of which the source's batch norms have the statistics that they
+            remember; or "keep" to keep the destination's own activation ranges at your word.
         qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
             activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
             be a QConfigMapping, for one of PT2E it makes an observer of activations.
         on_mismatch: as in `KeyMapping.load_into`.
-        example_inputs, verify, absorb_eps: as in `auto_map`.
+        relu6: where the source has ReLU6 and an int8 destination ReLU (torchvision's MobileNetV2), "reference" gives the
+            ranges of the usual recipe, and the report says what that costs; "clamp" ends these ranges at 6, so that the
+            saturation of the integers is the ReLU6.
+        example_inputs, verify, absorb_eps: as in `auto_map`; distilled images have the size of these inputs.
 
     Returns:
         The mapping; ranges that the batches gave are `calibrated`.
 
     Raises:
         MissingCalibration: static int8 without `calibration`.
-        QuantizationError: batches or scheme are refused, or the destination can't run as it was built.
+        QuantizationError: batches or scheme are refused, the destination can't run as it was built, or images cannot be
+            distilled, since the source has no batch norm.
         LoadError, DifferentNetworks: as in `KeyMapping.load_into`.
     """
+    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     mapping = auto_map(src, dst, example_inputs=example_inputs, verify=verify, absorb_eps=absorb_eps)
-    return fill(mapping, src, dst, src.state_dict(), calibration, qconfig, on_mismatch)
+    return fill(mapping, src, dst, src.state_dict(), options)
 
 
 def load(
@@ -74,6 +107,7 @@ def load(
     calibration: Calibration = None,
     qconfig: Any = None,
     on_mismatch: Literal["raise", "keep"] = "raise",
+    relu6: Literal["reference", "clamp"] = "reference",
     example_inputs: Any = None,
     verify: bool | Literal["required"] = True,
 ) -> KeyMapping:
@@ -86,39 +120,35 @@ def load(
         src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
             keys are matched by shapes, names and order, which proves nothing.
         weights: which weights of the file, where it holds several, such as "ema"; by default the raw ones.
-        calibration, qconfig, on_mismatch, example_inputs, verify: as in `transfer`.
+        calibration, qconfig, on_mismatch, relu6, example_inputs, verify: as in `transfer`.
 
     Raises:
         CheckpointError: the file cannot be read safely.
         As `transfer`.
     """
+    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     found = checkpoint.open_checkpoint(checkpoint_file, weights)
     state = found.state
     mapping = auto_map(state if src is None else src, dst, example_inputs=example_inputs, verify=verify)
     mapping = mapping.with_knowledge(notes=(*mapping.knowledge.notes, *found.notes))
-    return fill(mapping, src, dst, state, calibration, qconfig, on_mismatch)
+    return fill(mapping, src, dst, state, options)
 
 
 def fill(
-    mapping: KeyMapping,
-    src: nn.Module | None,
-    dst: nn.Module,
-    state: Mapping[str, Any],
-    calibration: Calibration,
-    qconfig: Any,
-    on_mismatch: Literal["raise", "keep"],
+    mapping: KeyMapping, src: nn.Module | None, dst: nn.Module, state: Mapping[str, Any], options: Filling
 ) -> KeyMapping:
     """Write a destination by a mapping that was made for it, calibrating it where it needs ranges."""
-    if isinstance(calibration, str) and calibration != "keep":
-        raise ValueError(f'calibration is an iterable of inputs or "keep", not {calibration!r}')
+    calibration = options.calibration
     if mapping.knowledge.blocked:
         raise QuantizationError(mapping.knowledge.blocked)
     inner, prefix = unwrap(dst)
     stage = float_twin(inner).stage
+    if stage is Stage.QAT:
+        _refuse_zero_norms(mapping, dst, state)
     if calibration is None or (calibration == "keep" and not stage.has_ranges):
-        mapping.load_into(dst, state, on_mismatch)
+        mapping.load_into(dst, state, options.on_mismatch)
         return _with_zeros_named(mapping, inner, prefix) if stage.is_qat else mapping
-    if on_mismatch == "raise":
+    if options.on_mismatch == "raise":
         mapping.require_complete()
     if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
         mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
@@ -130,7 +160,35 @@ def fill(
             + "Leave calibration out to load the float weights, or build the stage that has ranges: converted to int8, or "
             f"prepared with observers{', by prepare instead of prepare_qat' if stage.is_qat else ''}."
         )
-    return _calibrate(mapping, src, dst, inner, prefix, state, calibration, qconfig)
+    if options.relu6 == "clamp" and stage is not Stage.CONVERTED:
+        raise QuantizationError(
+            f'relu6="clamp" sets the ranges of a static int8 destination, and this one is {stage.value}: its ranges are '
+            "made when it is converted. Convert it first"
+        )
+    if calibration == "distilled":
+        images, note = distilled_batches(src, state, options.example_inputs)
+        filled = _calibrate(mapping, src, dst, state, options, images)
+        return filled.with_knowledge(notes=(*filled.knowledge.notes, note))
+    return _calibrate(mapping, src, dst, state, options, calibration)
+
+
+def _refuse_zero_norms(mapping: KeyMapping, dst: nn.Module, state: Mapping[str, Any]) -> None:
+    """Refuse norms with a weight of 0 in a QAT destination, which divides by it.
+
+    Raises:
+        QuantizationError: there are such channels.
+    """
+    state, _ = match_prefix(state, mapping.sources())
+    norms = [path for path, module in dst.named_modules() if path.endswith(".bn") and hasattr(module, "running_var")]
+    keys = [key for path in norms if (key := f"{path}.weight") in mapping]
+    zeros = {key: int((mapping[key].evaluate(state) == 0).sum()) for key in keys}
+    found = [key for key, count in zeros.items() if count]
+    if found:
+        raise QuantizationError(
+            f"{shorten(found)}: {zeros[found[0]]} channels of this batch norm have the weight 0, by which torch's QAT "
+            "modules divide: their forward would give NaN. Nothing was written. Give these channels a small weight in the "
+            "source first"
+        )
 
 
 def _with_zeros_named(mapping: KeyMapping, inner: nn.Module, prefix: str) -> KeyMapping:
@@ -148,18 +206,18 @@ def _calibrate(
     mapping: KeyMapping,
     src: nn.Module | None,
     dst: nn.Module,
-    inner: nn.Module,
-    prefix: str,
     state: Mapping[str, Any],
+    options: Filling,
     calibration: Calibration,
-    qconfig: Any,
 ) -> KeyMapping:
+    inner, prefix = unwrap(dst)
     batches = None if calibration is None or isinstance(calibration, str) else _First(calibration)
     state, _ = match_prefix(state, mapping.sources())
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
-    made = _made(inner, own, state, batches, qconfig, frozenset(kept))
+    bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
+    made = _made(inner, own, state, batches, options, frozenset(kept), bounded)
     full = OrderedDict((prefix + key, value) for key, value in made.state.items())
     before = made.write(inner)
     try:
@@ -178,7 +236,13 @@ def _calibrate(
     }
     notes = [note for note in mapping.knowledge.notes if "activation ranges cannot be made" not in note]
     if src is not None and mapping.knowledge.ranges:
-        notes.append(_loss(src, state, inner, batches.first))
+        notes.append(f"{_FIRST}: {_against(src, state, inner, batches.first)}")
+    if mapping.knowledge.saturating:
+        notes.append(
+            f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers"
+            if bounded
+            else _cost_of_relu(mapping, src, state, filled_twin(inner, own, state).module, batches.first)
+        )
     return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
 
 
@@ -187,16 +251,17 @@ def _made(
     expressions: Mapping[str, Expression],
     state: Mapping[str, Any],
     batches: "_First | None",
-    qconfig: Any,
+    options: Filling,
     kept: frozenset[str],
+    saturating: Saturations,
 ) -> Refilled:
     """Make the destination's state, by the way that its form was made."""
     if isinstance(inner, fx.GraphModule) and float_twin(inner).stage is Stage.PT2E_CONVERTED:
-        return refill(inner, expressions, state, batches, qconfig, kept)
+        return refill(inner, expressions, state, batches, options.qconfig, kept)
     assert batches is not None
     if isinstance(inner, fx.GraphModule):
-        return Refilled(calibrated_graph_state(inner, expressions, state, batches, qconfig, kept), {})
-    return Refilled(calibrated_state(inner, expressions, state, batches, qconfig, kept), {})
+        return Refilled(calibrated_graph_state(inner, expressions, state, batches, options.qconfig, kept), {})
+    return Refilled(calibrated_state(inner, expressions, state, batches, options.qconfig, kept, saturating), {})
 
 
 def _is_range(reason: str) -> bool:
@@ -210,8 +275,22 @@ def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:
     return {key for key in ranges if key.rpartition(".")[0] in owners}
 
 
-def _loss(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:
-    """Say how far the filled destination is from the float source on one batch."""
+_FIRST = "against the float source on the first calibration batch"
+
+
+def _cost_of_relu(mapping: KeyMapping, src: nn.Module | None, state: Mapping[str, Any], twin: nn.Module, batch: Any) -> str:
+    """Say what it costs that the destination's relus do not saturate: its float function against the source's."""
+    bounds = mapping.knowledge.saturating
+    bound = next(iter(bounds.values()))[1]
+    cost = "" if src is None else f"; without any rounding, {_against(src, state, twin, batch)}"
+    return (
+        f"the source clamps at {bound:g} where the destination has {len(bounds)} relus that do not saturate{cost}. "
+        f'relu6="clamp" lets their int8 ranges end at {bound:g}, which computes the source\'s function'
+    )
+
+
+def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:
+    """Say how far a filled destination is from the float source on one batch."""
     reference = replicate(unwrap(src)[0]).eval()
     plain = {key: value for key, value in _inner(src, state).items() if isinstance(value, Tensor)}
     result = replicate(dst).eval()
@@ -221,10 +300,10 @@ def _loss(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) 
             expected = tensors_of(functional_call(reference, plain, args, kwargs))
             actual = tensors_of(result(*args, **kwargs))
     except (RuntimeError, TypeError, ValueError) as error:
-        return f"the loss by quantization is not known: the models could not be run on the first batch: {error}"
+        return f"not known, the models could not be run on it: {error}"
     if not expected or not actual or expected[0].shape != actual[0].shape:
-        return "the loss by quantization is not known: the outputs have different shapes"
-    return f"against the float source on the first calibration batch: {sqnr(expected[0], actual[0]):.1f} dB signal to noise"
+        return "not known, the outputs have different shapes"
+    return f"{sqnr(expected[0], actual[0]):.1f} dB signal to noise"
 
 
 def _inner(src: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ from fxmap.plan import make_plan
 from fxmap.precision import SinglePrecision, behind_tables
 from fxmap.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
 from fxmap.quantization.noise import equal_states, loss
-from fxmap.quantization.twin import COPY
+from fxmap.quantization.store import COPY
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side
 from fxmap.structure import Plan
@@ -179,7 +179,7 @@ class _Trial:
         """Return the source's tensors that the mapping reads, by path."""
         keys = {key for expression in self.mapping.values() for key in expression.sources()}
         stores = [store for key, store in self.src.twin.stores.items() if self.src.prefix + key in keys]
-        return {path for store in stores for path in (store.weight, store.bias) if path is not None}
+        return {path for store in stores for path in store.names}
 
     def _written(self) -> set[str]:
         """Return the destination's tensors that the mapping makes, by path."""
@@ -248,10 +248,7 @@ class _Trial:
 
     def _destination(self, source: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make the twin tensors of the destination in float; what the mapping does not make stays the destination's own."""
-        state: dict[str, Any] = {}
-        for key, store in self.src.twin.stores.items():
-            weight, bias = source[store.weight], None if store.bias is None else source[store.bias]
-            state[self.src.prefix + key] = (weight, bias) if store.packed else weight
+        state = {self.src.prefix + key: store.joined(source) for key, store in self.src.twin.stores.items()}
         tensors: dict[str, Tensor] = {}
         canonical = self.dst.main.canonical
         for key, store in self.dst.twin.stores.items():
@@ -259,12 +256,9 @@ class _Trial:
             if expression is None or store.part == COPY:
                 continue
             value = expression.evaluate(state, quantized=False)
-            for path, part in (
-                ((store.weight, value[0]), (store.bias, value[1])) if store.packed else ((store.weight, value),)
-            ):
-                if path is not None:
-                    # A tensor with several keys has the value that is loaded last.
-                    tensors[canonical[path]] = self._fitting(path, part)
+            for path, part in store.parts(value).items():
+                # A tensor with several keys has the value that is loaded last.
+                tensors[canonical[path]] = self._fitting(path, part)
         for path, tensor in self.dst.main.tensors.items():
             if canonical[path] not in tensors:
                 tensors[canonical[path]] = tensor.detach().double() if tensor.is_floating_point() else tensor.clone()

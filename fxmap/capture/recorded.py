@@ -160,7 +160,7 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
 
     def run() -> Recording:
         recorder = Recorder(inputs.flat(), paths)
-        with _modules(replica, recorder), _plain_attention(), torch.no_grad(), recorder:
+        with _modules(replica, recorder), _plain_kernels(), torch.no_grad(), recorder:
             # Some models compute tables from their parameters when they are switched to eval.
             replica.eval()
             outputs = tensors_of(inputs.call(replica))
@@ -204,12 +204,15 @@ def _modules(replica: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Record attention as its own operations: fused kernels would hide them, and one of them approximates."""
+def _plain_kernels() -> Iterator[None]:
+    """Record attention, and recurrent layers, as their own operations: fused kernels would hide them, or approximate."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    onednn: Any = torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = onednn

@@ -9,14 +9,17 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Expression, Packed, Quantized, QuantizedPart
+from fxmap.expressions import Expression, Packed, PackedObject, Quantized, QuantizedPart
+from fxmap.quantization.packing import clone
+from fxmap.quantization.saturation import Saturations, saturated, saturating_ranges
 from fxmap.quantization.scheme import Scheme
 from fxmap.quantization.twin import Stage, Twin, float_twin
 
@@ -30,6 +33,7 @@ def calibrated_state(
     batches: Iterable[Any],
     qconfig: Any = None,
     kept: frozenset[str] = frozenset(),
+    saturating: Saturations = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Make the destination's full state dict from mapped weights and calibration batches; `dst` is not changed.
 
@@ -41,24 +45,26 @@ def calibrated_state(
             data loader adds), or dicts of keyword arguments.
         qconfig: observers; by default the model's own, or default_observer with weights as in the model.
         kept: keys of weights that the destination keeps.
+        saturating: relus that saturate, by the ranges behind them.
 
     Raises:
         QuantizationError: there are no batches, the model refuses one, or a layer refuses the scheme.
     """
     import torch.ao.quantization as tq
 
-    twin = float_twin(dst)
-    module = twin.module.eval()
-    fill_twin(twin, expressions, state)
+    twin = filled_twin(dst, expressions, state)
+    module = twin.module
     _assign_qconfig(dst, twin, qconfig)
     with warnings.catch_warnings():
         # Notices of torch about its own deprecations, and about heads that the batches do not reach.
         warnings.simplefilter("ignore")
         attempt(partial(tq.prepare, module, inplace=True), "prepare")
-        run(module, batches)
+        with saturated(module, saturating):
+            run(module, batches)
         if twin.stage is Stage.CONVERTED:
             attempt(partial(tq.convert, module, inplace=True), "convert")
     made = module.state_dict()
+    made |= saturating_ranges(made, saturating)
     own = dst.state_dict()
     if set(made) != set(own):
         odd = sorted(set(made) ^ set(own))
@@ -66,7 +72,16 @@ def calibrated_state(
             f"{odd[0]} (and {len(odd) - 1} more keys): the destination was not made by prepare and convert of one qconfig, "
             "and cannot be rebuilt from its float twin; build it with torch.ao.quantization from the float weights"
         )
-    return {key: own[key] if key in kept else made[key] for key in own}
+    values = {key: own[key] if key in kept else made[key] for key in own}
+    return {key: clone(value) if isinstance(value, Tensor) else value for key, value in values.items()}
+
+
+def filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> Twin:
+    """Return the destination's float twin, in eval mode, with the mapped weights."""
+    twin = float_twin(dst)
+    twin.module.eval()
+    fill_twin(twin, expressions, state)
+    return twin
 
 
 def run(module: nn.Module, batches: Iterable[Any]) -> int:
@@ -109,23 +124,24 @@ def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[
         expression = expressions.get(key)
         if expression is None:
             continue
-        # Of the destination's integers, scales and zero points, each is made from one float weight.
-        for path, plain in zip((store.weight, store.bias), unquantized(expression), strict=False):
-            if path is None or plain is None:
-                continue
-            part = plain.evaluate(state)
+        for path, value in store.parts(float_value(expression, state)).items():
             owner, attribute = owners[path]
             if attribute in owner._parameters:
-                owner._parameters[attribute] = nn.Parameter(part.detach().clone(), requires_grad=False)
+                owner._parameters[attribute] = nn.Parameter(value.detach().clone(), requires_grad=False)
             else:
-                owner._buffers[attribute] = part.detach().clone()
+                owner._buffers[attribute] = value.detach().clone()
 
 
-def unquantized(expression: Expression) -> list[Expression | None]:
-    """Return the float tensors that an entry is made of: quantization, and packing, left out."""
+def float_value(expression: Expression, state: Mapping[str, Any]) -> Any:
+    """Return what an entry of the destination is made of, in float: its own quantization, and packing, left out.
+
+    Of the destination's integers, scales and zero points, each is made from one float weight.
+    """
+    if isinstance(expression, Quantized | QuantizedPart):
+        return float_value(expression.of, state)
     if isinstance(expression, Packed):
-        return [*unquantized(expression.weight), expression.bias]
-    return unquantized(expression.of) if isinstance(expression, Quantized | QuantizedPart) else [expression]
+        return float_value(expression.weight, state), None if expression.bias is None else expression.bias.evaluate(state)
+    return expression.evaluate(state, quantized=not isinstance(expression, PackedObject))
 
 
 def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
@@ -143,7 +159,9 @@ def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
     schemes = {owner_of(store.weight, converted): store.scheme for store in twin.stores.values() if store.scheme is not None}
     for path, module in twin.module.named_modules():
         if path in converted:
-            module.qconfig = qconfig or weight_qconfig(schemes.get(path))
+            scheme = schemes.get(path)
+            only = scheme is not None and scheme.weight_only
+            module.qconfig = weight_qconfig(scheme) if only else qconfig or weight_qconfig(scheme)
         elif type(module) in DEFAULT_STATIC_QUANT_MODULE_MAPPINGS and not any(path.startswith(f"{c}.") for c in converted):
             # It could have been converted, and was not.
             vars(module)["qconfig"] = None
@@ -166,6 +184,8 @@ def weight_qconfig(scheme: Scheme | None) -> Any:
 
     if scheme is None:
         return tq.QConfig(activation=tq.default_observer, weight=tq.default_weight_observer)
+    if scheme.weight_only:
+        return tq.float_qparams_weight_only_qconfig_4bit if scheme.quant_max == 15 else tq.float_qparams_weight_only_qconfig
     options: dict[str, Any] = {"dtype": getattr(torch, scheme.dtype), "qscheme": getattr(torch, scheme.qscheme)}
     if (scheme.quant_min, scheme.quant_max) != (-128, 127):
         options |= {"quant_min": scheme.quant_min, "quant_max": scheme.quant_max}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fxmap.quantization.packing import is_object, unpack
 from fxmap.values import tensors_of
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ def sqnr(expected: Tensor, actual: Tensor) -> float:
     >>> sqnr(torch.tensor([10.0]), torch.tensor([9.0]))
     20.0
     """
+    expected, actual = expected.detach(), actual.detach()
     noise = float(torch.linalg.vector_norm(expected.double() - actual.double()))
     signal = float(torch.linalg.vector_norm(expected.double()))
     return 20 * math.log10(signal / noise) if noise and signal else math.inf
 
 
 def equal_states(own: Any, made: Any) -> bool:
-    """Whether two values of state dicts are the same: tensors, quantized ones too, or packed pairs of them."""
+    """Whether two values of state dicts are the same: tensors, quantized ones too, or packed ones."""
+    if is_object(own) and is_object(made):
+        own, made = unpack(own), unpack(made)
     if isinstance(own, tuple) and isinstance(made, tuple):
         return len(own) == len(made) and all(equal_states(a, b) for a, b in zip(own, made, strict=True))
     if isinstance(own, Tensor) and isinstance(made, Tensor):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxmap.expressions import Expression
-from fxmap.quantization.calibrate import fill_twin, run, unquantized
+from fxmap.quantization.calibrate import fill_twin, float_value, run
 from fxmap.quantization.exported import graph_weight
 from fxmap.quantization.graph import border, drop_dead_reads
 from fxmap.quantization.twin import float_twin
@@ -88,9 +88,7 @@ def _weight_literals(
 
 
 def _float_weight(expression: Expression, state: Mapping[str, Any]) -> Tensor:
-    plain = unquantized(expression)[0]
-    assert plain is not None
-    value: Tensor = plain.evaluate(state)
+    value: Tensor = float_value(expression, state)
     return value
 
 

@@ -30,6 +30,11 @@ class Scheme:
         """Whether every channel along `axis` has its own scale."""
         return self.qscheme.startswith("per_channel")
 
+    @property
+    def weight_only(self) -> bool:
+        """Whether it is the scheme of embeddings, whose activations stay float."""
+        return self.qscheme.endswith("float_qparams")
+
     def quantize(self, weight: Tensor) -> Tensor:
         """Quantize a float weight as torch's own observer of this kind does, bit for bit.
 
@@ -61,7 +66,7 @@ class Scheme:
         name = str(weight.qscheme()).removeprefix("torch.")
         signed = weight.dtype is torch.qint8
         axis = weight.q_per_channel_axis() if name.startswith("per_channel") else 0
-        low, high = (-127 if narrow else -128, 127) if signed else (0, 255)
+        low, high = (-127 if narrow else -128, 127) if signed else (0, 15 if weight.dtype is torch.quint4x2 else 255)
         # A symmetric observer's weight calls itself affine, with zero points of 0.
         name = name.replace("affine", "symmetric") if signed else name
         return cls(str(weight.dtype).removeprefix("torch."), name, axis, low, high)

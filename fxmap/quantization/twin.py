@@ -13,7 +13,7 @@ it: where every twin tensor is stored in the model's own state dict, and which k
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,20 +21,14 @@ from torch import Tensor, fx, nn
 
 from fxmap.capture.replica import named_tensors, replicate
 from fxmap.errors import QuantizationError
-from fxmap.expressions import (
-    Dequantized,
-    DequantizedParts,
-    Expression,
-    Packed,
-    Quantized,
-    QuantizedPart,
-    Source,
-    Unpacked,
-)
+from fxmap.expressions import Expression
 from fxmap.quantization.domain import floats_inside_graph
 from fxmap.quantization.exported import GraphWeight, float_copy
 from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
+from fxmap.quantization.recurrent import Replacement, is_weight_only, replacement
 from fxmap.quantization.scheme import Scheme, is_narrow
+from fxmap.quantization.store import COPY, Store
+from fxmap.quantization.wrapped import is_fake_quantized, unwrap_tensors
 
 
 class Stage(StrEnum):
@@ -52,6 +46,8 @@ class Stage(StrEnum):
     PT2E_PREPARED = "prepared with observers (PT2E)"
     PT2E_QAT = "prepared for QAT (PT2E)"
     PT2E_CONVERTED = "converted (PT2E), static int8"
+    WRAPPED = "torchao, quantized weights"
+    WRAPPED_QAT = "torchao, prepared for QAT"
 
     @property
     def has_ranges(self) -> bool:
@@ -67,53 +63,6 @@ class Stage(StrEnum):
     def takes_calibration(self) -> bool:
         """Whether calibration data can be used: for ranges, or for observers."""
         return self.has_ranges or self in (Stage.PREPARED, Stage.PT2E_PREPARED)
-
-
-COPY = "copy"
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """What one key of a model's state dict holds, in terms of tensors of the float twin.
-
-    `part` says that it is the "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers
-    knows where the others are read, `parts`, scales before zero points. A "copy" holds the same weight in float, and nothing
-    reads it.
-    """
-
-    weight: str
-    bias: str | None = None
-    scheme: Scheme | None = None
-    packed: bool = False
-    part: str = ""
-    parts: tuple[Expression, Expression] | None = None
-
-    def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
-        """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
-        weight = tensors.get(self.weight)
-        bias = None if self.bias is None else tensors.get(self.bias)
-        if weight is None or (self.bias is not None and bias is None):
-            return None
-        if self.scheme is not None:
-            weight = Quantized(weight, self.scheme)
-        if self.part and self.part != COPY:
-            return QuantizedPart(weight, self.part)
-        return Packed(weight, bias) if self.packed else weight
-
-    def decode(self, key: str) -> dict[str, Expression]:
-        """Make the twin tensors that this key holds."""
-        whole = Source(key)
-        if self.parts is not None and self.scheme is not None:
-            axis = self.scheme.axis if self.scheme.per_channel else -1
-            return {self.weight: DequantizedParts(whole, *self.parts, axis)}
-        if self.part:
-            return {}
-        parts: dict[str, Expression] = {self.weight: Unpacked(whole, 0) if self.packed else whole}
-        if self.bias is not None:
-            parts[self.bias] = Unpacked(whole, 1)
-        if self.scheme is not None:
-            parts[self.weight] = Dequantized(parts[self.weight])
-        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +93,31 @@ def float_twin(model: nn.Module) -> Twin:
     Raises:
         QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
     """
-    state = model.state_dict()
     # A model can only hold modules of these packages if something has imported them.
     if sys.modules.keys().isdisjoint(_PACKAGES):
-        return Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in state})
+        found = Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in model.state_dict()})
+    else:
+        found = _module_twin(model)
+    wrapped = unwrap_tensors(found.module)
+    if not wrapped:
+        return found
+    stores = {key: replace(s, wrapped=True) if s.weight in wrapped else s for key, s in found.stores.items()}
+    return replace(found, stores=stores, stage=Stage.WRAPPED if found.stage is Stage.FLOAT else found.stage)
+
+
+def _module_twin(model: nn.Module) -> Twin:
+    """Build the twin of a model whose modules, or whose graph, tell its form."""
+    state = model.state_dict()
     builder = _Builder(model, state)
     twin = builder.rewritten(replicate(model, builder.replace))
     for module in twin.modules():
         _drop_observer(module)
-    own = {path for path, _, _ in named_tensors(twin)}
+        _unquantize_attention(module)
+    unread = _never_read(twin)
+    own = {path for path, _, _ in named_tensors(twin)} - unread
     stores = {key: builder.stores.get(key, Store(key)) for key in state if key in builder.stores or key in own}
     kept = {key: builder.describe(key) for key in state if key not in stores}
+    kept |= dict.fromkeys(kept.keys() & unread, "never read: this attention has a linear layer for each projection")
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
     ranges += tuple(builder.literals)
     return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted), builder.inside(model))
@@ -164,19 +127,13 @@ _PACKAGES = ("torch.ao.quantization", "torchao.quantization.pt2e")
 ACTIVATION_RANGE = "activation range"
 
 
-def _is_dynamic(module: nn.Module) -> bool:
-    import torch.ao.nn.quantized.dynamic as nnqd
-
-    return isinstance(module, nnqd.Linear)
-
-
 class _Builder:
     """Replaces quantized modules one by one while the replica is made, and notes what it replaced."""
 
     def __init__(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         self.stores: dict[str, Store] = {}
         self.converted: dict[str, nn.Module] = {}
-        self.static = self.qat = self.observed = self.reference = self.exported = self.faked = False
+        self.static = self.qat = self.observed = self.reference = self.exported = self.faked = self.wrapped_qat = False
         self.narrow = is_narrow(_quantized_weights(model))
         # Keys that only quantizing nodes of a graph read.
         self.graph_ranges: set[str] = set()
@@ -213,7 +170,7 @@ class _Builder:
         zero_point = self.state.get(weight.zero_point) if isinstance(weight.zero_point, str) else None
         scheme = weight.scheme(zero_point)
         if not self.state[weight.target].is_floating_point():
-            self.stores[weight.target] = Store(weight.target, scheme=scheme, part="integers", parts=weight.parts())
+            self.stores[weight.target] = Store(weight.target, scheme=scheme, part="integers", beside=weight.parts())
         for key, part in ((weight.scale, "scales"), (weight.zero_point, "zero_points")):
             if isinstance(key, str):
                 self.stores[key] = Store(weight.target, scheme=scheme, part=part)
@@ -227,7 +184,7 @@ class _Builder:
         """Return the float modules that a converted graph calls on int8 activations, which can't run."""
         if not isinstance(model, fx.GraphModule) or self.reference:
             return ()
-        converted = {path for path, module in self.converted.items() if not _is_dynamic(module)}
+        converted = {path for path, module in self.converted.items() if not is_weight_only(module)}
         floats = {path for path, module in model.named_modules() if any(True for _ in module.parameters())} - converted
         return tuple(floats_inside_graph(model.graph, converted, floats))
 
@@ -236,7 +193,7 @@ class _Builder:
         owner, _, attribute = key.rpartition(".")
         if key in self.graph_ranges:
             return ACTIVATION_RANGE
-        if attribute in ("scale", "zero_point") and owner in self.converted and not _is_dynamic(self.converted[owner]):
+        if attribute in ("scale", "zero_point") and owner in self.converted and not is_weight_only(self.converted[owner]):
             return ACTIVATION_RANGE
         return "constant of a converted module" if owner.removesuffix("._packed_params") in self.converted else "observer"
 
@@ -248,23 +205,39 @@ class _Builder:
             self.observed = True
             self.faked |= isinstance(getattr(module, "fake_quant_enabled", None), Tensor)
             return nn.Identity()
-        if isinstance(module, nnq.Quantize):
-            return self._convert(path, module, tq.QuantStub())
-        if isinstance(module, nnq.DeQuantize):
-            return self._convert(path, module, tq.DeQuantStub())
-        if isinstance(module, nnq.QFunctional):
-            return self._convert(path, module, nnq.FloatFunctional())
+        for kind, twin in (
+            (nnq.Quantize, tq.QuantStub),
+            (nnq.DeQuantize, tq.DeQuantStub),
+            (nnq.QFunctional, nnq.FloatFunctional),
+        ):
+            if isinstance(module, kind):
+                return self._convert(path, module, twin())
+        if is_fake_quantized(module):
+            self.wrapped_qat = True
+            return _base(module)
+        if isinstance(module, _qat_kinds()):
+            self.qat = self.observed = True
+            return self._unprepare(path, module)
+        if found := replacement(path, module, narrow=self.narrow):
+            return self._replaced(path, module, found)
+        return self._float_layer(path, module)
+
+    def _float_layer(self, path: str, module: nn.Module) -> nn.Module | None:
+        """Return the float counterpart of a layer with int8 weights; None for any other module."""
+        import torch.ao.nn.quantized as nnq
+
         if isinstance(module, nnq.Linear):
             return self._convert_linear(path, module)
         if hasattr(module, "_weight_bias") and hasattr(module, "kernel_size"):
             return self._convert_convolution(path, module)
         if type(module).__module__.startswith("torch.ao.nn.quantized.reference."):
             return self._convert_reference(path, module)
-        if isinstance(module, _qat_kinds()):
-            self.qat = self.observed = True
-            return self._unprepare(path, module)
         if isinstance(module, nnq.Dropout | nnq.FloatFunctional | nnq.FXFloatFunctional):
             return None  # float modules, although they live beside the quantized ones
+        if isinstance(module, nnq.MultiheadAttention):
+            if module.bias_k is not None:
+                raise QuantizationError(f"{path}: converted attention with add_bias_kv has biases outside its state dict")
+            return None  # a container of linear layers, with code that float ones run as well
         if type(module).__module__.startswith("torch.ao.nn.quantized.modules"):
             return self._convert_subclass(path, module)
         return None
@@ -278,6 +251,8 @@ class _Builder:
             return Stage.PT2E_CONVERTED if self.static else Stage.PT2E_QAT if self.faked else Stage.PT2E_PREPARED
         if self.reference:
             return Stage.REFERENCE
+        if self.wrapped_qat:
+            return Stage.WRAPPED_QAT
         if self.converted:
             return Stage.CONVERTED if self.static else Stage.DYNAMIC
         if self.observed:
@@ -293,8 +268,17 @@ class _Builder:
 
     def _convert(self, path: str, module: nn.Module, twin: nn.Module) -> nn.Module:
         self.converted[path] = module
-        self.static |= not _is_dynamic(module)
+        self.static |= not is_weight_only(module)
         return twin
+
+    def _replaced(self, path: str, module: nn.Module, found: Replacement) -> nn.Module:
+        import torch.ao.quantization as tq
+
+        self.stores |= found.stores
+        for name, part in found.converted.items():
+            self._convert(name, part, found.module)
+        self.observed |= any(isinstance(part, tq.ObserverBase | tq.FakeQuantizeBase) for part in module.modules())
+        return found.module
 
     def _convert_linear(self, path: str, module: Any) -> nn.Module:
         import torch.ao.nn.intrinsic as nni
@@ -311,7 +295,7 @@ class _Builder:
         relu = isinstance(module, nniq.LinearReLU | nniqd.LinearReLU)
         inner = f"{path}.0." if relu else f"{path}." if path else ""
         self.stores[f"{path}._packed_params._packed_params" if path else "_packed_params._packed_params"] = Store(
-            f"{inner}weight", f"{inner}bias" if bias is not None else None, self._scheme(weight), packed=True
+            f"{inner}weight", f"{inner}bias" if bias is not None else None, self._scheme(weight), packed="tuple"
         )
         return self._convert(path, module, nni.LinearReLU(linear, nn.ReLU()) if relu else linear)
 
@@ -436,6 +420,26 @@ def _drop_observer(module: nn.Module) -> None:
                 del hooks[handle]
 
 
+def _unquantize_attention(module: nn.Module) -> None:
+    """Let quantized attention call itself float, as its layers are: torch's prepare and convert go by the type."""
+    import torch.ao.nn.quantizable as nnqa
+    import torch.ao.nn.quantized as nnq
+
+    if type(module) is nnq.MultiheadAttention:
+        module.__class__ = nnqa.MultiheadAttention
+        # What convert takes out of it, and no code reads.
+        module.register_parameter("in_proj_weight", None)
+        module.register_parameter("in_proj_bias", None)
+
+
+def _never_read(twin: nn.Module) -> set[str]:
+    """Return the joined projection of attention that has a linear layer for each: a leftover of its base class."""
+    import torch.ao.nn.quantizable as nnqa
+
+    attention = [path for path, module in twin.named_modules() if isinstance(module, nnqa.MultiheadAttention)]
+    return {f"{path}.{name}" for path in attention for name in ("in_proj_weight", "in_proj_bias")}
+
+
 def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     layer.weight = nn.Parameter(weight.detach().dequantize(), requires_grad=False)
     if bias is not None:
@@ -444,7 +448,9 @@ def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 
 def _quantized_weights(model: nn.Module) -> list[Tensor]:
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "_weight_bias")]
-    weights = [layer._weight_bias()[0] for layer in layers]
+    held = [layer._weight_bias() for layer in layers]
+    # Recurrent layers have several, by name.
+    weights = [weight for value in held for weight in (value["weight"].values() if isinstance(value, dict) else value[:1])]
     references: list[Any] = [module for module in model.modules() if hasattr(module, "get_quantized_weight")]
     weights += [layer.get_quantized_weight() for layer in references]
     return [weight for weight in weights if isinstance(weight, Tensor) and weight.is_quantized]

@@ -1,0 +1,51 @@
+"""Packed parameters: what torch keeps of dynamic recurrent layers in a state dict is no tensor, but an object with four."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Of what each kind of object holds, in the order in which it is packed.
+KINDS = {"linear": ("weight", "bias"), "cell": ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+
+
+def pack(kind: str, parts: Sequence[Tensor]) -> Any:
+    """Make a script object as torch's dynamic recurrent layers keep them, of quantized weights and float biases.
+
+    `kind` is "linear" (weight, bias: one weight of a cell) or "cell" (weight_ih, weight_hh, bias_ih, bias_hh: one direction
+    of a layer of an LSTM or a GRU).
+    """
+    if kind == "linear":
+        return torch.ops.quantized.linear_prepack(*parts)
+    inputs, hidden = (torch.ops.quantized.linear_prepack(*pair) for pair in zip(parts[:2], parts[2:], strict=True))
+    # The last argument is what torch passes since version 2 of these modules: activations of 7 bits.
+    return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
+
+
+def is_object(value: object) -> bool:
+    """Whether a value of a state dict is such an object."""
+    return isinstance(value, torch.ScriptObject)
+
+
+def unpack(value: Any) -> tuple[Any, ...]:
+    """Return the tensors of a packed entry: a tuple as it is, an object in the order in which it is packed."""
+    if isinstance(value, tuple):
+        return value
+    state = value.__getstate__()[0]
+    if isinstance(state[0], Tensor):
+        return tuple(state[:2])
+    (inputs, bias_ih), (hidden, bias_hh) = (part.__getstate__()[0][:2] for part in state[4])
+    return inputs, hidden, bias_ih, bias_hh
+
+
+def clone(value: Tensor) -> Tensor:
+    """Copy a tensor of a state dict, also what torch cannot clone: the quantized weight of an embedding.
+
+    Unpacked from its module, that one reads its scales in the module's memory, and is garbage when the module has another.
+    """
+    value = value.detach()
+    if not value.is_quantized or value.qscheme() is not torch.per_channel_affine_float_qparams:
+        return value.clone()
+    scales, zero_points = value.q_per_channel_scales().clone(), value.q_per_channel_zero_points().clone()
+    return torch.quantize_per_channel(value.dequantize(), scales, zero_points, value.q_per_channel_axis(), value.dtype)
