@@ -147,7 +147,8 @@ def _explain(
         if key in found.expressions or not isinstance(value, Tensor):
             continue
         nearest = dict.fromkeys(str(ours[n].read()) for place in places[key] for n in matches.nearest(place))
-        other = src.get(back.get(key, ""))
+        # A key may be the empty string.
+        other = src[back[key]] if key in back else None
         if key in folded:
             found.reasons[key] = (
                 "the source has a batch norm behind this layer, and the destination has none: it must be folded, which "
