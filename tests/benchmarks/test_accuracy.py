@@ -4,6 +4,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+import fxmap
 from benchmarks.__main__ import app
 from benchmarks.accuracy import command, made, run
 from benchmarks.accuracy.cases import NAMES, RANDOM, Case, cases
@@ -177,3 +178,10 @@ def test_every_group_has_cases_in_every_kind_of_run():
     for level in range(3):
         assert len({case.group for case in found.values() if case.level == level}) == 7
     assert {"weightbridge", "iatransfer", "lit-wsl", "timm remap", "suffixes"} <= MAPPERS.keys()
+
+
+def test_an_answer_is_judged_on_what_there_was_before_the_last_one():
+    problem = FormProblem("shufflenet_v2_x0_5", "qat")
+    right = copied(problem, fxmap.auto_map(problem.src, problem.dst, verify=False).renames)
+    problem.judge({})
+    assert problem.judge(right).equal
