@@ -54,7 +54,8 @@ class Plan:
         return False
 
 
-_WEAK = {"neighbourhood", "assigned", "position"}
+# A tie is one up to the data movement that structure passes over: rows and columns of a map are none.
+_WEAK = {"neighbourhood", "assigned", "position", "tied"}
 
 
 def map_by_structure(

@@ -20,30 +20,47 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
 
     Args:
         graph: the destination.
-        pairs: what was aligned; only pairs whose evidence is "tied" or "assigned" are open.
+        pairs: what was aligned; only pairs whose evidence is "tied", "assigned" or "values" are open.
         agrees: runs the destination with its tensors exchanged, by path, and tells whether the outputs stay the same; None
             where they are wrong anyway.
     """
-    open_ops = [pair.dst for pair in pairs if pair.evidence in ("tied", "assigned")]
+    evidence = {pair.dst: pair.evidence for pair in pairs if pair.evidence in ("tied", "assigned", "values")}
     tied: set[str] = set()
     tried = 0
-    for name in open_ops:
+    for name, why in evidence.items():
         if name in tied:
             continue
-        alike = [other for other in open_ops if other != name and _shapes(graph, other) == _shapes(graph, name)]
+        near = rivals(graph, name)
+        alike = [
+            other
+            for other in evidence
+            if other != name and _shapes(graph, other) == _shapes(graph, name) and (why != "values" or other in near)
+        ]
         image = next((found for other in alike if (found := exchange(graph, name, other))), None)
         if image is not None:
-            tied |= image.keys()
+            moved = _moved(graph, image)
+            runnable = agrees is not None and moved.keys().isdisjoint(graph.composed)
+            tried += runnable
+            # Structure passes over the movement of data: rows and columns of a map look alike, and are not.
+            if not runnable or agrees is None or agrees(moved):
+                tied |= image.keys()
             continue
+        if why == "values":
+            continue  # the run told them apart
         if any(tensor.key in graph.composed for tensor in graph.tensors(name).values()):
             continue
-        for other in [other for other in rivals(graph, name) if other in alike][:_TRIED] if agrees else []:
+        for other in [other for other in near if other in alike][:_TRIED] if agrees else []:
             tried += 1
             tensors = graph.tensors(name), graph.tensors(other)
             moved = {str(a.key): str(tensors[1][argument].key) for argument, a in tensors[0].items()}
             if agrees is not None and agrees(moved | {b: a for a, b in moved.items()}):
                 tied |= {name, other}
     return tied, tried
+
+
+def _moved(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:
+    """Return which tensor takes the place of which, by key, where operations are exchanged."""
+    return {str(graph.op(a).key): str(graph.op(b).key) for a, b in image.items() if graph.op(a).kind == TENSOR}
 
 
 def rivals(graph: OpGraph, name: str) -> list[str]:

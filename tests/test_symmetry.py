@@ -77,3 +77,27 @@ def test_a_tensor_that_both_share_does_not_move() -> None:
     src = randomised(Shared(), 1)
     proof = fxmap.verify(src, Shared(), {"fc.weight": "fc.weight", "fc.bias": "fc.bias"})
     assert proof.ok, str(proof)
+
+
+class Positions(nn.Module):
+    """Scores of rows and of columns of a map, alike but for the movement of data; `names` are those of the two tables."""
+
+    def __init__(self, names: str) -> None:
+        super().__init__()
+        self.names = names
+        for name in sorted(names):
+            self.register_parameter(name, nn.Parameter(torch.randn(4, 6)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 4:  # keeps symbolic tracing out
+            raise ValueError("of another size")
+        rows, columns = (getattr(self, name) for name in self.names)
+        return (torch.einsum("bhwc,hc->bhw", x, rows) + torch.einsum("bhwc,wc->bhw", x, columns)).tanh()
+
+
+def test_rows_and_columns_are_no_tie() -> None:
+    src, dst = randomised(Positions("ab"), 1).eval(), randomised(Positions("ba"), 2).eval()
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 4, 4, 6))
+    assert mapping.renames == {"a": "b", "b": "a"}
+    assert mapping.proof is not None
+    assert set(mapping.proof.statuses.values()) == {fxmap.Status.PROVEN}
