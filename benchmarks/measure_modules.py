@@ -49,8 +49,6 @@ class Case:
     test: tuple[Tensor, ...]
     calibration: Any = None
     relu6: Any = "reference"
-    # Observers and fake-quants, in keys that no float model has.
-    lossless: bool = False
 
 
 def applies(name: str, form: str) -> bool:

@@ -414,7 +414,7 @@ class DequantizedParts(Expression):
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
         value: Tensor = self.of.evaluate(state, quantized=quantized)
-        if not quantized or value.is_floating_point():
+        if value.is_floating_point():
             return value
         scale: Tensor = self.scale.evaluate(state, quantized=quantized)
         zero_point: Tensor = self.zero_point.evaluate(state, quantized=quantized)

@@ -280,6 +280,18 @@ def kind_of(node: fx.Node) -> str:
     return _KINDS.get(name, name)
 
 
+def out_of_place(func: Any) -> OpOverload[..., Any] | None:
+    """Return the aten operation that computes what another writes into its first argument; None if none is known.
+
+    >>> out_of_place(torch.ops.aten.relu_.default)
+    <OpOverload(op='aten.relu', overload='default')>
+    """
+    name = getattr(getattr(func, "overloadpacket", None), "__name__", "")
+    packet = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
+    overload = getattr(func, "_overloadname", "")
+    return getattr(packet, overload) if packet is not None and overload in packet.overloads() else None
+
+
 def bind(node: fx.Node) -> dict[str, Any]:
     """Return all arguments of a call by the names of the function's signature, defaults filled in."""
     if node.op == "call_module":

@@ -28,7 +28,7 @@ class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def behind_tables(captured: Captured, tensors: dict[str, Tensor], mapped: set[str]) -> dict[str, str]:
+def behind_tables(captured: Captured, mapped: set[str]) -> dict[str, str]:
     """Return the fx nodes that depend on a table in single precision, each with the table's name.
 
     A table is a constant of the graph, or a buffer of the model's own that is not `mapped`. Small whole numbers, powers of
@@ -36,7 +36,7 @@ def behind_tables(captured: Captured, tensors: dict[str, Tensor], mapped: set[st
     """
     tables = {
         name: value
-        for name, value in {**tensors, **captured.constants}.items()
+        for name, value in {**captured.tensors, **captured.constants}.items()
         if name not in mapped and not isinstance(captured.tensors.get(name), torch.nn.Parameter) and _is_rounded(value)
     }
     behind: dict[str, str] = {}

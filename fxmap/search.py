@@ -341,12 +341,14 @@ class _Walk:
         inputs = layer.inputs, self.partners[layer.name].inputs
         if weight is None or weight.key not in self.tensors or any(len(nodes) != 1 for nodes in inputs):
             return False
-        kind = self.captured.ops.op(layer.name)
-        axis = {"convolution": 1, "linear": -1}.get(kind.kind)
-        values = self.source.values.get(inputs[1][0]), self._value(inputs[0][0])
-        if axis is None or kind.attribute("groups", 1) != 1 or kind.attribute("axes") or not all(map(_is_data, values)):
+        op = self.captured.ops.op(layer.name)
+        axis = {"convolution": 1, "linear": -1}.get(op.kind)
+        ours, theirs = self.source.values.get(inputs[1][0]), self._value(inputs[0][0])
+        if axis is None or op.attribute("groups", 1) != 1 or op.attribute("axes"):
             return False
-        order = order_of_channels(*(value.movedim(axis, 0).flatten(1) for value in values if isinstance(value, Tensor)))
+        if not _is_data(ours) or not _is_data(theirs):
+            return False
+        order = order_of_channels(*(value.movedim(axis, 0).flatten(1) for value in (ours, theirs)))
         before = self.tensors[weight.key]
         if order is None or before.shape[1] != len(order):
             return False
@@ -356,7 +358,6 @@ class _Walk:
             self.columns[layer.name] = order
             return True
         self._write(layer, weight.key, before)
-        self._value(layer.output)
         return False
 
     def _write(self, layer: Layer, path: str, value: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,9 +167,9 @@ def fill(
         )
     if calibration == "distilled":
         images, note = distilled_batches(src, state, options.example_inputs)
-        filled = _calibrate(mapping, src, dst, state, options, images)
+        filled = _calibrate(mapping, src, dst, stage, state, replace(options, calibration=images))
         return filled.with_knowledge(notes=(*filled.knowledge.notes, note))
-    return _calibrate(mapping, src, dst, state, options, calibration)
+    return _calibrate(mapping, src, dst, stage, state, options)
 
 
 def _refuse_zero_norms(mapping: KeyMapping, dst: nn.Module, state: Mapping[str, Any]) -> None:
@@ -206,18 +206,19 @@ def _calibrate(
     mapping: KeyMapping,
     src: nn.Module | None,
     dst: nn.Module,
+    stage: Stage,
     state: Mapping[str, Any],
     options: Filling,
-    calibration: Calibration,
 ) -> KeyMapping:
     inner, prefix = unwrap(dst)
+    calibration = options.calibration
     batches = None if calibration is None or isinstance(calibration, str) else _First(calibration)
     state, _ = match_prefix(state, mapping.sources())
     own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
     bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
-    made = _made(inner, own, state, batches, options, frozenset(kept), bounded)
+    made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded)
     full = OrderedDict((prefix + key, value) for key, value in made.state.items())
     before = made.write(inner)
     try:
@@ -248,6 +249,7 @@ def _calibrate(
 
 def _made(
     inner: nn.Module,
+    stage: Stage,
     expressions: Mapping[str, Expression],
     state: Mapping[str, Any],
     batches: "_First | None",
@@ -256,7 +258,7 @@ def _made(
     saturating: Saturations,
 ) -> Refilled:
     """Make the destination's state, by the way that its form was made."""
-    if isinstance(inner, fx.GraphModule) and float_twin(inner).stage is Stage.PT2E_CONVERTED:
+    if isinstance(inner, fx.GraphModule) and stage is Stage.PT2E_CONVERTED:
         return refill(inner, expressions, state, batches, options.qconfig, kept)
     assert batches is not None
     if isinstance(inner, fx.GraphModule):

@@ -7,7 +7,7 @@ depends on the key. What the inputs cannot show (a ReLU6 that never saturates, a
 the attributes and the tensors themselves must.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -166,29 +166,16 @@ class _Trial:
         self.pairs = aligned(plan)
         self.forwards = 0
         # Whatever was loaded, tables stay the models' own.
-        self.tables = [
-            behind_tables(self.src.main, self.src.main.tensors, self._read()),
-            behind_tables(self.dst.main, self.dst.main.tensors, self._written()),
-        ]
+        self.read = _held(self.src, mapping.sources())
+        self.tables = [behind_tables(self.src.main, self.read), behind_tables(self.dst.main, _held(self.dst, mapping))]
         # Of what the captured graphs compute, and of what the user's own code returns.
         self.exact = SINGLE_TOLERANCE if any(self.tables) else TOLERANCE
         self.tolerance = self.exact
         self.trouble = ""
 
-    def _read(self) -> set[str]:
-        """Return the source's tensors that the mapping reads, by path."""
-        keys = {key for expression in self.mapping.values() for key in expression.sources()}
-        stores = [store for key, store in self.src.twin.stores.items() if self.src.prefix + key in keys]
-        return {path for store in stores for path in store.names}
-
-    def _written(self) -> set[str]:
-        """Return the destination's tensors that the mapping makes, by path."""
-        stores = [store for key, store in self.dst.twin.stores.items() if self.dst.prefix + key in self.mapping]
-        return {path for store in stores for path in (store.weight, store.bias) if path is not None}
-
     def run(self, choice: _Choice) -> Proof:
         """Run both models on every input, and draw the conclusions."""
-        source = random_tensors(self.src.main, self.generator, self._read())
+        source = random_tensors(self.src.main, self.generator, self.read)
         values, expected = self._source(source, choice.first[0], calibrate=True)
         if not finite(expected):
             return Proof(
@@ -459,6 +446,11 @@ class _Trial:
             else:
                 statuses[name] = Status.TIED if any(user in tied for user in users) else Status.PROVEN
         return statuses
+
+
+def _held(side: Side, keys: Container[str]) -> set[str]:
+    """Return the tensors of a model, by path, that some of its keys hold."""
+    return {path for key, store in side.twin.stores.items() if side.prefix + key in keys for path in store.names}
 
 
 def _zeros(gradient: Tensor | None, leaf: Tensor) -> int:

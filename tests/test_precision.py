@@ -52,4 +52,4 @@ def test_what_is_exact_in_few_digits_is_no_rounded_table() -> None:
 
     for model, found in ((Masked(), False), (Turned(False), True)):
         captured = side(model, as_inputs(X)).main
-        assert bool(behind_tables(captured, captured.tensors, set())) is found
+        assert bool(behind_tables(captured, set())) is found

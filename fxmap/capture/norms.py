@@ -10,14 +10,14 @@ import torch
 from torch import fx
 
 _LAYER, _GROUP = torch.ops.aten.native_layer_norm.default, torch.ops.aten.native_group_norm.default
-_STEPS = (("weight", torch.ops.aten.mul.Tensor), ("bias", torch.ops.aten.add.Tensor))
+_STEPS = {"weight": torch.ops.aten.mul.Tensor, "bias": torch.ops.aten.add.Tensor}
 # Where the tensors stand among the arguments.
 _PLACES: dict[Any, dict[str, int]] = {_LAYER: {"weight": 2, "bias": 3}, _GROUP: {"weight": 1, "bias": 2}}
 
 
 def scaling_norms(graph: fx.Graph) -> list[fx.Node]:
     """Return the native norms of a recorded graph that read a weight or a bias."""
-    return [node for node in graph.nodes if node.target in _PLACES and any(_tensors(node).values())]
+    return [node for node in graph.nodes if node.target in _PLACES and _tensors(node)]
 
 
 def take_apart(graph: fx.Graph) -> None:
@@ -30,19 +30,16 @@ def take_apart(graph: fx.Graph) -> None:
             _scale(graph, result, node.target, tensors)
 
 
-def _tensors(node: fx.Node) -> dict[str, fx.Node | None]:
+def _tensors(node: fx.Node) -> dict[str, fx.Node]:
     return {name: part for name, place in _PLACES[node.target].items() if isinstance(part := node.args[place], fx.Node)}
 
 
-def _scale(graph: fx.Graph, result: fx.Node, target: Any, tensors: dict[str, fx.Node | None]) -> None:
+def _scale(graph: fx.Graph, result: fx.Node, target: Any, tensors: dict[str, fx.Node]) -> None:
     users = list(result.users)
     value = result
-    for name, step in _STEPS:
-        tensor = tensors.get(name)
-        if tensor is None:
-            continue
+    for name, tensor in tensors.items():
         with graph.inserting_after(value):
-            made = graph.call_function(step, (value, tensor))
+            made = graph.call_function(_STEPS[name], (value, tensor))
         made.meta = dict(result.meta)
         if target is _GROUP:
             shape = (-1, *[1] * (len(result.meta["shape"]) - 2))

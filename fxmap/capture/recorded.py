@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from fxmap.capture.regroup import regroup
 from fxmap.capture.replica import run_fresh
 from fxmap.errors import CaptureError
+from fxmap.graph import out_of_place
 from fxmap.kernels import can_part, grouped_mm
 from fxmap.values import tensors_of
 
@@ -107,14 +108,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _out_of_place(self, func: Any, args: Any) -> Any:
         """Return the function that computes the same without writing, where nothing else sees what is written."""
-        name = func.overloadpacket.__name__
-        if not func._schema.is_mutable or not name.endswith("_") or not args or not isinstance(args[0], Tensor):
+        if not func._schema.is_mutable or not args or not isinstance(args[0], Tensor):
             return func
         if self.storages.get(args[0].untyped_storage()._cdata, 0) > 1:
             return func
-        packet = getattr(torch.ops.aten, name.rstrip("_"), None)
-        overload = func._overloadname
-        return getattr(packet, overload) if packet is not None and overload in packet.overloads() else func
+        return out_of_place(func) or func
 
 
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default}

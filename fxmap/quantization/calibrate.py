@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fxmap.capture.replica import named_tensors
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Expression, Packed, PackedObject, Quantized, QuantizedPart
+from fxmap.expressions import Expression
 from fxmap.quantization.packing import clone
 from fxmap.quantization.saturation import Saturations, saturated, saturating_ranges
 from fxmap.quantization.scheme import Scheme
@@ -124,24 +124,13 @@ def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[
         expression = expressions.get(key)
         if expression is None:
             continue
-        for path, value in store.parts(float_value(expression, state)).items():
+        # Of the destination's integers, scales and zero points, each is made from one float weight.
+        for path, value in store.parts(expression.evaluate(state, quantized=False)).items():
             owner, attribute = owners[path]
             if attribute in owner._parameters:
                 owner._parameters[attribute] = nn.Parameter(value.detach().clone(), requires_grad=False)
             else:
                 owner._buffers[attribute] = value.detach().clone()
-
-
-def float_value(expression: Expression, state: Mapping[str, Any]) -> Any:
-    """Return what an entry of the destination is made of, in float: its own quantization, and packing, left out.
-
-    Of the destination's integers, scales and zero points, each is made from one float weight.
-    """
-    if isinstance(expression, Quantized | QuantizedPart):
-        return float_value(expression.of, state)
-    if isinstance(expression, Packed):
-        return float_value(expression.weight, state), None if expression.bias is None else expression.bias.evaluate(state)
-    return expression.evaluate(state, quantized=not isinstance(expression, PackedObject))
 
 
 def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:

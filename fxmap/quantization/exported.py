@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.expressions import Expression, Full, Source
+from fxmap.graph import out_of_place
 from fxmap.quantization.scheme import Scheme
 
 _DTYPES = {torch.int8: "qint8", torch.uint8: "quint8", torch.int32: "qint32"}
@@ -115,12 +116,10 @@ def evaluate(graph: fx.Graph) -> None:
 
 def _out_of_place(node: fx.Node) -> None:
     """Make a node return what it writes into its first argument; what reads that later on reads the node."""
-    name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
-    plain = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
-    overload = getattr(node.target, "_overloadname", "")
-    if plain is None or overload not in plain.overloads() or not isinstance(node.args[0], fx.Node):
+    plain = out_of_place(node.target)
+    if plain is None or not isinstance(node.args[0], fx.Node):
         return
-    node.target = getattr(plain, overload)
+    node.target = plain
     written = node.args[0]
     later = [user for user in written.users if user > node]
     for user in later:

@@ -19,7 +19,7 @@ from fxmap.capture.replica import replicate
 from fxmap.errors import QuantizationError
 from fxmap.expressions import Expression
 from fxmap.quantization.calibrate import arguments, attempt, fill_twin, owner_of, run, weight_qconfig
-from fxmap.quantization.graph import is_observer
+from fxmap.quantization.graph import is_observer, set_tensor
 from fxmap.quantization.twin import Stage, Twin, float_twin
 
 
@@ -76,12 +76,7 @@ def _observed(
     own = dst.state_dict()
     weights = {key: expression.evaluate(state) for key, expression in expressions.items() if key in own}
     for key, value in weights.items():
-        owner, _, attribute = key.rpartition(".")
-        module = replica.get_submodule(owner)
-        if attribute in module._parameters:
-            module._parameters[attribute] = nn.Parameter(value, requires_grad=False)
-        else:
-            module._buffers[attribute] = value
+        set_tensor(replica, key, value)
     run(replica, batches)
     return dict(replica.state_dict())
 

@@ -101,6 +101,16 @@ def tensor_at(module: nn.Module, target: str) -> Tensor:
     return tensor
 
 
+def set_tensor(module: nn.Module, target: str, value: Tensor) -> None:
+    """Put a value in the place of a parameter or buffer, by its path; a parameter does not require gradients."""
+    owner, _, attribute = target.rpartition(".")
+    holder = module.get_submodule(owner)
+    if attribute in holder._parameters:
+        holder._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+    else:
+        holder._buffers[attribute] = value
+
+
 def norm_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the batch norms of a model, which an exported one has in its graph alone."""
     norms = (nn.modules.batchnorm._BatchNorm,)
@@ -121,9 +131,13 @@ def _is_range(node: fx.Node) -> bool:
     )
 
 
+def quantizes_activation(node: fx.Node) -> bool:
+    """Whether a node of `quantized_decomposed` quantizes an activation, and not a weight."""
+    return border(node) == "quantize_per_tensor" and graph_weight(node) is None
+
+
 def _has_literal_range(node: fx.Node) -> bool:
-    quantizes = border(node) == "quantize_per_tensor" and graph_weight(node) is None
-    return quantizes and not isinstance(node.args[1], fx.Node)
+    return quantizes_activation(node) and not isinstance(node.args[1], fx.Node)
 
 
 def _remove(module: fx.GraphModule, target: str) -> None:

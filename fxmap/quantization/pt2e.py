@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxmap.expressions import Expression
-from fxmap.quantization.calibrate import fill_twin, float_value, run
+from fxmap.quantization.calibrate import fill_twin, run
 from fxmap.quantization.exported import graph_weight
-from fxmap.quantization.graph import border, drop_dead_reads
+from fxmap.quantization.graph import border, drop_dead_reads, quantizes_activation
 from fxmap.quantization.twin import float_twin
 
 Literals = dict[fx.Node, tuple[float, int]]
@@ -81,15 +81,10 @@ def _weight_literals(
         weight = graph_weight(node)
         if weight is None or isinstance(weight.scale, str) or weight.target in kept or weight.target not in expressions:
             continue
-        quantized = weight.scheme(None).quantize(_float_weight(expressions[weight.target], state))
+        quantized = weight.scheme(None).quantize(expressions[weight.target].evaluate(state, quantized=False))
         for user in [node, *node.users]:
             if border(user) is not None:
                 yield user, (quantized.q_scale(), quantized.q_zero_point())
-
-
-def _float_weight(expression: Expression, state: Mapping[str, Any]) -> Tensor:
-    value: Tensor = float_value(expression, state)
-    return value
 
 
 def _observed(
@@ -152,7 +147,7 @@ def shared_ranges(graph: fx.Graph) -> Iterator[list[fx.Node]]:
             node = leaders[node]
         return node
 
-    quantizing = [node for node in graph.nodes if _quantizes_activation(node)]
+    quantizing = [node for node in graph.nodes if quantizes_activation(node)]
     for node in quantizing:
         leaders[node] = node
         for operand in _quantized_inputs(node):
@@ -162,10 +157,6 @@ def shared_ranges(graph: fx.Graph) -> Iterator[list[fx.Node]]:
     for node in quantizing:
         groups.setdefault(leader(node), []).append(node)
     yield from groups.values()
-
-
-def _quantizes_activation(node: fx.Node) -> bool:
-    return border(node) == "quantize_per_tensor" and graph_weight(node) is None
 
 
 def _quantized_inputs(node: fx.Node) -> Iterator[fx.Node]:

@@ -71,7 +71,7 @@ def _embedding(path: str, module: Any) -> Replacement:
 
 
 def _dynamic_layers(path: str, module: Any, narrow: bool) -> Replacement:
-    _require_int8(path, module.dtype)
+    require_int8(path, module.dtype)
     twin = _like(module)
     weights = module.get_weight()
     stores: dict[str, Store] = {}
@@ -90,7 +90,7 @@ def _dynamic_layers(path: str, module: Any, narrow: bool) -> Replacement:
 
 
 def _dynamic_cell(path: str, module: Any, narrow: bool) -> Replacement:
-    _require_int8(path, module.weight_dtype)
+    require_int8(path, module.weight_dtype)
     options = {"nonlinearity": module.nonlinearity} if hasattr(module, "nonlinearity") else {}
     twin: nn.Module = getattr(nn, type(module).__name__)(module.input_size, module.hidden_size, device="meta", **options)
     weights, biases = module.get_weight(), module.get_bias()
@@ -178,7 +178,12 @@ def _parameter(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.dequantize() if value.is_quantized else value)
 
 
-def _require_int8(path: str, dtype: torch.dtype) -> None:
+def require_int8(path: str, dtype: torch.dtype) -> None:
+    """Refuse a dynamic layer with weights of another dtype.
+
+    Raises:
+        QuantizationError: it has.
+    """
     if dtype is not torch.qint8:
         raise QuantizationError(
             f"{path}: a dynamic layer with {dtype} weights is not supported; quantize it with dtype=torch.qint8"

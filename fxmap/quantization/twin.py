@@ -25,7 +25,7 @@ from fxmap.expressions import Expression
 from fxmap.quantization.domain import floats_inside_graph
 from fxmap.quantization.exported import GraphWeight, float_copy
 from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
-from fxmap.quantization.recurrent import Replacement, is_weight_only, replacement
+from fxmap.quantization.recurrent import Replacement, is_weight_only, replacement, require_int8
 from fxmap.quantization.scheme import Scheme, is_narrow
 from fxmap.quantization.store import COPY, Store
 from fxmap.quantization.wrapped import is_fake_quantized, unwrap_tensors
@@ -272,12 +272,10 @@ class _Builder:
         return twin
 
     def _replaced(self, path: str, module: nn.Module, found: Replacement) -> nn.Module:
-        import torch.ao.quantization as tq
-
         self.stores |= found.stores
         for name, part in found.converted.items():
             self._convert(name, part, found.module)
-        self.observed |= any(isinstance(part, tq.ObserverBase | tq.FakeQuantizeBase) for part in module.modules())
+        self.observed |= any(map(is_observer, module.modules()))
         return found.module
 
     def _convert_linear(self, path: str, module: Any) -> nn.Module:
@@ -286,10 +284,7 @@ class _Builder:
         import torch.ao.nn.intrinsic.quantized.dynamic as nniqd
 
         weight, bias = module._packed_params._weight_bias()
-        if not weight.is_quantized:
-            raise QuantizationError(
-                f"{path}: a dynamic layer with {weight.dtype} weights is not supported; quantize it with dtype=torch.qint8"
-            )
+        require_int8(path, weight.dtype)
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
         _assign(linear, weight, bias)
         relu = isinstance(module, nniq.LinearReLU | nniqd.LinearReLU)
