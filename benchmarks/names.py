@@ -11,6 +11,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from fxmap.align.names import map_by_name
 from fxmap.expressions import Expression, Reshape, Source
 
 OURS = "fxmap"
+_NOT_INSTALLED = "not installed"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def command(
     only: Annotated[str, typer.Option(help="Only pairs whose name contains this.")] = "",
     packages: Annotated[list[Path] | None, typer.Option(help="Folders with peers that are not installed.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Seconds that a mapper may take for a pair.")] = 60,
+    jobs: Annotated[int, typer.Option(min=1, help="Pairs at a time, one thread each.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the rows to this file.")] = None,
 ) -> None:
     """Match the keys of real pairs by names and shapes alone, and count right and wrong keys beside the peers.
@@ -59,12 +63,13 @@ def command(
     if strangers := [name for name in names if name not in known]:
         raise typer.BadParameter(f"{strangers[0]} is not a mapper; there are {', '.join(known)}", param_hint="--mappers")
     sys.path.extend(map(str, packages or []))
-    torch.set_num_threads(1)
     pairs = [pair for pair in read() if only in pair.id]
     console = Console(stderr=True)
     work = [(pair, name) for pair in pairs for name in names]
-    shown = track(work, "matching", console=console, transient=True, disable=not console.is_terminal)
-    rows = [measure(pair, name, limit) for pair, name in shown]
+    with Pool(jobs, partial(torch.set_num_threads, 1)) as pool:
+        ends = pool.imap(partial(_measured, limit=limit), work)
+        shown = track(ends, "matching", len(work), console=console, transient=True, disable=not console.is_terminal)
+        rows = list(shown)
     beaten = _print(rows, names)
     if json_file is not None:
         temporary = json_file.with_name(f".{json_file.name}.{os.getpid()}.tmp")
@@ -72,6 +77,10 @@ def command(
         temporary.replace(json_file)
     if beaten:
         raise typer.Exit(1)
+
+
+def _measured(task: tuple[NamedPair, str], limit: int) -> Row:
+    return measure(*task, limit)
 
 
 def measure(pair: NamedPair, mapper: str, limit: int = 60) -> Row:
@@ -82,8 +91,8 @@ def measure(pair: NamedPair, mapper: str, limit: int = 60) -> Row:
     try:
         with _TimeLimit(limit):
             answers = dict(_ours(pair) if mapper == OURS else PEERS[mapper](pair.src, pair.dst))
-    except ImportError:
-        refused = "not installed"
+    except ImportError as error:
+        refused = f"{_NOT_INSTALLED} ({error})"
     except Exception as error:
         # A peer refuses a pair by whatever error it likes.
         refused = f"{type(error).__name__}: {str(error)[:200]}"
@@ -230,8 +239,8 @@ def _print(rows: list[Row], names: list[str]) -> list[str]:
     table.add_column("seconds, longest", justify="right")
     for name in names:
         own = [row for row in rows if row.mapper == name]
-        if all(row.refused == "not installed" for row in own):
-            table.add_row(name, *["not installed"] * len(groups), "")
+        if all(row.refused.startswith(_NOT_INSTALLED) for row in own):
+            table.add_row(name, own[0].refused, *[""] * len(groups))
             continue
         cells = ["{} / {} / {} ({})".format(*totals[group, name]) for group in groups]
         table.add_row(name, *cells, f"{max(row.seconds for row in own):.1f}")

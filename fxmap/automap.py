@@ -14,7 +14,7 @@ from fxmap.inputs import Forward, Given
 from fxmap.mapping import KeyMapping
 from fxmap.plan import make_plan
 from fxmap.proof import Proof
-from fxmap.trial import run_with, unread_keys
+from fxmap.trial import ask, run_with
 from fxmap.verify import prove
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ def _map_names(
     state: Mapping[str, Any], dst: nn.Module, why: str, given: Given, *, run: bool, notes: tuple[str, ...] = ()
 ) -> KeyMapping:
     """Map without a graph of the source, with what the destination alone can tell."""
-    mapping = map_by_name(state, dst.state_dict(), why, notes=notes, unread=unread_keys(dst))
-    told = run_with(mapping, state, dst, given.dst) if run else ""
-    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, told)) if told else mapping
+    told = ask(dst)
+    mapping = map_by_name(state, dst.state_dict(), why, notes=notes, unread=told.unread, exchanges=told.exchanges)
+    ran = run_with(mapping, state, dst, given.dst) if run else ""
+    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, ran)) if ran else mapping

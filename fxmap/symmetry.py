@@ -38,7 +38,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
         ]
         image = next((found for other in alike if (found := exchange(graph, name, other))), None)
         if image is not None:
-            moved = _moved(graph, image)
+            moved = exchanged(graph, image)
             runnable = agrees is not None and moved.keys().isdisjoint(graph.composed)
             tried += runnable
             # Structure passes over the movement of data: rows and columns of a map look alike, and are not.
@@ -58,7 +58,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
     return tied, tried
 
 
-def _moved(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:
+def exchanged(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:
     """Return which tensor takes the place of which, by key, where operations are exchanged."""
     return {str(graph.op(a).key): str(graph.op(b).key) for a, b in image.items() if graph.op(a).kind == TENSOR}
 
@@ -82,7 +82,8 @@ def _shapes(graph: OpGraph, name: str) -> tuple[object, ...]:
 def exchange(graph: OpGraph, one: str, other: str) -> dict[str, str] | None:
     """Return the automorphism that exchanges two operations, or None where there is none to be found.
 
-    Each moved node goes to its image; the others stay. Linear in the number of edges of what moves.
+    Each moved node goes to its image; the others stay. Nodes of the two branches alternate: one, its image, and so on.
+    Linear in the number of edges of what moves.
 
     Among several neighbours that look alike the first is taken, so that None is not a proof that there is no automorphism.
 

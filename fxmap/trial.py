@@ -1,42 +1,93 @@
 """What a destination alone can tell: which keys it reads, and whether it runs with what was mapped."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fxmap.capture import Captured
 from fxmap.capture.replica import replicate
 from fxmap.errors import CaptureError, QuantizationError
-from fxmap.inputs import Inputs, guess_inputs
+from fxmap.graph import TENSOR
+from fxmap.inputs import Inputs, find_inputs, guess_inputs
+from fxmap.keys.exchanges import Exchange
+from fxmap.lockstep import ValueInterpreter, distance
 from fxmap.mapping import KeyMapping
-from fxmap.side import side, unwrap
+from fxmap.proof import TOLERANCE
+from fxmap.randomize import Calibrator, finite, random_tensors
+from fxmap.side import Side, side, unwrap
+from fxmap.symmetry import exchange, exchanged, rivals
 from fxmap.values import tensors_of
 
 logger = logging.getLogger(__name__)
 
 
-def unread_keys(model: nn.Module) -> frozenset[str]:
-    """Return the keys that a model never reads in eval mode; none where it has no graph to ask.
+@dataclass(frozen=True)
+class Told:
+    """What a destination's graph tells of its keys.
 
-    >>> class Head(nn.Module):
+    `unread` are the keys that it never reads in eval mode. Each of `exchanges` moves the keys of two branches that compute
+    the same from the same, and whose results are used in the same way: to exchange them has no effect.
+    """
+
+    unread: frozenset[str] = frozenset()
+    exchanges: tuple[Exchange, ...] = ()
+
+
+def ask(model: nn.Module) -> Told:
+    """Ask a destination's graph about its keys; nothing is told where it has none.
+
+    >>> class Sum(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.used, self.idle = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    ...         self.one, self.two, self.idle = (nn.Linear(2, 2, bias=False) for _ in range(3))
     ...     def forward(self, x):
-    ...         return self.used(x)
-    >>> unread_keys(Head())
-    frozenset({'idle.weight'})
+    ...         return self.one(x) + self.two(x)
+    >>> ask(Sum())
+    Told(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},))
     """
     try:
         known = side(model)
     except (CaptureError, QuantizationError) as error:
-        logger.info("which keys the destination reads is not known: %s", error)
-        return frozenset()
+        logger.info("what the destination does with its keys is not known: %s", error)
+        return Told()
     keys = (key for key in known.model.state_dict() if key in known.twin.stores)
-    return frozenset(known.prefix + key for key in keys if known.main.read.isdisjoint(known.names(key)))
+    unread = frozenset(known.prefix + key for key in keys if known.main.read.isdisjoint(known.names(key)))
+    return Told(unread, tuple(_exchanges(known)))
+
+
+def _exchanges(known: Side) -> Iterator[Exchange]:
+    """Yield what branches of a graph may be exchanged: by structure, and confirmed by a run with random values."""
+    graph = known.main.ops
+    names = {part: known.prefix + key for key in known.twin.stores for part in known.names(key) if part in known.main.read}
+    moved: set[str] = set()
+    for op in graph.ops():
+        if op.kind == TENSOR or op.name in moved or not graph.tensors(op.name):
+            continue
+        for other in rivals(graph, op.name):
+            image = exchange(graph, op.name, other) or {}
+            keys = exchanged(graph, image)
+            if keys and keys.keys() <= names.keys() and _same_function(known.main, keys):
+                moved |= image.keys()
+                yield {names[one]: names[two] for one, two in list(keys.items())[::2]}
+
+
+def _same_function(captured: Captured, keys: Mapping[str, str]) -> bool:
+    """Whether a model computes the same with its tensors exchanged, as far as one run shows; False where it does not run."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = random_tensors(captured, generator)
+    for inputs in find_inputs(captured, captured, count=1):
+        arguments = captured.arguments(inputs.double())
+        with torch.no_grad():
+            outputs = tensors_of(Calibrator(captured, tensors, generator).run(*arguments))
+            changed = tensors | {path: tensors[other] for path, other in keys.items()}
+            others = tensors_of(ValueInterpreter(captured, changed).run(*arguments))
+        return finite(outputs) and all(distance(*pair) <= TOLERANCE for pair in zip(outputs, others, strict=True))
+    return False
 
 
 def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, given: Inputs | None) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from fxmap.derive import Mismatch
 from fxmap.errors import shorten
 from fxmap.expressions import Expression, Source
 from fxmap.keys.entries import Entry, comparable, compose, entries_of
+from fxmap.keys.exchanges import Exchange
 from fxmap.keys.matching import Matches, match_entries
 from fxmap.knowledge import Knowledge
 from fxmap.mapping import KeyMapping
@@ -31,6 +32,7 @@ def map_by_name(
     *,
     notes: Collection[str] = (),
     unread: Collection[str] = (),
+    exchanges: Sequence[Exchange] = (),
 ) -> KeyMapping:
     """Map two state dicts by their key trees: shapes, names, and the order of the file.
 
@@ -42,6 +44,7 @@ def map_by_name(
         why: why there is no graph, for the report.
         notes: what else to say in the report.
         unread: destination keys that the destination is known not to read.
+        exchanges: destination keys that may change places without any effect, and with which.
 
     Cost: see `fxmap.keys.matching`; a few seconds for a thousand keys.
 
@@ -54,7 +57,7 @@ def map_by_name(
     <Status.GUESSED: 'guessed'>
     """
     spelling = spell(src, dst)
-    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling)
+    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling, exchanges)
     _tie(dst, found)
     used = {source for expression in found.expressions.values() for source in expression.sources()}
     replaced = {mismatch.source for mismatch in found.mismatched}
@@ -106,9 +109,11 @@ def _same_shape(one: Any, other: Tensor) -> bool:
     return isinstance(one, Tensor) and one.shape == other.shape
 
 
-def _by_matching(src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling) -> _Found:
+def _by_matching(
+    src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
+) -> _Found:
     ours, theirs = comparable(entries_of(src, spelling.names), entries_of(dst))
-    matches = match_entries(ours, theirs)
+    matches = match_entries(ours, theirs, exchanges)
     folded = _folded(ours, theirs, matches)
     needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
     module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf

@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from fxmap.keys.entries import Entry
 from fxmap.keys.evidence import Candidates, Numbers, Scores, alone, candidates, order_is_evidence
+from fxmap.keys.exchanges import Exchange, keeps_branches, orbits
 from fxmap.keys.order import in_order
 
 # How strongly soft matches prefer the better score, round by round.
@@ -32,6 +33,8 @@ _SHARPNESS = (4.0, 6.0, 8.0, 10.0, 12.0, 14.0)
 _FILE_ORDER, _BLOCK_ORDER = (0.6, 0.2), 0.4
 _MODULES, _OWNER, _KINDS = 2.0, 1.0, 2.0
 _IMPOSSIBLE = -1e3
+# What decides between two branches that nothing else tells apart.
+_LEAN = 1.0
 # Soft matches of a smaller share are left out of the groups' counts.
 _UNLIKELY = 1e-3
 # Above these numbers only the cells of a table that are possible are stored: pairs of groups, pairs of one shape.
@@ -69,18 +72,54 @@ class Matches:
         return [int(number) for number in self.pairs.src[best]]
 
 
-def match_entries(src: Sequence[Entry], dst: Sequence[Entry]) -> Matches:
-    """Match the entries of two key trees."""
+def match_entries(src: Sequence[Entry], dst: Sequence[Entry], exchanges: Sequence[Exchange] = ()) -> Matches:
+    """Match the entries of two key trees.
+
+    `exchanges` are keys of the destination that can change places with one another, all of them at once, without any effect:
+    what tells only them apart need not be decided.
+    """
     pairs = candidates(src, dst)
     order = order_is_evidence(src, dst)
     if not len(pairs.src):
         return Matches((), pairs, np.zeros(0), order)
     scores, shared = _strengthened(src, dst, pairs, order)
-    return Matches(tuple(_assign(scores, shared, pairs)), pairs, scores, order)
+    chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
+    if len(free) < len(exchanges):
+        # Nothing tells two branches apart, and their keys were assigned at random: one key of each decides for the others.
+        first = {key for exchange in exchanges if exchange not in free for key in next(iter(exchange.items()))}
+        lean = np.zeros(len(scores))
+        lean[[pair for numbers in chosen for pair in numbers if dst[pairs.dst[pair]].key in first]] = _LEAN
+        scores, shared = _strengthened(src, dst, pairs, order, lean)
+        chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
+    orbit = orbits(dst, free)
+    margins = [
+        [_margins(values, pairs, block, numbers, orbit) for values in (scores, shared)]
+        for block, numbers in zip(pairs.blocks, chosen, strict=True)
+    ]
+    matches = [
+        Match(int(pairs.src[pair]), int(pairs.dst[pair]), float(scores[pair]), float(loss), float(module_loss))
+        for numbers, losses in zip(chosen, margins, strict=True)
+        for pair, loss, module_loss in zip(numbers, *losses, strict=True)
+    ]
+    return Matches(tuple(matches), pairs, scores, order)
 
 
-def _strengthened(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float) -> tuple[Scores, Scores]:
-    """Return the scores of the last round, and the part of them that an exchange of whole modules would not take along."""
+def _assigned_freely(
+    src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, scores: Scores, exchanges: Sequence[Exchange]
+) -> tuple[list[Numbers], list[Exchange]]:
+    """Return the pairs assigned to one another, by block, and the exchanges that then are without effect."""
+    chosen = [_chosen(scores, pairs, block) for block in pairs.blocks]
+    sources = {dst[pairs.dst[pair]].key: src[pairs.src[pair]] for numbers in chosen for pair in numbers}
+    return chosen, [exchange for exchange in exchanges if keeps_branches(exchange, sources)]
+
+
+def _strengthened(
+    src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float, lean: Scores | float = 0.0
+) -> tuple[Scores, Scores]:
+    """Return the scores of the last round, and the part of them that an exchange of whole modules would not take along.
+
+    `lean` is what is added to pairs before soft matches are made.
+    """
     own = alone(src, dst, pairs, order)
     modules = _Groups([_modules(entry) for entry in src], [_modules(entry) for entry in dst])
     owners = _Groups([[entry.owner] for entry in src], [[entry.owner] for entry in dst])
@@ -89,7 +128,7 @@ def _strengthened(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates,
     for number, sharpness in enumerate(_SHARPNESS):
         share = number / (len(_SHARPNESS) - 1)
         file_order = _FILE_ORDER[0] + (_FILE_ORDER[1] - _FILE_ORDER[0]) * share
-        soft = _soft(scores + order * in_order(scores, pairs, file_order, _BLOCK_ORDER), pairs, sharpness)
+        soft = _soft(scores + lean + order * in_order(scores, pairs, file_order, _BLOCK_ORDER), pairs, sharpness)
         scores = (
             own
             + _MODULES * modules.agreement(soft, pairs)
@@ -199,19 +238,11 @@ def _table(groups: Sequence[Sequence[Hashable]]) -> tuple[Numbers, Numbers]:
     return table, np.maximum(np.bincount(table.ravel(), minlength=len(numbers) + 1), 1)
 
 
-def _assign(scores: Scores, shared: Scores, pairs: Candidates) -> list[Match]:
-    """Assign inside each shape, and measure what the best exchange would lose."""
-    result: list[Match] = []
-    for block in pairs.blocks:
-        rows, row = np.unique(pairs.src[block], return_inverse=True)
-        columns, column = np.unique(pairs.dst[block], return_inverse=True)
-        chosen = _assigned(scores[block], row, column)
-        margins = (_margins(part[block], row, column, chosen) for part in (scores, shared))
-        result += [
-            Match(int(rows[row[pair]]), int(columns[column[pair]]), float(scores[block][pair]), float(loss), float(module))
-            for pair, loss, module in zip(chosen, *margins, strict=True)
-        ]
-    return result
+def _chosen(scores: Scores, pairs: Candidates, block: slice) -> Numbers:
+    """Return the numbers of the pairs of one shape that are assigned to one another."""
+    row, column = (np.unique(part[block], return_inverse=True)[1] for part in (pairs.src, pairs.dst))
+    numbers: Numbers = block.start + _assigned(scores[block], row, column)
+    return numbers
 
 
 def _assigned(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
@@ -237,8 +268,13 @@ def _assigned(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
     return found
 
 
-def _margins(scores: Scores, row: Numbers, column: Numbers, chosen: Numbers) -> Scores:
-    """Return for each chosen pair what the best exchange with another chosen pair, or with what is left over, would lose."""
+def _margins(values: Scores, pairs: Candidates, block: slice, numbers: Numbers, orbit: Numbers) -> Scores:
+    """Return for each chosen pair what the best exchange with another chosen pair, or with what is left over, would lose.
+
+    Exchanges inside an orbit have no effect, and are no choice.
+    """
+    scores, chosen = values[block], numbers - block.start
+    row, column = (np.unique(part[block], return_inverse=True)[1] for part in (pairs.src, pairs.dst))
     height, width = int(row.max()) + 1, int(column.max()) + 1
     of_row, of_column = np.full(height, -1), np.full(width, -1)
     of_row[row[chosen]] = of_column[column[chosen]] = np.arange(len(chosen))
@@ -251,7 +287,8 @@ def _margins(scores: Scores, row: Numbers, column: Numbers, chosen: Numbers) -> 
     crossed = _found(cells[by_cell], scores[by_cell], other_row * width + other_column, _IMPOSSIBLE)
     loss = own[first] + own[second] - scores - np.where((first >= 0) & (second >= 0), crossed, 0.0)
     margin = np.full(len(chosen) + 1, np.inf)
-    apart = first != second
+    orbits_chosen = np.append(orbit[pairs.dst[numbers]], -1)
+    apart = (first != second) & ((first < 0) | (orbits_chosen[first] != orbit[pairs.dst[block]]))
     np.minimum.at(margin, first[apart], loss[apart])
     np.minimum.at(margin, second[apart], loss[apart])
     return margin[:-1]
