@@ -193,7 +193,10 @@ class _Layer:
         if not self.affine:
             return self._same(argument, target)
         weight = self.src["weight"]
-        if affine_shape(self.src_op, weight) != affine_shape(self.dst_op, self.dst["weight"]):
+        shapes = affine_shape(self.src_op, weight), affine_shape(self.dst_op, self.dst["weight"])
+        # A layer with other inputs, such as a stem for four channels, is another one; the norm behind it is the same.
+        norm = argument.startswith("norm.") and all(self.has_norm) and shapes[0][0] == shapes[1][0]
+        if shapes[0] != shapes[1] and not norm:
             return _mismatch(target, self.src.get(argument, weight))
         if self.obstacle:
             return self.obstacle

@@ -302,18 +302,49 @@ class Diagnosis:
         """Whether what reads the one operation corresponds to what reads the other.
 
         Operations with equal inputs (q, k and v) give equal values with one another's weights: what tells them apart is
-        who reads them, and as which argument.
+        who reads them, and as which argument. Where a value passes from one operation to the next alone, as from a norm's
+        scale to its shift, the last one's readers tell. If they tell nothing, there must be nothing in the source that the
+        operation could be as well: the norm behind the last layer of a shorter stack computes from what the first norm of
+        the next layer computes from.
         """
+        dst, name = self.dst.main.ops, pair.dst
+        while self._same_readers(self.partners[name], name):
+            users = dst.users(name)
+            if any(user in self.partners for user, _ in users) and (len(users) > 1 or not self._passes_on(users[0][0])):
+                return True
+            if not users or users[0][0] not in self.partners:
+                return not self._rival_without_counterpart(pair.src)
+            name = users[0][0]
+        return name != pair.dst and not self._rival_without_counterpart(pair.src)
+
+    def _same_readers(self, ours: str, theirs: str) -> bool:
         src, dst = self.src.main.ops, self.dst.main.ops
-        for user, argument in dst.users(pair.dst):
+        for user, argument in dst.users(theirs):
             if user in self.partners:
                 # Which of several outputs is which, their values say.
-                readers = [(name, "" if src.op(name).kind == OUTPUT else use) for name, use in src.users(pair.src)]
+                readers = [(name, "" if src.op(name).kind == OUTPUT else use) for name, use in src.users(ours)]
                 if (self.partners[user], "" if dst.op(user).kind == OUTPUT else argument) not in readers:
                     return False
-            elif rivals(dst, pair.dst):
+            elif rivals(dst, theirs):
                 return False
         return True
+
+    def _passes_on(self, name: str) -> bool:
+        """Whether an operation of the destination computes from one value, channel by channel."""
+        ops = self.dst.main.ops
+        data = [producer for names in ops.operands(name).values() for producer in names if ops.op(producer).kind != TENSOR]
+        return len(data) == 1 and ops.op(name).kind not in {*AFFINE, OUTPUT}
+
+    def _rival_without_counterpart(self, name: str) -> bool:
+        """Whether the source has an operation that looks like one of its own, and to which nothing corresponds."""
+        ops = self.src.main.ops
+        shapes = {argument: tensor.shape for argument, tensor in ops.tensors(name).items()}
+        return any(
+            op.kind == ops.op(name).kind
+            and op.name not in self.images
+            and {argument: tensor.shape for argument, tensor in ops.tensors(op.name).items()} == shapes
+            for op in (ops.ops() if shapes else ())
+        )
 
     @staticmethod
     def _place(side: Side, name: str) -> str:

@@ -1,6 +1,7 @@
 """The command: which cases and mappers, the tables, the files."""
 
 import json
+import os
 import random
 import shlex
 import sys
@@ -50,7 +51,7 @@ def command(
     only: Annotated[str, typer.Option(help="Only cases whose name contains this; of all of them.")] = "",
     mappers: Annotated[str, typer.Option(help="Only these mappers, separated by semicolons.")] = "",
     packages: Annotated[list[Path] | None, typer.Option(help="Folders with packages that are not installed.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one thread each.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one thread each.")] = os.cpu_count() or 1,
     seconds: Annotated[float, typer.Option(min=1, help="What a mapper may take for a case.")] = SECONDS,
     read: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Show an earlier run's JSON file; run nothing.")

@@ -40,7 +40,8 @@ def made_problem(name: str, build: Build, make: Make, inputs: Inputs, dst_inputs
 
 def _kept(src: nn.Module, make: Make) -> dict[str, Tensor]:
     twin = copy.deepcopy(src)
-    old = {value.data_ptr() for value in twin.state_dict().values()}
+    # The tensors themselves, so that no new one gets the memory of one that was replaced.
+    old = {value.data_ptr(): value for value in twin.state_dict().values()}
     made = make(twin).state_dict()
     return {k: v.clone() for k, v in made.items() if v.data_ptr() in old and v.is_floating_point()}
 

@@ -13,6 +13,7 @@ from fxmap.align.assignment import assign
 from fxmap.align.matching import Matching
 from fxmap.align.view import View, view
 from fxmap.graph import INPUT, OUTPUT, OpGraph
+from fxmap.normalize.affine import AFFINE
 
 # Neighbourhoods from the widest to the narrowest that is still evidence.
 _RADII = (16, 8, 4, 2)
@@ -82,6 +83,7 @@ def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *
     _pair_by_position(matching)
     if thorough:
         _pair_by_tensors(matching)
+    _pair_by_readers(matching)
     pairs = tuple(
         Pair(matching.src.ops[s].name, matching.dst.ops[d].name, matching.evidence[s])
         for s, d in sorted(matching.forward.items())
@@ -142,6 +144,46 @@ def _pair_by_position(matching: Matching) -> None:
             if len(rest[0]) == len(rest[1]) == 1 and _same_place(matching, rest[0][0], rest[1][0]):
                 matching.pair([(rest[0][0][1], rest[1][0][1])], "position")
     matching.propagate()
+
+
+def _pair_by_readers(matching: Matching) -> None:
+    """Move norms to the other end of a gap: in a shorter stack of layers, what follows the last one begins no layer.
+
+    The norm behind four of six layers computes from what the first norm of the fifth layer computes from, and so was paired
+    with that one. But it is read by the head, and by nothing that a layer has; as is the source's norm behind all six.
+    """
+    for s, d in list(matching.forward.items()):
+        operands = [dict(side.operands[i]) for side, i in ((matching.src, s), (matching.dst, d))]
+        for argument in operands[0].keys() & operands[1].keys():
+            chain = _displaced(matching, operands[0][argument], operands[1][argument])
+            if any(matching.dst.parametrised(b) for _, b in chain):
+                matching.replace(chain, "propagated")
+
+
+def _displaced(matching: Matching, s: int, d: int) -> list[tuple[int, int]]:
+    """Return a free operation and one that is paired with another whose readers are others; and what leads up to both.
+
+    Up to the nearest operation that joins values, or mixes channels: which layer that one belongs to, its inputs tell.
+    """
+    src, dst = matching.src, matching.dst
+    chain = []
+    displaced = False
+    while (
+        s not in matching.forward
+        and matching.compatible(s, d)
+        and src.kinds[s] not in AFFINE
+        and len(src.operands[s]) == len(dst.operands[d]) == 1
+        and len(dst.users[d]) == 1
+    ):
+        taken = matching.backward.get(d)
+        if taken is not None and not displaced:
+            readers = {matching.forward.get(user) for _, user in src.users[taken]}
+            displaced = readers.isdisjoint(user for _, user in dst.users[d])
+            if not displaced:
+                return []
+        chain.append((s, d))
+        s, d = src.operands[s][0][1], dst.operands[d][0][1]
+    return chain if displaced else []
 
 
 def _pair_by_tensors(matching: Matching) -> None:

@@ -30,6 +30,14 @@ class Matching:
                 self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
                 self._fresh.append((s, d))
 
+    def replace(self, pairs: Iterable[tuple[int, int]], evidence: str) -> None:
+        """Match free operations of the source with others, which may have been matched before."""
+        for s, d in pairs:
+            former = self.backward.get(d)
+            if former is not None:
+                del self.forward[former], self.evidence[former]
+            self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
+
     def propagate(self) -> None:
         """Match what follows from the pairs so far: neighbours at the same argument that have no rival.
 
