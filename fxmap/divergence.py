@@ -1,9 +1,9 @@
 """Divergence: which aligned operations are the same, and where two models part first.
 
-Values decide as far as inputs reach. Operations that are analytic in their inputs and tensors (sums, products, softmax,
-GELU) and agree at a random point agree everywhere, with probability one; operations that are made of pieces (ReLU6, max
-pooling, clamping) agree only on the pieces that were reached, so they count as the same by kind and attributes alone, and
-one without a counterpart stands against a proof whatever the values say.
+Values decide as far as inputs reach. Operations that are analytic in their inputs and tensors and agree at a random point
+agree everywhere, with probability one (`analytic.py`); operations that are made of pieces (ReLU6, max pooling, clamping)
+agree only on the pieces that were reached, so they count as the same by kind and attributes alone, and one without a
+counterpart stands against a proof whatever the values say.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fxmap.align import Pair
 from fxmap.align.signatures import own_attributes
+from fxmap.analytic import ANALYTIC
 from fxmap.equality import same_tensors
 from fxmap.graph import INPUT, OUTPUT, TENSOR, Op, kind_of, module_of
 from fxmap.mapping import KeyMapping
@@ -24,17 +25,6 @@ from fxmap.proof import TOLERANCE, Divergence
 from fxmap.side import Side
 from fxmap.structure import Plan
 from fxmap.symmetry import rivals
-
-# Functions made of pieces, of which a given input may not reach every one.
-PIECEWISE = {
-    *("relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip", "threshold", "abs", "sign", "floor", "ceil", "round"),
-    *("leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "hardsigmoid", "hardswish", "hardshrink", "softshrink"),
-    *("max_pool", "adaptive_max_pool", "fractional_max_pool", "maximum", "minimum", "max", "min", "amax", "amin"),
-    *("where", "masked_fill", "topk", "sort", "argmax", "argmin", "nan_to_num", "nonzero", "isnan", "isinf"),
-    *("trunc", "frac", "fmod", "remainder", "floor_divide", "heaviside", "fmax", "fmin", "cummax", "cummin"),
-    *("median", "nanmedian", "kthvalue", "mode", "bucketize", "searchsorted"),
-    *("gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +159,7 @@ class Diagnosis:
                     text = f"an input that the {'source' if read[0] else 'destination'} alone reads"
                     return Divergence(self._place(self.src, pair.src), self._place(self.dst, pair.dst), error, text)
         for side, known in ((self.dst, self.partners), (self.src, self.images)):
-            alone = [name for name in _varying(side) if name not in known and side.main.ops.op(name).kind in PIECEWISE]
+            alone = [name for name in _varying(side) if name not in known and side.main.ops.op(name).kind not in ANALYTIC]
             if alone:
                 kind, where = side.main.ops.op(alone[0]).kind, self._place(side, alone[0])
                 other = "source" if side is self.dst else "destination"

@@ -121,3 +121,26 @@ def test_an_inserted_threshold_that_no_input_reaches_is_no_proof() -> None:
     assert mapping.proof is not None
     assert not mapping.proof.ok
     assert "threshold without a counterpart" in str(mapping.proof)
+
+
+class Last(nn.Module):
+    """A linear layer and something done with what it gives."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.then = nn.Linear(4, 4), then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self.linear(x))
+
+
+def test_an_operation_that_is_not_known_to_be_analytic_is_no_proof() -> None:
+    """Times isfinite(x), x is x for every number, and another function where no input reaches."""
+    known = fxmap.auto_map(Last(lambda x: x), Last(lambda x: 2 * torch.sinh(x) - torch.exp(x) + torch.exp(-x) + x))
+    assert known.proof is not None
+    assert known.proof.ok
+    mapping = fxmap.auto_map(Last(lambda x: x), Last(lambda x: x * torch.isfinite(x)))
+    assert mapping.proof is not None
+    assert not mapping.proof.ok
+    assert mapping.proof.divergence is not None
+    assert mapping.proof.divergence.attribute == "isfinite without a counterpart in the source"
