@@ -19,21 +19,21 @@ table { border-collapse: collapse; font-size: 0.86em; font-variant-numeric: tabu
 th, td { padding: 0.22em 0.7em; text-align: right; border-bottom: 1px solid #e8e8e8 }
 th { vertical-align: bottom; font-weight: 600 }
 th:first-child, td:first-child { text-align: left; white-space: nowrap } tr.ours td { font-weight: 600; background: #f2f8f6 }
-td.best { color: #2a7f62; font-weight: 600 } td.bad { color: #c8553d } .scroll { overflow-x: auto }
+td:last-child { white-space: nowrap } td.best { color: #2a7f62; font-weight: 600 } td.bad { color: #c8553d } .scroll { overflow-x: auto }
 svg { font: 12px system-ui, "DejaVu Sans", sans-serif; max-width: 100%; height: auto; display: block }
 .key span { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.35em 0 1.1em; vertical-align: -0.1em }
 .small { color: #555; font-size: 0.87em } details { margin: 0.5em 0 }
 """
 
 _ABOUT = {
-    "Inception-v3": "torchvision's model into its quantizable forms, into other libraries, renamed and shuffled.",
-    "quantizable models": "torchvision's float models into their quantizable, fused, prepared, QAT and int8 forms, and "
+    "Inception-v3": "Torchvision's model into its quantizable forms, into other libraries, renamed and shuffled.",
+    "quantizable models": "Torchvision's float models into their quantizable, fused, prepared, QAT and int8 forms, and "
     "back; values bit by bit against what torch makes of the float weights.",
-    "library to library": "public implementations of one network under other names, projections joined or split.",
-    "renamed and shuffled": "every submodule renamed; some in another order; some with folded norms.",
-    "partial matches": "another number of classes, auxiliary heads, a backbone in a detector, fewer layers, another stem.",
-    "random networks": "drawn at random and written down twice: other names, other order, joined and transposed weights.",
-    "names and shapes alone": "two lists of keys and shapes, and no model at all.",
+    "library to library": "Public implementations of one network under other names, projections joined or split.",
+    "renamed and shuffled": "Every submodule renamed; some in another order; some with folded norms.",
+    "partial matches": "Another number of classes, auxiliary heads, a backbone in a detector, fewer layers, another stem.",
+    "random networks": "Drawn at random and written down twice: other names, other order, joined and transposed weights.",
+    "names and shapes alone": "Two lists of keys and shapes, and no model at all.",
 }
 
 
@@ -110,7 +110,8 @@ def _class(mapper: str) -> str:
 
 def _group(group: str, found: dict[str, Total]) -> Iterator[str]:
     first = next(iter(found.values()))
-    yield f"<h3>{escape(group)}: {first.cases} cases, {first.keys:,} keys</h3>"
+    cases = f"{first.cases} case{'s' if first.cases > 1 else ''}"
+    yield f"<h3>{escape(group)}: {cases}, {first.keys:,} keys</h3>"
     yield f'<p class="small">{escape(_ABOUT.get(group, ""))}</p>'
     yield bars(found)
     titles = ("answered", "function equal", "called equal", "falsely certain", "median s", "longest s", "peak MB")

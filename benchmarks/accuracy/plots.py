@@ -20,7 +20,7 @@ COLOURS = {
     "torch.ao.ns graph matcher": "#8c6d31",
     "difflib and shape": "#999999",
 }
-_ROW, _LABEL, _BAR, _COUNT = 19, 215, 330, 150
+_ROW, _LABEL, _BAR, _COUNT = 19, 240, 430, 170
 
 
 def bars(found: dict[str, Total]) -> str:
