@@ -19,7 +19,8 @@ table { border-collapse: collapse; font-size: 0.86em; font-variant-numeric: tabu
 th, td { padding: 0.22em 0.7em; text-align: right; border-bottom: 1px solid #e8e8e8 }
 th { vertical-align: bottom; font-weight: 600 }
 th:first-child, td:first-child { text-align: left; white-space: nowrap } tr.ours td { font-weight: 600; background: #f2f8f6 }
-td:last-child { white-space: nowrap } td.best { color: #2a7f62; font-weight: 600 } td.bad { color: #c8553d } .scroll { overflow-x: auto }
+td.best { color: #2a7f62; font-weight: 600 } td.bad { color: #c8553d }
+td:last-child { white-space: nowrap } .scroll { overflow-x: auto }
 svg { font: 12px system-ui, "DejaVu Sans", sans-serif; max-width: 100%; height: auto; display: block }
 .key span { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.35em 0 1.1em; vertical-align: -0.1em }
 .small { color: #555; font-size: 0.87em } details { margin: 0.5em 0 }

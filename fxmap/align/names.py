@@ -22,7 +22,7 @@ from fxmap.wrappers import Spelling, spell
 # What the best exchange with other keys must lose in score, or a key stays open; more where the files differ in order.
 MARGIN, MARGIN_WITHOUT_ORDER = 0.3, 2.8
 # What exchanging whole modules must lose where the order of the files says less than this.
-MODULE_MARGIN, NO_ORDER = 0.6, 0.25
+MODULE_MARGIN, NO_ORDER = 0.6, 0.7
 
 
 def map_by_name(
@@ -113,7 +113,8 @@ def _by_matching(
     src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
 ) -> _Found:
     ours, theirs = comparable(entries_of(src, spelling.names), entries_of(dst))
-    matches = match_entries(ours, theirs, exchanges)
+    ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
+    matches = match_entries(ours, theirs, (*exchanges, *ties))
     folded = _folded(ours, theirs, matches)
     needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
     module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf
@@ -198,12 +199,17 @@ def _norms(entries: list[Entry], but: Collection[str]) -> set[tuple[int, ...]]:
 
 def _tie(dst: Mapping[str, Any], found: _Found) -> None:
     """Give the keys of one tied tensor one source: the first that was found."""
+    for keys in _tied(dst):
+        made = next((found.expressions[key] for key in keys if key in found.expressions), None)
+        if made is not None:
+            found.expressions.update(dict.fromkeys(keys, made))
+            found.notes.append(f"tied in the destination, and made from one source: {shorten(keys)}")
+
+
+def _tied(dst: Mapping[str, Any]) -> list[list[str]]:
+    """Return the keys that name one tensor, of those that have several."""
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for key, value in dst.items():
         if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():
             groups[value.data_ptr(), value.shape, value.stride()].append(key)
-    for keys in groups.values():
-        made = next((found.expressions[key] for key in keys if key in found.expressions), None)
-        if len(keys) > 1 and made is not None:
-            found.expressions.update(dict.fromkeys(keys, made))
-            found.notes.append(f"tied in the destination, and made from one source: {shorten(keys)}")
+    return [keys for keys in groups.values() if len(keys) > 1]

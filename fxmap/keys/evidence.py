@@ -94,17 +94,27 @@ def order_is_evidence(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
 def _beyond_chance(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
     """Return from 0 to 1 how much longer the common sequence of modules is than with the destination's modules shuffled."""
     left, right = _numbered(*(_module_sizes(side) for side in (src, dst)))
-    shared = (Counter(left.tolist()) & Counter(right.tolist())).total()
+    shared, draws, flat = _shared(left, right), 3, False
+    if shared < 2:
+        # No module of one side is one of the other, as where one is a flat list: entries are many and noisy, so that their
+        # sequence must be longer than in every draw.
+        left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
+        shared, draws, flat = _shared(left, right), 20, True
     if shared < 2 or len(left) * len(right) > _MANY_MODULES:
         return 1.0
     random = np.random.default_rng(0)
-    chance = float(np.mean([common_length(left, random.permutation(right)) for _ in range(3)]))
+    lengths = [common_length(left, random.permutation(right)) for _ in range(draws)]
+    chance = float(max(lengths) if flat else np.mean(lengths))
     if shared - chance < 1:
         # Modules that are all alike follow one another in any order.
         return 1.0
     excess = (common_length(left, right) - chance) / (shared - chance)
     # Blocks in order whose parts are not reach 0.3, shuffled models 0.05.
     return min(1.0, max(0.0, excess / _IN_ORDER))
+
+
+def _shared(one: Numbers, other: Numbers) -> int:
+    return (Counter(one.tolist()) & Counter(other.tolist())).total()
 
 
 def common_length(one: Numbers, other: Numbers) -> int:

@@ -185,3 +185,14 @@ def test_tables_that_are_too_large_are_stored_by_their_possible_cells(monkeypatc
     assert map_by_name(src, dst, "test").renames == right
     monkeypatch.setattr(evidence, "_MANY", 1000)
     assert map_by_name(src, dst, "test").renames == right
+
+
+def test_the_order_of_a_flat_list_is_no_evidence_where_it_is_that_of_chance() -> None:
+    """Weights of one shape in a list, and the same ones by module: nothing tells which is which but the order."""
+    names = [f"blocks.{i}.{leaf}" for i in range(8) for leaf in ("norm.weight", "up.weight", "down.weight")]
+    shapes = {"norm": (8,), "up": (8, 4), "down": (4, 8)}
+    src = {name: torch.empty(shapes[name.split(".")[2]], device="meta") for name in names}
+    flat = {f"p{number}": src[name] for number, name in enumerate(names)}
+    assert map_by_name(src, flat, "test").renames["p4"] == "blocks.1.up.weight"
+    order = random.Random(0).sample(list(flat), len(flat))
+    assert len(map_by_name(src, {key: flat[key] for key in order}, "test")) == 0
