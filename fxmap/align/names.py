@@ -11,6 +11,7 @@ from torch import Tensor
 from fxmap.derive import Mismatch
 from fxmap.errors import shorten
 from fxmap.expressions import Expression, Source
+from fxmap.keys.coherence import torn_apart
 from fxmap.keys.entries import Entry, comparable, compose, entries_of
 from fxmap.keys.exchanges import Exchange
 from fxmap.keys.matching import Matches, match_entries
@@ -118,10 +119,14 @@ def _by_matching(
     folded = _folded(ours, theirs, matches)
     needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
     module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf
+    torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
     sure = {
         m.dst: m
         for m in matches.matches
-        if m.margin >= needed and m.module_margin >= module and theirs[m.dst].key not in folded
+        if m.margin >= needed
+        and m.module_margin >= module
+        and (m.src, m.dst) not in torn
+        and theirs[m.dst].key not in folded
     }
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
     for match in sure.values():

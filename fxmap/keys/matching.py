@@ -13,7 +13,7 @@ with keys times keys for the order of the file.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ _SHARPNESS = (4.0, 6.0, 8.0, 10.0, 12.0, 14.0)
 _FILE_ORDER, _BLOCK_ORDER = (0.6, 0.2), 0.4
 _MODULES, _OWNER, _KINDS = 2.0, 1.0, 2.0
 _IMPOSSIBLE = -1e3
+_RARITY = 0.5
 # What decides between two branches that nothing else tells apart.
 _LEAN = 1.0
 # Soft matches of a smaller share are left out of the groups' counts.
@@ -121,9 +122,10 @@ def _strengthened(
     `lean` is what is added to pairs before soft matches are made.
     """
     own = alone(src, dst, pairs, order)
-    modules = _Groups([_modules(entry) for entry in src], [_modules(entry) for entry in dst])
-    owners = _Groups([[entry.owner] for entry in src], [[entry.owner] for entry in dst])
-    kinds = _Groups([_kinds(entry) for entry in src], [_kinds(entry) for entry in dst])
+    weights = _weights(src, dst)
+    modules = _Groups([_modules(entry) for entry in src], [_modules(entry) for entry in dst], weights)
+    owners = _Groups([[entry.owner] for entry in src], [[entry.owner] for entry in dst], weights)
+    kinds = _Groups([_kinds(entry) for entry in src], [_kinds(entry) for entry in dst], weights)
     scores, soft = own, np.zeros(len(own))
     for number, sharpness in enumerate(_SHARPNESS):
         share = number / (len(_SHARPNESS) - 1)
@@ -136,10 +138,17 @@ def _strengthened(
             + _KINDS * kinds.agreement(soft, pairs)
         )
     in_file = order * in_order(scores, pairs, _FILE_ORDER[1], _BLOCK_ORDER)
-    above = _Groups(_of_several(src, _ancestors), _of_several(dst, _ancestors))
-    common = _Groups(_of_several(src, _kinds), _of_several(dst, _kinds))
+    above = _Groups(_of_several(src, _ancestors), _of_several(dst, _ancestors), weights)
+    common = _Groups(_of_several(src, _kinds), _of_several(dst, _kinds), weights)
     shared = own + _MODULES * above.agreement(soft, pairs) + _KINDS * common.agreement(soft, pairs)
     return scores + in_file, shared + in_file
+
+
+def _weights(src: Sequence[Entry], dst: Sequence[Entry]) -> tuple[Scores, Scores]:
+    """Return what each entry says of its module: the less, the more entries have its shape."""
+    counts = Counter(entry.size for side in (src, dst) for entry in side)
+    ours, theirs = (np.array([counts[entry.size] ** -_RARITY for entry in side]) for side in (src, dst))
+    return ours, theirs
 
 
 def _of_several(entries: Sequence[Entry], groups: Callable[[Entry], list[Hashable]]) -> list[list[Hashable]]:
@@ -183,9 +192,12 @@ def _soft(scores: Scores, pairs: Candidates, sharpness: float) -> Scores:
 class _Groups:
     """Groups that entries belong to, several each, on both sides; how far groups correspond follows from soft matches."""
 
-    def __init__(self, src: Sequence[Sequence[Hashable]], dst: Sequence[Sequence[Hashable]]) -> None:
-        self.src, self.src_sizes = _table(src)
-        self.dst, self.dst_sizes = _table(dst)
+    def __init__(
+        self, src: Sequence[Sequence[Hashable]], dst: Sequence[Sequence[Hashable]], weights: tuple[Scores, Scores]
+    ) -> None:
+        self.src, self.src_sizes = _table(src, weights[0])
+        self.dst, self.dst_sizes = _table(dst, weights[1])
+        self.weights = weights
 
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
         """Return for each pair how far the groups of one entry correspond to groups of the other: the mean of the best."""
@@ -207,7 +219,8 @@ class _Groups:
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
         likely = np.flatnonzero(soft > _UNLIKELY)
         cells = (ours[likely][:, :, None] * width + theirs[likely][:, None]).ravel()
-        shares = np.repeat(soft[likely], ours.shape[1] * theirs.shape[1])
+        weight = np.sqrt(self.weights[0][pairs.src[likely]] * self.weights[1][pairs.dst[likely]])
+        shares = np.repeat(soft[likely] * weight, ours.shape[1] * theirs.shape[1])
         if height * width <= _MANY_GROUPS:
             known, places = np.arange(height * width), cells
         else:
@@ -229,13 +242,14 @@ def _found(known: Numbers, values: Scores, wanted: Numbers, default: float) -> S
     return np.where(known[places] == wanted, values[places], default)
 
 
-def _table(groups: Sequence[Sequence[Hashable]]) -> tuple[Numbers, Numbers]:
-    """Return the numbers of each entry's groups, filled up with the number of none, and the size of each group."""
+def _table(groups: Sequence[Sequence[Hashable]], weights: Scores) -> tuple[Numbers, Scores]:
+    """Return the numbers of each entry's groups, filled up with the number of none, and the weight of each group."""
     numbers: dict[Hashable, int] = {}
     rows = [[numbers.setdefault(group, len(numbers)) for group in entry] for entry in groups]
     width = max(map(len, rows), default=0)
     table = np.array([[*row, *[len(numbers)] * (width - len(row))] for row in rows], np.int64).reshape(len(rows), width)
-    return table, np.maximum(np.bincount(table.ravel(), minlength=len(numbers) + 1), 1)
+    sizes = np.bincount(table.ravel(), np.repeat(weights, width), minlength=len(numbers) + 1)
+    return table, np.maximum(sizes, 1e-9)
 
 
 def _chosen(scores: Scores, pairs: Candidates, block: slice) -> Numbers:
