@@ -3,8 +3,6 @@
 A key is right if its value is the truth's, whichever way that is written. No model is built: the key trees lie in data/.
 """
 
-import json
-import os
 import signal
 import sys
 import time
@@ -19,12 +17,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from benchmarks.names_data import NamedPair, Tree, read
 from benchmarks.names_peers import PEERS
+from benchmarks.output import progress, write_json
 from fxmap.align.names import map_by_name
 from fxmap.expressions import Expression, Reshape, Source
 
@@ -62,19 +60,19 @@ def command(
     names = [name.strip() for name in mappers.split(",") if name.strip()] or known
     if strangers := [name for name in names if name not in known]:
         raise typer.BadParameter(f"{strangers[0]} is not a mapper; there are {', '.join(known)}", param_hint="--mappers")
+    start = time.perf_counter()
     sys.path.extend(map(str, packages or []))
     pairs = [pair for pair in read() if only in pair.id]
-    console = Console(stderr=True)
     work = [(pair, name) for pair in pairs for name in names]
     with Pool(jobs, partial(torch.set_num_threads, 1)) as pool:
         ends = pool.imap(partial(_measured, limit=limit), work)
-        shown = track(ends, "matching", len(work), console=console, transient=True, disable=not console.is_terminal)
-        rows = list(shown)
+        rows: list[Row] = []
+        for row in progress(ends, len(work), lambda row: f"{row.mapper}: {row.pair}"):
+            rows.append(row)
+            if json_file is not None and len(rows) % len(names) == 0:
+                # After every pair: a run that is stopped is not lost.
+                write_json(json_file, "names", [asdict(row) for row in rows], time.perf_counter() - start)
     beaten = _print(rows, names)
-    if json_file is not None:
-        temporary = json_file.with_name(f".{json_file.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"benchmark": "names", "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-        temporary.replace(json_file)
     if beaten:
         raise typer.Exit(1)
 
