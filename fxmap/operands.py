@@ -195,7 +195,9 @@ class Operands:
         read: set[fx.Node] = set()
         for node in self.nodes:
             composing = self._composing(node)
-            if composing is not None:
+            if composing is None and self._is_flattened(node):
+                read.add(node)
+            elif composing is not None:
                 kinds = {kind_of(user) for user in node.users if user not in self.nodes}
                 # A layer tells by what it reads in between how its weight is stored.
                 read |= ({composing} if kinds & _LAYERS else set()) | ({node} if kinds - _LAYERS else set())
@@ -206,6 +208,16 @@ class Operands:
                 continue  # computed in another way; or on the meta device, where constants have no values
             if isinstance(value, Composition):
                 yield node, _narrowed(value)
+
+    def _is_flattened(self, node: fx.Node) -> bool:
+        """Whether a product reads a tensor of more axes as a matrix, or a sum reads one as a list: einsum's weights."""
+        kinds = {kind_of(user) for user in node.users if user not in self.nodes}
+        rank = 2 if kinds & {"mm", "addmm"} else 1 if "add" in kinds else 0
+        if len(node.meta.get("shape", ())) != rank or node.op == "get_attr" or not rank:
+            return False
+        while node.op != "get_attr":
+            node = next(part for part in node.all_input_nodes if part in self.nodes)
+        return sum(extent > 1 for extent in self.numbering.places[str(node.target)].shape) > rank
 
     def _composing(self, node: fx.Node) -> fx.Node | None:
         """Return the last step before a node, or itself, that is more than moving a whole tensor."""

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.capture.contract import contract
 from fxmap.capture.regroup import regroup
 from fxmap.capture.replica import run_fresh
 from fxmap.errors import CaptureError
@@ -171,6 +172,7 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
         raise CaptureError(
             f"{type(replica).__name__} does not run on {inputs.size}: {type(error).__name__}: {error}"
         ) from error
+    contract(recording.graph, tensors)
     regroup(recording.graph, tensors)
     return recording
 

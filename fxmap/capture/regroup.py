@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxmap.capture.origins import Origins
 from fxmap.graph import kind_of
 
 _PARTS = {torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default}
@@ -26,52 +27,24 @@ _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 _ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
 
 
-class _Origins:
-    """What every value depends on. Each node is looked at once, after what it reads."""
-
-    def __init__(self, paths: Container[str]) -> None:
-        self.paths = paths
-        self.inputs: set[fx.Node] = set()
-        self.stored: set[fx.Node] = set()
-
-    def see(self, node: fx.Node) -> None:
-        """Note what a node depends on."""
-        parts = node.all_input_nodes
-        if node.op == "placeholder" or any(part in self.inputs for part in parts):
-            self.inputs.add(node)
-        if (node.op == "get_attr" and str(node.target) in self.paths) or any(part in self.stored for part in parts):
-            self.stored.add(node)
-
-    def is_weight(self, node: Any) -> bool:
-        """Whether a value depends on stored tensors, and on no input."""
-        return isinstance(node, fx.Node) and node in self.stored and node not in self.inputs
-
-    def is_constant(self, node: Any) -> bool:
-        """Whether a value depends on nothing that changes."""
-        return isinstance(node, fx.Node) and node not in self.stored and node not in self.inputs
-
-
 def regroup(graph: fx.Graph, paths: Container[str]) -> None:
     """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes."""
-    origins = _Origins(paths)
+    origins = Origins(graph, paths)
     for node in list(graph.nodes):
         origins.see(node)
         made = None
         if node.target is _ADD:
             made = _sum_of_join(graph, node, origins) or _sum_of_sum(graph, node, origins)
         elif node.target is _SLICE:
-            made = _part_of_join(graph, node)
+            made = _part_of_join(graph, node, origins)
         elif node.target is _CAT:
             _flatten(node)
-            made = _sole_part(graph, node)
+            made = _sole_part(graph, node, origins)
         elif node.target in _PARTS:
             _parts_of_sum(graph, node, origins)
         if made is not None:
             node.replace_all_uses_with(made)
             graph.erase_node(node)
-            for new in made.all_input_nodes:
-                origins.see(new)
-            origins.see(made)
 
 
 def _join(node: Any) -> tuple[list[fx.Node], int] | None:
@@ -95,7 +68,7 @@ def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: _Origins) -> fx.Node | None:
+def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
     if len(node.args) != 2 or node.kwargs:
         return None
     operands: list[Any] = list(node.args)
@@ -111,14 +84,16 @@ def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: _Origins) -> fx.Node |
         with graph.inserting_before(node):
             sums = []
             for part, (begin, end) in zip(parts, _extents(parts, axis), strict=True):
-                piece = _add(graph, node, _SLICE, (weight, own, begin, end), (*shape[:own], end - begin, *shape[own + 1 :]))
+                piece = origins.insert(
+                    node, _SLICE, (weight, own, begin, end), (*shape[:own], end - begin, *shape[own + 1 :])
+                )
                 size = (*part.meta["shape"][:axis], end - begin, *node.meta["shape"][axis + 1 :])
-                sums.append(_add(graph, node, _ADD, (part, piece), size))
-            return _add(graph, node, _CAT, (sums, axis), node.meta["shape"])
+                sums.append(origins.insert(node, _ADD, (part, piece), size))
+            return origins.insert(node, _CAT, (sums, axis), node.meta["shape"])
     return None
 
 
-def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: _Origins) -> fx.Node | None:
+def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
     if len(node.args) != 2 or node.kwargs:
         return None
     operands: list[Any] = list(node.args)
@@ -129,12 +104,12 @@ def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: _Origins) -> fx.Node | 
         for weight, constant in (parts, parts[::-1]):
             if origins.is_weight(weight) and origins.is_constant(constant) and data in origins.inputs:
                 with graph.inserting_before(node):
-                    first = _add(graph, node, _ADD, (data, weight), node.meta["shape"])
-                    return _add(graph, node, _ADD, (first, constant), node.meta["shape"])
+                    first = origins.insert(node, _ADD, (data, weight), node.meta["shape"])
+                    return origins.insert(node, _ADD, (first, constant), node.meta["shape"])
     return None
 
 
-def _part_of_join(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+def _part_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
     arguments: dict[str, Any] = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
     found = _join(arguments["of"])
     if found is None or arguments.get("step", 1) != 1:
@@ -152,7 +127,7 @@ def _part_of_join(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     if len(inside) == 1:
         return inside[0]
     with graph.inserting_before(node):
-        return _add(graph, node, _CAT, (inside, axis), node.meta["shape"])
+        return origins.insert(node, _CAT, (inside, axis), node.meta["shape"])
 
 
 def _flatten(node: fx.Node) -> None:
@@ -168,7 +143,7 @@ def _flatten(node: fx.Node) -> None:
         node.args = (flat, axis)
 
 
-def _sole_part(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+def _sole_part(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
     """Return the one part of a join that has elements: the others are caches that nothing has been written to."""
     parts, _ = _cat_arguments(*node.args)
     filled = [part for part in parts if 0 not in part.meta.get("shape", ())]
@@ -176,26 +151,24 @@ def _sole_part(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return None
     with graph.inserting_before(node):
         # What follows may need what a join is: contiguous.
-        return _add(graph, node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
+        return origins.insert(node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
 
 
-def _parts_of_sum(graph: fx.Graph, node: fx.Node, origins: _Origins) -> None:
+def _parts_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> None:
     """Take every product in a sum apart by itself, and add the parts."""
     terms = _terms(node.args[0])
     if len(terms) < 2 or any(kind_of(user) != "getitem" for user in node.users):
         return
     with graph.inserting_before(node):
-        split = [_add(graph, node, node.target, (term, *node.args[1:]), ()) for term in terms]
+        split = [origins.insert(node, node.target, (term, *node.args[1:]), ()) for term in terms]
     for result in list(node.users):
         with graph.inserting_before(result):
-            parts = [_add(graph, result, result.target, (one, *result.args[1:]), result.meta["shape"]) for one in split]
+            parts = [origins.insert(result, result.target, (one, *result.args[1:]), result.meta["shape"]) for one in split]
             total = parts[0]
             for part in parts[1:]:
-                total = _add(graph, result, _ADD, (total, part), result.meta["shape"])
+                total = origins.insert(result, _ADD, (total, part), result.meta["shape"])
         result.replace_all_uses_with(total)
         graph.erase_node(result)
-        for new in (*split, *parts, total):
-            origins.see(new)
     (whole,) = node.all_input_nodes
     graph.erase_node(node)
     _erase_sum(graph, whole)
@@ -220,9 +193,3 @@ def _terms(value: Any) -> list[fx.Node]:
         return []
     one, other = (_terms(part) for part in value.args)
     return [*one, *other] if one and other else []
-
-
-def _add(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:
-    node = graph.call_function(target, args)
-    node.meta = {**like.meta, "shape": shape}
-    return node

@@ -4,6 +4,7 @@ Holds where f only moves, joins, scales and adds tensors of the state dict and c
 slice that is the whole tensor is that tensor.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -38,9 +39,15 @@ def _tensor(node: fx.Node, composition: Composition) -> Op:
 
 
 def _whole(composition: Composition, operands: Operands) -> str | None:
-    """Return the stored tensor that an operand is, if it is one as a whole."""
+    """Return the stored tensor that an operand is, if it is one as a whole, and not flattened."""
     numbers = composition.terms[0].numbers
     path = operands.numbering.sole(numbers) if composition.plain else None
     if path is None or not torch.equal(numbers.flatten(), operands.numbering.numbers(path).flatten()):
         return None
+    if _extents(numbers.shape) != _extents(operands.numbering.shapes[path]):
+        return None
     return path
+
+
+def _extents(shape: Sequence[int]) -> list[int]:
+    return [extent for extent in shape if extent > 1]
