@@ -6,8 +6,8 @@ drives these filters much too hard, and every pixel has to be moved to change th
 
     x = bound(up(... up(A3 z3) + A2 z2 ...) + A1 z1) + b,    bound(f) = mean + s tanh((f - mean) / s),    s = 2 std(f),
 
-where z1 is as large as the image, each next z half as large, and each A mixes the channels of one scale. A few numbers (A, b)
-change the spectrum and the colours of all images at once. The bound keeps single pixels from widening the range of the
+where z1 is as large as the image, each next z half as large, and each A mixes the channels of one scale. A few numbers (A,
+b) change the spectrum and the colours of all images at once. The bound keeps single pixels from widening the range of the
 input: images end at black and at white, about two standard deviations from the mean.
 """
 
