@@ -27,14 +27,14 @@ from benchmarks.output import progress, write_json
 from benchmarks.recipes import Form
 from fxmap.demo import Digits, Settings, fine_tune, isolated
 
-CLASSES, IMAGE, TRAINED_ON, CALIBRATED_ON = 10, 80, 1440, 64
-BATCH = 16
+CLASSES, IMAGE, TRAINED_ON = 10, 80, 1440
+FEW, MANY, BATCH = 64, 256, 16  # images to calibrate on
 ADAM, SGD = "AdamW", "SGD"
 OPTIMIZERS = {ADAM: (torch.optim.AdamW, 2e-3), SGD: (partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4), 0.2)}
 # How well int8 weights do depends on the training, so the network whose activations saturate is trained in two ways.
 NETWORKS = (("resnet18", ADAM), ("inception_v3", ADAM), ("mobilenet_v2", ADAM), ("mobilenet_v2", SGD))
 
-REAL, DISTILLED, CLAMP = "64 real images", "distilled", "64 real images, clamp"
+REAL, DISTILLED, CLAMP = "real images", "distilled", "real images, clamp"
 SEVEN, EIGHT = "default_observer (7 bits)", "min and max (8 bits)"
 
 
@@ -46,6 +46,7 @@ class Row:
     training: str
     accuracy: float
     calibration: str
+    images: int | None = None
     observers: str = ""
     engine: str = "float"
     sqnr: float | None = None
@@ -130,12 +131,13 @@ def measure(trained: Trained) -> Iterator[Row]:
         plain = recipes.quantizable_model(trained.name, num_classes=CLASSES)
         plain.load_state_dict(trained.model.state_dict())
         yield trained.row("ReLU instead of ReLU6", recipes.output(plain, trained.data.held_out_images))
+        yield _filled(trained, REAL, MANY)
         for engine in ("x86", "onednn", "qnnpack"):
-            for observers in (SEVEN, EIGHT):
-                yield _filled(trained, CLAMP, observers, engine)
+            for images, observers in ((FEW, SEVEN), (FEW, EIGHT), (MANY, SEVEN), (MANY, EIGHT)):
+                yield _filled(trained, CLAMP, images, observers, engine)
 
 
-def _filled(trained: Trained, calibration: str, observers: str = SEVEN, engine: str = "x86") -> Row:
+def _filled(trained: Trained, calibration: str, images: int = FEW, observers: str = SEVEN, engine: str = "x86") -> Row:
     if engine not in torch.backends.quantized.supported_engines:
         return trained.row(calibration, observers=observers, engine=f"{engine}: not in this build of torch")
     other = recipes.randomised_float(trained.name, seed=2, num_classes=CLASSES, **_options(trained.name))
@@ -147,7 +149,7 @@ def _filled(trained: Trained, calibration: str, observers: str = SEVEN, engine: 
         num_classes=CLASSES,
         **_options(trained.name),
     )
-    batches = trained.data.images[:CALIBRATED_ON].split(BATCH)
+    batches = trained.data.images[:images].split(BATCH)
     with recipes.engine(engine):
         start = time.perf_counter()
         fxmap.transfer(
@@ -161,7 +163,8 @@ def _filled(trained: Trained, calibration: str, observers: str = SEVEN, engine: 
         )
         seconds = time.perf_counter() - start
         output = recipes.output(destination, trained.data.held_out_images)
-    return trained.row(calibration, output, observers=observers, engine=engine, seconds=seconds)
+    used = None if calibration == DISTILLED else images
+    return trained.row(calibration, output, images=used, observers=observers, engine=engine, seconds=seconds)
 
 
 def eight_bits() -> Any:
@@ -187,8 +190,19 @@ def with_int8_weights(trained: Trained) -> nn.Module:
 
 def _print(rows: list[Row], seconds: float) -> None:
     table = Table(title="int8 against float, on held-out digits", pad_edge=False)
-    for title in ("model", "trained with", "accuracy", "calibration", "observers", "engine", "dB", "same answers", "s"):
-        table.add_column(title, justify="right" if title in ("accuracy", "dB", "same answers", "s") else "left")
+    for title in (
+        "model",
+        "trained with",
+        "accuracy",
+        "calibration",
+        "images",
+        "observers",
+        "engine",
+        "dB",
+        "same answers",
+        "s",
+    ):
+        table.add_column(title, justify="right" if title in ("accuracy", "images", "dB", "same answers", "s") else "left")
     before: tuple[str, str] | None = None
     for row in rows:
         first = (row.model, row.training) != before
@@ -198,6 +212,7 @@ def _print(rows: list[Row], seconds: float) -> None:
         table.add_row(
             *((row.model, row.training, f"{row.accuracy:.3f}") if first else ("", "", "")),
             row.calibration,
+            "" if row.images is None else str(row.images),
             row.observers,
             row.engine,
             "" if row.sqnr is None else f"{row.sqnr:.1f}",
