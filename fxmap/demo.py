@@ -98,6 +98,7 @@ class Settings:
     batch_size: int = 16
     steps: int = 40
     learning_rate: float = 2e-3
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     seed: int = 0
 
 
@@ -137,7 +138,7 @@ def load_digits(settings: Settings) -> Digits:
 
 def fine_tune(model: nn.Module, data: Digits, settings: Settings, progress: Progress = silent) -> None:
     """Train for a few steps, then measure the batch norms' statistics anew; leaves the model in eval mode."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    optimizer = settings.optimizer(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
     text = f"fine-tuning {settings.network.name}"
     model.train()

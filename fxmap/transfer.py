@@ -23,7 +23,7 @@ from fxmap.quantization.fx import calibrated_graph_state
 from fxmap.quantization.graph import norm_weights
 from fxmap.quantization.noise import sqnr
 from fxmap.quantization.pt2e import Refilled, refill, rewrite_literals
-from fxmap.quantization.saturation import Saturations
+from fxmap.quantization.saturation import FULL_RANGE, Saturations
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
 from fxmap.values import tensors_of
@@ -81,7 +81,8 @@ def transfer(
         on_mismatch: as in `KeyMapping.load_into`.
         relu6: where the source has ReLU6 and an int8 destination ReLU (torchvision's MobileNetV2), "reference" gives the
             ranges of the usual recipe, and the report says what that costs; "clamp" ends these ranges at 6, so that the
-            saturation of the integers is the ReLU6.
+            saturation of the integers is the ReLU6. They use all of 0..255, which not every kernel adds up exactly; the
+            other ranges are those of `qconfig`, by default with a bit of headroom.
         example_inputs, verify, absorb_eps: as in `auto_map`; distilled images have the size of these inputs.
 
     Returns:
@@ -240,7 +241,7 @@ def _calibrate(
         notes.append(f"{_FIRST}: {_against(src, state, inner, batches.first)}")
     if mapping.knowledge.saturating:
         notes.append(
-            f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers"
+            f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers; {FULL_RANGE}"
             if bounded
             else _cost_of_relu(mapping, src, state, filled_twin(inner, own, state).module, batches.first)
         )

@@ -2,7 +2,7 @@
 
 A batch norm keeps the mean and the variance that its inputs had in training. Images under which every norm's input has
 these statistics drive each layer as training images did, which is what ranges of activations need. After ZeroQ (Cai et al.
-2020, DOI 10.1109/CVPR42600.2020.01318).
+2020, DOI 10.1109/CVPR42600.2020.01318), with images as pyramids (see `fxmap.quantization.pyramid`) instead of single pixels.
 """
 
 import logging
@@ -20,12 +20,15 @@ from torch.func import functional_call
 from fxmap.capture import capture
 from fxmap.errors import CaptureError, QuantizationError
 from fxmap.inputs import as_inputs, find_inputs
+from fxmap.quantization.pyramid import Pyramid
 from fxmap.quantization.twin import float_twin
 from fxmap.side import unwrap
 
 logger = logging.getLogger(__name__)
 
-_IMAGES, _STEPS, _RATE = 16, 30, 0.2
+_IMAGES, _STEPS, _RATE = 16, 60, 0.05
+# Of Adam: a memory of tens of steps, as there are only tens of steps.
+_BETAS = (0.8, 0.99)
 # Seconds before progress is shown.
 _PATIENCE = 2.0
 
@@ -97,20 +100,20 @@ def distilled(
             f'calibration="distilled" makes images from the statistics of batch norms, and {what}. '
             "Give calibration=batches with a few dozen typical inputs instead"
         )
-    batch = torch.randn((images, *like.shape[1:]), generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    optimizer = torch.optim.Adam([batch], lr=_RATE)
+    pyramid = Pyramid((images, *like.shape[1:]), torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(pyramid.parameters(), lr=_RATE, betas=_BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     start = time.perf_counter()
     with _watched(model, norms) as errors, _progress(steps) as advance:
         for step in range(steps):
             optimizer.zero_grad()
-            loss = _mismatch(model, tensors, batch, errors)
+            loss = _mismatch(model, tensors, pyramid(), errors)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             advance(step, loss.item())
     logger.info("distilled %d images in %.1f s", images, time.perf_counter() - start)
-    return [batch.detach()]
+    return [pyramid().detach()]
 
 
 def _mismatch(model: nn.Module, tensors: Mapping[str, Tensor], batch: Tensor, errors: list[Tensor]) -> Tensor:
@@ -126,14 +129,20 @@ def _mismatch(model: nn.Module, tensors: Mapping[str, Tensor], batch: Tensor, er
 
 @contextmanager
 def _watched(model: nn.Module, norms: list[str]) -> Iterator[list[Tensor]]:
-    """Collect how far each norm's input is from its running statistics, relative to them, while the model runs."""
+    """Collect how far each norm's input is from its running statistics, while the model runs.
+
+    Of each channel, log(1 + d^2) + log(s)^2, where d is the difference of the means and s the ratio of the standard
+    deviations, both relative to the running one. Logarithms, because a channel with almost no variance in training may be
+    wrong by a factor of a hundred at first, and would count for more than all others together.
+    """
     errors: list[Tensor] = []
 
     def hook(norm: Any, args: tuple[Tensor, ...]) -> None:
         axes = [axis for axis in range(args[0].dim()) if axis != 1]
         var, mean = torch.var_mean(args[0], axes, correction=0)
-        scale = (norm.running_var + norm.eps).sqrt()
-        errors.append((((mean - norm.running_mean) / scale) ** 2 + ((var + norm.eps).sqrt() / scale - 1) ** 2).mean())
+        expected = norm.running_var + norm.eps
+        distance, ratio = (mean - norm.running_mean) ** 2 / expected, (var + norm.eps) / expected
+        errors.append((torch.log1p(distance) + (ratio.log() / 2) ** 2).mean())
 
     handles = [model.get_submodule(path).register_forward_pre_hook(hook) for path in norms]
     try:

@@ -3,6 +3,9 @@
 An int8 activation saturates at the largest value of its range. Where that is 6, the saturation is the ReLU6: relu(x) in
 integers 0..255 of scale 6/255 is min(max(x, 0), 6). Which activations these are follows from the alignment: an operation
 that clamps to 0..b, matched with a relu.
+
+These ranges have no headroom. Kernels that add pairs of products in 16 bits can overflow on integers above 127, which is why
+torch's default observers leave the upper half unused; so those of the other activations still do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +22,11 @@ from fxmap.graph import Op, OpGraph
 Saturations = Mapping[str, tuple[str, float]]
 
 _LEVELS = 255
+
+FULL_RANGE = (
+    "these ranges use all of 0..255: kernels that add pairs of products in 16 bits can overflow there, as those of "
+    "depthwise convolutions do in the engines x86 and fbgemm, and others on CPUs without VNNI; qnnpack's do not"
+)
 
 
 def upper_bound(op: Op) -> float | None:

@@ -105,3 +105,14 @@ def test_a_prepared_destination_is_refused_and_left_as_it_was() -> None:
 def test_wrong_options_are_refused_before_anything_is_done(calibration: object, relu6: str) -> None:
     with pytest.raises(ValueError, match="relu6"):
         fxmap.transfer(float_source(), converted(fused=True), calibration=calibration, relu6=relu6)  # type: ignore[arg-type]
+
+
+def test_only_clamped_ranges_use_the_upper_half_of_the_integers_and_the_report_says_so() -> None:
+    dst = converted(fused=True)
+    mapping = fxmap.transfer(float_source(), dst, calibration=[images(1)], relu6="clamp", verify=False)
+    low, high = images(1).aminmax()
+    state = dst.state_dict()
+    assert float(state["first.scale"]) == pytest.approx(6 / 255)
+    assert float(state["quant.scale"]) == pytest.approx(float(high - low) / 127, rel=1e-3)
+    (note,) = [note for note in mapping.knowledge.notes if "end at the bound" in note]
+    assert "use all of 0..255" in note
