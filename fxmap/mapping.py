@@ -25,6 +25,7 @@ from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCali
 from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
+from fxmap.quantization.graph import divisors
 from fxmap.quantization.packing import clone, is_object, unpack
 from fxmap.quantization.wrapped import fitted, is_wrapped
 from fxmap.report import describe
@@ -223,6 +224,7 @@ class KeyMapping(Mapping[str, Expression]):
 
         Raises:
             LoadError: keys, shapes or dtypes do not fit, or the model refused; the destination is as it was.
+            QuantizationError: the destination was prepared for QAT, and would divide by 0.
         """
         own = dst.state_dict()
         if not len(self):
@@ -235,6 +237,7 @@ class KeyMapping(Mapping[str, Expression]):
             )
         for key in self:
             _check_fits(key, full[key], own[key])
+        _refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in self})
         before = {key: _snapshot(value) for key, value in own.items()}
         metadata = getattr(own, "_metadata", None)
         try:
@@ -429,6 +432,17 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         raise LoadError(
             f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
             'dst.to_empty(device="cpu")'
+        )
+
+
+def _refuse_zero_divisors(norms: Mapping[str, Tensor]) -> None:
+    """Refuse weights of 0 in batch norms that a model prepared for QAT divides by."""
+    zeros = {key: count for key, weight in norms.items() if (count := int((weight == 0).sum()))}
+    if zeros:
+        raise QuantizationError(
+            f"{shorten(list(zeros))}: {next(iter(zeros.values()))} channels of this batch norm have the weight 0, by which "
+            "models that are prepared for QAT divide: forward would give NaN. Nothing was written. Give these channels a "
+            "small weight in the source first"
         )
 
 
