@@ -374,6 +374,36 @@ def quantize(weight, scheme):
     return _quantize_weight(weight.detach().float(), observer)
 
 """,
+    "assemble": """
+def assemble(weight, scales, zero_points, scheme):
+    dtype = getattr(torch, scheme["dtype"])
+    scales, zero_points = scales.double(), zero_points.long()
+    if scheme["qscheme"].startswith("per_channel"):
+        if weight.is_floating_point():
+            return torch.quantize_per_channel(weight, scales, zero_points, scheme["axis"], dtype)
+        return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, scheme["axis"])
+    if weight.is_floating_point():
+        return torch.quantize_per_tensor(weight, scales.item(), int(zero_points.item()), dtype)
+    return torch._make_per_tensor_quantized_tensor(weight, scales.item(), int(zero_points.item()))
+
+""",
+    "requantize": """
+def requantize(weight, scheme):
+    if not weight.is_quantized:
+        return quantize(weight.dequantize() if hasattr(weight, "qdata") else weight, scheme)
+    per_channel = weight.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+    same = weight.dtype is getattr(torch, scheme["dtype"]) and per_channel == scheme["qscheme"].startswith("per_channel")
+    same = same and not (per_channel and weight.q_per_channel_axis() != scheme["axis"])
+    floats = weight.qscheme() is torch.per_channel_affine_float_qparams
+    if floats or scheme["qscheme"].endswith("float_qparams"):
+        return weight if same and floats and scheme["qscheme"].endswith("float_qparams") else quantize(weight.dequantize(), scheme)
+    integers = weight.int_repr()
+    same = same and scheme["quant_min"] <= int(integers.min()) and int(integers.max()) <= scheme["quant_max"]
+    zero_points = weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
+    same = same and not (scheme["qscheme"].endswith("symmetric") and bool(zero_points.any()))
+    return weight if same else quantize(weight.dequantize(), scheme)
+
+""",
     "quantized_part": """
 def quantized_part(value, part):
     if part == "integers":

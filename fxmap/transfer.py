@@ -13,7 +13,7 @@ from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Expression
+from fxmap.expressions import Expression, Requantized, contains
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state, filled_twin
@@ -183,7 +183,11 @@ def _calibrate(
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
     bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
     made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded)
-    full = OrderedDict((prefix + key, value) for key, value in made.state.items())
+    values = made.state
+    if options.qconfig is None:
+        # Integers that the source has in the destination's scheme are not made anew.
+        values |= {key: part.evaluate(state) for key, part in own.items() if contains(part, Requantized) and key not in kept}
+    full = OrderedDict((prefix + key, value) for key, value in values.items())
     before = made.write(inner)
     try:
         mapping.write(dst, full)
