@@ -27,7 +27,7 @@ from fxmap.errors import MappingError
 from fxmap.quantization.packing import KINDS as PACKED_KINDS
 from fxmap.quantization.packing import pack, unpack
 from fxmap.quantization.scheme import Scheme
-from fxmap.quantization.wrapped import is_wrapped
+from fxmap.quantization.wrapped import plain
 
 State = Mapping[str, Any]
 
@@ -353,6 +353,49 @@ class Quantized(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class Requantized(Expression):
+    """A quantized tensor as it is, where it is of the destination's scheme; otherwise what it holds, quantized anew."""
+
+    op: ClassVar[str] = "requantized"
+    of: Expression
+    scheme: Scheme
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return self.scheme.requantize(value) if quantized else plain(value)
+
+    def python(self) -> str:
+        return f"requantize({self.of.python()}, {self.scheme.to_json()!r})"
+
+    def __str__(self) -> str:
+        return f"requantize({self.of}, {self.scheme})"
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled(Expression):
+    """The quantized tensor of a weight that is kept as integers (or in float, and rounded), scales and zero points."""
+
+    op: ClassVar[str] = "assembled"
+    of: Expression
+    scale: Expression
+    zero_point: Expression
+    scheme: Scheme
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        if not quantized and value.is_floating_point():
+            return value
+        return self.scheme.assemble(value, self.scale.evaluate(state), self.zero_point.evaluate(state))
+
+    def python(self) -> str:
+        parts = f"{self.of.python()}, {self.scale.python()}, {self.zero_point.python()}"
+        return f"assemble({parts}, {self.scheme.to_json()!r})"
+
+    def __str__(self) -> str:
+        return f"({self.of}, {self.scale}, {self.zero_point})"
+
+
+@dataclass(frozen=True, slots=True)
 class Dequantized(Expression):
     """The float value of a quantized tensor: exact, scale times integer."""
 
@@ -360,8 +403,7 @@ class Dequantized(Expression):
     of: Expression
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value.dequantize() if value.is_quantized or is_wrapped(value) else value
+        return plain(self.of.evaluate(state, quantized=quantized))
 
     def python(self) -> str:
         return f"{self.of.python()}.dequantize()"
@@ -638,6 +680,11 @@ def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expr
     return expression.rebuilt(lambda part: substitute(part, leaves))
 
 
+def contains(expression: Expression, kind: type[Expression]) -> bool:
+    """Whether an expression is of a kind, or is made of one that is."""
+    return isinstance(expression, kind) or any(contains(part, kind) for part in expression.operands())
+
+
 KINDS: tuple[type[Expression], ...] = (
     Source,
     Full,
@@ -649,6 +696,8 @@ KINDS: tuple[type[Expression], ...] = (
     FoldedWeight,
     FoldedBias,
     Quantized,
+    Requantized,
+    Assembled,
     Dequantized,
     QuantizedPart,
     DequantizedParts,

@@ -25,6 +25,7 @@ from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCali
 from fxmap.expressions import Expression, Source, parse
 from fxmap.knowledge import Knowledge
 from fxmap.proof import Proof, Status
+from fxmap.quantization.graph import divisors
 from fxmap.quantization.packing import clone, is_object, unpack
 from fxmap.quantization.wrapped import fitted, is_wrapped
 from fxmap.report import describe
@@ -223,6 +224,7 @@ class KeyMapping(Mapping[str, Expression]):
 
         Raises:
             LoadError: keys, shapes or dtypes do not fit, or the model refused; the destination is as it was.
+            QuantizationError: the destination was prepared for QAT, and would divide by 0.
         """
         own = dst.state_dict()
         if not len(self):
@@ -235,6 +237,7 @@ class KeyMapping(Mapping[str, Expression]):
             )
         for key in self:
             _check_fits(key, full[key], own[key])
+        _refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in self})
         before = {key: _snapshot(value) for key, value in own.items()}
         metadata = getattr(own, "_metadata", None)
         try:
@@ -371,6 +374,36 @@ def quantize(weight, scheme):
     return _quantize_weight(weight.detach().float(), observer)
 
 """,
+    "assemble": """
+def assemble(weight, scales, zero_points, scheme):
+    dtype = getattr(torch, scheme["dtype"])
+    scales, zero_points = scales.double(), zero_points.long()
+    if scheme["qscheme"].startswith("per_channel"):
+        if weight.is_floating_point():
+            return torch.quantize_per_channel(weight, scales, zero_points, scheme["axis"], dtype)
+        return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, scheme["axis"])
+    if weight.is_floating_point():
+        return torch.quantize_per_tensor(weight, scales.item(), int(zero_points.item()), dtype)
+    return torch._make_per_tensor_quantized_tensor(weight, scales.item(), int(zero_points.item()))
+
+""",
+    "requantize": """
+def requantize(weight, scheme):
+    if not weight.is_quantized:
+        return quantize(weight.dequantize() if hasattr(weight, "qdata") else weight, scheme)
+    per_channel = weight.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+    same = weight.dtype is getattr(torch, scheme["dtype"]) and per_channel == scheme["qscheme"].startswith("per_channel")
+    same = same and not (per_channel and weight.q_per_channel_axis() != scheme["axis"])
+    floats = weight.qscheme() is torch.per_channel_affine_float_qparams
+    if floats or scheme["qscheme"].endswith("float_qparams"):
+        return weight if same and floats and scheme["qscheme"].endswith("float_qparams") else quantize(weight.dequantize(), scheme)
+    integers = weight.int_repr()
+    same = same and scheme["quant_min"] <= int(integers.min()) and int(integers.max()) <= scheme["quant_max"]
+    zero_points = weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
+    same = same and not (scheme["qscheme"].endswith("symmetric") and bool(zero_points.any()))
+    return weight if same else quantize(weight.dequantize(), scheme)
+
+""",
     "quantized_part": """
 def quantized_part(value, part):
     if part == "integers":
@@ -429,6 +462,17 @@ def _check_fits(key: str, value: Any, own: Any) -> None:
         raise LoadError(
             f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
             'dst.to_empty(device="cpu")'
+        )
+
+
+def _refuse_zero_divisors(norms: Mapping[str, Tensor]) -> None:
+    """Refuse weights of 0 in batch norms that a model prepared for QAT divides by."""
+    zeros = {key: count for key, weight in norms.items() if (count := int((weight == 0).sum()))}
+    if zeros:
+        raise QuantizationError(
+            f"{shorten(list(zeros))}: {next(iter(zeros.values()))} channels of this batch norm have the weight 0, by which "
+            "models that are prepared for QAT divide: forward would give NaN. Nothing was written. Give these channels a "
+            "small weight in the source first"
         )
 
 

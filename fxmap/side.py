@@ -28,11 +28,16 @@ class Side:
 
     def decoded(self) -> dict[str, Expression]:
         """Return how every tensor of the twin is read from the state dict of the user's model."""
-        parts = self.twin.decoded()
+        return {name: self._prefixed(part) for name, part in self.twin.decoded().items()}
+
+    def held(self) -> dict[Expression, Expression]:
+        """Return for the weights that the user's model holds quantized what makes each in float, and as it is."""
+        return {self._prefixed(made): self._prefixed(part) for made, part in self.twin.held().items()}
+
+    def _prefixed(self, expression: Expression) -> Expression:
         if not self.prefix:
-            return parts
-        wrapped: dict[str, Expression] = {key: Source(self.prefix + key) for key in self.twin.stores}
-        return {name: substitute(part, wrapped) for name, part in parts.items()}
+            return expression
+        return substitute(expression, {key: Source(self.prefix + key) for key in expression.sources()})
 
     def names(self, key: str) -> list[str]:
         """Return the twin tensors that a key holds, by the names that the graph uses for them."""

@@ -138,7 +138,7 @@ class _Draft:
 
     def __init__(self, src: Side, dst: Side, found: Derivation) -> None:
         self.src, self.dst, self.found = src, dst, found
-        self.decoded = src.decoded()
+        self.decoded, self.held = src.decoded(), src.held()
         self.tensors = {name: substitute(expression, self.decoded) for name, expression in found.expressions.items()}
         self.expressions: dict[str, Expression] = {}
         self.statuses: dict[str, Status] = {}
@@ -201,7 +201,7 @@ class _Draft:
     def _made(self, key: str) -> Expression | None:
         store, canonical = self.dst.twin.stores[key], self.dst.main.canonical
         made = {part: self.tensors[canonical[part]] for part in store.names if canonical[part] in self.tensors}
-        return store.encode(made)
+        return store.encode(made, self.held)
 
     def _unexpected(self) -> tuple[str, ...]:
         used = {source for expression in self.expressions.values() for source in expression.sources()}

@@ -6,27 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from fxmap import checkpoint
 from fxmap.automap import auto_map
 from fxmap.capture.replica import replicate
-from fxmap.errors import QuantizationError, shorten
-from fxmap.expressions import Expression
+from fxmap.errors import QuantizationError
+from fxmap.expressions import Expression, Requantized, contains
 from fxmap.mapping import KeyMapping
 from fxmap.proof import Status
 from fxmap.quantization.calibrate import arguments, calibrated_state, filled_twin
 from fxmap.quantization.distill import distilled_batches
 from fxmap.quantization.fx import calibrated_graph_state
-from fxmap.quantization.graph import norm_weights
-from fxmap.quantization.noise import sqnr
+from fxmap.quantization.noise import loss
 from fxmap.quantization.pt2e import Refilled, refill, rewrite_literals
 from fxmap.quantization.saturation import FULL_RANGE, Saturations
 from fxmap.quantization.twin import Stage, float_twin
 from fxmap.side import unwrap
-from fxmap.values import tensors_of
 from fxmap.wrappers import match_prefix
 
 Calibration = Iterable[Any] | Literal["keep", "distilled"] | None
@@ -142,13 +139,10 @@ def fill(
     calibration = options.calibration
     if mapping.knowledge.blocked:
         raise QuantizationError(mapping.knowledge.blocked)
-    inner, prefix = unwrap(dst)
-    stage = float_twin(inner).stage
-    if stage is Stage.QAT:
-        _refuse_zero_norms(mapping, dst, state)
+    stage = float_twin(unwrap(dst)[0]).stage
     if calibration is None or (calibration == "keep" and not stage.has_ranges):
         mapping.load_into(dst, state, options.on_mismatch)
-        return _with_zeros_named(mapping, inner, prefix) if stage.is_qat else mapping
+        return mapping
     if options.on_mismatch == "raise":
         mapping.require_complete()
     if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
@@ -173,36 +167,6 @@ def fill(
     return _calibrate(mapping, src, dst, stage, state, options)
 
 
-def _refuse_zero_norms(mapping: KeyMapping, dst: nn.Module, state: Mapping[str, Any]) -> None:
-    """Refuse norms with a weight of 0 in a QAT destination, which divides by it.
-
-    Raises:
-        QuantizationError: there are such channels.
-    """
-    state, _ = match_prefix(state, mapping.sources())
-    norms = [path for path, module in dst.named_modules() if path.endswith(".bn") and hasattr(module, "running_var")]
-    keys = [key for path in norms if (key := f"{path}.weight") in mapping]
-    zeros = {key: int((mapping[key].evaluate(state) == 0).sum()) for key in keys}
-    found = [key for key, count in zeros.items() if count]
-    if found:
-        raise QuantizationError(
-            f"{shorten(found)}: {zeros[found[0]]} channels of this batch norm have the weight 0, by which torch's QAT "
-            "modules divide: their forward would give NaN. Nothing was written. Give these channels a small weight in the "
-            "source first"
-        )
-
-
-def _with_zeros_named(mapping: KeyMapping, inner: nn.Module, prefix: str) -> KeyMapping:
-    zeros = [prefix + key for key, weight in norm_weights(inner).items() if not weight.is_meta and not bool(weight.all())]
-    if not zeros:
-        return mapping
-    note = (
-        f"{shorten(zeros)} has zeros: preparing for QAT divides by the weight of a batch norm, so that forward gives NaN; "
-        "prune these channels, or give the weight a small value"
-    )
-    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, note))
-
-
 def _calibrate(
     mapping: KeyMapping,
     src: nn.Module | None,
@@ -220,7 +184,11 @@ def _calibrate(
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
     bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
     made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded)
-    full = OrderedDict((prefix + key, value) for key, value in made.state.items())
+    values = made.state
+    if options.qconfig is None:
+        # Integers that the source has in the destination's scheme are not made anew.
+        values |= {key: part.evaluate(state) for key, part in own.items() if contains(part, Requantized) and key not in kept}
+    full = OrderedDict((prefix + key, value) for key, value in values.items())
     before = made.write(inner)
     try:
         mapping.write(dst, full)
@@ -299,14 +267,10 @@ def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: An
     result = replicate(dst).eval()
     args, kwargs = arguments(reference, batch)
     try:
-        with torch.no_grad():
-            expected = tensors_of(functional_call(reference, plain, args, kwargs))
-            actual = tensors_of(result(*args, **kwargs))
-    except (RuntimeError, TypeError, ValueError) as error:
-        return f"not known, the models could not be run on it: {error}"
-    if not expected or not actual or expected[0].shape != actual[0].shape:
-        return "not known, the outputs have different shapes"
-    return f"{sqnr(expected[0], actual[0]):.1f} dB signal to noise"
+        ratio = loss(lambda: functional_call(reference, plain, args, kwargs), lambda: result(*args, **kwargs))
+    except QuantizationError as error:
+        return f"not known, {error}"
+    return f"{ratio:.1f} dB signal to noise"
 
 
 def _inner(src: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from fxmap.align import Pair
 from fxmap.capture.replica import replicate, run_fresh, unchanged
 from fxmap.divergence import Diagnosis, Verdict, aligned
-from fxmap.errors import FxmapError, MappingError, shorten
+from fxmap.errors import FxmapError, MappingError, QuantizationError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import TENSOR
 from fxmap.inputs import Given, Inputs, find_inputs, others, resized
@@ -90,7 +90,11 @@ def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> floa
         return None
     if not all(equal_states(own[key.removeprefix(prefix)], part.evaluate(state)) for key, part in mapping.items()):
         return None
-    return loss(replicate(plan.src.model), replicate(plan.dst.model), choice.first)
+    reference, filled = (replicate(side.model).eval() for side in (plan.src, plan.dst))
+    try:
+        return loss(lambda: choice.first[0].call(reference), lambda: choice.first[1].call(filled))
+    except QuantizationError:
+        return None
 
 
 def _check_keys(mapping: KeyMapping, src: nn.Module, dst: nn.Module) -> None:

@@ -1,16 +1,15 @@
 """The loss by quantization, as a signal-to-noise ratio in dB."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fxmap.errors import QuantizationError
 from fxmap.quantization.packing import is_object, unpack
 from fxmap.values import tensors_of
-
-if TYPE_CHECKING:
-    from fxmap.inputs import Inputs
 
 
 def sqnr(expected: Tensor, actual: Tensor) -> float:
@@ -36,20 +35,23 @@ def equal_states(own: Any, made: Any) -> bool:
     return own is made
 
 
-def loss(src: nn.Module, dst: nn.Module, inputs: "tuple[Inputs, Inputs]") -> float | None:
-    """Run both models as they are, in eval mode, and return the ratio of their first outputs; None where they do not run.
+def loss(reference: Callable[[], Any], filled: Callable[[], Any]) -> float:
+    """Run two models without gradients, and return the ratio of their first outputs.
 
     Args:
-        src, dst: replicas, which are switched to eval mode.
-        inputs: what each is called with.
+        reference, filled: each runs a model in eval mode, and returns what that returns.
+
+    Raises:
+        QuantizationError: a model does not run, or the outputs have different shapes.
+
+    >>> loss(lambda: torch.tensor([10.0]), lambda: (torch.tensor([9.0]),))
+    20.0
     """
-    with torch.no_grad():
-        try:
-            expected, actual = (
-                tensors_of(choice.call(model.eval())) for model, choice in zip((src, dst), inputs, strict=True)
-            )
-        except (RuntimeError, TypeError, ValueError):
-            return None
+    try:
+        with torch.no_grad():
+            expected, actual = tensors_of(reference()), tensors_of(filled())
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise QuantizationError(f"the models could not be run on it: {error}") from error
     if not expected or not actual or expected[0].shape != actual[0].shape:
-        return None
+        raise QuantizationError("the outputs have different shapes")
     return sqnr(expected[0], actual[0])

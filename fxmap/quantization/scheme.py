@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import MappingError, QuantizationError
+from fxmap.quantization.packing import clone
+from fxmap.quantization.wrapped import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,42 @@ class Scheme:
             raise QuantizationError(f"{self} is refused for a weight of shape {tuple(weight.shape)}: {error}") from error
         return quantized
 
+    def holds(self, weight: Tensor) -> bool:
+        """Whether a quantized tensor is one of this scheme: dtype, granularity, axis, and the integers that it uses.
+
+        Its integers and scales then mean in another model of the scheme what they mean in its own.
+        """
+        name = str(weight.qscheme()).removeprefix("torch.")
+        if weight.dtype is not getattr(torch, self.dtype) or name.startswith("per_channel") != self.per_channel:
+            return False
+        if self.per_channel and weight.q_per_channel_axis() != self.axis:
+            return False
+        if self.weight_only or name.endswith("float_qparams"):
+            return name == self.qscheme
+        integers = weight.int_repr()
+        within = self.quant_min <= int(integers.min()) and int(integers.max()) <= self.quant_max
+        return within and not (self.qscheme.endswith("symmetric") and bool(_zero_points(weight).any()))
+
+    def requantize(self, weight: Tensor) -> Tensor:
+        """Return a quantized tensor as it is where it is of this scheme; else quantize what it holds anew."""
+        if weight.is_quantized and self.holds(weight):
+            return clone(weight) if self.weight_only else weight
+        return self.quantize(plain(weight))
+
+    def assemble(self, weight: Tensor, scales: Tensor, zero_points: Tensor) -> Tensor:
+        """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        scales, zero_points = scales.detach().double(), zero_points.detach().long()
+        weight = weight.detach()
+        if self.per_channel:
+            if weight.is_floating_point():
+                return torch.quantize_per_channel(weight, scales, zero_points, self.axis, dtype)
+            return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, self.axis)
+        scale, zero_point = scales.item(), int(zero_points.item())
+        if weight.is_floating_point():
+            return torch.quantize_per_tensor(weight, scale, zero_point, dtype)
+        return torch._make_per_tensor_quantized_tensor(weight, scale, zero_point)
+
     @classmethod
     def of(cls, weight: Tensor, *, narrow: bool = False) -> "Scheme":
         """Read the scheme off a quantized weight; `narrow` says that signed integers stop at -127 (see `is_narrow`)."""
@@ -96,6 +134,12 @@ class Scheme:
     def __str__(self) -> str:
         axis = f", axis {self.axis}" if self.per_channel else ""
         return f"{self.dtype}, {self.qscheme.replace('_', ' ')}{axis}, {self.quant_min} to {self.quant_max}"
+
+
+def _zero_points(weight: Tensor) -> Tensor:
+    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        return weight.q_per_channel_zero_points()
+    return torch.tensor([weight.q_zero_point()])
 
 
 def is_narrow(weights: Iterable[Tensor], *, witnesses: int = 16) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxmap.expressions import (
+    Assembled,
     Dequantized,
     DequantizedParts,
     Expression,
@@ -12,6 +13,7 @@ from fxmap.expressions import (
     PackedObject,
     Quantized,
     QuantizedPart,
+    Requantized,
     Source,
     Unpacked,
 )
@@ -28,7 +30,7 @@ class Store:
     object, of recurrent cells), or "cell" (weight and bias of the inputs, and `hidden`, those of the hidden state).
     `wrapped` says that it is a tensor subclass, which quantizes what is loaded into it. `part` says that it is the
     "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers knows where the others are
-    read, `beside`, scales before zero points. A "copy" holds the same weight in float, and nothing reads it.
+    read, `beside`, scales before zero points; so does that of a float weight that the model `rounds` when it is used. A "copy" holds the same weight in float, and nothing reads it.
     """
 
     weight: str
@@ -39,6 +41,7 @@ class Store:
     wrapped: bool = False
     part: str = ""
     beside: tuple[Expression, Expression] | None = None
+    rounds: Scheme | None = None
 
     @property
     def paths(self) -> tuple[str | None, ...]:
@@ -67,8 +70,11 @@ class Store:
         values = value if self.packed else (value,)
         return {path: part for path, part in zip(self.paths, values, strict=True) if path is not None}
 
-    def encode(self, tensors: Mapping[str, Expression]) -> Expression | None:
-        """Make the key's expression from those of the twin's tensors; None where one of them has no expression."""
+    def encode(self, tensors: Mapping[str, Expression], held: Mapping[Expression, Expression]) -> Expression | None:
+        """Make the key's expression from those of the twin's tensors; None where one of them has no expression.
+
+        `held` says which of these the source holds quantized, see `held_by`.
+        """
         if any(path not in tensors for path in self.names):
             return None
         parts = [None if path is None else tensors[path] for path in self.paths]
@@ -77,13 +83,25 @@ class Store:
             # What is wrapped on both sides may be taken as it is.
             return parts[0].of
         if self.scheme is not None:
-            parts[:weights] = [Quantized(part, self.scheme) for part in parts[:weights] if part is not None]
+            parts[:weights] = [
+                Requantized(held[part], self.scheme) if part in held else Quantized(part, self.scheme)
+                for part in parts[:weights]
+                if part is not None
+            ]
         if self.part and self.part != COPY and parts[0] is not None:
             return QuantizedPart(parts[0], self.part)
         if self.packed in ("linear", "cell"):
             return PackedObject(self.packed, tuple(part for part in parts if part is not None))
         assert parts[0] is not None
         return Packed(parts[0], parts[1]) if self.packed else parts[0]
+
+    def held_by(self, key: str) -> dict[Expression, Expression]:
+        """Return the weights that this key holds quantized: what makes each in float, and what makes it as it is held."""
+        whole = Source(key)
+        scheme = self.rounds or self.scheme
+        if self.beside is not None and scheme is not None:
+            return {made: Assembled(whole, *self.beside, scheme) for made in self.decode(key).values()}
+        return {made: made.of for made in self.decode(key).values() if isinstance(made, Dequantized)}
 
     def decode(self, key: str) -> dict[str, Expression]:
         """Make the twin tensors that this key holds."""

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from fxmap.capture.replica import named_tensors, replicate
 from fxmap.errors import QuantizationError
-from fxmap.expressions import Expression
+from fxmap.expressions import Expression, Source
 from fxmap.quantization.domain import floats_inside_graph
 from fxmap.quantization.exported import GraphWeight, float_copy
 from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
@@ -85,6 +85,10 @@ class Twin:
     def decoded(self) -> dict[str, Expression]:
         """Return how every tensor of the twin is read from the model's state dict."""
         return {name: part for key, store in self.stores.items() for name, part in store.decode(key).items()}
+
+    def held(self) -> dict[Expression, Expression]:
+        """Return for the weights that the model holds quantized what makes each in float, and what makes it as it is."""
+        return {made: part for key, store in self.stores.items() for made, part in store.held_by(key).items()}
 
 
 def float_twin(model: nn.Module) -> Twin:
@@ -335,6 +339,9 @@ class _Builder:
         quantized = module.get_quantized_weight()
         scheme = self._scheme(quantized) if quantized.is_quantized else None
         weight = f"{path}.weight" if path else "weight"
+        if scheme is not None:
+            beside = Source(f"{weight}_scale"), Source(f"{weight}_zero_point")
+            self.stores[weight] = Store(weight, beside=beside, rounds=scheme)
         for name, part in (("weight_scale", "scales"), ("weight_zero_point", "zero_points"), ("weight_axis", "")):
             twin._buffers.pop(name, None)
             if scheme is not None and part:

@@ -27,8 +27,8 @@ def _methods(kind: type) -> set[str]:
 
 
 def plain(value: Tensor) -> Tensor:
-    """Return the float value of a tensor, wrapped or not."""
-    return value.dequantize() if is_wrapped(value) else value
+    """Return the float value of a tensor, quantized in whatever way or not at all."""
+    return value.dequantize() if value.is_quantized or is_wrapped(value) else value
 
 
 def fitted(value: Any, own: Any) -> Any:

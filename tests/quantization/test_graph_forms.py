@@ -296,11 +296,32 @@ def test_norm_without_statistics_is_refused() -> None:
         mapping.load_into(_form("pt2e-x86-int8", 2), src.state_dict())
 
 
-def test_norm_of_weight_zero_is_refused_where_qat_would_give_nan() -> None:
-    src, dst = branches(1), _form("fx-qat", 2)
+@pytest.mark.parametrize("name", ["fx-qat", "pt2e-x86-qat"])
+def test_norm_of_weight_zero_is_refused_where_qat_would_give_nan(name: str) -> None:
+    src, dst = branches(1, eps=eps_of(name)), _form(name, 2)
     with torch.no_grad():
         src.get_parameter("norm.weight")[1] = 0
     before = {key: value.clone() for key, value in dst.state_dict().items()}
-    with pytest.raises(fxmap.QuantizationError, match="have the weight 0"):
+    message = r"(stem.bn|norm).weight: 1 channels of this batch norm have the weight 0, by which"
+    with pytest.raises(fxmap.QuantizationError, match=message):
         fxmap.transfer(src, dst)
+    mapping = fxmap.auto_map(src, dst, verify=False)
+    with pytest.raises(fxmap.QuantizationError, match="have the weight 0, by which"):
+        mapping.load_into(dst, src.state_dict())
     assert all(torch.equal(value, before[key]) for key, value in dst.state_dict().items())
+
+
+def test_norm_that_no_layer_is_divided_by_may_have_the_weight_zero() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.norm = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.relu(self.conv(x)))  # type: ignore[no-any-return]
+
+    src = Alone().eval()
+    dst = quantize_fx.prepare_qat_fx(Alone().train(), tq.get_default_qat_qconfig_mapping("fbgemm"), (DATA[0],))
+    nn.init.zeros_(src.norm.weight)
+    fxmap.transfer(src, dst, verify=False)
+    assert bool(_run(dst.eval(), DATA[0]).isfinite().all())
