@@ -394,9 +394,9 @@ def requantize(weight, scheme):
     per_channel = weight.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
     same = weight.dtype is getattr(torch, scheme["dtype"]) and per_channel == scheme["qscheme"].startswith("per_channel")
     same = same and not (per_channel and weight.q_per_channel_axis() != scheme["axis"])
-    floats = weight.qscheme() is torch.per_channel_affine_float_qparams
-    if floats or scheme["qscheme"].endswith("float_qparams"):
-        return weight if same and floats and scheme["qscheme"].endswith("float_qparams") else quantize(weight.dequantize(), scheme)
+    floats = weight.qscheme() is torch.per_channel_affine_float_qparams, scheme["qscheme"].endswith("float_qparams")
+    if any(floats):
+        return weight if same and all(floats) else quantize(weight.dequantize(), scheme)
     integers = weight.int_repr()
     same = same and scheme["quant_min"] <= int(integers.min()) and int(integers.max()) <= scheme["quant_max"]
     zero_points = weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
