@@ -234,6 +234,8 @@ class _Layer:
     def _same(self, argument: str, target: Op) -> Expression | Mismatch | str:
         source = self.src.get(argument)
         if source is None:
+            if argument == "weight" and self.kind in AFFINE:
+                return f"{self.src_op} computes its weight from other tensors, in a way that no expression has"
             neutral = {"weight": 1.0, "bias": 0.0}.get(argument)
             if neutral is None or not self.src:
                 return f"{self.src_op} reads no {argument}"

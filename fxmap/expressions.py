@@ -482,6 +482,57 @@ def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) 
 
 
 @dataclass(frozen=True, slots=True)
+class WeightNormed(Expression):
+    """The weight that a model with weight norm computes: length * of / |of|, over all axes but one; -1 for all of them.
+
+    Salimans and Kingma 2016, arXiv 1602.07868.
+    """
+
+    op: ClassVar[str] = "weight_norm"
+    of: Expression
+    length: Expression
+    axis: int
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        direction: Tensor = self.of.evaluate(state, quantized=quantized)
+        if not quantized:
+            return direction
+        length: Tensor = self.length.evaluate(state, quantized=quantized)
+        return torch._weight_norm(direction, length, self.axis)
+
+    def python(self) -> str:
+        return f"torch._weight_norm({self.of.python()}, {self.length.python()}, {self.axis})"
+
+    def __str__(self) -> str:
+        return f"weight_norm({self.of}, {self.length})"
+
+
+@dataclass(frozen=True, slots=True)
+class NormedPart(Expression):
+    """The "length" or the "direction" that a model with weight norm keeps of a weight: its norm, and the weight itself."""
+
+    op: ClassVar[str] = "normed_part"
+    of: Expression
+    part: str
+    axis: int
+
+    def __post_init__(self) -> None:
+        if self.part not in ("length", "direction"):
+            raise MappingError(f"not a part of a weight with weight norm: {self.part!r}; there are length and direction")
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return torch.norm_except_dim(value, 2, self.axis) if quantized and self.part == "length" else value
+
+    def python(self) -> str:
+        inner = self.of.python()
+        return f"torch.norm_except_dim({inner}, 2, {self.axis})" if self.part == "length" else inner
+
+    def __str__(self) -> str:
+        return f"{self.part} of {self.of}"
+
+
+@dataclass(frozen=True, slots=True)
 class Packed(Expression):
     """Weight and bias in one entry, as torch's quantized linear layers keep them."""
 
@@ -701,6 +752,8 @@ KINDS: tuple[type[Expression], ...] = (
     Dequantized,
     QuantizedPart,
     DequantizedParts,
+    WeightNormed,
+    NormedPart,
     Packed,
     PackedObject,
     Unpacked,
@@ -765,6 +818,7 @@ _TYPES: dict[str, Any] = {
     "scheme": Scheme,
     **dict.fromkeys(("value", "eps", "amount"), int | float),
     **dict.fromkeys(
-        ("of", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta", "scale", "zero_point"), Expression
+        ("of", "length", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta", "scale", "zero_point"),
+        Expression,
     ),
 }

@@ -11,6 +11,7 @@ from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
 from fxmap.inputs import Given, Inputs, guess_inputs
 from fxmap.quantization.twin import Twin, float_twin
+from fxmap.weight_norm import weight_norms, without_weight_norm
 from fxmap.wrappers import WRAPPERS
 
 
@@ -44,8 +45,10 @@ class Side:
         return [self.main.canonical[part] for part in self.twin.stores[key].names]
 
 
-def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
+def side(model: nn.Module, inputs: Inputs | None = None, *, plain: bool = False) -> Side:
     """Unwrap a model, build its float twin, and capture it: symbolically, or by a run on inputs.
+
+    With `plain`, weights with weight norm become weights.
 
     Raises:
         CaptureError: it has no graph.
@@ -53,6 +56,7 @@ def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
     """
     inner, prefix = unwrap(model)
     twin = float_twin(inner)
+    twin = without_weight_norm(twin) if plain else twin
     captured = capture(twin.module) if inputs is None else capture_run(twin.module, inputs)
     return Side(inner, twin, captured, prefix)
 
@@ -65,8 +69,9 @@ def sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
     """
     if given.forward:
         return recorded_sides(src, dst, given, "a function was given to run in the place of forward")
+    plain = _differ_in_weight_norm(src, dst)
     try:
-        return side(src), side(dst)
+        return side(src, plain=plain), side(dst, plain=plain)
     except CaptureError as error:
         return recorded_sides(src, dst, given, str(error))
 
@@ -77,20 +82,24 @@ def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) ->
     Raises:
         CaptureError: there are none; the message says why, after the `reason` why no higher rung serves.
     """
-    tried = ""
+    tried, plain = "", _differ_in_weight_norm(src, dst)
     if given.src is not None and given.dst is not None:
         choices: Iterable[tuple[Inputs, Inputs]] = [(given.src, given.dst)]
     else:
         choices = ((inputs, inputs) for inputs in guess_inputs(unwrap(dst)[0], unwrap(src)[0]))
     for ours, theirs in choices:
         try:
-            found = side(src, ours), side(dst, theirs)
+            found = side(src, ours, plain=plain), side(dst, theirs, plain=plain)
         except CaptureError as error:
             tried = str(error)
             continue
         _level_norms(found[0].main.graph, found[1].main.graph)
         return found
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
+
+
+def _differ_in_weight_norm(src: nn.Module, dst: nn.Module) -> bool:
+    return len(weight_norms(unwrap(src)[0])) != len(weight_norms(unwrap(dst)[0]))
 
 
 def _level_norms(src: fx.Graph, dst: fx.Graph) -> None:

@@ -26,8 +26,8 @@ class Captured:
     """A model as a graph.
 
     `module` is a replica in eval mode, `graph` its fx graph, `tensors` its parameters and buffers by path, and `rung` how
-    the graph was captured. A recorded run also has the `constants` that its
-    graph reads, and the `inputs` whose shapes it holds for.
+    the graph was captured. `constants` are the other tensors that the graph reads; a recorded run also has the `inputs`
+    whose shapes it holds for.
     """
 
     module: nn.Module
@@ -78,8 +78,11 @@ def capture(replica: nn.Module, *, auxiliary: bool = False) -> Captured:
     tensors = _tensors(replica)
     with unchanged(replica):
         graph = trace(replica)
+        # Tensors that forward makes are attributes of the replica from now on, and are taken off it again.
+        made = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - tensors.keys()
+        constants = {name: value for name in made if isinstance(value := vars(replica).get(name), Tensor)}
     replica.eval()
-    return Captured(replica, graph, tensors)
+    return Captured(replica, graph, tensors, constants=constants)
 
 
 def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
