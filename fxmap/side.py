@@ -52,7 +52,7 @@ def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
         QuantizationError: it has a quantized module without a float counterpart.
     """
     inner, prefix = unwrap(model)
-    twin = float_twin(inner)
+    twin = float_twin(inner, marked=True)
     captured = capture(twin.module) if inputs is None else capture_run(twin.module, inputs)
     return Side(inner, twin, captured, prefix)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxmap.errors import MappingError, QuantizationError
 from fxmap.quantization.packing import clone
-from fxmap.quantization.wrapped import plain
+from fxmap.quantization.wrapped import dequantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Scheme:
         """Return a quantized tensor as it is where it is of this scheme; else quantize what it holds anew."""
         if weight.is_quantized and self.holds(weight):
             return clone(weight) if self.weight_only else weight
-        return self.quantize(plain(weight))
+        return self.quantize(dequantize(weight))
 
     def assemble(self, weight: Tensor, scales: Tensor, zero_points: Tensor) -> Tensor:
         """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""

@@ -30,7 +30,8 @@ class Store:
     object, of recurrent cells), or "cell" (weight and bias of the inputs, and `hidden`, those of the hidden state).
     `wrapped` says that it is a tensor subclass, which quantizes what is loaded into it. `part` says that it is the
     "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers knows where the others are
-    read, `beside`, scales before zero points; so does that of a float weight that the model `rounds` when it is used. A "copy" holds the same weight in float, and nothing reads it.
+    read, `beside`, scales before zero points; so does that of a float weight that the model `rounds` when it is used. A
+    "copy" holds the same weight in float, and nothing reads it.
     """
 
     weight: str
