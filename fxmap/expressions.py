@@ -27,7 +27,7 @@ from fxmap.errors import MappingError
 from fxmap.quantization.packing import KINDS as PACKED_KINDS
 from fxmap.quantization.packing import pack, unpack
 from fxmap.quantization.scheme import Scheme
-from fxmap.quantization.wrapped import plain
+from fxmap.quantization.wrapped import dequantize
 
 State = Mapping[str, Any]
 
@@ -131,6 +131,28 @@ class Full(Expression):
 
     def __str__(self) -> str:
         return f"full({list(self.shape)}, {self.value:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Expression):
+    """A number that the source's graph has as a literal: a scale, or a zero point, which is an integer.
+
+    >>> Number((1,), 3).evaluate({})
+    tensor([3])
+    """
+
+    op: ClassVar[str] = "number"
+    shape: tuple[int, ...]
+    value: float
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        return torch.full(self.shape, self.value)
+
+    def python(self) -> str:
+        return f"torch.full({self.shape!r}, {self.value!r})"
+
+    def __str__(self) -> str:
+        return f"{self.value:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +384,7 @@ class Requantized(Expression):
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
         value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return self.scheme.requantize(value) if quantized else plain(value)
+        return self.scheme.requantize(value) if quantized else dequantize(value)
 
     def python(self) -> str:
         return f"requantize({self.of.python()}, {self.scheme.to_json()!r})"
@@ -403,7 +425,7 @@ class Dequantized(Expression):
     of: Expression
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        return plain(self.of.evaluate(state, quantized=quantized))
+        return dequantize(self.of.evaluate(state, quantized=quantized))
 
     def python(self) -> str:
         return f"{self.of.python()}.dequantize()"
@@ -739,6 +761,7 @@ def contains(expression: Expression, kind: type[Expression]) -> bool:
 KINDS: tuple[type[Expression], ...] = (
     Source,
     Full,
+    Number,
     NeutralVariance,
     Shifted,
     Difference,

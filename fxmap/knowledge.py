@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from fxmap.derive import Mismatch
+from fxmap.expressions import Expression
 from fxmap.proof import Status
 
 
@@ -13,7 +14,8 @@ class Knowledge:
     `statuses` covers every destination key; `unread` are those that the destination reads in training mode only, or never;
     `ranges` the activation ranges of a static int8 destination; `reasons` say why a key could not be made; `notes` are
     sentences for the report; `saturating` are relus of an int8 destination whose counterpart saturates, each with the int8
-    module whose range bounds it, and where it must end.
+    module whose range bounds it, and where it must end; `literals` are ranges that an int8 source gives a graph which has
+    them in its code: scale and zero point, by the name of the node.
     """
 
     statuses: dict[str, Status] = field(default_factory=dict)
@@ -26,5 +28,6 @@ class Knowledge:
     stages: tuple[str, str] = ("", "")
     rungs: tuple[str, str] = ("", "")
     saturating: dict[str, tuple[str, float]] = field(default_factory=dict)
+    literals: dict[str, tuple[Expression, Expression]] = field(default_factory=dict)
     different: str = ""
     blocked: str = ""

@@ -146,9 +146,22 @@ class KeyMapping(Mapping[str, Expression]):
             DifferentNetworks: the two models are not the same network.
         """
         self._refuse_different()
-        if self.knowledge.ranges:
-            raise MissingCalibration(self.knowledge.ranges[0], self.knowledge.ranges)
+        if self.knowledge.literals:
+            raise QuantizationError(
+                f"{shorten(list(self.knowledge.literals))}: these ranges of activations stand in the destination, and "
+                "no state dict holds them: load with fxmap.transfer(src, dst), which writes them"
+            )
+        lacking = [name for name in self.knowledge.ranges if name not in self]
+        if lacking:
+            raise MissingCalibration(lacking[0], lacking)
         return self.evaluate(state_dict, like)
+
+    def without_ranges(self) -> "KeyMapping":
+        """Return the mapping without the ranges of activations that an int8 source gives: they are the destination's own."""
+        taken = self._with(Status.TAKEN)
+        expressions = {key: part for key, part in self.items() if key not in taken}
+        statuses = self.knowledge.statuses | dict.fromkeys(taken, Status.KEPT)
+        return KeyMapping(expressions, replace(self.knowledge, statuses=statuses, literals={}), self.proof)
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Do what `apply` does, without refusing static int8: its ranges, where `like` is given, are those of `like`."""
@@ -278,7 +291,8 @@ class KeyMapping(Mapping[str, Expression]):
 
     def to_json(self) -> str:
         """Write the mapping as JSON: expressions and statuses, no values, no proof."""
-        knowledge = asdict(self.knowledge)
+        literals = {name: [part.to_json() for part in pair] for name, pair in self.knowledge.literals.items()}
+        knowledge = asdict(replace(self.knowledge, literals={})) | {"literals": literals}
         expressions = {key: expression.to_json() for key, expression in self.items()}
         return json.dumps({"fxmap": _FORMAT, "expressions": expressions, "knowledge": knowledge}, indent=1)
 
@@ -302,6 +316,10 @@ class KeyMapping(Mapping[str, Expression]):
                 known[name] = tuple(known[name])
             known["saturating"] = {
                 str(path): (str(owner), float(bound)) for path, (owner, bound) in known.get("saturating", {}).items()
+            }
+            known["literals"] = {
+                str(name): (parse(scale), parse(zero_point))
+                for name, (scale, zero_point) in known.get("literals", {}).items()
             }
             return cls({str(key): parse(value) for key, value in data["expressions"].items()}, Knowledge(**known))
         except MappingError:

@@ -16,6 +16,7 @@ class Status(StrEnum):
     MATCHED = "matched"
     GUESSED = "guessed"
     CALIBRATED = "calibrated"
+    TAKEN = "taken"
     KEPT = "kept"
     MISSING = "missing"
     MISMATCHED = "mismatched"

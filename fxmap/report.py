@@ -18,6 +18,7 @@ _WORDS = {
     Status.MATCHED: "matched by structure, not proven",
     Status.GUESSED: "guessed by shapes, names and order",
     Status.CALIBRATED: "from calibration data",
+    Status.TAKEN: "ranges of activations, taken over from the int8 source",
     Status.KEPT: "kept: the destination's own (ranges, observers, counters)",
     Status.MISSING: "missing: no source",
     Status.MISMATCHED: "mismatched: the source's counterpart has another shape",

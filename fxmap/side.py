@@ -55,7 +55,7 @@ def side(model: nn.Module, inputs: Inputs | None = None, *, plain: bool = False)
         QuantizationError: it has a quantized module without a float counterpart.
     """
     inner, prefix = unwrap(model)
-    twin = float_twin(inner)
+    twin = float_twin(inner, marked=True)
     twin = without_weight_norm(twin) if plain else twin
     captured = capture(twin.module) if inputs is None else capture_run(twin.module, inputs)
     return Side(inner, twin, captured, prefix)

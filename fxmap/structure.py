@@ -1,14 +1,14 @@
 """The mapping by structure alone: align, derive, and say what is known of every destination key."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from fxmap.align import Alignment, align
+from fxmap.align import Alignment, Pair, align
 from fxmap.capture import capture
 from fxmap.derive import Derivation, Mismatch, Orders, derive, siblings
 from fxmap.errors import CaptureError, shorten
-from fxmap.expressions import Expression, substitute
+from fxmap.expressions import Expression, Source, substitute
 from fxmap.graph import kind_of
 from fxmap.knowledge import Knowledge
 from fxmap.mapping import KeyMapping
@@ -17,9 +17,10 @@ from fxmap.normalize.identity import IDENTITIES
 from fxmap.normalize.movement import MOVEMENT, PARTS
 from fxmap.proof import Status
 from fxmap.quantization.domain import floats_inside
+from fxmap.quantization.ranges import Quantizer, Taken, take_over
 from fxmap.quantization.saturation import saturations
 from fxmap.quantization.store import COPY
-from fxmap.quantization.twin import Stage
+from fxmap.quantization.twin import LITERAL, Stage
 from fxmap.side import Side
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class Plan:
         partners = {pair.dst: pair.src for pair in self.alignment.pairs}
         for pair in self.alignment.pairs:
             ours = src.operands(pair.src)
+            if len(ours) < 2:
+                continue  # nothing to exchange, however it is called
             for argument, producers in dst.operands(pair.dst).items():
                 known = {partners[producer] for producer in producers if producer in partners}
                 others = {name for use, names in ours.items() if use != argument for name in names}
@@ -97,7 +100,7 @@ def map_by_structure(
     found = derive(src.main.ops, dst.main.ops, alignment, columns, absorb_eps=absorb_eps)
     _add_auxiliary(src, dst, found, absorb_eps)
     _add_siblings(src, dst, found)
-    mapping = _Draft(src, dst, found).mapping()
+    mapping = _Draft(src, dst, found, alignment.pairs).mapping()
     bounded = saturations(src.main.ops, dst.main.ops, alignment.pairs, dst.twin.module, dst.twin.converted)
     return mapping.with_knowledge(saturating=bounded), Plan(src, dst, alignment, found)
 
@@ -136,7 +139,7 @@ def _unread(side: Side) -> dict[str, tuple[int, ...]]:
 class _Draft:
     """Collects what is known of every destination key."""
 
-    def __init__(self, src: Side, dst: Side, found: Derivation) -> None:
+    def __init__(self, src: Side, dst: Side, found: Derivation, pairs: Iterable[Pair]) -> None:
         self.src, self.dst, self.found = src, dst, found
         self.decoded, self.held = src.decoded(), src.held()
         self.tensors = {name: substitute(expression, self.decoded) for name, expression in found.expressions.items()}
@@ -144,6 +147,8 @@ class _Draft:
         self.statuses: dict[str, Status] = {}
         self.reasons: dict[str, str] = {}
         self.mismatched: list[Mismatch] = []
+        taken = _taken(src, dst, found, pairs)
+        self.taken, self.untaken = (Taken(), taken) if isinstance(taken, str) else (taken, "")
         self.unread: list[str] = []
         # Source keys whose counterpart has another shape.
         self.replaced: set[str] = set()
@@ -152,17 +157,20 @@ class _Draft:
         """Go through the destination's keys, and put the mapping together."""
         for key in self.dst.model.state_dict():
             self._add(key)
+        self.expressions |= self.taken.keys
+        self.statuses |= dict.fromkeys(self.taken.keys, Status.TAKEN)
         blocked = _float_inside(self.dst)
         knowledge = Knowledge(
             statuses=self.statuses,
             unexpected=self._unexpected(),
             mismatched=tuple(self.mismatched),
             unread=tuple(self.unread),
-            ranges=tuple(self.dst.prefix + key for key in self.dst.twin.ranges),
+            ranges=tuple(key for name in self.dst.twin.ranges if (key := self.dst.prefix + name) not in self.taken.idle),
             reasons={key: reason for key, reason in self.reasons.items() if reason},
             notes=tuple(self._notes(blocked)),
             stages=(self.src.twin.stage, self.dst.twin.stage),
             rungs=(self.src.main.rung, self.dst.main.rung),
+            literals=self.taken.literals,
             blocked=blocked,
         )
         return KeyMapping(self.expressions, knowledge)
@@ -245,12 +253,51 @@ class _Draft:
             notes.append(f"{len(wrapped)} weights are of the class {kind}: they are quantized as the destination's own are")
         if blocked:
             notes.append(blocked)
+        elif taken := len(self.taken.keys) // 2 + len(self.taken.literals):
+            notes.append(f"{taken} ranges of activations are the int8 source's, which has one wherever the destination does")
+            if self.taken.others:
+                notes.append(
+                    f"{self.taken.others} more ranges of the source have no place in the destination, which rounds less"
+                )
         elif self.dst.twin.ranges:
             notes.append(
                 f"{len(self.dst.twin.ranges)} activation ranges cannot be made from weights: "
                 "load with fxmap.transfer(src, dst, calibration=batches)"
             )
+        if self.untaken:
+            notes.append(f"ranges of activations of the int8 source are not taken over: {self.untaken}")
         return notes
+
+
+def _taken(src: Side, dst: Side, found: Derivation, pairs: Iterable[Pair]) -> Taken | str:
+    """Find the ranges of an int8 source for an int8 destination; or say why they do not correspond one to one."""
+    sites = {name for site in dst.twin.sites for name in (site.scale, site.zero_point) if isinstance(name, str)}
+    literals = {site.node for site in dst.twin.sites if site.node}
+    named = {name.removesuffix(LITERAL) for name in dst.twin.ranges}
+    if not named or not src.twin.sites:
+        return Taken()
+    if named != sites | literals:
+        return f"{shorten(sorted(named ^ (sites | literals)))}: it is not known where this is read"
+    ours, theirs = (
+        Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage is Stage.CONVERTED)
+        for side in (src, dst)
+    )
+    ops = dst.main.ops
+    # What an operation gives whose tensors the source does not make is not in the source's range.
+    made = (
+        p for p in pairs if all(t.key in found.expressions or t.key in ops.composed for t in ops.tensors(p.dst).values())
+    )
+    return take_over(ours, theirs, made, _owners(found))
+
+
+def _owners(found: Derivation) -> dict[str, str]:
+    """Return for every module of the destination the one whose tensors it has, under their names; none if there are more."""
+    owners: dict[str, set[str]] = {}
+    for path, expression in found.expressions.items():
+        owner, _, name = path.rpartition(".")
+        source, _, other = expression.key.rpartition(".") if isinstance(expression, Source) else ("", "", "")
+        owners.setdefault(owner, set()).add(source if name == other else "")
+    return {owner: next(iter(sources)) for owner, sources in owners.items() if len(sources) == 1}
 
 
 def _float_inside(dst: Side) -> str:

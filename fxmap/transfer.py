@@ -140,7 +140,9 @@ def fill(
     if mapping.knowledge.blocked:
         raise QuantizationError(mapping.knowledge.blocked)
     stage = float_twin(unwrap(dst)[0]).stage
-    if calibration is None or (calibration == "keep" and not stage.has_ranges):
+    if calibration is not None:
+        mapping = mapping.without_ranges()
+    if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
         mapping.load_into(dst, state, options.on_mismatch)
         return mapping
     if options.on_mismatch == "raise":
@@ -183,7 +185,7 @@ def _calibrate(
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
     bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
-    made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded)
+    made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded, mapping.knowledge.literals)
     values = made.state
     if options.qconfig is None:
         # Integers that the source has in the destination's scheme are not made anew.
@@ -225,10 +227,11 @@ def _made(
     options: Filling,
     kept: frozenset[str],
     saturating: Saturations,
+    ranges: Mapping[str, tuple[Expression, Expression]],
 ) -> Refilled:
     """Make the destination's state, by the way that its form was made."""
     if isinstance(inner, fx.GraphModule) and stage is Stage.PT2E_CONVERTED:
-        return refill(inner, expressions, state, batches, options.qconfig, kept)
+        return refill(inner, expressions, state, batches, options.qconfig, kept, ranges)
     assert batches is not None
     if isinstance(inner, fx.GraphModule):
         return Refilled(calibrated_graph_state(inner, expressions, state, batches, options.qconfig, kept), {})

@@ -393,7 +393,7 @@ class _Trial:
         inputs: Sequence[Inputs],
     ) -> str:
         """Say why the proof is not ok; nothing where it is. `error` is 0 where the outputs agree."""
-        done = (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED)
+        done = (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED, Status.TAKEN)
         unread = self.mapping.knowledge.unread
         open_keys = [key for key, status in statuses.items() if key not in unread and status not in done]
         if self.mapping.mismatched:

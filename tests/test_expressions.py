@@ -11,8 +11,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import fxmap
+from benchmarks.recipes import same_value
 from fxmap.expressions import (
     KINDS,
+    Assembled,
     Columns,
     Concat,
     Dequantized,
@@ -24,10 +26,12 @@ from fxmap.expressions import (
     Full,
     Gather,
     NeutralVariance,
+    Number,
     Packed,
     PackedObject,
     Quantized,
     QuantizedPart,
+    Requantized,
     Reshape,
     Scaled,
     Shifted,
@@ -48,6 +52,8 @@ SCHEME = Scheme("qint8", "per_channel_symmetric", 0, -128, 127)
 ALL = [
     A,
     Full((2, 3), 0.5, A),
+    Number((1,), 7),
+    Number((), 0.5),
     NeutralVariance((4,), 1e-3, A),
     Shifted(A, 1e-3),
     Difference(A, B),
@@ -58,6 +64,9 @@ ALL = [
     FoldedBias("conv_transpose", A, B, 1e-5, A, B, A),
     FoldedBias("conv", A, B, 1e-5),
     Quantized(A, SCHEME),
+    Requantized(A, SCHEME),
+    Requantized(Assembled(A, B, Number((4,), 0), SCHEME), SCHEME),
+    Assembled(A, B, B, SCHEME),
     Dequantized(A),
     QuantizedPart(Quantized(A, SCHEME), "integers"),
     DequantizedParts(A, B, B, 0),
@@ -76,6 +85,38 @@ ALL = [
 
 def test_every_kind_is_covered() -> None:
     assert {type(expression) for expression in ALL} == set(KINDS)
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+@pytest.mark.parametrize("rounded", [True, False])
+def test_quantized_weights_are_taken_as_they_are_where_the_scheme_is_theirs(axis: int | None, rounded: bool) -> None:
+    kind = "per_tensor_symmetric" if axis is None else "per_channel_symmetric"
+    scheme = Scheme("qint8", kind, axis or 0, -128, 127)
+    # Not what an observer makes of it: a fake-quantized weight has another scale.
+    value = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * 0.7
+    value[0, 0] = -9.0  # a channel that the scale cuts off
+    channels = [value.shape[axis]] if axis is not None else [1]
+    scale, zero_point = torch.full(channels, 0.01), torch.zeros(channels, dtype=torch.int32)
+    held = scheme.assemble(value, scale, zero_point)
+    state = {"a": value if rounded else held.int_repr(), "scale": scale, "zero": zero_point, "held": held}
+    parts = Assembled(A, Source("scale"), Source("zero"), scheme)
+    assert same_value(parts.evaluate(state), held)
+    for expression in (Requantized(parts, scheme), Requantized(Source("held"), scheme)):
+        assert same_value(expression.evaluate(state), held)
+        assert same_value(_run_python(expression, state), held)
+    for other in (
+        Scheme("qint8", kind, axis or 0, -127, 127),  # which has no -128
+        Scheme("qint8", "per_channel_symmetric" if axis is None else "per_tensor_symmetric", 0, -128, 127),
+    ):
+        made = Requantized(Source("held"), other)
+        assert same_value(made.evaluate(state), other.quantize(held.dequantize()))
+        assert same_value(_run_python(made, state), other.quantize(held.dequantize()))
+
+
+def _run_python(expression: Expression, state: dict[str, Any]) -> Any:
+    namespace: dict[str, Any] = {}
+    exec(fxmap.KeyMapping({"made": expression}).to_python(), namespace)
+    return namespace["convert"](state)["made"]
 
 
 @pytest.mark.parametrize("expression", ALL, ids=str)

@@ -26,8 +26,8 @@ class Captured:
     """A model as a graph.
 
     `module` is a replica in eval mode, `graph` its fx graph, `tensors` its parameters and buffers by path, and `rung` how
-    the graph was captured. `constants` are the other tensors that the graph reads; a recorded run also has the `inputs`
-    whose shapes it holds for.
+    the graph was captured. `constants` are the other tensors that the graph reads, and `returned` the nodes that the calls
+    of every module returned, by its path; a recorded run also has the `inputs` whose shapes it holds for.
     """
 
     module: nn.Module
@@ -36,6 +36,7 @@ class Captured:
     rung: str = "symbolic trace"
     constants: dict[str, Tensor] = field(default_factory=dict)
     inputs: "Inputs | None" = None
+    returned: dict[str, list[str]] = field(default_factory=dict)
 
     def arguments(self, inputs: "Inputs") -> list[Any]:
         """Return inputs in the order of the graph's placeholders."""
@@ -77,12 +78,12 @@ def capture(replica: nn.Module, *, auxiliary: bool = False) -> Captured:
             module.training = bool(module._modules)
     tensors = _tensors(replica)
     with unchanged(replica):
-        graph = trace(replica)
+        traced = trace(replica)
         # Tensors that forward makes are attributes of the replica from now on, and are taken off it again.
-        made = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - tensors.keys()
+        made = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"} - tensors.keys()
         constants = {name: value for name in made if isinstance(value := vars(replica).get(name), Tensor)}
     replica.eval()
-    return Captured(replica, graph, tensors, constants=constants)
+    return Captured(replica, traced.graph, tensors, constants=constants, returned=traced.returned)
 
 
 def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
@@ -95,7 +96,7 @@ def capture_run(replica: nn.Module, inputs: "Inputs") -> Captured:
     tensors = _tensors(replica)
     with unchanged(replica):
         recording = record(replica, tensors, inputs)
-    return Captured(replica, recording.graph, tensors, "recorded run", recording.constants, inputs)
+    return Captured(replica, recording.graph, tensors, "recorded run", recording.constants, inputs, recording.returned)
 
 
 def _tensors(replica: nn.Module) -> dict[str, Tensor]:

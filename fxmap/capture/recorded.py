@@ -27,10 +27,11 @@ from fxmap.values import tensors_of
 
 @dataclass
 class Recording:
-    """An fx graph of aten operations, and the constants that it reads by name."""
+    """An fx graph of aten operations, the constants that it reads by name, and what calls of modules `returned`, by path."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    returned: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -91,6 +92,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording.constants[name] = value.detach().clone()
         self._remember(value, self.recording.graph.create_node("get_attr", name, (), {}))
         return self.nodes[id(value)]
+
+    def note(self, path: str, value: Any) -> None:
+        """Note what a module returned: a node, if that is a tensor."""
+        returned = self.recording.returned.setdefault(path, [])
+        if isinstance(value, Tensor) and id(value) in self.nodes:
+            returned.append(self.nodes[id(value)].name)
 
     def _note_count(self, node: fx.Node, func: Any) -> None:
         name = func.overloadpacket.__name__
@@ -190,8 +197,8 @@ def _modules(replica: nn.Module, recorder: Recorder) -> Iterator[None]:
 
         return hook
 
-    def leave(*_: Any) -> None:
-        stack.pop()
+    def leave(_: nn.Module, __: Any, output: Any) -> None:
+        recorder.note(stack.pop(), output)
         recorder.module = stack[-1] if stack else ""
 
     for path, module in replica.named_modules():

@@ -7,6 +7,8 @@ The only leaves are the stubs that mark where a quantized region begins and ends
 
 import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,18 @@ class FunctionTracer(fx.Tracer):
         self._paths: dict[int, str] = {}
         for path, module, attribute in named_tensors(root):
             self._paths.setdefault(id(getattr(module, attribute)), path)
+        self.returned: dict[str, list[str]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__name__ in ("QuantStub", "DeQuantStub") and type(m).__module__ == "torch.ao.quantization.stubs"
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Enter a module, and note which node is what it returns: modules leave no other trace."""
+        value = super().call_module(m, forward, args, kwargs)
+        returned = self.returned.setdefault(self.path_of_module(m), [])
+        if isinstance(value, fx.Proxy):
+            returned.append(value.node.name)
+        return value
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         # As below: torch.fx would search all parameters for each one that is read.
@@ -49,7 +60,15 @@ class FunctionTracer(fx.Tracer):
         return super().create_arg(a)
 
 
-def trace(replica: nn.Module) -> fx.Graph:
+@dataclass(frozen=True)
+class Traced:
+    """A graph, and for every module, by its path, the nodes that its calls returned."""
+
+    graph: fx.Graph
+    returned: dict[str, list[str]] = field(default_factory=dict)
+
+
+def trace(replica: nn.Module) -> Traced:
     """Trace a replica symbolically. Optional arguments of forward keep their defaults.
 
     Raises:
@@ -64,7 +83,8 @@ def trace(replica: nn.Module) -> fx.Graph:
             # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.
             vars(module)["_check_input_dim"] = lambda input: None
     try:
-        return FunctionTracer(replica).trace(replica, concrete_args=_defaults(replica))
+        tracer = FunctionTracer(replica)
+        return Traced(tracer.trace(replica, concrete_args=_defaults(replica)), tracer.returned)
     except Exception as error:  # whatever the user's forward raises on proxies
         raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{error}") from error
 

@@ -141,7 +141,8 @@ def unscale_convolutions(graph: fx.Graph) -> None:
         bias = layer.args[2] if len(layer.args) > 2 else None
         if isinstance(bias, fx.Node) and bias.op == "call_function":
             _restore_bias(graph, layer)
-    graph.eliminate_dead_code()
+    # Calls of modules are told apart by the module, which a graph of its own does not know.
+    graph.eliminate_dead_code(lambda node: node.op == "call_module" or node.is_impure())
 
 
 def _scaled_weight(layer: Any, scale: fx.Node | None) -> fx.Node | None:

@@ -10,7 +10,7 @@ What the removed nodes alone read (scales, zero points) leaves the twin with the
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from fxmap.errors import QuantizationError
 from fxmap.expressions import dequantized
 from fxmap.quantization.exported import GraphWeight, evaluate, graph_weight, unscale_convolutions
+from fxmap.quantization.sites import Site
 
 # Arguments of torch.ops.quantized that say how the result is quantized.
 _RANGES = ("scale", "zero_point", "output_scale", "output_zero_point")
@@ -47,7 +48,7 @@ class Rewritten:
 
     `ranges` are the paths of the tensors that only removed nodes read, `literals` the nodes that quantize activations with
     numbers of their own, and `weights` those that the graph quantizes or dequantizes; `exported` says that its operations
-    are those of torch.export.
+    are those of torch.export. `sites` are the places where activations are quantized, by identities that mark them.
     """
 
     module: fx.GraphModule
@@ -55,14 +56,16 @@ class Rewritten:
     literals: tuple[str, ...]
     weights: tuple[GraphWeight, ...]
     exported: bool
+    sites: tuple[Site, ...] = ()
 
 
-def rewrite(replica: fx.GraphModule, path: str) -> Rewritten:
+def rewrite(replica: fx.GraphModule, path: str, *, marked: bool = False, stays: bool = False) -> Rewritten:
     """Give a replica of a graph module a graph of its own, in float; the original keeps its graph and its class.
 
     Args:
         replica: whose modules are those of a twin already: observers are identities.
         path: of the module in the model, for messages.
+        marked: put an identity where the graph quantizes an activation; with `stays`, also a stub where it dequantizes one.
 
     Raises:
         QuantizationError: the graph calls a quantized function without a float counterpart here.
@@ -73,12 +76,23 @@ def rewrite(replica: fx.GraphModule, path: str) -> Rewritten:
     removed = {str(node.target) for node in original.nodes if node.op == "get_attr" and _is_range(node)}
     literals = tuple(node.name for node in original.nodes if _has_literal_range(node))
     graph = fx.Graph()
-    graph.output(graph.graph_copy(original, {}))
-    for node in list(graph.nodes):
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(original, copies))
+    marks: dict[str, nn.Module] = {}
+    sites: list[Site] = []
+    for own, node in copies.items():
+        site = _site(own, f"_range_{len(sites)}") if marked else None
+        if site is not None:
+            marks[site.path] = nn.Identity()
+            sites.append(site)
+            _mark(graph, node, site.path)
+        elif stays and border(node) == "dequantize":
+            marks[name := f"_float_{len(marks)}"] = _stub()
+            _mark(graph, node, name)
         if border(node) is not None or _is_identity(replica, node):
             _bypass(graph, node)
-        elif (name := quantized_name(node)) is not None:
-            _compute_in_float(graph, node, name, path)
+        elif (function := quantized_name(node)) is not None:
+            _compute_in_float(graph, node, function, path)
     exported = any(getattr(node.target, "namespace", "") == "aten" for node in graph.nodes)
     if exported:
         evaluate(graph)
@@ -86,12 +100,52 @@ def rewrite(replica: fx.GraphModule, path: str) -> Rewritten:
     drop_dead_reads(graph)
     twin = fx.GraphModule(nn.Module(), fx.Graph())
     vars(twin).update({name: value for name, value in vars(replica).items() if name not in ("_graph", "_code")})
+    for name, mark in marks.items():
+        twin.add_module(name, mark)
     twin.graph = graph
     for weight in weights:
         _read_in_float(twin, replica, weight)
     for target in removed:
         _remove(twin, target)
-    return Rewritten(twin, frozenset(removed - parts), literals, weights, exported)
+    return Rewritten(twin, frozenset(removed - parts), literals, weights, exported, tuple(sites))
+
+
+def _mark(graph: fx.Graph, node: fx.Node, name: str) -> None:
+    """Let what reads a node read it through a module of the twin."""
+    with graph.inserting_after(node):
+        mark = graph.call_module(name, ())
+    node.replace_all_uses_with(mark)
+    mark.args = (node,)
+
+
+def _stub() -> nn.Module:
+    from torch.ao.quantization import DeQuantStub
+
+    stub: nn.Module = DeQuantStub()
+    return stub
+
+
+def _site(node: fx.Node, path: str) -> Site | None:
+    """Return how a node quantizes an activation; None where it does not, or where its range is computed."""
+    integers: Any = ()
+    if quantizes_activation(node) and len(node.args) > 3:
+        scale, zero_point, *integers = (_read(value) for value in node.args[1:])
+    elif quantized_name(node) is not None:
+        bound = _bound(node)
+        scale, zero_point = (_read(bound.get(name, bound.get(f"output_{name}"))) for name in ("scale", "zero_point"))
+    else:
+        return None
+    if not isinstance(scale, str | float) or not isinstance(zero_point, str | int):
+        return None
+    site = Site.of(path, scale, zero_point, integers[-1] if integers else torch.quint8)
+    if len(integers) == 3:
+        site = replace(site, low=integers[0], high=integers[1])
+    return site if isinstance(scale, str) else replace(site, node=node.name)
+
+
+def _read(value: Any) -> Any:
+    """Return the path of a tensor that a graph reads; other values as they are."""
+    return str(value.target) if isinstance(value, fx.Node) and value.op == "get_attr" else value
 
 
 def tensor_at(module: nn.Module, target: str) -> Tensor:
@@ -237,13 +291,18 @@ def _compute_in_float(graph: fx.Graph, node: fx.Node, name: str, path: str) -> N
 
 
 def _plain_arguments(node: fx.Node) -> Iterator[Any]:
+    for name, value in _bound(node).items():
+        if name not in _RANGES:
+            yield value
+
+
+def _bound(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of a function of torch.ops.quantized by name, in the order of its schema."""
     packet: Any = node.target
     schema = getattr(packet, "_schema", None) or getattr(packet, packet.overloads()[0])._schema
     names = [argument.name for argument in schema.arguments]
     bound = dict(zip(names, node.args, strict=False)) | node.kwargs
-    for name in names:
-        if name in bound and name not in _RANGES:
-            yield bound[name]
+    return {name: bound[name] for name in names if name in bound}
 
 
 def drop_dead_reads(graph: fx.Graph) -> None:

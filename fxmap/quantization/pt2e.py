@@ -8,6 +8,7 @@ them, as they did when it was made.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ def refill(
     batches: Iterable[Any] | None,
     observer: Any = None,
     kept: frozenset[str] = frozenset(),
+    ranges: Mapping[str, tuple[Expression, Expression]] = MappingProxyType({}),
 ) -> Refilled:
     """Make the state dict and the literals of a converted graph from mapped weights; `dst` is not changed.
 
@@ -60,6 +62,7 @@ def refill(
         expressions, state, kept: as in `calibrate.calibrated_state`.
         batches: calibration data; without it, ranges of activations stay, and literals of weights alone are made.
         observer: makes the observers of activations; by default those that the graph remembers.
+        ranges: without batches, scales and zero points of activations that an int8 source gives, by the name of the node.
 
     Raises:
         QuantizationError: there are no batches, the model refuses one, or a range is not found.
@@ -70,7 +73,24 @@ def refill(
     literals = dict(_weight_literals(dst, expressions, state, kept))
     if batches is not None:
         literals |= _observed(dst, expressions, state, batches, observer)
+    else:
+        literals |= _given(dst, ranges, state)
     return Refilled(full, literals)
+
+
+def _given(dst: fx.GraphModule, ranges: Mapping[str, tuple[Expression, Expression]], state: Mapping[str, Any]) -> Literals:
+    """Return the literals of the nodes whose ranges are given, and of those that dequantize what they quantize."""
+    literals: Literals = {}
+    for node in dst.graph.nodes:
+        if node.name in ranges:
+            scale, zero_point = (part.evaluate(state) for part in ranges[node.name])
+            literals |= dict.fromkeys(_sharing(node), (float(scale), int(zero_point)))
+    return literals
+
+
+def _sharing(node: fx.Node) -> tuple[fx.Node, ...]:
+    """Return a node that quantizes, and those that dequantize its result, by the same numbers."""
+    return (node, *(user for user in node.users if border(user) is not None))
 
 
 def _weight_literals(
@@ -109,8 +129,7 @@ def _observed(
     for node, found in observers.items():
         calculate: Any = found.calculate_qparams
         scale, zero_point = calculate()
-        readers = (user for user in node.users if border(user) is not None)
-        literals |= dict.fromkeys((node, *readers), (float(scale), int(zero_point)))
+        literals |= dict.fromkeys(_sharing(node), (float(scale), int(zero_point)))
     return literals
 
 

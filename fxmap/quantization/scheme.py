@@ -1,5 +1,6 @@
 """Weight quantization: which integers, scales and zero points a layer's weight gets."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fxmap.errors import MappingError, QuantizationError
 from fxmap.quantization.packing import clone
-from fxmap.quantization.wrapped import plain
+from fxmap.quantization.wrapped import dequantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +83,22 @@ class Scheme:
         """Return a quantized tensor as it is where it is of this scheme; else quantize what it holds anew."""
         if weight.is_quantized and self.holds(weight):
             return clone(weight) if self.weight_only else weight
-        return self.quantize(plain(weight))
+        return self.quantize(dequantize(weight))
 
     def assemble(self, weight: Tensor, scales: Tensor, zero_points: Tensor) -> Tensor:
         """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""
         dtype: torch.dtype = getattr(torch, self.dtype)
-        scales, zero_points = scales.detach().double(), zero_points.detach().long()
-        weight = weight.detach()
-        if self.per_channel:
+        weight, scales, zero_points = weight.detach(), scales.detach().double(), zero_points.detach().long()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's notice of the deprecation of quantized dtypes
+            if self.per_channel:
+                if weight.is_floating_point():
+                    return torch.quantize_per_channel(weight, scales, zero_points, self.axis, dtype)
+                return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, self.axis)
+            scale, zero_point = scales.item(), int(zero_points.item())
             if weight.is_floating_point():
-                return torch.quantize_per_channel(weight, scales, zero_points, self.axis, dtype)
-            return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, self.axis)
-        scale, zero_point = scales.item(), int(zero_points.item())
-        if weight.is_floating_point():
-            return torch.quantize_per_tensor(weight, scale, zero_point, dtype)
-        return torch._make_per_tensor_quantized_tensor(weight, scale, zero_point)
+                return torch.quantize_per_tensor(weight, scale, zero_point, dtype)
+            return torch._make_per_tensor_quantized_tensor(weight, scale, zero_point)
 
     @classmethod
     def of(cls, weight: Tensor, *, narrow: bool = False) -> "Scheme":

@@ -12,11 +12,12 @@ it: where every twin tensor is stored in the model's own state dict, and which k
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxmap.capture.replica import named_tensors, replicate
@@ -27,6 +28,7 @@ from fxmap.quantization.exported import GraphWeight, float_copy
 from fxmap.quantization.graph import Rewritten, is_observer, rewrite, tensor_at
 from fxmap.quantization.recurrent import Replacement, is_weight_only, replacement, require_int8
 from fxmap.quantization.scheme import Scheme, is_narrow
+from fxmap.quantization.sites import Site
 from fxmap.quantization.store import COPY, Store
 from fxmap.quantization.wrapped import is_fake_quantized, unwrap_tensors
 
@@ -71,7 +73,8 @@ class Twin:
 
     `module` is the twin; `stores` says for every key with a float source what it holds; `kept` says for every other key
     what it is ("activation range", "observer", "constant"); `ranges` are the kept keys that must come from calibration
-    data; `converted` are the paths of the modules that are int8; `inside` the float modules that a graph calls on int8.
+    data; `converted` are the paths of the modules that are int8; `inside` the float modules that a graph calls on int8;
+    `sites` the places where activations are quantized, if the twin was asked to have them marked.
     """
 
     module: nn.Module
@@ -81,6 +84,7 @@ class Twin:
     ranges: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
 
     def decoded(self) -> dict[str, Expression]:
         """Return how every tensor of the twin is read from the model's state dict."""
@@ -91,8 +95,10 @@ class Twin:
         return {made: part for key, store in self.stores.items() for made, part in store.held_by(key).items()}
 
 
-def float_twin(model: nn.Module) -> Twin:
+def float_twin(model: nn.Module, *, marked: bool = False) -> Twin:
     """Build the float twin of a model; the model is not changed, and shares its float tensors with the twin.
+
+    A `marked` twin says where activations are quantized: that of a graph has an identity for every node that does.
 
     Raises:
         QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
@@ -101,7 +107,7 @@ def float_twin(model: nn.Module) -> Twin:
     if sys.modules.keys().isdisjoint(_PACKAGES):
         found = Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in model.state_dict()})
     else:
-        found = _module_twin(model)
+        found = _module_twin(model, marked=marked)
     wrapped = unwrap_tensors(found.module)
     if not wrapped:
         return found
@@ -109,11 +115,11 @@ def float_twin(model: nn.Module) -> Twin:
     return replace(found, stores=stores, stage=Stage.WRAPPED if found.stage is Stage.FLOAT else found.stage)
 
 
-def _module_twin(model: nn.Module) -> Twin:
+def _module_twin(model: nn.Module, *, marked: bool) -> Twin:
     """Build the twin of a model whose modules, or whose graph, tell its form."""
     state = model.state_dict()
     builder = _Builder(model, state)
-    twin = builder.rewritten(replicate(model, builder.replace))
+    twin = builder.rewritten(replicate(model, builder.replace), marked=marked)
     for module in twin.modules():
         _drop_observer(module)
         _unquantize_attention(module)
@@ -124,11 +130,29 @@ def _module_twin(model: nn.Module) -> Twin:
     kept |= dict.fromkeys(kept.keys() & unread, "never read: this attention has a linear layer for each projection")
     ranges = tuple(key for key in kept if kept[key] == ACTIVATION_RANGE) if builder.static else ()
     ranges += tuple(builder.literals)
-    return Twin(twin, builder.stage(model), stores, kept, ranges, tuple(builder.converted), builder.inside(model))
+    converted = tuple(builder.converted)
+    sites = (*builder.sites, *_module_sites(builder.converted, kept)) if marked else ()
+    return Twin(twin, builder.stage(model), stores, kept, ranges, converted, builder.inside(model), sites)
+
+
+def _module_sites(converted: Mapping[str, nn.Module], kept: Mapping[str, str]) -> Iterator[Site]:
+    """Yield where modules quantize what they return: those that have a scale and a zero point in the state dict."""
+    import torch.ao.nn.quantized as nnq
+
+    for path, module in converted.items():
+        scale, zero_point = (f"{path}.{name}" if path else name for name in ("scale", "zero_point"))
+        if not kept.get(scale) == kept.get(zero_point) == ACTIVATION_RANGE:
+            continue
+        # Functions return what they computed through a module of their own.
+        returned = f"{path}.activation_post_process" if isinstance(module, nnq.QFunctional) else path
+        dtype = module.dtype if isinstance(module, nnq.Quantize) else torch.quint8
+        yield Site.of(returned, scale, zero_point, dtype)
 
 
 _PACKAGES = ("torch.ao.quantization", "torchao.quantization.pt2e")
 ACTIVATION_RANGE = "activation range"
+# Behind the name of a node, where keys of the state dict are named.
+LITERAL = " (a literal of the graph)"
 
 
 class _Builder:
@@ -143,13 +167,14 @@ class _Builder:
         self.graph_ranges: set[str] = set()
         self.state = state
         self.literals: list[str] = []
+        self.sites: list[Site] = []
 
-    def rewritten(self, twin: nn.Module) -> nn.Module:
+    def rewritten(self, twin: nn.Module, *, marked: bool) -> nn.Module:
         """Give the graph modules of a twin their float graphs."""
         for path, module in list(twin.named_modules()):
             if not isinstance(module, fx.GraphModule):
                 continue
-            found = rewrite(module, path)
+            found = rewrite(module, path, marked=marked, stays=marked and bool(self.converted) and not self.reference)
             prefix = f"{path}." if path else ""
             self._note(found, prefix)
             if path:
@@ -161,7 +186,8 @@ class _Builder:
 
     def _note(self, found: Rewritten, prefix: str) -> None:
         """Note how the tensors of a graph are kept."""
-        self.literals += [f"{prefix}{name} (a literal of the graph)" for name in found.literals]
+        self.literals += [f"{prefix}{name}{LITERAL}" for name in found.literals]
+        self.sites += [site.below(prefix) for site in found.sites]
         self.graph_ranges |= {prefix + target for target in found.ranges}
         self.static |= bool(self.graph_ranges or self.literals)
         self.exported |= found.exported

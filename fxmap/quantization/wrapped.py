@@ -27,8 +27,13 @@ def _methods(kind: type) -> set[str]:
 
 
 def plain(value: Tensor) -> Tensor:
-    """Return the float value of a tensor, quantized in whatever way or not at all."""
-    return value.dequantize() if value.is_quantized or is_wrapped(value) else value
+    """Return the float value of a tensor, wrapped or not."""
+    return value.dequantize() if is_wrapped(value) else value
+
+
+def dequantize(value: Tensor) -> Tensor:
+    """Return the float value of a tensor, quantized by torch, wrapped, or neither."""
+    return value.dequantize() if value.is_quantized else plain(value)
 
 
 def fitted(value: Any, own: Any) -> Any:
@@ -45,7 +50,7 @@ def fitted(value: Any, own: Any) -> Any:
         return plain(value)
     if is_wrapped(value) and _configuration(value) == _configuration(own) and value.shape == own.shape:
         return value
-    return quantize_as(own, plain(value).detach())
+    return quantize_as(own, dequantize(value).detach())
 
 
 def quantize_as(own: Any, value: Tensor) -> Tensor:

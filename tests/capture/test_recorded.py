@@ -148,7 +148,7 @@ def test_replica_runs_its_own_code_where_forward_is_an_attribute() -> None:
 
 def test_a_symbolic_trace_reads_every_tensor_as_a_node() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
-    targets = {str(node.target) for node in trace(replicate(model)).nodes if node.op == "get_attr"}
+    targets = {str(node.target) for node in trace(replicate(model)).graph.nodes if node.op == "get_attr"}
     assert targets == {key for key in model.state_dict() if "num_batches" not in key}
 
 

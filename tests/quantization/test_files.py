@@ -1,6 +1,7 @@
 """int8 state dicts in safe files."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ from torch import nn
 
 import fxmap
 from benchmarks import recipes_modules as recipes
-from benchmarks.recipes import Form
+from benchmarks.recipes import Form, engine
 from fxmap.checkpoint import read, save
 from fxmap.quantization.files import ENTRY
 from fxmap.quantization.noise import equal_states
+
+
+@pytest.fixture(autouse=True)
+def _engine() -> Iterator[None]:
+    # That of the recipes. On CPUs with VNNI torch's default is another, whose transposed convolution is wrong in 1d.
+    with engine("fbgemm"):
+        yield
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -1,6 +1,7 @@
 """A model without torchvision in it, as destination and source of every eager form."""
 
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,11 +10,18 @@ from torch import nn
 
 import fxmap
 from benchmarks import recipes_modules as recipes
-from benchmarks.recipes import Form
+from benchmarks.recipes import Form, engine
 from fxmap.proof import Status
 from fxmap.quantization.noise import equal_states
 
 FLOAT_FORMS = [Form.QUANTIZABLE, Form.FUSED, Form.FUSED_QAT, Form.QAT, Form.DYNAMIC]
+
+
+@pytest.fixture(autouse=True)
+def _engine() -> Iterator[None]:
+    # That of the recipes. On CPUs with VNNI torch's default is another, whose transposed convolution is wrong in 1d.
+    with engine("fbgemm"):
+        yield
 
 
 @pytest.mark.parametrize("form", [*FLOAT_FORMS, Form.PREPARED, Form.INT8_CHANNEL])
