@@ -38,7 +38,8 @@ class Plan:
         """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
         made = self.derivation.expressions.keys() | self.derivation.mismatched.keys()
         weak = any(pair.evidence in _WEAK and self.dst.main.ops.tensors(pair.dst) for pair in self.alignment.pairs)
-        return not weak and self.dst.main.read <= made and not self._crossed()
+        parted = self.src.main.ops.unsplit or self.dst.main.ops.unsplit
+        return not weak and not parted and self.dst.main.read <= made and not self._crossed()
 
     def _crossed(self) -> bool:
         """Whether an operation reads as one argument what its counterpart reads as another: a join the other way round."""
