@@ -39,10 +39,14 @@ class _Cause:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The first divergence, and the operations of the destination that are the same as their source."""
+    """The first divergence, and the operations of the destination that are the same as their source.
+
+    Those that are `unclear` agree with their source as well, but what reads them does not tell which of several they are.
+    """
 
     divergence: Divergence | None
     sound: frozenset[str]
+    unclear: tuple[str, ...] = ()
 
 
 class Diagnosis:
@@ -57,15 +61,25 @@ class Diagnosis:
         self.partners = {pair.dst: pair.src for pair in plan.alignment.pairs}
         self.images = {pair.src: pair.dst for pair in plan.alignment.pairs}
         self._chains = _Chain(self.src, self.images), _Chain(self.dst, self.partners)
+        self.compared: set[str] = set()
 
-    def judge(self, errors: Mapping[tuple[str, str], float], loose: Iterable[tuple[str, str]], error: float) -> Verdict:
+    def judge(
+        self,
+        errors: Mapping[tuple[str, str], float],
+        loose: Iterable[tuple[str, str]],
+        error: float,
+        returned: Iterable[tuple[int, int]] = (),
+    ) -> Verdict:
         """Find the first divergence, in the order in which the destination computes.
 
         Args:
             errors: the largest error of each pair over all runs.
             loose: pairs whose values agree in another layout, or times a constant.
             error: of the outputs.
+            returned: which output of the source is which of the destination.
         """
+        # What a recorded run returns is flat: its arguments are numbered as the outputs are.
+        self.compared = set() if self.dst.main.inputs is None else {f".{place}" for _, place in returned}
         sizes = {pair: errors.get((pair.src, pair.dst), float("inf")) for pair in self.pairs}
         loose = set(loose)
         causes = {
@@ -74,8 +88,13 @@ class Diagnosis:
         }
         wrong = {pair for pair in self.pairs if not sizes[pair] <= TOLERANCE or causes[pair]}
         # Which row of a part is which, what reads the part shows.
-        wrong |= self._refuted(loose | {(pair.src, pair.dst) for pair in self.pairs if self._is_part(pair)}, wrong, error)
-        first = next((pair for pair in self.pairs if pair in wrong), None)
+        refuted = self._refuted(loose | {(pair.src, pair.dst) for pair in self.pairs if self._is_part(pair)}, wrong, error)
+        # A part that holds the source's numbers is not where the two differ, but what reads it.
+        read_wrong = {pair for pair in refuted if self._is_part(pair) and all(self._same(pair).values())}
+        wrong |= refuted
+        first = next((pair for pair in self.pairs if pair in wrong - read_wrong), None) or next(
+            (pair for pair in self.pairs if pair in wrong), None
+        )
         sound = {pair.dst for pair in self.pairs if pair not in wrong}
         divergence = None
         if first is not None:
@@ -84,7 +103,9 @@ class Diagnosis:
             divergence = self._behind(error) or self._unshown(error) or self._returned(error)
         else:
             divergence = self._unshown(error)
-        return Verdict(divergence, frozenset(p.dst for p in self.pairs if p.dst in sound and self._consistent(p)))
+        consistent = frozenset(p.dst for p in self.pairs if p.dst in sound and self._consistent(p))
+        unclear = [p for p in self.pairs if p.dst in sound - consistent and not self._rival_without_counterpart(p.src)]
+        return Verdict(divergence, consistent, tuple(pair.dst for pair in unclear))
 
     def _refuted(self, loose: set[tuple[str, str]], wrong: set[Pair], error: float) -> set[Pair]:
         """Return the loosely equal pairs that what is computed from them speaks against.
@@ -310,6 +331,8 @@ class Diagnosis:
     def _same_readers(self, ours: str, theirs: str) -> bool:
         src, dst = self.src.main.ops, self.dst.main.ops
         for user, argument in dst.users(theirs):
+            if dst.op(user).kind == OUTPUT and self.compared and argument not in self.compared:
+                continue  # an output that the source does not return tells nothing
             if user in self.partners:
                 # Which of several outputs is which, their values say.
                 readers = [(name, "" if src.op(name).kind == OUTPUT else use) for name, use in src.users(ours)]

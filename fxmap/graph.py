@@ -49,12 +49,16 @@ _COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
 # Arguments that change nothing about the value that an operation computes in eval mode.
 _IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
 # Arguments that lay data out: every input shows a difference, so they are left to values.
-_LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"}
+_LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"} | {
+    *("scale_factor", "recompute_scale_factor", "scale_factors", "scales", "scales_h", "scales_w", "scales_d")
+}
 _NOT_COMPARED = _IRRELEVANT | _LAYOUT
 # Names of the arguments of operations whose signature calls them something else.
 _ARGUMENTS = {"addmm": ("bias", "input", "mat2"), "mm": ("input", "mat2"), "embedding": ("weight", "input")}
 # Values that are numbers, not tensors: they lay data out, and are not compared.
 _TRANSPOSED = ("T", "mT", "H", "mH")
+# Attributes of a tensor that are values, and no numbers about it.
+_PARTS_OF_TENSORS = {"real": "real", "imag": "imag", "data": "alias"}
 _NUMBERS = {"size", "dim", "numel", "getattr", "ndim", "len"}
 
 
@@ -99,13 +103,15 @@ class OpGraph:
     """An operation graph. What builds and normalises it changes it in place; later stages change nothing.
 
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
-    `weights` names the fx nodes that hold stored tensors and constants alone.
+    `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
+    apart by channels that are not known, since no shapes are.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
     composed: "dict[str, Composition]" = field(default_factory=dict)
     numbering: "Numbering | None" = None
     weights: frozenset[str] = frozenset()
+    unsplit: set[str] = field(default_factory=set)
 
     def op(self, name: str) -> Op:
         """Return a node by name."""
@@ -276,6 +282,8 @@ def kind_of(node: fx.Node) -> str:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     if name == "getattr" and node.args[1] in _TRANSPOSED:
         return "transpose"
+    if name == "getattr" and node.args[1] in _PARTS_OF_TENSORS:
+        return _PARTS_OF_TENSORS[str(node.args[1])]
     name = name if name.startswith("__") else name.strip("_")
     return _KINDS.get(name, name)
 

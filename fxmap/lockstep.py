@@ -51,6 +51,8 @@ class ValueInterpreter(fx.Interpreter):
             kwargs = kwargs | {"inplace": False}
         if kwargs.get("dtype") is torch.float32 and isinstance(target, OpOverload):
             kwargs = kwargs | {"dtype": self.dtype}
+        elif kwargs.get("dtype") is torch.complex64 and isinstance(target, OpOverload):
+            kwargs = kwargs | {"dtype": self.dtype.to_complex()}
         return super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:

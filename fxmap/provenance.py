@@ -36,15 +36,18 @@ _SAME = 1e-3
 def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> None:
     """Split every layer whose consumers see disjoint sets of its output channels, and order the rows of each part.
 
-    Needs the shapes of values (`node.meta["shape"]`); layers whose shape is not known are left alone. `tensors` and
-    `constants` are what the graph reads. Linear in the number of operations, times the size of the values behind the layers
-    that are split.
+    Needs the shapes of values (`node.meta["shape"]`); layers whose shape is not known are left alone, and noted as
+    `unsplit`. `tensors` and `constants` are what the graph reads. Linear in the number of operations, times the size of the
+    values behind the layers that are split.
     """
     nodes = {node.name: node for node in graph.nodes}
     flow = _Flow(graph, tensors, constants)
     for op in ops.of_kind(AFFINE - {"conv_transpose"}):
         node = nodes.get(op.output)
-        if node is None or "shape" not in node.meta or not flow.parts(node):
+        if node is None or not flow.parts(node):
+            continue
+        if "shape" not in node.meta:
+            ops.unsplit.add(op.name)
             continue
         trace = flow.follow(node, op.channel_axis)
         parts = trace.joined()
@@ -136,7 +139,7 @@ class _Flow:
 
     def _passes(self, node: fx.Node, seen: Any) -> bool:
         """Whether a node only moves channels, and adds them to one another times constants."""
-        if node.op != "call_function":
+        if node.op not in ("call_function", "call_method"):
             return False
         kind = kind_of(node)
         own = [part for part in node.all_input_nodes if part in seen]

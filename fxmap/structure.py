@@ -9,12 +9,8 @@ from fxmap.capture import capture
 from fxmap.derive import Derivation, Mismatch, Orders, derive, siblings
 from fxmap.errors import CaptureError, shorten
 from fxmap.expressions import Expression, Source, substitute
-from fxmap.graph import kind_of
 from fxmap.knowledge import Knowledge
 from fxmap.mapping import KeyMapping
-from fxmap.normalize.affine import AFFINE
-from fxmap.normalize.identity import IDENTITIES
-from fxmap.normalize.movement import MOVEMENT, PARTS
 from fxmap.proof import Status
 from fxmap.quantization.domain import floats_inside
 from fxmap.quantization.ranges import Quantizer, Taken, take_over
@@ -43,8 +39,8 @@ class Plan:
         """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
         made = self.derivation.expressions.keys() | self.derivation.mismatched.keys()
         weak = any(pair.evidence in _WEAK and self.dst.main.ops.tensors(pair.dst) for pair in self.alignment.pairs)
-        parts = _read_in_parts(self.src) or _read_in_parts(self.dst)
-        return not weak and self.dst.main.read <= made and not self._crossed() and not parts
+        parted = self.src.main.ops.unsplit or self.dst.main.ops.unsplit
+        return not weak and not parted and self.dst.main.read <= made and not self._crossed()
 
     def _crossed(self) -> bool:
         """Whether an operation reads as one argument what its counterpart reads as another: a join the other way round."""
@@ -60,21 +56,6 @@ class Plan:
                 if known & others and not known <= set(ours.get(argument, ())):
                     return True
         return False
-
-
-def _read_in_parts(side: Side) -> bool:
-    """Whether a layer's output is taken apart in a graph without shapes, so that which rows are read where is not known."""
-    if side.main.inputs is not None:
-        return False
-    for node in side.main.graph.nodes:
-        source = node
-        if node.op == "placeholder" or kind_of(node) not in PARTS:
-            continue
-        while kind_of(source) in MOVEMENT | IDENTITIES and source.all_input_nodes:
-            source = source.all_input_nodes[0]
-        if kind_of(source) in AFFINE | {"batch_norm"}:
-            return True
-    return False
 
 
 # A tie is one up to the data movement that structure passes over: rows and columns of a map are none.

@@ -6,7 +6,9 @@ the values are; if they part, the two are no tie. Operations with equal inputs t
 tried the other way round: a tie if the outputs agree all the same, and refuted if not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor
 
 from fxmap.align import Pair
 from fxmap.graph import TENSOR, OpGraph
@@ -56,6 +58,32 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
             if agrees is not None and agrees(moved | {b: a for a, b in moved.items()}):
                 tied |= {name, other}
     return tied, tried
+
+
+def exchanged_values(graph: OpGraph, one: str, other: str, values: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return tensors in which two layers of one kind and shape have one another's numbers, rows of one tensor included.
+
+    None where they are no such layers, or read what code puts together.
+    """
+    read = graph.tensors(one), graph.tensors(other)
+    keys = {str(tensor.key) for tensors in read for tensor in tensors.values()}
+    if _shapes(graph, one) != _shapes(graph, other) or not keys.isdisjoint(graph.composed):
+        return None
+    changed = {key: values[key].clone() for key in keys}
+    parts = graph.op(one), graph.op(other)
+    if len(parts[0].rows or ()) != len(parts[1].rows or ()):
+        return None
+    for argument, tensor in read[0].items():
+        ours, theirs = str(tensor.key), str(read[1][argument].key)
+        places = []
+        for op, key in zip(parts, (ours, theirs), strict=True):
+            last = argument == "weight" and op.attribute("axes") == "i o"
+            places.append((changed[key].t() if last else changed[key], list(op.rows or range(len(changed[key])))))
+        (mine, rows), (its, others) = places
+        before = mine[rows].clone()
+        mine[rows] = its[others]
+        its[others] = before
+    return changed
 
 
 def exchanged(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:

@@ -34,11 +34,13 @@ from fxmap.quantization.store import COPY
 from fxmap.randomize import Calibrator, cotangents, finite, random_tensors
 from fxmap.side import Side
 from fxmap.structure import Plan
-from fxmap.symmetry import ties
+from fxmap.symmetry import exchanged_values, rivals, ties
 from fxmap.values import tensors_of
 
 # A key whose influence on the outputs is smaller than this, relative to them, is rounding and not influence.
 _INERT = 1e-12
+# So many exchanges of two layers with equal inputs are run, of those that their readers do not tell apart.
+_EXCHANGES = 100
 # What a model may raise on inputs or tensors that do not fit it.
 _TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
 
@@ -211,8 +213,12 @@ class _Trial:
             exact = min(exact, self._distance(tensors, choice.first[1], expected, first.returned))
         error = max(error, exact)
         agree = error <= self.tolerance and exact <= self.exact
-        verdict = diagnosis.judge(errors, {pair for run in runs for pair in run.loose}, 0.0 if agree else error)
-        statuses = self._statuses(verdict.sound, influence, unreached, tied)
+        loose = {pair for run in runs for pair in run.loose}
+        verdict = diagnosis.judge(errors, loose, 0.0 if agree else error, first.returned)
+        sound = set(verdict.sound)
+        if agree and verdict.divergence is None and not first.replaced:
+            sound |= self._told_apart(verdict.unclear, tensors, choice.first[1], expected, first.returned)
+        statuses = self._statuses(sound, influence, unreached, tied)
         reason = self._reason(verdict, statuses, error if not agree else 0.0, unreached, [choice.first[0], ran[0]])
         sizes = tuple(inputs.size for inputs in (choice.first[0], ran[0]))
         notes = (*self._notes(first, expected, tried), *forgiven)
@@ -358,6 +364,32 @@ class _Trial:
     ) -> bool:
         """Whether the destination gives the same outputs with some of its tensors exchanged."""
         return self._distance(exchanged, inputs, expected, returned) <= self.exact
+
+    def _told_apart(
+        self,
+        unclear: Sequence[str],
+        tensors: dict[str, Tensor],
+        inputs: Inputs,
+        expected: list[Tensor],
+        returned: list[tuple[int, int]],
+    ) -> set[str]:
+        """Return the operations that can be no other of those with equal inputs: with its tensors, the outputs differ.
+
+        One model spells out what another has as one operation (GELU, attention), so that what reads q, k, a gate or its
+        values has no counterpart, and cannot tell them apart.
+        """
+        ops, refuted = self.dst.main.ops, dict[frozenset[str], bool]()
+        found = set()
+        for name in unclear:
+            others = rivals(ops, name)
+            for other in others:
+                both = frozenset((name, other))
+                if both not in refuted and len(refuted) < _EXCHANGES:
+                    changed = exchanged_values(ops, name, other, tensors)
+                    refuted[both] = changed is not None and not self._agrees(tensors | changed, inputs, expected, returned)
+            if others and all(refuted.get(frozenset((name, other))) for other in others):
+                found.add(name)
+        return found
 
     def _distance(
         self, tensors: dict[str, Tensor], inputs: Inputs, expected: list[Tensor], returned: list[tuple[int, int]]

@@ -10,6 +10,7 @@ import fxmap
 from fxmap.expressions import Concat, Gather, Slice, Source
 from fxmap.inputs import as_inputs
 from fxmap.mapping import KeyMapping
+from fxmap.proof import Status
 from fxmap.side import side
 from tests.networks import randomised
 
@@ -179,3 +180,27 @@ def test_what_scales_is_followed_and_what_does_not_is_a_consumer(
             return one.tanh() + other.exp()
 
     assert len(side(Scaled(), as_inputs(X)).main.ops.of_kind({"linear"})) == parts
+
+
+class Gated(nn.Module):
+    """A gated layer that can be traced, so that no shapes are known: the gate is the first half of the rows, or the last."""
+
+    def __init__(self, gate: int) -> None:
+        super().__init__()
+        self.gate, self.joined, self.out = gate, nn.Linear(WIDTH, 6), nn.Linear(3, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.joined(x).chunk(2, -1)
+        return self.out(parts[self.gate].sigmoid() * parts[1 - self.gate])
+
+
+def test_halves_the_other_way_round_are_exchanged_where_a_trace_knows_no_shapes() -> None:
+    src, dst = randomised(Gated(0), 0), randomised(Gated(1), 1)
+    mapping = fxmap.auto_map(src, dst, example_inputs=X)
+    assert str(mapping["joined.weight"]) == "concat(joined.weight[3:6], joined.weight[0:3])"
+    assert mapping.proof is not None
+    assert mapping.proof.ok, str(mapping)
+    # As they are, each row would be read by what reads another one in the source: nothing of that may be called proven.
+    proof = fxmap.verify(src, dst, {key: key for key in dst.state_dict()}, X)
+    assert not proof.ok
+    assert proof.status("joined.weight") is Status.MATCHED

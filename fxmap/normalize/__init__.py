@@ -13,18 +13,28 @@ from fxmap.normalize.composed import compose_operands
 from fxmap.normalize.covering import cover_map
 from fxmap.normalize.identity import drop_identities
 from fxmap.normalize.linear import merge_added_bias, restore_linear
+from fxmap.normalize.lookup import index_to_embedding
 from fxmap.normalize.movement import pass_through_movement
 from fxmap.normalize.pooling import pool_to_mean
 from fxmap.normalize.scaling import pass_through_scaling
 from fxmap.normalize.squaring import unify_squares
 from fxmap.normalize.sums import flatten_sums
+from fxmap.normalize.terms import gather_terms
 from fxmap.operands import Operands
 from fxmap.provenance import split_joined
 
 Rule = Callable[[OpGraph], None]
 
-BEFORE: tuple[Rule, ...] = (drop_identities, restore_linear, merge_added_bias, merge_batch_norm, pool_to_mean, unify_squares)
-AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling, flatten_sums)
+BEFORE: tuple[Rule, ...] = (
+    drop_identities,
+    restore_linear,
+    merge_added_bias,
+    merge_batch_norm,
+    pool_to_mean,
+    unify_squares,
+    index_to_embedding,
+)
+AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling, flatten_sums, gather_terms)
 
 
 def normalize(

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxmap
 from fxmap.capture import capture
 from fxmap.capture.replica import replicate
 from fxmap.graph import TENSOR
 from fxmap.inputs import as_inputs
+from fxmap.proof import Status
 from fxmap.side import side
 
 
@@ -94,3 +96,29 @@ def test_a_shared_convolution_is_never_folded() -> None:
             return self.two(self.conv(self.one(self.conv(x))))
 
     assert _kinds(Shared().eval()).count("batch_norm") == 2
+
+
+class Embedded(nn.Module):
+    """Three tables added up in some order, the first one an embedding or a matrix of which rows are taken."""
+
+    def __init__(self, indexed: bool, turned: bool) -> None:
+        super().__init__()
+        self.indexed, self.turned = indexed, turned
+        self.tokens = nn.Parameter(torch.randn(20, 6))
+        self.positions, self.segment = nn.Parameter(torch.randn(1, 9, 6)), nn.Parameter(torch.randn(6))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        x = self.tokens[numbers] if self.indexed else F.embedding(numbers, self.tokens)
+        terms = [self.segment, self.positions[:, : numbers.shape[1]]]
+        first, second = terms if self.turned else terms[::-1]
+        return ((x + first) + second).tanh()
+
+
+def test_rows_of_a_table_and_sums_with_tensors_are_one_graph_in_any_spelling() -> None:
+    numbers = torch.arange(14).view(2, 7)
+    src, dst = Embedded(False, False), Embedded(True, True)
+    mapping = fxmap.auto_map(src, dst, example_inputs=numbers)
+    assert all(str(mapping[key]) == key for key in dst.state_dict())
+    assert mapping.proof is not None
+    assert mapping.proof.status("tokens") is mapping.proof.status("segment") is Status.PROVEN
+    assert _kinds(src, numbers) == _kinds(dst, numbers)
