@@ -26,7 +26,7 @@ from fxmap.side import unwrap
 
 logger = logging.getLogger(__name__)
 
-_IMAGES, _STEPS, _RATE = 16, 60, 0.05
+_IMAGES, _STEPS, _RATE = 32, 60, 0.05
 # Of Adam: a memory of tens of steps, as there are only tens of steps.
 _BETAS = (0.8, 0.99)
 # Seconds before progress is shown.

@@ -75,7 +75,7 @@ def test_images_drive_the_model_as_the_training_images_did() -> None:
             ratios[calibration] = fxmap.sqnr(src(held_out), dst(held_out))
     assert ratios["keep"] < 10
     assert ratios["distilled"] > 18
-    assert "16 images of 3x24x24 were distilled" in str(mapping)
+    assert "32 images of 3x24x24 were distilled" in str(mapping)
 
 
 def test_statistics_match_and_nothing_else_changes() -> None:
