@@ -53,15 +53,31 @@ class GraphWeight:
         )
         return scale, zero_point
 
+    def specification(self) -> Any:
+        """Return how the layer's weight was annotated, as far as the graph remembers it; None where it does not."""
+        borders = [user for user in self.node.users if getattr(user.target, "namespace", "") == "quantized_decomposed"]
+        for user in (user for node in (self.node, *borders) for user in node.users):
+            annotation = user.meta.get("quantization_annotation")
+            for spec in getattr(annotation, "input_qspec_map", {}).values():
+                if hasattr(spec, "observer_or_fake_quant_ctr") and self._is_own(spec):
+                    return spec
+        return None
+
+    def _is_own(self, spec: Any) -> bool:
+        """Whether a specification is the weight's and not an activation's, which is asymmetric."""
+        kind = f"torch.per_{'channel' if self.axis >= 0 else 'tensor'}_symmetric"
+        return str(spec.qscheme) == kind and (spec.dtype, spec.quant_min, spec.quant_max) == (
+            self.dtype,
+            self.low,
+            self.high,
+        )
+
     def _eps(self) -> float:
         """Return the least scale of the quantizer's observers, as far as the graph remembers it."""
-        for user in self.node.users:
-            annotation = user.meta.get("quantization_annotation")
-            for operand, spec in getattr(annotation, "input_qspec_map", {}).items():
-                if operand.op == "get_attr" and spec is not None:
-                    options = getattr(getattr(spec.observer_or_fake_quant_ctr, "p", None), "keywords", {})
-                    return float(options.get("eps", torch.finfo(torch.float32).eps))
-        return float(torch.finfo(torch.float32).eps)
+        options = getattr(
+            getattr(getattr(self.specification(), "observer_or_fake_quant_ctr", None), "p", None), "keywords", {}
+        )
+        return float(options.get("eps", torch.finfo(torch.float32).eps))
 
 
 def graph_weight(node: fx.Node) -> GraphWeight | None:

@@ -17,8 +17,15 @@ from torch import fx, nn
 from fxmap.expressions import Expression
 from fxmap.quantization.calibrate import fill_twin, run
 from fxmap.quantization.exported import graph_weight
-from fxmap.quantization.graph import border, drop_dead_reads, quantizes_activation
-from fxmap.quantization.twin import float_twin
+from fxmap.quantization.graph import (
+    border,
+    drop_dead_reads,
+    is_observer,
+    quantizes_activation,
+    set_tensor,
+    tensor_at,
+)
+from fxmap.quantization.twin import Twin, float_twin
 
 Literals = dict[fx.Node, tuple[float, int]]
 
@@ -123,6 +130,7 @@ def _observed(
         common = make_observer(group, observer)
         module.add_module(f"range_{index}", common)
         observers |= dict.fromkeys(group, common)
+    _round_weights(dst, twin)
     module.graph = _with_observers(dst.graph, {observer: path for path, observer in module.named_children()}, observers)
     run(module, batches)
     literals: Literals = {}
@@ -131,6 +139,24 @@ def _observed(
         scale, zero_point = calculate()
         literals |= dict.fromkeys(_sharing(node), (float(scale), int(zero_point)))
     return literals
+
+
+def _round_weights(dst: fx.GraphModule, twin: Twin) -> None:
+    """Round the weights of the twin of a model that was prepared for QAT, which shows its ranges what is rounded."""
+    for weight in filter(None, map(graph_weight, dst.graph.nodes)):
+        rounding = _made(weight.specification())
+        if hasattr(rounding, "fake_quant_enabled"):
+            with torch.no_grad():
+                set_tensor(twin.module, weight.target, rounding(tensor_at(twin.module, weight.target)))
+
+
+def _made(spec: Any) -> Any:
+    """Make the observer or fake-quant of a specification; None without one."""
+    if spec is None:
+        return None
+    names = ["dtype", "quant_min", "quant_max", "qscheme"] + ["ch_axis"] * ("per_channel" in str(spec.qscheme))
+    options = {name: value for name in names if (value := getattr(spec, name)) is not None}
+    return spec.observer_or_fake_quant_ctr(**options)
 
 
 def _with_observers(original: fx.Graph, paths: Mapping[nn.Module, str], observers: Mapping[fx.Node, nn.Module]) -> fx.Graph:
@@ -187,23 +213,18 @@ def _quantized_inputs(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def make_observer(group: list[fx.Node], given: Any) -> nn.Module:
-    """Make the observer of one range: as given, or as the annotations of the graph say, or a histogram."""
+    """Make the observer, or fake-quant, of one range: as given, or as the annotations of the graph say, or a histogram."""
     if given is not None:
         made: nn.Module = given()
         return made
     from torchao.quantization.pt2e import HistogramObserver
-    from torchao.quantization.pt2e.observer import ObserverBase
 
     node = group[0]
     _, _, _, low, high, dtype = node.args
     for candidate in group:
-        spec = _specification(candidate)
-        if spec is not None:
-            options = {name: getattr(spec, name) for name in ("dtype", "quant_min", "quant_max", "qscheme")}
-            found: Any = spec.observer_or_fake_quant_ctr(**{k: v for k, v in options.items() if v is not None})
-            if isinstance(found, ObserverBase):
-                observer: nn.Module = found
-                return observer
+        found = _made(_specification(candidate))
+        if isinstance(found, nn.Module) and is_observer(found):
+            return found
     default: nn.Module = HistogramObserver(
         dtype=dtype, quant_min=low, quant_max=high, qscheme=torch.per_tensor_affine, eps=2**-12
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import quantize_fx
 
 import fxmap
-from benchmarks.graph_recipes import show
+from benchmarks.graph_recipes import BUILDERS, show
 from benchmarks.recipes import same_value, sqnr
 from fxmap.proof import Status
 from fxmap.quantization.twin import Stage, float_twin
@@ -219,6 +219,39 @@ def test_weights_with_literals_and_weights_that_stay_float(per_channel: bool, fo
     fxmap.transfer(branches(1), dst, calibration=DATA, verify=False)
     assert _differing(dst, reference) == []
     assert torch.equal(_run(dst, DATA[0]), _run(reference, DATA[0]))
+
+
+def _converted_qat(model: nn.Module, seed: int) -> nn.Module:
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    prepared = move_exported_model_to_eval(BUILDERS["pt2e-x86-qat"](model, (), DATA[0]))
+    return convert_pt2e(show(prepared, DATA if seed == 1 else OTHER))
+
+
+def _convolutions(seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+
+
+def test_ranges_of_a_graph_that_was_prepared_for_qat_are_those_of_its_fake_quants() -> None:
+    src, dst, reference = _convolutions(1), _converted_qat(_convolutions(2), 2), _converted_qat(_convolutions(1), 1)
+    fxmap.transfer(src, dst, calibration=DATA)
+    assert _differing(dst, reference) == []
+    assert torch.equal(_run(dst, DATA[0]), _run(reference, DATA[0]))
+
+
+@pytest.mark.slow
+def test_norms_of_a_graph_that_was_prepared_for_qat_are_folded_up_to_the_last_bit() -> None:
+    src, dst, reference = (branches(seed, eps=1e-5) for seed in (1, 2, 1))
+    dst, reference = _converted_qat(dst, 2), _converted_qat(reference, 1)
+    mapping = fxmap.transfer(src, dst, calibration=DATA)
+    assert mapping.proof is not None
+    assert mapping.proof.ok, str(mapping)
+    # torchao computes conv(x, w * s) / s, and folds in another order than torch.nn.utils.fusion.
+    assert {key for key in _differing(dst, reference) if "norm" not in key} <= {"_scale_2", "_scale_3"}
+    assert sqnr(_run(reference, DATA[0]), _run(dst, DATA[0])) > 100
 
 
 # --- what happens silently without fxmap
