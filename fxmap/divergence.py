@@ -88,8 +88,13 @@ class Diagnosis:
         }
         wrong = {pair for pair in self.pairs if not sizes[pair] <= TOLERANCE or causes[pair]}
         # Which row of a part is which, what reads the part shows.
-        wrong |= self._refuted(loose | {(pair.src, pair.dst) for pair in self.pairs if self._is_part(pair)}, wrong, error)
-        first = next((pair for pair in self.pairs if pair in wrong), None)
+        refuted = self._refuted(loose | {(pair.src, pair.dst) for pair in self.pairs if self._is_part(pair)}, wrong, error)
+        # A part that holds the source's numbers is not where the two differ, but what reads it.
+        read_wrong = {pair for pair in refuted if self._is_part(pair) and all(self._same(pair).values())}
+        wrong |= refuted
+        first = next((pair for pair in self.pairs if pair in wrong - read_wrong), None) or next(
+            (pair for pair in self.pairs if pair in wrong), None
+        )
         sound = {pair.dst for pair in self.pairs if pair not in wrong}
         divergence = None
         if first is not None:

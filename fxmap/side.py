@@ -1,7 +1,7 @@
 """One of the two models on its way through the stages."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
@@ -10,6 +10,7 @@ from fxmap.capture.norms import scaling_norms, take_apart
 from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
 from fxmap.inputs import Given, Inputs, guess_inputs
+from fxmap.normalize import Fold
 from fxmap.quantization.twin import Twin, float_twin
 from fxmap.wrappers import WRAPPERS
 
@@ -61,7 +62,7 @@ def sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
     if given.forward:
         return recorded_sides(src, dst, given, "a function was given to run in the place of forward")
     try:
-        return side(src), side(dst)
+        return _folded(side(src), side(dst))
     except CaptureError as error:
         return recorded_sides(src, dst, given, str(error))
 
@@ -84,8 +85,20 @@ def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) ->
             tried = str(error)
             continue
         _level_norms(found[0].main.graph, found[1].main.graph)
-        return found
+        return _folded(*found)
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
+
+
+def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
+    """Fold what one model has and the other has nothing of: summed branches, scales by channel, weight norms."""
+    counts = list(zip(Fold._fields, src.main.ops.foldable, dst.main.ops.foldable, strict=True))
+    ours = Fold(**{name: one > 0 and other == 0 for name, one, other in counts})
+    theirs = Fold(weight_norms=any(name == "weight_norms" and other > 0 and one == 0 for name, one, other in counts))
+    return _with(src, ours), _with(dst, theirs)
+
+
+def _with(one: Side, fold: Fold) -> Side:
+    return one if fold == Fold() else replace(one, main=replace(one.main, fold=fold))
 
 
 def _level_norms(src: fx.Graph, dst: fx.Graph) -> None:

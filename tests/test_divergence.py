@@ -87,7 +87,7 @@ def test_the_activation_that_is_absent_is_named_in_the_source() -> None:
 
 
 def test_a_scale_is_located_where_it_acts() -> None:
-    assert _divergence(_set("", scale=0.5)).dst.endswith("(matmul)")
+    assert _divergence(_set("", scale=0.5)).dst.endswith("(bmm)")
 
 
 def test_a_tensor_is_named_with_what_it_was_made_of() -> None:
