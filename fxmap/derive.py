@@ -20,8 +20,10 @@ from fxmap.expressions import (
     NeutralVariance,
     Reshape,
     Shifted,
+    Size,
     Source,
     Transpose,
+    WeightNormed,
     substitute,
     take,
 )
@@ -107,6 +109,15 @@ def in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivati
     own = {key: in_stored_sources(made, src) for key, made in found.expressions.items()}
     mismatched = {key: replace(m, source=src.parts(m.source)[0]) for key, m in found.mismatched.items()}
     result = replace(found, expressions=own, mismatched=mismatched)
+    for name, computed in dst.computed.items():
+        if name in own:
+            own |= _solved(computed, own.pop(name))
+        if name in result.reasons:
+            reason = result.reasons.pop(name)
+            result.reasons.update(dict.fromkeys(computed.sources(), reason))
+        if name in mismatched:
+            mismatch = mismatched.pop(name)
+            mismatched.update({part: replace(mismatch, key=part) for part in computed.sources()})
     names = [name for name in dst.composed if name in own or name in mismatched or name in found.reasons]
     if not names:
         return result
@@ -118,17 +129,25 @@ def in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivati
     made, reasons = store(composed, dst, wanted)
     own |= {path: in_stored_sources(expression, src) for path, expression in made.items()}
     for name in names:
-        mismatch, reason = mismatched.pop(name, None), result.reasons.pop(name, "")
+        wrong, reason = mismatched.pop(name, None), result.reasons.pop(name, "")
         for path in dst.parts(name):
-            if path not in own and mismatch is not None:
-                mismatched.setdefault(path, replace(mismatch, key=path))
+            if path not in own and wrong is not None:
+                mismatched.setdefault(path, replace(wrong, key=path))
             elif path not in own:
                 result.reasons.setdefault(path, reason or reasons.get(path, ""))
     return result
 
 
+def _solved(made: Expression, value: Expression) -> dict[str, Expression]:
+    """Return what stored tensors are, of which a computed one is to have a value: a direction and a size."""
+    if isinstance(made, WeightNormed) and isinstance(made.of, Source) and isinstance(made.scale, Source):
+        return {made.of.key: value, made.scale.key: Size(value, made.axis)}
+    return {}
+
+
 def in_stored_sources(expression: Expression, src: OpGraph) -> Expression:
     """Rewrite an expression of the source's operands in terms of the tensors that are stored."""
+    expression = substitute(expression, src.computed)
     if src.numbering is None:
         return expression
     names = {name for name in expression.sources() if name in src.composed}

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from fxmap.errors import MappingError
@@ -356,6 +356,136 @@ def fold(
 
 
 @dataclass(frozen=True, slots=True)
+class RowScaled(Expression):
+    """A tensor whose rows are multiplied by one number each: a scale by channel behind a layer, in its weight and bias."""
+
+    op: ClassVar[str] = "row_scaled"
+    of: Expression
+    scale: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        scale: Tensor = self.scale.evaluate(state, quantized=quantized)
+        return value * scale.reshape(-1, *[1] * (value.dim() - 1))
+
+    def python(self) -> str:
+        return f"row_scaled({self.of.python()}, {self.scale.python()})"
+
+    def __str__(self) -> str:
+        return f"rows({self.of}) * {self.scale}"
+
+
+@dataclass(frozen=True, slots=True)
+class Centred(Expression):
+    """A kernel in the middle of a larger one of zeros, `shape` its extents: a 1x1 convolution as a 3x3 one."""
+
+    op: ClassVar[str] = "centred"
+    of: Expression
+    shape: tuple[int, ...]
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return centred(value, self.shape)
+
+    def python(self) -> str:
+        return f"centred({self.of.python()}, {self.shape!r})"
+
+    def __str__(self) -> str:
+        return f"centre({self.of}, {list(self.shape)})"
+
+
+def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a kernel, `o i ...`, with zeros around it, so that it has other extents.
+
+    >>> centred(torch.ones(1, 1, 1, 1), (3, 3))[0, 0]
+    tensor([[0., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 0.]])
+    """
+    own = kernel.shape[2:]
+    margins = [(whole - part) // 2 for whole, part in zip(shape, own, strict=True)]
+    return nn.functional.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityKernel(Expression):
+    """The weight of a convolution (`o i kh kw`) or linear layer that gives its input: what a skip connection adds."""
+
+    op: ClassVar[str] = "identity_kernel"
+    shape: tuple[int, ...]
+    groups: int
+    like: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        like = self.like.evaluate(state, quantized=quantized)
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        return identity_kernel(self.shape, self.groups).to(like.device, dtype)
+
+    def python(self) -> str:
+        return f"identity_kernel({self.shape!r}, {self.groups!r})"
+
+    def __str__(self) -> str:
+        return f"identity({list(self.shape)})"
+
+
+def identity_kernel(shape: tuple[int, ...], groups: int) -> Tensor:
+    """Return the kernel that gives its input, by output channel, input channel in its group, and position.
+
+    >>> identity_kernel((2, 2), 1)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    rows, columns = shape[:2]
+    kernel = torch.zeros(shape)
+    for row in range(min(rows, columns * groups)):
+        kernel[(row, row % columns, *[extent // 2 for extent in shape[2:]])] = 1.0
+    return kernel
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNormed(Expression):
+    """A weight that is kept as direction and size: `v * g / |v|`, the norm over all axes but one, or over all for -1.
+
+    Salimans and Kingma 2016, arXiv 1602.07868.
+    """
+
+    op: ClassVar[str] = "weight_normed"
+    of: Expression
+    scale: Expression
+    axis: int
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        scale: Tensor = self.scale.evaluate(state, quantized=quantized)
+        return torch._weight_norm(value, scale, self.axis)
+
+    def python(self) -> str:
+        return f"torch._weight_norm({self.of.python()}, {self.scale.python()}, {self.axis})"
+
+    def __str__(self) -> str:
+        return f"weight_norm({self.of}, {self.scale})"
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Expression):
+    """The norm of a weight over all axes but one, or over all where it is -1: the size that weight norm keeps apart."""
+
+    op: ClassVar[str] = "size"
+    of: Expression
+    axis: int
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        return torch.norm_except_dim(value, 2, self.axis)
+
+    def python(self) -> str:
+        return f"torch.norm_except_dim({self.of.python()}, 2, {self.axis})"
+
+    def __str__(self) -> str:
+        return f"|{self.of}|"
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized(Expression):
     """A float tensor quantized by the destination's own kind of observer."""
 
@@ -501,57 +631,6 @@ def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) 
     """
     shape = [-1 if own == axis else 1 for own in range(integers.dim())] if axis >= 0 else []
     return (integers - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightNormed(Expression):
-    """The weight that a model with weight norm computes: length * of / |of|, over all axes but one; -1 for all of them.
-
-    Salimans and Kingma 2016, arXiv 1602.07868.
-    """
-
-    op: ClassVar[str] = "weight_norm"
-    of: Expression
-    length: Expression
-    axis: int
-
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        direction: Tensor = self.of.evaluate(state, quantized=quantized)
-        if not quantized:
-            return direction
-        length: Tensor = self.length.evaluate(state, quantized=quantized)
-        return torch._weight_norm(direction, length, self.axis)
-
-    def python(self) -> str:
-        return f"torch._weight_norm({self.of.python()}, {self.length.python()}, {self.axis})"
-
-    def __str__(self) -> str:
-        return f"weight_norm({self.of}, {self.length})"
-
-
-@dataclass(frozen=True, slots=True)
-class NormedPart(Expression):
-    """The "length" or the "direction" that a model with weight norm keeps of a weight: its norm, and the weight itself."""
-
-    op: ClassVar[str] = "normed_part"
-    of: Expression
-    part: str
-    axis: int
-
-    def __post_init__(self) -> None:
-        if self.part not in ("length", "direction"):
-            raise MappingError(f"not a part of a weight with weight norm: {self.part!r}; there are length and direction")
-
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return torch.norm_except_dim(value, 2, self.axis) if quantized and self.part == "length" else value
-
-    def python(self) -> str:
-        inner = self.of.python()
-        return f"torch.norm_except_dim({inner}, 2, {self.axis})" if self.part == "length" else inner
-
-    def __str__(self) -> str:
-        return f"{self.part} of {self.of}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -769,14 +848,17 @@ KINDS: tuple[type[Expression], ...] = (
     Sum,
     FoldedWeight,
     FoldedBias,
+    RowScaled,
+    Centred,
+    IdentityKernel,
+    WeightNormed,
+    Size,
     Quantized,
     Requantized,
     Assembled,
     Dequantized,
     QuantizedPart,
     DequantizedParts,
-    WeightNormed,
-    NormedPart,
     Packed,
     PackedObject,
     Unpacked,
@@ -837,7 +919,7 @@ _TYPES: dict[str, Any] = {
     "parts": tuple,
     "part": str,
     **dict.fromkeys(("start", "stop"), int),
-    **dict.fromkeys(("index", "axis"), int),
+    **dict.fromkeys(("index", "axis", "groups"), int),
     "scheme": Scheme,
     **dict.fromkeys(("value", "eps", "amount"), int | float),
     **dict.fromkeys(

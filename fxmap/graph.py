@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
 if TYPE_CHECKING:
+    from fxmap.expressions import Expression
     from fxmap.operands import Composition, Numbering
 
 INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
@@ -104,7 +105,9 @@ class OpGraph:
 
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
-    apart by channels that are not known, since no shapes are.
+    apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
+    stored ones. `foldable` counts the sums of affine branches, the scales by channel and the weight norms, before any was
+    folded.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
@@ -112,6 +115,8 @@ class OpGraph:
     numbering: "Numbering | None" = None
     weights: frozenset[str] = frozenset()
     unsplit: set[str] = field(default_factory=set)
+    computed: "dict[str, Expression]" = field(default_factory=dict)
+    foldable: list[int] = field(default_factory=list)
 
     def op(self, name: str) -> Op:
         """Return a node by name."""
@@ -162,6 +167,8 @@ class OpGraph:
 
     def parts(self, key: str) -> tuple[str, ...]:
         """Return the keys of the state dict that a tensor is put together from; its own where it is stored."""
+        if key in self.computed:
+            return tuple(dict.fromkeys(part for source in self.computed[key].sources() for part in self.parts(source)))
         if key not in self.composed or self.numbering is None:
             return (key,)
         return self.numbering.paths(self.composed[key])
@@ -169,10 +176,22 @@ class OpGraph:
     def value(self, tensor: Op, values: Mapping[str, Tensor]) -> Tensor:
         """Return what a tensor is, given the values of the stored ones."""
         assert tensor.key is not None
-        if tensor.key not in self.composed or self.numbering is None:
-            return values[tensor.key]
-        value: Tensor = self.numbering.value(self.composed[tensor.key], values)
+        if tensor.key in self.computed:
+            made = self.computed[tensor.key]
+            sources = {key: self._stored_value(key, values) for key in made.sources()}
+            value: Tensor = made.evaluate(sources, quantized=False)
+            return value
+        return self._stored_value(tensor.key, values)
+
+    def _stored_value(self, key: str, values: Mapping[str, Tensor]) -> Tensor:
+        if key not in self.composed or self.numbering is None:
+            return values[key]
+        value: Tensor = self.numbering.value(self.composed[key], values)
         return value
+
+    def is_stored(self, key: str) -> bool:
+        """Whether a tensor is one of the state dict, and not put together from these."""
+        return key not in self.composed and key not in self.computed
 
     def bypass(self, name: str, argument: str) -> None:
         """Take a node out: its consumers read what it read as `argument`."""

@@ -359,6 +359,25 @@ def fold(layer, weight, bias, mean, var, eps, gamma, beta):
     return folded[0].detach(), folded[1].detach()
 
 """,
+    "row_scaled": """
+def row_scaled(value, scale):
+    return value * scale.reshape(-1, *[1] * (value.dim() - 1))
+
+""",
+    "centred": """
+def centred(kernel, shape):
+    margins = [(whole - part) // 2 for whole, part in zip(shape, kernel.shape[2:])]
+    return torch.nn.functional.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
+
+""",
+    "identity_kernel": """
+def identity_kernel(shape, groups):
+    kernel = torch.zeros(shape)
+    for row in range(min(shape[0], shape[1] * groups)):
+        kernel[(row, row % shape[1], *[extent // 2 for extent in shape[2:]])] = 1.0
+    return kernel
+
+""",
     "pack": """
 def pack(kind, parts):
     if kind == "linear":

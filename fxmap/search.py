@@ -307,6 +307,8 @@ class _Walk:
             value = expression.evaluate(self.source.tensors, quantized=False)
             if value.shape == self.tensors[path].shape:
                 self.tensors[path] = value
+        if theirs.computed:
+            self._forget_weights()
         for name in operands.expressions.keys() & theirs.composed.keys():
             # A part of a tensor whose other parts are not known yet: an expert in a stack.
             if theirs.numbering is not None and not made.keys() >= set(theirs.parts(name)):

@@ -1,7 +1,7 @@
 """One of the two models on its way through the stages."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
@@ -10,8 +10,8 @@ from fxmap.capture.norms import scaling_norms, take_apart
 from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
 from fxmap.inputs import Given, Inputs, guess_inputs
+from fxmap.normalize import Fold
 from fxmap.quantization.twin import Twin, float_twin
-from fxmap.weight_norm import weight_norms, without_weight_norm
 from fxmap.wrappers import WRAPPERS
 
 
@@ -45,10 +45,8 @@ class Side:
         return [self.main.canonical[part] for part in self.twin.stores[key].names]
 
 
-def side(model: nn.Module, inputs: Inputs | None = None, *, plain: bool = False) -> Side:
+def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
     """Unwrap a model, build its float twin, and capture it: symbolically, or by a run on inputs.
-
-    With `plain`, weights with weight norm become weights.
 
     Raises:
         CaptureError: it has no graph.
@@ -56,7 +54,6 @@ def side(model: nn.Module, inputs: Inputs | None = None, *, plain: bool = False)
     """
     inner, prefix = unwrap(model)
     twin = float_twin(inner, marked=True)
-    twin = without_weight_norm(twin) if plain else twin
     captured = capture(twin.module) if inputs is None else capture_run(twin.module, inputs)
     return Side(inner, twin, captured, prefix)
 
@@ -69,9 +66,8 @@ def sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
     """
     if given.forward:
         return recorded_sides(src, dst, given, "a function was given to run in the place of forward")
-    plain = _differ_in_weight_norm(src, dst)
     try:
-        return side(src, plain=plain), side(dst, plain=plain)
+        return _folded(side(src), side(dst))
     except CaptureError as error:
         return recorded_sides(src, dst, given, str(error))
 
@@ -82,24 +78,32 @@ def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) ->
     Raises:
         CaptureError: there are none; the message says why, after the `reason` why no higher rung serves.
     """
-    tried, plain = "", _differ_in_weight_norm(src, dst)
+    tried = ""
     if given.src is not None and given.dst is not None:
         choices: Iterable[tuple[Inputs, Inputs]] = [(given.src, given.dst)]
     else:
         choices = ((inputs, inputs) for inputs in guess_inputs(unwrap(dst)[0], unwrap(src)[0]))
     for ours, theirs in choices:
         try:
-            found = side(src, ours, plain=plain), side(dst, theirs, plain=plain)
+            found = side(src, ours), side(dst, theirs)
         except CaptureError as error:
             tried = str(error)
             continue
         _level_norms(found[0].main.graph, found[1].main.graph)
-        return found
+        return _folded(*found)
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
 
 
-def _differ_in_weight_norm(src: nn.Module, dst: nn.Module) -> bool:
-    return len(weight_norms(unwrap(src)[0])) != len(weight_norms(unwrap(dst)[0]))
+def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
+    """Fold what one model has and the other has nothing of: summed branches, scales by channel, weight norms."""
+    counts = list(zip(Fold._fields, src.main.ops.foldable, dst.main.ops.foldable, strict=True))
+    ours = Fold(**{name: one > 0 and other == 0 for name, one, other in counts})
+    theirs = Fold(weight_norms=any(name == "weight_norms" and other > 0 and one == 0 for name, one, other in counts))
+    return _with(src, ours), _with(dst, theirs)
+
+
+def _with(one: Side, fold: Fold) -> Side:
+    return one if fold == Fold() else replace(one, main=replace(one.main, fold=fold))
 
 
 def _level_norms(src: fx.Graph, dst: fx.Graph) -> None:

@@ -41,7 +41,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
         image = next((found for other in alike if (found := exchange(graph, name, other))), None)
         if image is not None:
             moved = exchanged(graph, image)
-            runnable = agrees is not None and moved.keys().isdisjoint(graph.composed)
+            runnable = agrees is not None and all(map(graph.is_stored, moved))
             tried += runnable
             # Structure passes over the movement of data: rows and columns of a map look alike, and are not.
             if not runnable or agrees is None or agrees(moved):
@@ -49,7 +49,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
             continue
         if why == "values":
             continue  # the run told them apart
-        if any(tensor.key in graph.composed for tensor in graph.tensors(name).values()):
+        if not all(graph.is_stored(str(tensor.key)) for tensor in graph.tensors(name).values()):
             continue
         for other in [other for other in near if other in alike][:_TRIED] if agrees else []:
             tried += 1
@@ -67,7 +67,7 @@ def exchanged_values(graph: OpGraph, one: str, other: str, values: Mapping[str, 
     """
     read = graph.tensors(one), graph.tensors(other)
     keys = {str(tensor.key) for tensors in read for tensor in tensors.values()}
-    if _shapes(graph, one) != _shapes(graph, other) or not keys.isdisjoint(graph.composed):
+    if _shapes(graph, one) != _shapes(graph, other) or not all(map(graph.is_stored, keys)):
         return None
     changed = {key: values[key].clone() for key in keys}
     parts = graph.op(one), graph.op(other)

@@ -15,7 +15,7 @@ from fxmap.capture.recorded import record
 from fxmap.capture.replica import named_tensors, unchanged
 from fxmap.capture.symbolic import trace
 from fxmap.graph import OpGraph, build
-from fxmap.normalize import normalize
+from fxmap.normalize import Fold, normalize
 
 if TYPE_CHECKING:
     from fxmap.inputs import Inputs
@@ -27,7 +27,8 @@ class Captured:
 
     `module` is a replica in eval mode, `graph` its fx graph, `tensors` its parameters and buffers by path, and `rung` how
     the graph was captured. `constants` are the other tensors that the graph reads, and `returned` the nodes that the calls
-    of every module returned, by its path; a recorded run also has the `inputs` whose shapes it holds for.
+    of every module returned, by its path; a recorded run also has the `inputs` whose shapes it holds for. `fold` says what
+    of the operation graph is folded.
     """
 
     module: nn.Module
@@ -37,6 +38,7 @@ class Captured:
     constants: dict[str, Tensor] = field(default_factory=dict)
     inputs: "Inputs | None" = None
     returned: dict[str, list[str]] = field(default_factory=dict)
+    fold: Fold = field(default_factory=Fold)
 
     def arguments(self, inputs: "Inputs") -> list[Any]:
         """Return inputs in the order of the graph's placeholders."""
@@ -49,7 +51,7 @@ class Captured:
     @cached_property
     def ops(self) -> OpGraph:
         """The normalised operation graph, made when it is first asked for."""
-        return normalize(build(self.graph, self.tensors), self.graph, self.tensors, self.constants)
+        return normalize(build(self.graph, self.tensors), self.graph, self.tensors, self.constants, self.fold)
 
     @cached_property
     def read(self) -> frozenset[str]:

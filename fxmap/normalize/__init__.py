@@ -4,11 +4,13 @@ A rule is an equation between operations that holds for every input. It changes 
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, fx
 
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
+from fxmap.normalize.branches import count_branches, fold_scales, fold_sums
 from fxmap.normalize.composed import compose_operands
 from fxmap.normalize.covering import cover_map
 from fxmap.normalize.identity import drop_identities
@@ -20,6 +22,7 @@ from fxmap.normalize.scaling import pass_through_scaling
 from fxmap.normalize.squaring import unify_squares
 from fxmap.normalize.sums import flatten_sums
 from fxmap.normalize.terms import gather_terms
+from fxmap.normalize.weight_norm import count_weight_norms, merge_weight_norms
 from fxmap.operands import Operands
 from fxmap.provenance import split_joined
 
@@ -37,8 +40,23 @@ BEFORE: tuple[Rule, ...] = (
 AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling, flatten_sums, gather_terms)
 
 
+class Fold(NamedTuple):
+    """What is folded of one model, since the other has nothing of the kind.
+
+    `sums` of affine branches, and `scales` by channel, of a source alone; weights that are kept as direction and size.
+    """
+
+    sums: bool = False
+    scales: bool = False
+    weight_norms: bool = False
+
+
 def normalize(
-    ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor] | None = None
+    ops: OpGraph,
+    graph: fx.Graph,
+    tensors: Mapping[str, Tensor],
+    constants: Mapping[str, Tensor] | None = None,
+    fold: Fold | None = None,
 ) -> OpGraph:
     """Apply every rule to a graph that was just built, in order: none makes work for one before it.
 
@@ -46,10 +64,24 @@ def normalize(
     """
     constants = constants or {}
     ops = compose_operands(ops, Operands(graph, tensors, constants))
+    ops.foldable.append(count_weight_norms(ops))
+    if fold is not None and fold.weight_norms:
+        ops = merge_weight_norms(ops, graph)
     cover_map(ops, graph)
     for rule in BEFORE:
         rule(ops)
+    ops.foldable[:0] = count_branches(ops)
+    if fold is not None and fold != Fold():
+        _fold(ops, fold)
     split_joined(ops, graph, tensors, constants)
     for rule in AFTER:
         rule(ops)
     return ops
+
+
+def _fold(ops: OpGraph, fold: Fold) -> None:
+    if fold.sums:
+        fold_sums(ops)
+        merge_batch_norm(ops)
+    if fold.scales:
+        fold_scales(ops)

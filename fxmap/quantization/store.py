@@ -9,7 +9,6 @@ from fxmap.expressions import (
     Dequantized,
     DequantizedParts,
     Expression,
-    NormedPart,
     Packed,
     PackedObject,
     Quantized,
@@ -17,7 +16,6 @@ from fxmap.expressions import (
     Requantized,
     Source,
     Unpacked,
-    WeightNormed,
 )
 from fxmap.quantization.scheme import Scheme
 
@@ -33,8 +31,7 @@ class Store:
     `wrapped` says that it is a tensor subclass, which quantizes what is loaded into it. `part` says that it is the
     "integers", "scales" or "zero_points" of a quantized weight alone; the key of its integers knows where the others are
     read, `beside`, scales before zero points; so does that of a float weight that the model `rounds` when it is used. A
-    "copy" holds the same weight in float, and nothing reads it. "length" and "direction" are the parts of a weight with
-    weight norm, over all axes but one, `axis`.
+    "copy" holds the same weight in float, and nothing reads it.
     """
 
     weight: str
@@ -45,7 +42,6 @@ class Store:
     wrapped: bool = False
     part: str = ""
     beside: tuple[Expression, Expression] | None = None
-    axis: int | None = None
     rounds: Scheme | None = None
 
     @property
@@ -93,8 +89,6 @@ class Store:
                 for part in parts[:weights]
                 if part is not None
             ]
-        if self.axis is not None and parts[0] is not None:
-            return NormedPart(parts[0], self.part, self.axis)
         if self.part and self.part != COPY and parts[0] is not None:
             return QuantizedPart(parts[0], self.part)
         if self.packed in ("linear", "cell"):
@@ -113,8 +107,6 @@ class Store:
     def decode(self, key: str) -> dict[str, Expression]:
         """Make the twin tensors that this key holds."""
         whole = Source(key)
-        if self.axis is not None and self.beside is not None:
-            return {self.weight: WeightNormed(*self.beside, self.axis)}
         if self.beside is not None and self.scheme is not None:
             axis = self.scheme.axis if self.scheme.per_channel else -1
             return {self.weight: DequantizedParts(whole, *self.beside, axis)}
