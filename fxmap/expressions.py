@@ -146,10 +146,14 @@ class Number(Expression):
     value: float
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        return torch.full(self.shape, self.value)
+        return torch.full(self.shape, self.value, dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.int64 if isinstance(self.value, int) else torch.float32
 
     def python(self) -> str:
-        return f"torch.full({self.shape!r}, {self.value!r})"
+        return f"torch.full({self.shape!r}, {self.value!r}, dtype={self._dtype})"
 
     def __str__(self) -> str:
         return f"{self.value:g}"

@@ -141,7 +141,8 @@ class KeyMapping(Mapping[str, Expression]):
             The keys that the source makes, or all of them with `like`. Renamed tensors are the source's own, not copies.
 
         Raises:
-            MissingCalibration: the destination is static int8, whose ranges cannot come from weights.
+            MissingCalibration: the destination is static int8, and its ranges are not those of an int8 source.
+            QuantizationError: they are, and stand in the destination's code, which no state dict holds.
             MappingError: the state dict lacks a source key.
             DifferentNetworks: the two models are not the same network.
         """
@@ -157,7 +158,11 @@ class KeyMapping(Mapping[str, Expression]):
         return self.evaluate(state_dict, like)
 
     def without_ranges(self) -> "KeyMapping":
-        """Return the mapping without the ranges of activations that an int8 source gives: they are the destination's own."""
+        """Return the mapping without the ranges of activations that an int8 source gives: the destination keeps its own.
+
+        >>> KeyMapping({"fc.scale": "scale"}, Knowledge({"fc.scale": Status.TAKEN})).without_ranges().status("fc.scale")
+        <Status.KEPT: 'kept'>
+        """
         taken = self._with(Status.TAKEN)
         expressions = {key: part for key, part in self.items() if key not in taken}
         statuses = self.knowledge.statuses | dict.fromkeys(taken, Status.KEPT)

@@ -71,7 +71,8 @@ def transfer(
         dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
             images); or "distilled", to make images of which the source's batch norms have the statistics that they
-            remember; or "keep" to keep the destination's own activation ranges at your word.
+            remember; or "keep" to keep the destination's own activation ranges at your word. None is needed where the source
+            is int8 as well, and has a range for every place where the destination has one.
         qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
             activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
             be a QConfigMapping, for one of PT2E it makes an observer of activations.
@@ -83,10 +84,10 @@ def transfer(
         example_inputs, verify, absorb_eps: as in `auto_map`; distilled images have the size of these inputs.
 
     Returns:
-        The mapping; ranges that the batches gave are `calibrated`.
+        The mapping; ranges that the batches gave are `calibrated`, those of an int8 source `taken`.
 
     Raises:
-        MissingCalibration: static int8 without `calibration`.
+        MissingCalibration: static int8 without `calibration`, and ranges that the source does not have.
         QuantizationError: batches or scheme are refused, the destination can't run as it was built, or images cannot be
             distilled, since the source has no batch norm.
         LoadError, DifferentNetworks: as in `KeyMapping.load_into`.

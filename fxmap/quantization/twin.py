@@ -30,7 +30,7 @@ from fxmap.quantization.recurrent import Replacement, is_weight_only, replacemen
 from fxmap.quantization.scheme import Scheme, is_narrow
 from fxmap.quantization.sites import Site
 from fxmap.quantization.store import COPY, Store
-from fxmap.quantization.wrapped import is_fake_quantized, unwrap_tensors
+from fxmap.quantization.wrapped import is_fake_quantized, refuse_foreign, unwrap_tensors
 
 
 class Stage(StrEnum):
@@ -103,6 +103,7 @@ def float_twin(model: nn.Module, *, marked: bool = False) -> Twin:
     Raises:
         QuantizationError: the model has quantized modules of a kind that has no float counterpart here.
     """
+    refuse_foreign(model)
     # A model can only hold modules of these packages if something has imported them.
     if sys.modules.keys().isdisjoint(_PACKAGES):
         found = Twin(replicate(model), Stage.FLOAT, {key: Store(key) for key in model.state_dict()})

@@ -140,3 +140,14 @@ def test_a_class_that_does_not_tell_how_it_quantizes_is_refused() -> None:
 
     with pytest.raises(fxmap.QuantizationError, match="does not tell how it was quantized"):
         quantize_as(torch.zeros(2, 2).as_subclass(Opaque), torch.zeros(2, 2))
+
+
+def test_layers_of_optimum_quanto_are_refused_by_name() -> None:
+    class QLinear(nn.Linear):
+        """What that package makes of a linear layer."""
+
+    QLinear.__module__ = "optimum.quanto.nn.qlinear"
+    quantized, plain = nn.Sequential(QLinear(4, 4)), nn.Sequential(nn.Linear(4, 4))
+    for src, dst in ((plain, quantized), (quantized, plain)):
+        with pytest.raises(fxmap.QuantizationError, match=r"0 is a QLinear of optimum-quanto, .* quantize and freeze that"):
+            fxmap.transfer(src, dst)
