@@ -12,7 +12,7 @@ that no value of it can be right by accident. Everything is seeded; the global r
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -352,6 +352,8 @@ def dequantized_layers(model: nn.Module) -> dict[str, tuple[Tensor, Tensor | Non
 def float_reference(name: str, int8: nn.Module, own: State, **kwargs: Any) -> dict[str, Any]:
     """Make the float state dict that folds to an int8 model's dequantized weights: neutral batch norms.
 
+    Layers that the int8 model does not have keep the destination's own values, see `lost_keys`.
+
     Args:
         name: a key of MODELS.
         int8: the model to go back from.
@@ -362,6 +364,8 @@ def float_reference(name: str, int8: nn.Module, own: State, **kwargs: Any) -> di
     quantized = dequantized_layers(int8)
     eps = _norm_eps(float_model(name, **kwargs))
     for path, norm in layers(name, **kwargs).items():
+        if path not in quantized:
+            continue
         weight, bias = quantized[path]
         state[f"{path}.weight"] = weight
         if bias is not None:
@@ -371,6 +375,16 @@ def float_reference(name: str, int8: nn.Module, own: State, **kwargs: Any) -> di
             state |= {f"{norm}.weight": ones, f"{norm}.running_mean": 0 * ones}
             state[f"{norm}.running_var"] = ones * _neutral_variance(eps[norm])
     return state
+
+
+def lost_keys(name: str, int8: nn.Module, keys: Iterable[str], **kwargs: Any) -> set[str]:
+    """Return which float keys belong to layers that an int8 model does not have: a head that only training runs.
+
+    Only a graph that was exported in eval mode lacks any.
+    """
+    quantized = dequantized_layers(int8)
+    owners = {part for path, norm in layers(name, **kwargs).items() if path not in quantized for part in (path, norm)}
+    return {key for key in keys if key.rpartition(".")[0] in owners}
 
 
 def _norm_eps(model: nn.Module) -> dict[str, float]:

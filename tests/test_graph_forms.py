@@ -1,5 +1,7 @@
 """The quantized forms whose models are graphs, against the reference recipe."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -23,6 +25,13 @@ MODELS = [
         for name in ("shufflenet_v2_x0_5", "mobilenet_v2", "mobilenet_v3_large", "googlenet", "inception_v3")
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _engine() -> Iterator[None]:
+    # That of the recipes: what is packed for another engine is rounded otherwise.
+    with recipes.engine("fbgemm"):
+        yield
 
 
 def _source(name: str = "resnet18") -> torch.nn.Module:
