@@ -36,7 +36,7 @@ class Captured:
     rung: str = "symbolic trace"
     constants: dict[str, Tensor] = field(default_factory=dict)
     inputs: "Inputs | None" = None
-    fold: Fold = Fold()
+    fold: Fold = field(default_factory=Fold)
 
     def arguments(self, inputs: "Inputs") -> list[Any]:
         """Return inputs in the order of the graph's placeholders."""
