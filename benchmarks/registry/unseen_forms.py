@@ -115,8 +115,8 @@ def _reparameterised(name: str, params: float, size: int = 64) -> Pair:
 
 
 PAIRS = (
-    # MobileOne and RepViT differ from their sums by 6.6e-4 and 3.4e-4 in float32, and are equal in float64: what is folded is
-    # rounded once more, through many layers.
+    # MobileOne and RepViT differ from their sums by 6.6e-4 and 3.4e-4 in float32, and are equal in float64: what is folded
+    # is rounded once more, through many layers.
     _reparameterised("repvgg_a0", 7.9),
     _reparameterised("mobileone_s0", 4.3),
     _reparameterised("fastvit_t8", 3.3),
