@@ -9,7 +9,7 @@ from torch import nn
 
 from fxmap import checkpoint
 from fxmap.align.names import map_by_name
-from fxmap.errors import CaptureError, ProofError
+from fxmap.errors import CaptureError, ProofError, QuantizationError
 from fxmap.inputs import Forward, Given
 from fxmap.mapping import KeyMapping
 from fxmap.plan import make_plan
@@ -96,7 +96,18 @@ def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, a
     except CaptureError as error:
         logger.warning("no graph, keys are mapped by name and shape: %s", error)
         return _map_names(src.state_dict(), dst, str(error), given, run=verify)
-    return prove(mapping, plan, given) if verify and len(mapping) else mapping
+    if not verify or not len(mapping):
+        return mapping
+    proven = prove(mapping, plan, given)
+    if proven.proof is None or proven.proof.forwards or proven.knowledge.blocked or plan.dst.main.inputs is not None:
+        return proven
+    try:
+        # Code may be traced to a graph that no interpreter runs: a list that a function changes is a constant of the graph.
+        recorded, plan = make_plan(src, dst, given, absorb_eps=absorb_eps, traced=False)
+    except (CaptureError, QuantizationError) as error:
+        logger.info("the traced graphs cannot be run, and no run can be recorded: %s", error)
+        return proven
+    return prove(recorded, plan, given) if len(recorded) >= len(mapping) else proven
 
 
 def _map_names(

@@ -447,6 +447,26 @@ def identity_kernel(shape: tuple[int, ...], groups: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Product(Expression):
+    """A matrix, `o i`, times a vector: what a layer makes of a constant that is added to its input."""
+
+    op: ClassVar[str] = "product"
+    of: Expression
+    vector: Expression
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
+        value: Tensor = self.of.evaluate(state, quantized=quantized)
+        vector: Tensor = self.vector.evaluate(state, quantized=quantized)
+        return value @ vector
+
+    def python(self) -> str:
+        return f"({self.of.python()} @ {self.vector.python()})"
+
+    def __str__(self) -> str:
+        return f"{self.of} @ {self.vector}"
+
+
+@dataclass(frozen=True, slots=True)
 class WeightNormed(Expression):
     """A weight that is kept as direction and size: `v * g / |v|`, the norm over all axes but one, or over all for -1.
 
@@ -855,6 +875,7 @@ KINDS: tuple[type[Expression], ...] = (
     RowScaled,
     Centred,
     IdentityKernel,
+    Product,
     WeightNormed,
     Size,
     Quantized,
@@ -927,7 +948,7 @@ _TYPES: dict[str, Any] = {
     "scheme": Scheme,
     **dict.fromkeys(("value", "eps", "amount"), int | float),
     **dict.fromkeys(
-        ("of", "length", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta", "scale", "zero_point"),
+        ("of", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta", "scale", "zero_point", "vector"),
         Expression,
     ),
 }

@@ -106,8 +106,8 @@ class OpGraph:
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
     apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
-    stored ones. `foldable` counts the sums of affine branches, the scales by channel and the weight norms, before any was
-    folded.
+    stored ones. `foldable` counts the sums of affine branches, the scales by channel, the norms before linear layers and the
+    weight norms, before any was folded.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)

@@ -104,6 +104,21 @@ def others(inputs: Inputs, seed: int) -> Inputs:
     return inputs.map(draw, size=f"{inputs.size} (other values)")
 
 
+def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
+    """Return changed inputs with the values of another model's in the place of those that were equal before.
+
+    Two models may take the same tensors in another order, or under other names.
+    """
+    drawn = list(zip(other_before.flat(), other.flat(), strict=True))
+    places = iter(before.flat())
+
+    def change(tensor: Tensor) -> Tensor:
+        own = next(places)
+        return next((new for old, new in drawn if old.dtype == own.dtype and torch.equal(old, own)), tensor)
+
+    return changed.map(change)
+
+
 def resized(inputs: Inputs) -> Inputs | None:
     """Return inputs of another size, which the models may or may not accept, or None where there is nothing to change.
 

@@ -275,10 +275,29 @@ def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], toleran
     return [(i, j) if few is expected else (j, i) for i, j in enumerate(found)]
 
 
+def _distance_at_one(a: Tensor, b: Tensor) -> float:
+    """Return the least distance of one value to the other at one of its positions; infinite where shapes do not allow it."""
+    few, many = sorted((a, b), key=Tensor.numel)
+    for axis in range(1, many.dim()):
+        rest = (*many.shape[:axis], *many.shape[axis + 1 :])
+        if rest in (few.shape, (*few.shape[:axis], *few.shape[axis + 1 :])) and few.numel() == math.prod(rest):
+            parts = many.movedim(axis, 0).flatten(1)
+            errors = (parts - few.reshape(1, -1)).abs().amax(1)
+            scale = float(few.abs().max()) or 1.0
+            return float(errors.min()) / scale if bool(torch.isfinite(errors).all()) else float("inf")
+    return float("inf")
+
+
 def _loose_distance(a: Tensor, b: Tensor) -> float:
-    """Return the distance of two values up to the order of their numbers, zeros that pad, and a constant factor."""
+    """Return the distance of two values up to the order of their numbers, zeros that pad, and a constant factor.
+
+    Of two values of which one has a position alone that the other has among others, it is the distance at that position: a
+    norm may come before a token is selected, or behind.
+    """
     if not a.is_floating_point() or not b.is_floating_point():
         return float("inf")
+    if a.numel() != b.numel() and (at_one := _distance_at_one(a.detach(), b.detach())) < float("inf"):
+        return at_one
     a, b = a.detach().flatten(), b.detach().flatten()
     if len(a) != len(b):
         a, b = a[a != 0], b[b != 0]

@@ -15,15 +15,18 @@ from fxmap.structure import Plan, map_by_structure
 logger = logging.getLogger(__name__)
 
 
-def make_plan(src: nn.Module, dst: nn.Module, given: Given, *, absorb_eps: bool = False) -> tuple[KeyMapping, Plan]:
-    """Capture and align two models, and derive the mapping.
+def make_plan(
+    src: nn.Module, dst: nn.Module, given: Given, *, absorb_eps: bool = False, traced: bool = True
+) -> tuple[KeyMapping, Plan]:
+    """Capture and align two models, and derive the mapping; by a recorded run from the start unless `traced`.
 
     Raises:
         CaptureError: they have no graphs by the same rung of the ladder.
         QuantizationError: a quantized module has no float counterpart.
     """
     # Weak evidence is asked only where strong evidence leaves something open, and values cannot tell.
-    mapping, plan = map_by_structure(*sides(src, dst, given), thorough=False, absorb_eps=absorb_eps)
+    both = sides(src, dst, given) if traced else recorded_sides(src, dst, given, "a traced graph cannot be run")
+    mapping, plan = map_by_structure(*both, thorough=False, absorb_eps=absorb_eps)
     return (mapping, plan) if plan.certain else _decide_by_values(src, dst, given, plan, absorb_eps=absorb_eps)
 
 

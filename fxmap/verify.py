@@ -22,7 +22,7 @@ from fxmap.divergence import Diagnosis, Verdict, aligned
 from fxmap.errors import FxmapError, MappingError, QuantizationError, shorten
 from fxmap.expressions import Expression
 from fxmap.graph import TENSOR
-from fxmap.inputs import Given, Inputs, find_inputs, others, resized
+from fxmap.inputs import Given, Inputs, as_shared, find_inputs, others, resized
 from fxmap.kernels import DoubleKernels
 from fxmap.lockstep import Comparison, ValueInterpreter, Watch, compare, distance
 from fxmap.mapping import KeyMapping
@@ -151,7 +151,8 @@ class _Choice:
     def of(cls, plan: Plan, given: Given) -> "_Choice | None":
         src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
         if src is not None and dst is not None:
-            same = others(src, seed=1), others(dst, seed=1)
+            drawn = others(src, seed=1)
+            same = drawn, as_shared(others(dst, seed=1), dst, drawn, src)
             ours, theirs = resized(same[0]), resized(same[1])
             larger = () if ours is None or theirs is None else ((ours, theirs),)
             return cls((src, dst), same, (*larger, same))

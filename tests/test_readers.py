@@ -119,3 +119,55 @@ def test_the_real_part_of_a_value_is_a_value_in_a_trace() -> None:
     assert mapping.knowledge.rungs == ("symbolic trace", "symbolic trace")
     assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
+
+
+class Selected(nn.Module):
+    """A norm of all tokens of which one is used, or of that token alone; two inputs, in one order or the other."""
+
+    def __init__(self, first: bool, place: int = 0) -> None:
+        super().__init__()
+        self.first, self.place = first, place
+        self.body, self.other, self.norm = nn.Linear(8, 8), nn.Linear(4, 8), nn.LayerNorm(8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        if x is None or y is None:
+            raise ValueError("two inputs")
+        hidden = self.body(x).tanh() + self.other(y).tanh()[:, None]
+        hidden = self.norm(hidden[:, self.place]) if self.first else self.norm(hidden)[:, self.place]
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize(("place", "ok"), [(0, True), (1, False)])
+def test_a_norm_may_come_before_a_token_is_selected_and_inputs_in_another_order(place: int, ok: bool) -> None:
+    src, dst = randomised(Selected(False), 0), randomised(Selected(True, place), 1)
+    y = torch.randn(2, 4)
+    mapping = fxmap.auto_map(src, dst, example_inputs=(X, y), dst_inputs={"y": y, "x": X})
+    assert mapping.proof is not None
+    assert mapping.proof.ok is ok, str(mapping)
+    if not ok:
+        assert mapping.proof.status("norm.weight") is not Status.PROVEN
+
+
+class Mutating(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _rolled(self.first(x), [1, 2]) @ self.out.weight.t() + self.out.bias
+
+
+def _rolled(x: Tensor, shifts: list[int]) -> Tensor:
+    shifts[0] = 0
+    return x.roll(shifts, (1, 2))
+
+
+torch.fx.wrap("_rolled")
+
+
+def test_a_trace_that_no_interpreter_runs_gives_way_to_a_recorded_run() -> None:
+    mapping = fxmap.auto_map(randomised(Mutating(), 0), randomised(Mutating(), 1), example_inputs=X)
+    assert mapping.knowledge.rungs == ("recorded run", "recorded run")
+    assert mapping.proof is not None
+    assert mapping.proof.ok, str(mapping)

@@ -13,12 +13,13 @@ from benchmarks.registry import (
     synthetic,
     to_transformers,
     unseen_convnets,
+    unseen_forms,
     unseen_transformers,
 )
 from benchmarks.registry.pair import Pair
 
 _KNOWN = (convnets, to_transformers, old_packages, mmpretrain, language, sequence, synthetic)
-_UNSEEN = (unseen_convnets, unseen_transformers)
+_UNSEEN = (unseen_convnets, unseen_transformers, unseen_forms)
 
 GROUPS: dict[str, dict[str, Pair]] = {
     "known": {pair.id: pair for module in _KNOWN for pair in module.PAIRS},

@@ -61,3 +61,13 @@ def torchvision_vit(**options: Any) -> Build:
         "num_classes": 17,
     }
     return call("torchvision.models.vision_transformer:VisionTransformer", **(size | options))
+
+
+def fused(name: str, **options: Any) -> Build:
+    """Build a model of timm by name, with its branches summed and its norms folded by timm's own function."""
+
+    def build() -> nn.Module:
+        model = timm(name, **options)().eval()
+        return importlib.import_module("timm.utils.model").reparameterize_model(model)  # type: ignore[no-any-return]
+
+    return build

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxmap.graph import OpGraph
 from fxmap.normalize.affine import merge_batch_norm
-from fxmap.normalize.branches import count_branches, fold_scales, fold_sums
+from fxmap.normalize.branches import count_branches, fold_norms_before, fold_scales, fold_sums
 from fxmap.normalize.composed import compose_operands
 from fxmap.normalize.covering import cover_map
 from fxmap.normalize.identity import drop_identities
@@ -43,11 +43,13 @@ AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling, flatten_
 class Fold(NamedTuple):
     """What is folded of one model, since the other has nothing of the kind.
 
-    `sums` of affine branches, and `scales` by channel, of a source alone; weights that are kept as direction and size.
+    `sums` of affine branches, `scales` by channel and `norms_before` linear layers, of a source alone; weights that are kept
+    as direction and size.
     """
 
     sums: bool = False
     scales: bool = False
+    norms_before: bool = False
     weight_norms: bool = False
 
 
@@ -80,6 +82,8 @@ def normalize(
 
 
 def _fold(ops: OpGraph, fold: Fold) -> None:
+    if fold.norms_before:
+        fold_norms_before(ops)
     if fold.sums:
         fold_sums(ops)
         merge_batch_norm(ops)

@@ -6,9 +6,9 @@ the identity kernel, so that every sum of them, scaled by channel or not, is one
     gamma * (w1 * x + b1) + (w2 * x + b2) = (gamma w1 + w2) * x + (gamma b1 + b2)
 
 Holds for every input in eval mode, for windows of odd size that are centred at the same positions: equal strides, and
-kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum; a scale by channel behind
-one layer (LayerScale) is the same equation with one term. What comes out is a tensor that is computed from stored ones:
-`OpGraph.computed`.
+kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum. A scale by channel behind
+one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. What comes out is a
+tensor that is computed from stored ones: `OpGraph.computed`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +21,21 @@ from fxmap.expressions import (
     FoldedBias,
     FoldedWeight,
     IdentityKernel,
+    Product,
     RowScaled,
     Scaled,
     Source,
     Sum,
+    Transpose,
+    substitute,
 )
 from fxmap.graph import TENSOR, Op, OpGraph
 
 _VIEWS = {"view", "reshape", "unsqueeze"}
+# What may end what is folded, and how many terms that has at least.
+_SUMS = ({"add", "sub", "mul", "div"}, 2)
+_SCALES = ({"mul"}, 1)
+_NORMS = ({"linear"}, 1)
 _LAYERS = {"convolution": "conv", "linear": "linear"}
 
 
@@ -64,6 +71,7 @@ class _Form:
     """A value as an affine map of `entry`, by operations that nothing else reads (`inner`).
 
     Each of `kernels` writes a term of the weight in the shape of the largest layer; `biases` are the terms of the bias.
+    `merged` says that a norm before a layer is among what was gone through.
     """
 
     entry: str
@@ -71,24 +79,30 @@ class _Form:
     inner: frozenset[str] = frozenset()
     layers: tuple[_Layer, ...] = ()
     biases: tuple[Expression, ...] = ()
+    merged: bool = False
 
 
 def fold_sums(graph: OpGraph) -> int:
     """Fold every sum of affine branches into one layer, in place; return how many."""
-    return _fold(graph, {"add", "sub"}, 2)
+    return _fold(graph, *_SUMS)
 
 
 def fold_scales(graph: OpGraph) -> int:
     """Fold every scale by channel into the layer before it, in place; return how many."""
-    return _fold(graph, {"mul"}, 1)
+    return _fold(graph, *_SCALES)
 
 
-def count_branches(graph: OpGraph) -> tuple[int, int]:
-    """Count the sums and the scales that could be folded."""
-    return tuple(  # type: ignore[return-value]
+def fold_norms_before(graph: OpGraph) -> int:
+    """Fold every batch norm that a linear layer alone reads into it, in place; return how many."""
+    return _fold(graph, *_NORMS)
+
+
+def count_branches(graph: OpGraph) -> list[int]:
+    """Count the sums, the scales, and the norms before layers that could be folded."""
+    return [
         sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(kinds))
-        for kinds, terms in (({"add", "sub"}, 2), ({"mul"}, 1))
-    )
+        for kinds, terms in (_SUMS, _SCALES, _NORMS)
+    ]
 
 
 def _fold(graph: OpGraph, kinds: set[str], terms: int) -> int:
@@ -106,7 +120,9 @@ def _fold(graph: OpGraph, kinds: set[str], terms: int) -> int:
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that an operation ends, if that is more than a layer alone."""
     form = _form(graph, name, last=True)
-    return form if form is not None and form.layers and len(form.kernels) >= terms and _agree(form.layers) else None
+    if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
+        return None
+    return form if graph.op(name).kind != "linear" or form.merged else None
 
 
 def _agree(layers: tuple[_Layer, ...]) -> bool:
@@ -133,6 +149,8 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
         return _of_norm(graph, op, tensors)
+    if op.kind in ("mul", "div") and (number := _number(graph, name)) is not None:
+        return _of_number(graph, name, number)
     if op.kind == "mul":
         return _of_scale(graph, name)
     return _of_sum(graph, name) if op.kind in ("add", "sub") and not op.attributes else None
@@ -154,7 +172,28 @@ def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
     def kernel(largest: _Layer) -> Expression:
         return weight if layer.kernel == largest.kernel else Centred(weight, largest.kernel)
 
-    return _Form(entry, (kernel,), frozenset({op.name}), (layer,), () if bias is None else (bias,))
+    return _behind_norm(graph, _Form(entry, (kernel,), frozenset({op.name}), (layer,), () if bias is None else (bias,)))
+
+
+def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
+    """Merge the batch norm that a linear layer alone reads into the layer: w (s x + t) + b = (w s) x + (w t + b)."""
+    op, (layer,), (kernel,) = graph.op(form.entry), form.layers, form.kernels
+    tensors = graph.tensors(form.entry)
+    read = {"running_mean", "running_var"} <= tensors.keys() and len(graph.users(form.entry)) == 1
+    if op.kind != "batch_norm" or layer.op.kind != "linear" or not read:
+        return form
+    (entry,) = graph.operands(form.entry)["input"]
+    mean, var, eps = _source(tensors["running_mean"]), _source(tensors["running_var"]), op.attribute("eps", 1e-5)
+    gamma, beta = _optional(tensors, "weight"), _optional(tensors, "bias")
+    weight = kernel(layer)
+
+    def scaled(_: _Layer) -> Expression:
+        return Transpose(FoldedWeight("linear", Transpose(weight), var, eps, gamma))
+
+    shift = Product(weight, FoldedBias("linear", mean, var, eps, None, gamma, beta))
+    return replace(
+        form, entry=entry, kernels=(scaled,), inner=form.inner | {form.entry}, biases=(*form.biases, shift), merged=True
+    )
 
 
 def _of_norm(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
@@ -182,12 +221,29 @@ def _of_scale(graph: OpGraph, name: str) -> _Form | None:
     return replace(form, kernels=kernels, biases=biases, inner=form.inner | {name, *between})
 
 
+def _number(graph: OpGraph, name: str) -> float | None:
+    """Return what a value is multiplied by, where that is one number."""
+    op, operands = graph.op(name), graph.operands(name)
+    values = [value for _, value in op.attributes]
+    if list(operands) != ["input"] or len(operands["input"]) != 1 or len(values) != 1 or isinstance(values[0], str | tuple):
+        return None
+    return float(values[0]) if op.kind == "mul" else 1.0 / values[0]
+
+
+def _of_number(graph: OpGraph, name: str, number: float) -> _Form | None:
+    form = _form(graph, graph.operands(name)["input"][0])
+    if form is None or not form.layers:
+        return None
+    kernels = tuple(partial(_times, kernel, number) for kernel in form.kernels)
+    return replace(form, kernels=kernels, biases=tuple(Scaled(b, number) for b in form.biases), inner=form.inner | {name})
+
+
 def _scaled(kernel: Kernel, gamma: Expression, largest: _Layer) -> Expression:
     return RowScaled(kernel(largest), gamma)
 
 
-def _negative(kernel: Kernel, largest: _Layer) -> Expression:
-    return Scaled(kernel(largest), -1.0)
+def _times(kernel: Kernel, number: float, largest: _Layer) -> Expression:
+    return Scaled(kernel(largest), number)
 
 
 def _of_sum(graph: OpGraph, name: str) -> _Form | None:
@@ -209,7 +265,7 @@ def _of_sum(graph: OpGraph, name: str) -> _Form | None:
         if part is None:
             return None
         if not positive:
-            kernels = tuple(partial(_negative, kernel) for kernel in part.kernels)
+            kernels = tuple(partial(_times, kernel, -1.0) for kernel in part.kernels)
             part = replace(part, kernels=kernels, biases=tuple(Scaled(bias, -1.0) for bias in part.biases))
         parts.append(part)
     return _Form(
@@ -218,6 +274,7 @@ def _of_sum(graph: OpGraph, name: str) -> _Form | None:
         frozenset({name}).union(*(part.inner for part in parts)),
         tuple(layer for part in parts for layer in part.layers),
         tuple(bias for part in parts for bias in part.biases),
+        any(part.merged for part in parts),
     )
 
 
@@ -259,7 +316,7 @@ def _replace(graph: OpGraph, end: Op, form: _Form) -> None:
     for argument, (parts, shape) in made.items():
         if parts:
             key = f"{name}.{argument}"
-            graph.computed[key] = parts[0] if len(parts) == 1 else Sum(parts)
+            graph.computed[key] = substitute(parts[0] if len(parts) == 1 else Sum(parts), graph.computed)
             graph.add(Op(f"%{key}", TENSOR, key=key, shape=shape))
             graph.network.add_edge(f"%{key}", name, argument=argument)
     for user, argument in users:

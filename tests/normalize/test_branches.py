@@ -109,6 +109,39 @@ def test_a_scale_by_channel_goes_into_the_layer_before_it() -> None:
     assert str(mapping["last.weight"]) == "rows(last.weight) * gamma"
 
 
+class Heads(nn.Module):
+    """Two heads with a norm before each, of which the mean is returned; or what they come to, one layer."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.apart, self.body = apart, nn.Linear(5, 6)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(6) for _ in range(2)) if apart else None
+        self.heads = nn.ModuleList(nn.Linear(6, 3) for _ in range(2)) if apart else nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).tanh()
+        if self.norms is None:
+            return self.heads(x)
+        one, two = (head(norm(x)) for head, norm in zip(self.heads, self.norms, strict=True))
+        return (one + two) / 2
+
+
+class Kept(Heads):
+    """The heads are kept apart, without the norms."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+        self.norms = nn.ModuleList(nn.Identity() for _ in range(2))
+
+
+def test_norms_before_heads_that_stay_apart_go_into_each() -> None:
+    _proven(Heads(True), Kept(), torch.randn(4, 5))
+
+
+def test_norms_before_heads_and_and_their_mean_become_one_layer() -> None:
+    _proven(Heads(True), Heads(False), torch.randn(4, 5))
+
+
 def _convolutions(normed: bool) -> nn.Module:
     layers = [nn.Conv1d(3, 4, 3), nn.ConvTranspose1d(4, 4, 4, 2), nn.Conv1d(4, 2, 1)]
     first, second, third = (weight_norm(layer) if normed else layer for layer in layers)
