@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.capture.recurrent import Unrolled
 from fxmap.capture.regroup import regroup
 from fxmap.capture.replica import run_fresh
 from fxmap.errors import CaptureError
@@ -158,7 +159,7 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
 
     def run() -> Recording:
         recorder = Recorder(inputs.flat(), paths)
-        with _modules(replica, recorder), _plain_kernels(), torch.no_grad(), recorder:
+        with _modules(replica, recorder), _plain_kernels(), torch.no_grad(), Unrolled(), recorder:
             # Some models compute tables from their parameters when they are switched to eval.
             replica.eval()
             outputs = tensors_of(inputs.call(replica))
