@@ -2,12 +2,15 @@
 
 torch computes what enters a layer for all steps at once, and a loop over cells one step after the other; written as cells,
 both are one graph. Layers with a projection, and packed sequences, are recorded as torch computes them.
+
+linear(x) = linear(contiguous(x)): of a value that lies in another order, torch computes a product of matrices in a batch.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -20,11 +23,13 @@ _CELLS: dict[str, Callable[..., Any]] = {
 
 
 class Unrolled(TorchFunctionMode):
-    """Runs recurrent layers as their cells inside the `with` block."""
+    """Runs recurrent layers as their cells, and linear layers as one product each, inside the `with` block."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function; a recurrent layer step by step."""
         name = getattr(func, "__name__", "")
+        if func is F.linear and args and not args[0].is_contiguous():
+            return func(args[0].contiguous(), *args[1:], **(kwargs or {}))
         if name in _CELLS and not kwargs and _is_plain(args):
             return _unrolled(name, *args)
         return func(*args, **(kwargs or {}))
@@ -70,7 +75,9 @@ def _unrolled(
             outputs.append(made[::-1] if direction else made)
             last.append(hidden)
         steps = outputs[0] if directions == 1 else [torch.cat(both, -1) for both in zip(*outputs, strict=True)]
-    result = torch.stack(steps, axis)
+    result = torch.stack(steps)
+    if batch_first:
+        result = result.transpose(0, 1)
     if name == "lstm":
         return result, *(torch.stack(parts) for parts in zip(*last, strict=True))
     return result, torch.stack(last)

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.capture.recurrent import Unrolled
+from fxmap.inputs import as_inputs
+from fxmap.side import side
 from tests.networks import randomised
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
@@ -79,3 +81,16 @@ def test_a_loop_over_cells_is_the_layer(turned: bool) -> None:
     assert mapping.proof.ok, str(mapping)
     mapping.load_into(dst, src.state_dict())
     assert torch.allclose(src(x), dst(x), atol=1e-6)
+
+
+def test_a_linear_layer_is_one_operation_whatever_the_layout_of_its_input() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.transpose(0, 1))
+
+    ops = side(Turned(), as_inputs(torch.randn(2, 5, 4))).main.ops
+    assert [op.kind for op in ops.ops() if op.kind in ("linear", "bmm")] == ["linear"]
