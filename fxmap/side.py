@@ -11,6 +11,7 @@ from fxmap.errors import CaptureError
 from fxmap.expressions import Expression, Source, substitute
 from fxmap.inputs import Given, Inputs, guess_inputs
 from fxmap.normalize import Fold
+from fxmap.normalize.affine import AFFINE
 from fxmap.quantization.twin import Twin, float_twin
 from fxmap.wrappers import WRAPPERS
 
@@ -95,9 +96,14 @@ def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) ->
 
 
 def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
-    """Fold what one model has and the other has nothing of: summed branches, scales by channel, weight norms."""
+    """Fold what one model has and the other has nothing of: summed branches, scales by channel, weight norms.
+
+    A destination with as many layers has the branches too: it may return each of two heads beside their sum.
+    """
     counts = list(zip(Fold._fields, src.main.ops.foldable, dst.main.ops.foldable, strict=True))
-    ours = Fold(**{name: one > 0 and other == 0 for name, one, other in counts})
+    layers = [len(one.main.ops.of_kind(AFFINE | {"batch_norm"})) for one in (src, dst)]
+    surplus = {"sums": layers[0] > layers[1], "norms_before": layers[0] > layers[1]}
+    ours = Fold(**{name: one > 0 and other == 0 and surplus.get(name, True) for name, one, other in counts})
     theirs = Fold(weight_norms=any(name == "weight_norms" and other > 0 and one == 0 for name, one, other in counts))
     return _with(src, ours), _with(dst, theirs)
 

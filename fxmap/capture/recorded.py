@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxmap.capture.contract import contract
+from fxmap.capture.recurrent import Unrolled
 from fxmap.capture.regroup import regroup
 from fxmap.capture.replica import run_fresh
 from fxmap.errors import CaptureError
@@ -166,7 +167,7 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
 
     def run() -> Recording:
         recorder = Recorder(inputs.flat(), paths)
-        with _modules(replica, recorder), _plain_kernels(), torch.no_grad(), recorder:
+        with _modules(replica, recorder), _plain_kernels(), torch.no_grad(), Unrolled(), recorder:
             # Some models compute tables from their parameters when they are switched to eval.
             replica.eval()
             outputs = tensors_of(inputs.call(replica))

@@ -13,6 +13,7 @@ from fxmap.normalize.affine import merge_batch_norm
 from fxmap.normalize.branches import count_branches, fold_norms_before, fold_scales, fold_sums
 from fxmap.normalize.composed import compose_operands
 from fxmap.normalize.covering import cover_map
+from fxmap.normalize.filled import fill_constants
 from fxmap.normalize.identity import drop_identities
 from fxmap.normalize.linear import merge_added_bias, restore_linear
 from fxmap.normalize.lookup import index_to_embedding
@@ -30,6 +31,7 @@ Rule = Callable[[OpGraph], None]
 
 BEFORE: tuple[Rule, ...] = (
     drop_identities,
+    fill_constants,
     restore_linear,
     merge_added_bias,
     merge_batch_norm,

@@ -126,6 +126,22 @@ class Heads(nn.Module):
         return (one + two) / 2
 
 
+class Both(Heads):
+    """Returns each head beside their mean."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        x = self.body(x).tanh()
+        one, two = (head(norm(x)) for head, norm in zip(self.heads, self.norms or (), strict=True))
+        return (one + two) / 2, one, two
+
+
+def test_branches_that_the_destination_returns_each_are_no_sum() -> None:
+    src, dst = randomised(Heads(True), 0), randomised(Both(True), 1)
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(4, 5))
+    assert not mapping.missing
+    assert set(mapping.renames) == set(dst.state_dict())
+
+
 class Kept(Heads):
     """The heads are kept apart, without the norms."""
 

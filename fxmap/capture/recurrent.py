@@ -1,0 +1,83 @@
+"""lstm(x) = its cells, step by step: recurrent layers are recorded in the form in which code with cells writes them.
+
+torch computes what enters a layer for all steps at once, and a loop over cells one step after the other; written as cells,
+both are one graph. Layers with a projection, and packed sequences, are recorded as torch computes them.
+
+linear(x) = linear(contiguous(x)): of a value that lies in another order, torch computes a product of matrices in a batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_CELLS: dict[str, Callable[..., Any]] = {
+    "lstm": torch.lstm_cell,
+    "gru": torch.gru_cell,
+    "rnn_tanh": torch.rnn_tanh_cell,
+    "rnn_relu": torch.rnn_relu_cell,
+}
+
+
+class Unrolled(TorchFunctionMode):
+    """Runs recurrent layers as their cells, and linear layers as one product each, inside the `with` block."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function; a recurrent layer step by step."""
+        name = getattr(func, "__name__", "")
+        if func is F.linear and args and not args[0].is_contiguous():
+            return func(args[0].contiguous(), *args[1:], **(kwargs or {}))
+        if name in _CELLS and not kwargs and _is_plain(args):
+            return _unrolled(name, *args)
+        return func(*args, **(kwargs or {}))
+
+
+def _is_plain(args: Any) -> bool:
+    """Whether these are the arguments for a padded sequence, of layers without a projection."""
+    if len(args) != 9 or not isinstance(args[2], list | tuple):
+        return False
+    _, _, weights, has_biases, layers, _, training, bidirectional, _ = args
+    return not training and len(weights) == layers * (1 + bidirectional) * (4 if has_biases else 2)
+
+
+def _unrolled(
+    name: str,
+    x: Tensor,
+    state: Any,
+    weights: Any,
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> Any:
+    """Run a recurrent layer as its cells, in eval mode, in which there is no dropout."""
+    last: list[Any] = []
+    directions, count = 1 + bidirectional, 4 if has_biases else 2
+    # Selected one by one, as code with cells does: what is unbound at once is another operation.
+    places = range(layers * directions)
+    states = [tuple(part[i] for part in state) if name == "lstm" else state[i] for i in places]
+    axis = 1 if batch_first else 0
+    steps = [x.select(axis, i) for i in range(x.shape[axis])]
+    for layer in range(layers):
+        outputs: list[list[Tensor]] = []
+        for direction in range(directions):
+            place = layer * directions + direction
+            own, hidden = weights[place * count : (place + 1) * count], states[place]
+            made: list[Tensor] = []
+            for step in reversed(steps) if direction else steps:
+                hidden = _CELLS[name](step, hidden, *own)
+                made.append(hidden[0] if name == "lstm" else hidden)
+            outputs.append(made[::-1] if direction else made)
+            last.append(hidden)
+        steps = outputs[0] if directions == 1 else [torch.cat(both, -1) for both in zip(*outputs, strict=True)]
+    result = torch.stack(steps)
+    if batch_first:
+        result = result.transpose(0, 1)
+    if name == "lstm":
+        return result, *(torch.stack(parts) for parts in zip(*last, strict=True))
+    return result, torch.stack(last)
