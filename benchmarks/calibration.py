@@ -25,7 +25,7 @@ import fxmap
 from benchmarks import recipes
 from benchmarks.output import progress, write_json
 from benchmarks.recipes import Form
-from fxmap.demo import Digits, Settings, fine_tune, isolated
+from fxmap.cli.demo.data import Digits, Settings, fine_tune, isolated
 
 CLASSES, IMAGE, TRAINED_ON = 10, 80, 1440
 FEW, MANY, BATCH = 64, 256, 16  # images to calibrate on

@@ -67,7 +67,7 @@ def default_forms() -> tuple[str, ...]:
 def can_prove() -> bool:
     """Tell whether fxmap has its proof; without it the columns of the proof stay empty."""
     try:
-        return hasattr(importlib.import_module("fxmap.verify"), "prove")
+        return hasattr(importlib.import_module("fxmap.prove.trial"), "prove")
     except ImportError:
         return False
 
@@ -151,7 +151,7 @@ def _print(rows: list[Row], seconds: float, proof: bool) -> None:
         if not row.ok or row.proof_ok is False:
             console.print(f"{row.model}, {row.form}: {_trouble(row)}", markup=False, highlight=False)
     if not proof:
-        console.print("fxmap.verify cannot be imported: nothing was proven")
+        console.print("fxmap.prove cannot be imported: nothing was proven")
     console.print(f"{sum(row.ok for row in rows)} of {len(rows)} rows equal to their reference; {seconds:.0f} s in all")
 
 

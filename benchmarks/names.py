@@ -23,8 +23,9 @@ from torch import Tensor
 from benchmarks.names_data import NamedPair, Tree, read
 from benchmarks.names_peers import PEERS
 from benchmarks.output import progress, write_json
-from fxmap.align.names import map_by_name
-from fxmap.expressions import Expression, Reshape, Source
+from fxmap.expressions.base import Expression, Source
+from fxmap.expressions.layout import Reshape
+from fxmap.matching.keys.mapper import map_by_name
 
 OURS = "fxmap"
 _NOT_INSTALLED = "not installed"

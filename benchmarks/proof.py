@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from benchmarks.near_miss_judge import SAME, Judge, randomise
 from benchmarks.near_misses import Alter, Case, cases, changed, planted
 from benchmarks.subjects import SUBJECTS, Subject
-from fxmap.capture import Captured
-from fxmap.expressions import Expression, State
-from fxmap.inputs import Given
-from fxmap.mapping import KeyMapping
-from fxmap.proof import Proof, Status
-from fxmap.side import Side, side, sides
-from fxmap.structure import map_by_structure
-from fxmap.verify import prove
+from fxmap.expressions.base import Expression, State
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Proof, Status
+from fxmap.matching.sides import Side, side, sides
+from fxmap.matching.structure import map_by_structure
+from fxmap.model.inputs import Given
+from fxmap.normalize.network import Network
+from fxmap.prove.trial import prove
 
 QUICK = ("torchvision mobilenet v2", "timm vit to transformers", "transformers bert", "own mixed")
 SIZES = 3  # of inputs that the judge looks at
@@ -178,7 +178,7 @@ class Trial:
         expressions |= {copy_: self.mapping[key] for copy_, key in case.copies.items()}
         plan, knowledge = self.plan, self.mapping.knowledge
         if case.change is not None:
-            theirs: Captured = self.sides[1].main
+            theirs: Network = self.sides[1].main
             own, plan = map_by_structure(self.sides[0], side(model, theirs.inputs))
             knowledge = own.knowledge
         proof = prove(KeyMapping(expressions, knowledge), plan, self.given).proof

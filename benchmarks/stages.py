@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from fxmap.graph import INPUT, OUTPUT, TENSOR
+from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR
 
 _NO_OPERATIONS = (INPUT, OUTPUT, TENSOR)
 
 # Where auto_map finds the function of each stage. A name that is gone raises: a stage that is not timed would be a lie.
 STAGES: dict[str, tuple[str, ...]] = {
-    "capture": ("fxmap.capture.trace", "fxmap.capture.record", "fxmap.capture.build"),
-    "normalise": ("fxmap.capture.normalize",),
-    "align": ("fxmap.structure.align", "fxmap.plan.align"),
-    "search": ("fxmap.plan.search",),
-    "derive": ("fxmap.structure.derive",),
-    "verify": ("fxmap.automap.prove",),
+    "capture": ("fxmap.capture.captured.trace", "fxmap.capture.captured.record", "fxmap.normalize.network.build"),
+    "normalise": ("fxmap.normalize.network.normalize",),
+    "align": ("fxmap.matching.structure.align", "fxmap.matching.plan.align"),
+    "search": ("fxmap.matching.plan.search",),
+    "derive": ("fxmap.matching.structure.derive",),
+    "verify": ("fxmap.api.automap.prove",),
 }
 
 

@@ -10,7 +10,9 @@
 2
 """
 
-from fxmap.automap import auto_map
+from fxmap.api.automap import auto_map
+from fxmap.api.loading import load, transfer
+from fxmap.api.verification import verify
 from fxmap.errors import (
     CaptureError,
     CheckpointError,
@@ -22,11 +24,9 @@ from fxmap.errors import (
     ProofError,
     QuantizationError,
 )
-from fxmap.mapping import KeyMapping
-from fxmap.proof import Divergence, Proof, Status
-from fxmap.quantization.noise import sqnr
-from fxmap.transfer import load, transfer
-from fxmap.verify import verify
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Divergence, Proof, Status
+from fxmap.run.noise import sqnr
 
 __all__ = [
     "CaptureError",

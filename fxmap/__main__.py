@@ -1,6 +1,6 @@
 """`python -m fxmap`: the command line."""
 
-from fxmap.cli import main
+from fxmap.cli.app import main
 
 if __name__ == "__main__":
     main()

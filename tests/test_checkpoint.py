@@ -10,18 +10,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 import fxmap
-from fxmap import checkpoint
-from fxmap.wrappers import match_prefix
+from fxmap.files.checkpoint import read, unwrap
+from fxmap.files.writing import save
+from fxmap.model.wrappers import match_prefix
 
 
 def test_torch_file(tmp_path: Path) -> None:
     torch.save({"state_dict": nn.Linear(2, 2).state_dict(), "epoch": 3}, tmp_path / "a.pth")
-    assert list(checkpoint.read(tmp_path / "a.pth")) == ["weight", "bias"]
+    assert list(read(tmp_path / "a.pth")) == ["weight", "bias"]
 
 
 def test_safetensors_file(tmp_path: Path) -> None:
     save_file(nn.Linear(2, 2).state_dict(), tmp_path / "a.safetensors")
-    assert set(checkpoint.read(tmp_path / "a.safetensors")) == {"weight", "bias"}
+    assert set(read(tmp_path / "a.safetensors")) == {"weight", "bias"}
 
 
 def test_load_from_a_file_in_one_call(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ class Evil:
 def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"weight": torch.ones(2), "x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(fxmap.CheckpointError, match="would run code"):
-        checkpoint.read(tmp_path / "evil.pth")
+        read(tmp_path / "evil.pth")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -63,24 +64,24 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, suffix: str) -
     file = tmp_path / f"broken{suffix}"
     file.write_bytes(content)
     with pytest.raises(fxmap.CheckpointError, match="broken"):
-        checkpoint.read(file)
+        read(file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(fxmap.CheckpointError, match=r"nowhere\.pth: no such file"):
-        checkpoint.read(tmp_path / "nowhere.pth")
+        read(tmp_path / "nowhere.pth")
 
 
 @pytest.mark.parametrize("data", [{}, [], 3, {"a": 1}, {"state_dict": {}}, {3: torch.ones(1)}])
 def test_what_is_no_state_dict_is_refused(data: object) -> None:
     with pytest.raises(fxmap.CheckpointError):
-        checkpoint.unwrap(data, "here")
+        unwrap(data, "here")
 
 
 def test_a_refusal_names_the_globals_and_what_to_do(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2), "x": Evil(), "model": nn.Linear(2, 2)}, tmp_path / "evil.pth")
     with pytest.raises(fxmap.CheckpointError) as caught:
-        checkpoint.read(tmp_path / "evil.pth")
+        read(tmp_path / "evil.pth")
     text = str(caught.value)
     assert "refused: it holds more than tensors" in text
     # Python's own print may be spelled by its module.
@@ -113,21 +114,21 @@ def test_what_an_index_may_not_say(tmp_path: Path) -> None:
     index = shards(tmp_path, "safetensors")
     (tmp_path / "part-1.safetensors").unlink()
     with pytest.raises(fxmap.CheckpointError, match=r"1 of 2 shards are not beside it: part-1\.safetensors"):
-        checkpoint.read(index)
+        read(index)
     index.write_text('{"weight_map": {"bias": "part-0.safetensors"}}')
     with pytest.raises(fxmap.CheckpointError, match=r"part-0\.safetensors: lacks bias, which model\."):
-        checkpoint.read(index)
+        read(index)
     index.write_text('{"weight_map": {"bias": "../secret.bin"}}')
     with pytest.raises(fxmap.CheckpointError, match=r"the shard '\.\./secret\.bin' is not the name of a file beside it"):
-        checkpoint.read(index)
+        read(index)
     index.write_text("{}")
     with pytest.raises(fxmap.CheckpointError, match="not an index"):
-        checkpoint.read(index)
+        read(index)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(fxmap.CheckpointError, match=r"no such file; a folder: name the file in it"):
-        checkpoint.read(tmp_path)
+        read(tmp_path)
 
 
 def test_weights_are_chosen_and_said(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_weights_are_chosen_and_said(tmp_path: Path) -> None:
 def test_metadata_is_kept(tmp_path: Path) -> None:
     state = nn.BatchNorm1d(2).state_dict()
     torch.save({"state_dict": state}, tmp_path / "a.pth")
-    assert checkpoint.read(tmp_path / "a.pth")._metadata == state._metadata  # type: ignore[attr-defined]
+    assert read(tmp_path / "a.pth")._metadata == state._metadata  # type: ignore[attr-defined]
 
 
 def tied() -> dict[str, torch.Tensor]:
@@ -160,8 +161,8 @@ def tied() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a.pt", "a.bin"])
 def test_what_is_saved_is_read_again(tmp_path: Path, name: str) -> None:
-    checkpoint.save(tied(), tmp_path / name)
-    back = checkpoint.read(tmp_path / name)
+    save(tied(), tmp_path / name)
+    back = read(tmp_path / name)
     for key, value in tied().items():
         assert torch.equal(back[key], value)
         assert back[key].dtype is value.dtype
@@ -170,7 +171,7 @@ def test_what_is_saved_is_read_again(tmp_path: Path, name: str) -> None:
 
 
 def test_a_slice_is_saved_without_the_rest(tmp_path: Path) -> None:
-    checkpoint.save({"part": torch.zeros(1_000_000)[:2]}, tmp_path / "a.pth")
+    save({"part": torch.zeros(1_000_000)[:2]}, tmp_path / "a.pth")
     assert (tmp_path / "a.pth").stat().st_size < 10_000
 
 
@@ -178,10 +179,10 @@ def test_saving_overwrites_only_when_told(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     file.write_text("mine")
     with pytest.raises(fxmap.CheckpointError, match=r"a\.pth: there already, not overwritten"):
-        checkpoint.save(tied(), file)
+        save(tied(), file)
     assert file.read_text() == "mine"
-    checkpoint.save(tied(), file, overwrite=True)
-    assert set(checkpoint.read(file)) == set(tied())
+    save(tied(), file, overwrite=True)
+    assert set(read(file)) == set(tied())
 
 
 def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,18 +193,18 @@ def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     file.write_text("mine")
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(fxmap.CheckpointError, match=r"a\.pth: cannot be written: OSError: no space left"):
-        checkpoint.save(tied(), file, overwrite=True)
+        save(tied(), file, overwrite=True)
     assert file.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:
     with pytest.raises(fxmap.CheckpointError, match=r"must end in \.safetensors"):
-        checkpoint.save(tied(), tmp_path / "a.txt")
+        save(tied(), tmp_path / "a.txt")
     with pytest.raises(fxmap.CheckpointError, match=r"cannot be written"):
-        checkpoint.save(tied(), tmp_path / "nowhere" / "a.pth")
+        save(tied(), tmp_path / "nowhere" / "a.pth")
     with pytest.raises(fxmap.CheckpointError, match=r"q is a str, .* plain tensors alone\. Write a \.pth file"):
-        checkpoint.save({"q": "text"}, tmp_path / "a.safetensors")
+        save({"q": "text"}, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fxmap import FxmapError, cli
+from fxmap import FxmapError
+from fxmap.cli import app as cli
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def replace_run(monkeypatch: pytest.MonkeyPatch, error: BaseException | None = N
         if error is not None:
             raise error
 
-    monkeypatch.setattr("fxmap.demo.run", run)
+    monkeypatch.setattr("fxmap.cli.demo.run.run", run)
     return files
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.mapping import KeyMapping
-from fxmap.search import order_of_channels
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.matching.search.channels import order_of_channels
 from tests.networks import randomised
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

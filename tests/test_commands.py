@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fxmap
-from fxmap import checkpoint, cli
+from fxmap.cli import app as cli
+from fxmap.files.checkpoint import read
 
 LINEAR = "torch.nn:Linear(3, 2)"
 
@@ -86,8 +87,8 @@ def test_convert(run: Any, file: Path, tmp_path: Path) -> None:
     status, out, _ = run("convert", str(file), "--src", LINEAR, "--dst", LINEAR, "-o", str(output))
     assert status == 0
     assert f"wrote {output}: 2 of 2 tensors" in out
-    weight = checkpoint.read(file)["module.weight"]
-    assert torch.equal(checkpoint.read(output)["weight"], weight)
+    weight = read(file)["module.weight"]
+    assert torch.equal(read(output)["weight"], weight)
     status, _, err = run("convert", str(file), "--dst", LINEAR, "-o", str(output))
     assert status == 3
     assert "there already, not overwritten" in err
@@ -114,7 +115,7 @@ def test_convert_calibrates_int8(run: Any, tmp_path: Path) -> None:
     assert status == 3
     assert "activation ranges" in err
     assert run(*arguments, "--calibration", str(tmp_path / "images.pt"))[0] == 0
-    assert checkpoint.read(tmp_path / "int8.pth")["conv1.weight"].is_quantized
+    assert read(tmp_path / "int8.pth")["conv1.weight"].is_quantized
 
 
 def test_calibration_that_is_no_list_of_tensors(run: Any, file: Path, tmp_path: Path) -> None:

@@ -17,9 +17,13 @@ from torch import nn
 from torchvision.models.quantization.utils import quantize_model
 
 import fxmap
-from fxmap import demo
-from fxmap.demo import FORMS, USER_CODE, Measured, Network, Settings, silent
-from fxmap.proof import Status
+from fxmap.cli.demo import data as demo_data
+from fxmap.cli.demo import forms
+from fxmap.cli.demo import run as demo
+from fxmap.cli.demo.data import Network, Settings, silent
+from fxmap.cli.demo.forms import FORMS, Measured
+from fxmap.cli.demo.printing import USER_CODE
+from fxmap.mapping.proof import Status
 
 pytest.importorskip("sklearn")
 
@@ -33,7 +37,7 @@ class Net(nn.Module):
         self.bn1 = nn.BatchNorm2d(8)
         self.conv2 = nn.Conv2d(8, 16, 3, bias=False)
         self.bn2 = nn.BatchNorm2d(16)
-        self.fc = nn.Linear(16, demo.CLASSES)
+        self.fc = nn.Linear(16, demo_data.CLASSES)
 
     def forward(self, x: Any) -> Any:
         x = nn.functional.relu(self.bn1(self.conv1(x)))
@@ -95,7 +99,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     def tell(share: float, text: str, detail: str = "") -> None:
         told.append((share, text, detail))
 
-    file = demo.output_file(tmp_path_factory.mktemp("demo") / "new")
+    file = demo_data.output_file(tmp_path_factory.mktemp("demo") / "new")
     out = StringIO()
     results = demo.run(file, Console(file=out, width=100), lambda: nullcontext(tell), SMALL)
     return Ran(results, out.getvalue(), file, told)
@@ -171,7 +175,9 @@ def test_nothing_global_changes(tmp_path: Path) -> None:
 
 
 def test_a_missing_engine_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "FORMS", (FORMS[0], demo.Form("int8 elsewhere", demo.convert, int8=True, engine="elsewhere")))
+    monkeypatch.setattr(
+        demo, "FORMS", (FORMS[0], forms.Form("int8 elsewhere", forms.convert, int8=True, engine="elsewhere"))
+    )
     out = StringIO()
     results = demo.run(tmp_path / "float.pth", Console(file=out, width=100), lambda: nullcontext(silent), SMALL)
     assert [result.form.name for result in results] == ["quantizable"]
@@ -179,24 +185,24 @@ def test_a_missing_engine_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_fine_tuning_learns_and_repeats() -> None:
-    with demo.isolated(0):
-        data = demo.load_digits(SMALL)
+    with demo_data.isolated(0):
+        data = demo_data.load_digits(SMALL)
     states = []
     for _ in range(2):
-        with demo.isolated(1):
+        with demo_data.isolated(1):
             model = SMALL.network.float_model()
-            demo.fine_tune(model, data, SMALL)
+            demo_data.fine_tune(model, data, SMALL)
             states.append(model.state_dict())
-    assert demo.count_differing(*states) == 0
+    assert forms.count_differing(*states) == 0
     assert not model.training
     assert {norm.momentum for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)} == {0.1}
-    right = demo.logits(model, data.held_out_images).argmax(1) == data.held_out_labels
+    right = forms.logits(model, data.held_out_images).argmax(1) == data.held_out_labels
     assert right.float().mean() > 0.8
 
 
 def test_digits_are_two_balanced_classes_and_no_image_is_used_twice() -> None:
-    with demo.isolated(0):
-        data = demo.load_digits(SMALL)
+    with demo_data.isolated(0):
+        data = demo_data.load_digits(SMALL)
     assert data.images.shape == (64, 3, 24, 24)
     assert data.images.min() >= -1
     assert data.images.max() <= 1
@@ -220,7 +226,7 @@ def test_digits_are_two_balanced_classes_and_no_image_is_used_twice() -> None:
     ],
 )
 def test_count_differing(one: dict[str, Any], other: dict[str, Any], count: int) -> None:
-    assert demo.count_differing(one, other) == count
+    assert forms.count_differing(one, other) == count
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
@@ -228,23 +234,23 @@ def test_quantized_values_differ_by_their_scale_too() -> None:
     one, same = (torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8) for _ in range(2))
     scaled = torch.quantize_per_tensor(torch.full((2,), 0.5), 0.25, 0, torch.qint8)
     assert torch.equal(one.int_repr(), scaled.int_repr())
-    assert demo.count_differing({"a": one}, {"a": same}) == 0
-    assert demo.count_differing({"a": one}, {"a": scaled}) == 1
+    assert forms.count_differing({"a": one}, {"a": same}) == 0
+    assert forms.count_differing({"a": one}, {"a": scaled}) == 1
 
 
 def test_output_file(tmp_path: Path) -> None:
-    file = demo.output_file(tmp_path / "a" / "b")
+    file = demo_data.output_file(tmp_path / "a" / "b")
     assert file == tmp_path / "a" / "b" / "float.pth"
     file.write_text("mine")
     with pytest.raises(FileExistsError, match="--force"):
-        demo.output_file(file.parent)
-    assert demo.output_file(file.parent, force=True) == file
+        demo_data.output_file(file.parent)
+    assert demo_data.output_file(file.parent, force=True) == file
     assert file.read_text() == "mine"
 
 
 def test_the_default_output_is_a_new_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert demo.output_file(None).parent.parent == tmp_path
+    assert demo_data.output_file(None).parent.parent == tmp_path
 
 
 def test_user_code_is_ten_lines_that_fit() -> None:
@@ -265,7 +271,7 @@ def test_the_whole_demo_and_the_code_that_it_shows(tmp_path: Path) -> None:
     assert accuracy is not None
     assert float(accuracy[1]) > 90
     names: dict[str, Any] = {"images": [torch.rand(8, 3, 80, 80)]}
-    with demo.quantized_engine("fbgemm"):
+    with forms.quantized_engine("fbgemm"):
         exec(USER_CODE.replace("float.pth", str(tmp_path / "float.pth")), names)
     assert isinstance(names["mapping"], fxmap.KeyMapping)
     assert names["mapping"].proof.ok

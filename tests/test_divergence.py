@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.expressions import Concat, Slice, Source
+from fxmap.expressions.base import Source
+from fxmap.expressions.layout import Concat, Slice
 from tests.networks import randomised
 
 

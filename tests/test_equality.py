@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fxmap.equality import effective, same_tensors
-from fxmap.expressions import fold
-from fxmap.graph import Op
+from fxmap.expressions.functions import fold
+from fxmap.graph.opgraph import Op
+from fxmap.prove.equality import effective, same_tensors
 
 GENERATOR = torch.Generator().manual_seed(0)
 

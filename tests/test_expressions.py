@@ -12,45 +12,39 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import fxmap
 from benchmarks.recipes import same_value
-from fxmap.expressions import (
-    KINDS,
-    Assembled,
+from fxmap.expressions.arithmetic import (
     Centred,
-    Columns,
-    Concat,
-    Dequantized,
-    DequantizedParts,
     Difference,
-    Expression,
     FoldedBias,
     FoldedWeight,
     Full,
-    Gather,
     IdentityKernel,
     NeutralVariance,
     Number,
-    Packed,
-    PackedObject,
     Product,
-    Quantized,
-    QuantizedPart,
-    Requantized,
-    Reshape,
     RowScaled,
     Scaled,
     Shifted,
     Size,
-    Slice,
-    Source,
     Sum,
-    Transpose,
-    Unpacked,
     WeightNormed,
-    neutral_variance,
-    parse,
-    substitute,
 )
-from fxmap.quantization.scheme import Scheme, is_narrow
+from fxmap.expressions.base import Expression, Source, substitute
+from fxmap.expressions.functions import neutral_variance
+from fxmap.expressions.layout import Columns, Concat, Gather, Reshape, Slice, Transpose
+from fxmap.expressions.quantized import (
+    Assembled,
+    Dequantized,
+    DequantizedParts,
+    Packed,
+    PackedObject,
+    Quantized,
+    QuantizedPart,
+    Requantized,
+    Unpacked,
+)
+from fxmap.expressions.scheme import Scheme, is_narrow
+from fxmap.expressions.serial import KINDS, parse
 from tests.networks import randomised
 
 A, B = Source("a"), Source("b")

@@ -6,7 +6,7 @@ import torch
 import fxmap
 from benchmarks import recipes
 from benchmarks.recipes import Form, same_value
-from fxmap.proof import Status
+from fxmap.mapping.proof import Status
 from tests.networks import renamed
 
 FAST = ["resnet18", "mobilenet_v3_large", "shufflenet_v2_x0_5"]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.checkpoint import open_checkpoint
+from fxmap.files.checkpoint import open_checkpoint
 
 Damage = Callable[[random.Random, bytes], bytes]
 

@@ -8,7 +8,7 @@ import torch
 import fxmap
 from benchmarks import recipes
 from benchmarks.recipes import Form, same_value
-from fxmap.proof import Status
+from fxmap.mapping.proof import Status
 
 # The others differ in nothing that the small network of tests/quantization does not have.
 FX = [

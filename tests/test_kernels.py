@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fxmap.kernels import DoubleKernels, can_part, grouped_mm
+from fxmap.model.kernels import DoubleKernels, can_part, grouped_mm
 
 
 @pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this release of torch has no grouped_mm")

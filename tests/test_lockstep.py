@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxmap.lockstep import Watch, corresponding, distance
+from fxmap.run.distance import corresponding, distance
+from fxmap.run.lockstep import Watch
 
 A, B, C = torch.zeros(2), torch.ones(2), torch.ones(3)
 INFINITE = float("inf")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxmap
-from fxmap.expressions import Source
-from fxmap.mapping import KeyMapping
-from fxmap.proof import Status
+from fxmap.expressions.base import Source
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
 from tests.networks import planted_pair, randomised
 
 

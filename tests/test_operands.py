@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.expressions import Full, Shifted, Source
-from fxmap.mapping import KeyMapping
+from fxmap.expressions.arithmetic import Full, Shifted
+from fxmap.expressions.base import Source
+from fxmap.mapping.key_mapping import KeyMapping
 from tests.networks import randomised
 
 WIDTH, LENGTH = 8, 5

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.inputs import as_inputs
-from fxmap.precision import behind_tables
-from fxmap.side import side
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
+from fxmap.run.precision import behind_tables
 from tests.networks import randomised
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 import fxmap
 from benchmarks import planted_tokens as token_networks
 from benchmarks.planted import planted_pair
-from fxmap.expressions import FoldedBias, FoldedWeight, Source
-from fxmap.proof import Status
+from fxmap.expressions.arithmetic import FoldedBias, FoldedWeight
+from fxmap.expressions.base import Source
+from fxmap.mapping.proof import Status
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

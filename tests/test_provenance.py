@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.expressions import Concat, Gather, Slice, Source
-from fxmap.inputs import as_inputs
-from fxmap.mapping import KeyMapping
-from fxmap.proof import Status
-from fxmap.side import side
+from fxmap.expressions.base import Source
+from fxmap.expressions.layout import Concat, Gather, Slice
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
 from tests.networks import randomised
 
 HEADS, WIDTH = 2, 8

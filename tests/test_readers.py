@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.proof import Status
+from fxmap.mapping.proof import Status
 from tests.networks import randomised
 
 X = torch.randn(2, 5, 8)

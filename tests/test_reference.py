@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fxmap.checkpoint import Checkpoint
+from fxmap.cli.references import FactoryError, UsageError, parse, resolve
 from fxmap.errors import CheckpointError
-from fxmap.reference import FactoryError, UsageError, parse, resolve
+from fxmap.files.checkpoint import Checkpoint
 
 
 def test_a_name_is_taken_apart() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.provenance import _Flow
+from fxmap.normalize.split import _Flow
 from tests.networks import randomised
 
 HEADS, SIZE, LENGTH = 2, 8, 6

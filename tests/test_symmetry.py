@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.align import Pair
-from fxmap.graph import Op, OpGraph
-from fxmap.proof import Status
-from fxmap.symmetry import exchange, rivals, ties
+from fxmap.graph.opgraph import Op, OpGraph
+from fxmap.mapping.proof import Status
+from fxmap.matching.align.alignment import Pair
+from fxmap.matching.align.symmetry import exchange, rivals, ties
 from tests.networks import randomised
 
 

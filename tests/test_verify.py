@@ -12,9 +12,10 @@ from torchvision.models import ResNet, shufflenet_v2_x0_5
 from torchvision.models.resnet import BasicBlock
 
 import fxmap
-from fxmap.expressions import Expression, Gather, Source
-from fxmap.mapping import KeyMapping
-from fxmap.proof import Status
+from fxmap.expressions.base import Expression, Source
+from fxmap.expressions.layout import Gather
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
 from tests.networks import planted_pair, randomised
 
 

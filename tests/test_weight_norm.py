@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.expressions import parse
+from fxmap.expressions.serial import parse
 from tests.networks import randomised
 
 Norm = Callable[[nn.Module], nn.Module]

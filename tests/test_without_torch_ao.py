@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from torch import nn
 import fxmap
-from fxmap.checkpoint import save
+from fxmap.files.writing import save
 
 src = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.Flatten(), nn.Linear(4, 2)).eval()
 dst = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(4, 2)).eval()

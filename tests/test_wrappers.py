@@ -11,8 +11,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrizations, weight_norm
 
 import fxmap
-from fxmap.align.names import map_by_name
-from fxmap.wrappers import match_prefix, plain, spell
+from fxmap.matching.keys.mapper import map_by_name
+from fxmap.model.wrappers import match_prefix, plain, spell
 
 State = dict[str, Tensor]
 

@@ -18,7 +18,7 @@ import fxmap
 from benchmarks.accuracy.problems import Answer, Problem
 from benchmarks.names_data import Tree
 from benchmarks.names_peers import PEERS
-from fxmap.align.names import map_by_name
+from fxmap.matching.keys.mapper import map_by_name
 
 OURS = "fxmap"
 _LEFT = (fxmap.Status.KEPT, fxmap.Status.MISSING, fxmap.Status.MISMATCHED)

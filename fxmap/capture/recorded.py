@@ -16,14 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from fxmap.capture.contract import contract
 from fxmap.capture.recurrent import Unrolled
-from fxmap.capture.regroup import regroup
-from fxmap.capture.replica import run_fresh
+from fxmap.capture.rewrites.contract import contract
+from fxmap.capture.rewrites.regroup import regroup
 from fxmap.errors import CaptureError
-from fxmap.graph import out_of_place
-from fxmap.kernels import can_part, grouped_mm
-from fxmap.values import tensors_of
+from fxmap.graph.kinds import out_of_place
+from fxmap.model.kernels import can_part, grouped_mm
+from fxmap.model.replica import run_fresh
+from fxmap.model.tensors import tensors_of
 
 
 @dataclass
@@ -125,9 +125,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default}
+
+
 # What gives as many rows as it finds; and what writes into a value whose shape does not depend on what is written.
 _COUNTING = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive"}
+
+
 _INTO = ("index_put", "index_add", "index_copy", "scatter")
+
+
 # Operations that are several in one: whether a call can be written out, and what as.
 _WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
     torch.ops.aten.addcmul.default: (lambda *_, value=1: value == 1, lambda a, b, c, value=1: a + b * c),

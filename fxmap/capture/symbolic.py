@@ -17,8 +17,8 @@ from torch import fx, nn
 from torch.fx.proxy import ParameterProxy
 
 import fxmap.errors as fxmap_errors
-from fxmap.capture.replica import named_tensors
 from fxmap.errors import CaptureError
+from fxmap.model.replica import named_tensors
 
 
 class FunctionTracer(fx.Tracer):

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import calibration, recipes
 from benchmarks.calibration import DISTILLED, REAL, SGD, Trained
-from fxmap.demo import Digits
+from fxmap.cli.demo.data import Digits
 
 
 def untrained(name: str) -> Trained:

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.graph import OpGraph
-from fxmap.inputs import as_inputs
-from fxmap.lockstep import ValueInterpreter
-from fxmap.side import side
+from fxmap.graph.opgraph import OpGraph
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
+from fxmap.run.interpreter import ValueInterpreter
 from tests.networks import randomised
 
 X = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))

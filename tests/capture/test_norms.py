@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.capture.norms import scaling_norms, take_apart
-from fxmap.inputs import as_inputs
-from fxmap.lockstep import ValueInterpreter
-from fxmap.side import side
+from fxmap.capture.rewrites.norms import scaling_norms, take_apart
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
+from fxmap.run.interpreter import ValueInterpreter
 from tests.networks import randomised
 
 X = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))

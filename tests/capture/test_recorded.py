@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import vision_transformer
 
 import fxmap
-from fxmap.capture.replica import named_tensors, replicate
 from fxmap.capture.symbolic import trace
+from fxmap.model.replica import named_tensors, replicate
 from tests.networks import randomised
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.capture.recurrent import Unrolled
-from fxmap.inputs import as_inputs
-from fxmap.side import side
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
 from tests.networks import randomised
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}

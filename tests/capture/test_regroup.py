@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxmap.graph import CONSTANT, TENSOR
-from fxmap.inputs import as_inputs
-from fxmap.lockstep import ValueInterpreter
-from fxmap.side import side
+from fxmap.graph.opgraph import CONSTANT, TENSOR
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
+from fxmap.run.interpreter import ValueInterpreter
 
 X = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
 

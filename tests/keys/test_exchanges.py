@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.align.names import map_by_name
-from fxmap.trial import ask
+from fxmap.matching.keys.destination import ask
+from fxmap.matching.keys.mapper import map_by_name
 
 
 def branch() -> nn.Sequential:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import fxmap
 from benchmarks.names import OURS, measure
 from benchmarks.names_data import NamedPair, read
-from fxmap.align.names import map_by_name
-from fxmap.keys import evidence, matching
+from fxmap.matching.keys import evidence, matching
+from fxmap.matching.keys.mapper import map_by_name
 
 PAIRS = {pair.id: pair for pair in read()}
 

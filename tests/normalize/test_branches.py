@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import fxmap
-from fxmap.mapping import KeyMapping
-from fxmap.proof import Status
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
 from tests.networks import randomised
 
 X = torch.randn(2, 3, 9, 9)

@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.capture import capture
-from fxmap.capture.replica import replicate
-from fxmap.graph import TENSOR
-from fxmap.inputs import as_inputs
-from fxmap.proof import Status
-from fxmap.side import side
+from fxmap.capture.captured import capture
+from fxmap.graph.opgraph import TENSOR
+from fxmap.mapping.proof import Status
+from fxmap.matching.sides import side
+from fxmap.model.inputs import as_inputs
+from fxmap.model.replica import replicate
+from fxmap.normalize.network import Network
 
 
 def _kinds(model: nn.Module, x: Tensor | None = None) -> list[str]:
-    ops = capture(replicate(model)).ops if x is None else side(model, as_inputs(x)).main.ops
+    ops = Network.of(capture(replicate(model))).ops if x is None else side(model, as_inputs(x)).main.ops
     return [op.kind for op in ops.ops() if op.kind != TENSOR]
 
 

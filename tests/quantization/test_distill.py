@@ -8,7 +8,7 @@ import torch.ao.quantization as tq
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.quantization.distill import distilled
+from fxmap.forms.distill import distilled
 
 
 class Plain(nn.Module):

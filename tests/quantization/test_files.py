@@ -15,9 +15,10 @@ from torch import nn
 import fxmap
 from benchmarks import recipes_modules as recipes
 from benchmarks.recipes import Form, engine
-from fxmap.checkpoint import read, save
-from fxmap.quantization.files import ENTRY
-from fxmap.quantization.noise import equal_states
+from fxmap.files.checkpoint import read
+from fxmap.files.quantized import ENTRY
+from fxmap.files.writing import save
+from fxmap.run.noise import equal_states
 
 
 @pytest.fixture(autouse=True)

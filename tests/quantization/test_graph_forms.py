@@ -15,8 +15,9 @@ from torch.ao.quantization import quantize_fx
 import fxmap
 from benchmarks.graph_recipes import BUILDERS, show
 from benchmarks.recipes import same_value, sqnr
-from fxmap.proof import Status
-from fxmap.quantization.twin import Stage, float_twin
+from fxmap.forms.stage import Stage
+from fxmap.forms.twin import float_twin
+from fxmap.mapping.proof import Status
 from tests.quantization.graph_networks import branches, eps_of, form, images
 
 pytest.importorskip("torchao.quantization.pt2e")

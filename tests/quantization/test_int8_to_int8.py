@@ -15,9 +15,10 @@ import fxmap
 from benchmarks import recipes_modules
 from benchmarks.graph_recipes import BUILDERS, show
 from benchmarks.recipes import Form, engine, same_value, sqnr
-from fxmap.expressions import Requantized, contains
-from fxmap.proof import Status
-from fxmap.quantization.noise import equal_states
+from fxmap.expressions.base import contains
+from fxmap.expressions.quantized import Requantized
+from fxmap.mapping.proof import Status
+from fxmap.run.noise import equal_states
 from tests.quantization.graph_networks import images
 
 pytest.importorskip("torchao.quantization.pt2e")

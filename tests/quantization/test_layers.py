@@ -11,8 +11,8 @@ from torch import nn
 import fxmap
 from benchmarks import recipes_modules as recipes
 from benchmarks.recipes import Form, engine
-from fxmap.proof import Status
-from fxmap.quantization.noise import equal_states
+from fxmap.mapping.proof import Status
+from fxmap.run.noise import equal_states
 
 FLOAT_FORMS = [Form.QUANTIZABLE, Form.FUSED, Form.FUSED_QAT, Form.QAT, Form.DYNAMIC]
 

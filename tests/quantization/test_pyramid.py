@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fxmap.quantization.pyramid import Pyramid
+from fxmap.forms.pyramid import Pyramid
 
 SHAPES = [
     (4, 3),

@@ -8,7 +8,7 @@ import torch.ao.quantization as tq
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.quantization.noise import equal_states
+from fxmap.run.noise import equal_states
 
 
 class Saturating(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.proof import Status
-from fxmap.quantization.wrapped import is_wrapped, quantize_as
+from fxmap.expressions.wrapped import is_wrapped, quantize_as
+from fxmap.mapping.proof import Status
 
 quantization = pytest.importorskip("torchao.quantization")
 qat = pytest.importorskip("torchao.quantization.qat")

@@ -6,7 +6,7 @@ import torch.ao.quantization as tq
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.quantization.packing import pack
+from fxmap.expressions.packing import pack
 
 
 class Net(nn.Module):

@@ -1,0 +1,297 @@
+"""transfer and load: from a source to a filled destination, in one call and in place."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from fxmap.api.automap import auto_map
+from fxmap.errors import QuantizationError
+from fxmap.expressions.base import Expression, contains
+from fxmap.expressions.quantized import Requantized
+from fxmap.files.checkpoint import open_checkpoint
+from fxmap.forms.distill import distilled_batches
+from fxmap.forms.eager import arguments, calibrated_state, filled_twin
+from fxmap.forms.fx_mode import calibrated_graph_state
+from fxmap.forms.pt2e import Refilled, refill, rewrite_literals
+from fxmap.forms.saturation import FULL_RANGE, Saturations
+from fxmap.forms.stage import Stage
+from fxmap.forms.twin import float_twin
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
+from fxmap.model.replica import replicate
+from fxmap.model.wrappers import match_prefix, unwrap
+from fxmap.run.noise import loss
+
+Calibration = Iterable[Any] | Literal["keep", "distilled"] | None
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How a destination is filled: the options of `transfer` and `load` that concern writing.
+
+    Raises:
+        ValueError: an option has a value that it does not take.
+    """
+
+    calibration: Calibration = None
+    qconfig: Any = None
+    on_mismatch: Literal["raise", "keep"] = "raise"
+    relu6: Literal["reference", "clamp"] = "reference"
+    example_inputs: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.calibration, str) and self.calibration not in ("keep", "distilled"):
+            raise ValueError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
+        if self.relu6 not in ("reference", "clamp"):
+            raise ValueError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
+        if self.relu6 == "clamp" and self.calibration in (None, "keep"):
+            raise ValueError('relu6="clamp" bounds ranges while they are calibrated; give calibration=batches with it')
+
+
+def transfer(
+    src: nn.Module,
+    dst: nn.Module,
+    *,
+    calibration: Calibration = None,
+    qconfig: Any = None,
+    on_mismatch: Literal["raise", "keep"] = "raise",
+    relu6: Literal["reference", "clamp"] = "reference",
+    example_inputs: Any = None,
+    verify: bool | Literal["required"] = True,
+    absorb_eps: bool = False,
+) -> KeyMapping:
+    """Load the source model's weights into the destination model, in place; all or nothing.
+
+    Args:
+        src: the source model; it is not changed.
+        dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
+        calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
+            images); or "distilled", to make images of which the source's batch norms have the statistics that they
+            remember; or "keep" to keep the destination's own activation ranges at your word. None is needed where the source
+            is int8 as well, and has a range for every place where the destination has one.
+        qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
+            activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
+            be a QConfigMapping, for one of PT2E it makes an observer of activations.
+        on_mismatch: as in `KeyMapping.load_into`.
+        relu6: where the source has ReLU6 and an int8 destination ReLU (torchvision's MobileNetV2), "reference" gives the
+            ranges of the usual recipe, and the report says what that costs; "clamp" ends these ranges at 6, so that the
+            saturation of the integers is the ReLU6. They use all of 0..255, which not every kernel adds up exactly; the
+            other ranges are those of `qconfig`, by default with a bit of headroom.
+        example_inputs, verify, absorb_eps: as in `auto_map`; distilled images have the size of these inputs.
+
+    Returns:
+        The mapping; ranges that the batches gave are `calibrated`, those of an int8 source `taken`.
+
+    Raises:
+        MissingCalibration: static int8 without `calibration`, and ranges that the source does not have.
+        QuantizationError: batches or scheme are refused, the destination can't run as it was built, or images cannot be
+            distilled, since the source has no batch norm.
+        LoadError, DifferentNetworks: as in `KeyMapping.load_into`.
+    """
+    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
+    mapping = auto_map(src, dst, example_inputs=example_inputs, verify=verify, absorb_eps=absorb_eps)
+    return fill(mapping, src, dst, src.state_dict(), options)
+
+
+def load(
+    dst: nn.Module,
+    checkpoint_file: str | Path | Mapping[str, Any],
+    *,
+    src: nn.Module | None = None,
+    weights: str | None = None,
+    calibration: Calibration = None,
+    qconfig: Any = None,
+    on_mismatch: Literal["raise", "keep"] = "raise",
+    relu6: Literal["reference", "clamp"] = "reference",
+    example_inputs: Any = None,
+    verify: bool | Literal["required"] = True,
+) -> KeyMapping:
+    """Load a checkpoint file into the destination model; all or nothing.
+
+    Args:
+        dst: the destination, as in `transfer`.
+        checkpoint_file: a .safetensors file, a file of torch.save (read with weights_only=True), the index of a checkpoint
+            in several files, or a state dict.
+        src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
+            keys are matched by shapes, names and order, which proves nothing.
+        weights: which weights of the file, where it holds several, such as "ema"; by default the raw ones.
+        calibration, qconfig, on_mismatch, relu6, example_inputs, verify: as in `transfer`.
+
+    Raises:
+        CheckpointError: the file cannot be read safely.
+        As `transfer`.
+    """
+    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
+    found = open_checkpoint(checkpoint_file, weights)
+    state = found.state
+    mapping = auto_map(state if src is None else src, dst, example_inputs=example_inputs, verify=verify)
+    mapping = mapping.with_knowledge(notes=(*mapping.knowledge.notes, *found.notes))
+    return fill(mapping, src, dst, state, options)
+
+
+def fill(
+    mapping: KeyMapping, src: nn.Module | None, dst: nn.Module, state: Mapping[str, Any], options: Filling
+) -> KeyMapping:
+    """Write a destination by a mapping that was made for it, calibrating it where it needs ranges."""
+    calibration = options.calibration
+    if mapping.knowledge.blocked:
+        raise QuantizationError(mapping.knowledge.blocked)
+    stage = float_twin(unwrap(dst)[0]).stage
+    if calibration is not None:
+        mapping = mapping.without_ranges()
+    if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
+        mapping.load_into(dst, state, options.on_mismatch)
+        return mapping
+    if options.on_mismatch == "raise":
+        mapping.require_complete()
+    if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
+        mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
+        return mapping
+    if not stage.takes_calibration:
+        raise QuantizationError(
+            f"calibration was given, but the destination has no activation ranges: it is {stage.value}. "
+            + "".join(f"{note}. " for note in mapping.knowledge.notes)
+            + "Leave calibration out to load the float weights, or build the stage that has ranges: converted to int8, or "
+            f"prepared with observers{', by prepare instead of prepare_qat' if stage.is_qat else ''}."
+        )
+    if options.relu6 == "clamp" and stage is not Stage.CONVERTED:
+        raise QuantizationError(
+            f'relu6="clamp" sets the ranges of a static int8 destination, and this one is {stage.value}: its ranges are '
+            "made when it is converted. Convert it first"
+        )
+    if calibration == "distilled":
+        images, note = distilled_batches(src, state, options.example_inputs)
+        filled = _calibrate(mapping, src, dst, stage, state, replace(options, calibration=images))
+        return filled.with_knowledge(notes=(*filled.knowledge.notes, note))
+    return _calibrate(mapping, src, dst, stage, state, options)
+
+
+def _calibrate(
+    mapping: KeyMapping,
+    src: nn.Module | None,
+    dst: nn.Module,
+    stage: Stage,
+    state: Mapping[str, Any],
+    options: Filling,
+) -> KeyMapping:
+    inner, prefix = unwrap(dst)
+    calibration = options.calibration
+    batches = None if calibration is None or isinstance(calibration, str) else _First(calibration)
+    state, _ = match_prefix(state, mapping.sources())
+    own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
+    lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
+    kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
+    bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
+    made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded, mapping.knowledge.literals)
+    values = made.state
+    if options.qconfig is None:
+        # Integers that the source has in the destination's scheme are not made anew.
+        values |= {key: part.evaluate(state) for key, part in own.items() if contains(part, Requantized) and key not in kept}
+    full = OrderedDict((prefix + key, value) for key, value in values.items())
+    before = made.write(inner)
+    try:
+        mapping.write(dst, full)
+    except BaseException:
+        rewrite_literals(inner, before)
+        raise
+    if batches is None:
+        return mapping
+    observed = {
+        key: Status.CALIBRATED
+        for key, status in mapping.knowledge.statuses.items()
+        if status is Status.KEPT
+        and key.removeprefix(prefix) not in kept
+        and _is_range(mapping.knowledge.reasons.get(key, ""))
+    }
+    notes = [note for note in mapping.knowledge.notes if "activation ranges cannot be made" not in note]
+    if src is not None and mapping.knowledge.ranges:
+        notes.append(f"{_FIRST}: {_against(src, state, inner, batches.first)}")
+    if mapping.knowledge.saturating:
+        notes.append(
+            f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers; {FULL_RANGE}"
+            if bounded
+            else _cost_of_relu(mapping, src, state, filled_twin(inner, own, state).module, batches.first)
+        )
+    return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
+
+
+def _made(
+    inner: nn.Module,
+    stage: Stage,
+    expressions: Mapping[str, Expression],
+    state: Mapping[str, Any],
+    batches: "_First | None",
+    options: Filling,
+    kept: frozenset[str],
+    saturating: Saturations,
+    ranges: Mapping[str, tuple[Expression, Expression]],
+) -> Refilled:
+    """Make the destination's state, by the way that its form was made."""
+    if isinstance(inner, fx.GraphModule) and stage is Stage.PT2E_CONVERTED:
+        return refill(inner, expressions, state, batches, options.qconfig, kept, ranges)
+    assert batches is not None
+    if isinstance(inner, fx.GraphModule):
+        return Refilled(calibrated_graph_state(inner, expressions, state, batches, options.qconfig, kept), {})
+    return Refilled(calibrated_state(inner, expressions, state, batches, options.qconfig, kept, saturating), {})
+
+
+def _is_range(reason: str) -> bool:
+    return reason in ("activation range", "observer")
+
+
+def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:
+    """Return the ranges of the modules whose weights have no source and which no batch reaches."""
+    owners = {key.removesuffix("._packed_params._packed_params").removesuffix(".weight") for key in weights}
+    ranges = (key.removeprefix(prefix) for key in mapping.knowledge.ranges)
+    return {key for key in ranges if key.rpartition(".")[0] in owners}
+
+
+_FIRST = "against the float source on the first calibration batch"
+
+
+def _cost_of_relu(mapping: KeyMapping, src: nn.Module | None, state: Mapping[str, Any], twin: nn.Module, batch: Any) -> str:
+    """Say what it costs that the destination's relus do not saturate: its float function against the source's."""
+    bounds = mapping.knowledge.saturating
+    bound = next(iter(bounds.values()))[1]
+    cost = "" if src is None else f"; without any rounding, {_against(src, state, twin, batch)}"
+    return (
+        f"the source clamps at {bound:g} where the destination has {len(bounds)} relus that do not saturate{cost}. "
+        f'relu6="clamp" lets their int8 ranges end at {bound:g}, which computes the source\'s function'
+    )
+
+
+def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:
+    """Say how far a filled destination is from the float source on one batch."""
+    reference = replicate(unwrap(src)[0]).eval()
+    plain = {key: value for key, value in _inner(src, state).items() if isinstance(value, Tensor)}
+    result = replicate(dst).eval()
+    args, kwargs = arguments(reference, batch)
+    try:
+        ratio = loss(lambda: functional_call(reference, plain, args, kwargs), lambda: result(*args, **kwargs))
+    except QuantizationError as error:
+        return f"not known, {error}"
+    return f"{ratio:.1f} dB signal to noise"
+
+
+def _inner(src: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    prefix = unwrap(src)[1]
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+class _First:
+    """Iterates over batches once, and remembers the first."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+        self.first: Any = None
+
+    def __iter__(self) -> Any:
+        for index, batch in enumerate(self.batches):
+            if index == 0:
+                self.first = batch
+            yield batch

@@ -1,0 +1,86 @@
+"""verify: prove any mapping between two models."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from fxmap.errors import MappingError, QuantizationError, shorten
+from fxmap.expressions.base import Expression
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Proof
+from fxmap.matching.plan import make_plan
+from fxmap.matching.structure import Plan
+from fxmap.model.inputs import Given
+from fxmap.model.replica import replicate
+from fxmap.prove.trial import Choice, proof_of
+from fxmap.run.noise import equal_states, loss
+
+
+def verify(
+    src: nn.Module,
+    dst: nn.Module,
+    mapping: Mapping[str, Expression | str],
+    example_inputs: Any = None,
+    dst_inputs: Any = None,
+) -> Proof:
+    """Prove any mapping between two models, also one written by hand or read from JSON. Neither model is changed.
+
+    Args:
+        src, dst: the two models.
+        mapping: a KeyMapping, or what one can be made of.
+        example_inputs: what both models accept, a tensor, a tuple or a dict of keyword arguments; inferred where it is left
+            out. With `dst_inputs`, what the source accepts.
+
+    Returns:
+        The proof. `ok` is false where a key that the output depends on is absent or wrong.
+
+    Raises:
+        CaptureError: a model has no graph.
+        MappingError: the mapping makes a key that the destination does not have, or reads one that the source does not.
+
+    Cost: as `auto_map`.
+
+    >>> src, dst = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    >>> proof = verify(src, dst, {"0.weight": "1.weight", "0.bias": "0.bias", "1.weight": "0.weight", "1.bias": "1.bias"})
+    >>> proof.ok
+    False
+    >>> print(proof.divergence.attribute)
+    0.weight is 1.weight, which is not 0.weight
+    """
+    by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
+    _check_keys(by_hand, src, dst)
+    given = Given.of(example_inputs, dst_inputs)
+    own, plan = make_plan(src, dst, given)
+    proof = proof_of(KeyMapping(by_hand, own.knowledge), plan, given)
+    return replace(proof, sqnr=_loss(by_hand, src, plan, given)) if plan.dst.twin.converted else proof
+
+
+def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> float | None:
+    """Measure an int8 destination against the float source, if it holds what the mapping makes of that."""
+    state, own, choice = src.state_dict(), plan.dst.model.state_dict(), Choice.of(plan, given)
+    prefix = plan.dst.prefix
+    if choice is None or choice.first[0].forward or choice.first[1].forward:
+        return None
+    if not all(equal_states(own[key.removeprefix(prefix)], part.evaluate(state)) for key, part in mapping.items()):
+        return None
+    reference, filled = (replicate(side.model).eval() for side in (plan.src, plan.dst))
+    try:
+        return loss(lambda: choice.first[0].call(reference), lambda: choice.first[1].call(filled))
+    except QuantizationError:
+        return None
+
+
+def _check_keys(mapping: KeyMapping, src: nn.Module, dst: nn.Module) -> None:
+    for model, used, what in ((dst, set(mapping), "destination"), (src, mapping.sources(), "source")):
+        known = list(model.state_dict())
+        strangers = sorted(used.difference(known))
+        if strangers:
+            close = get_close_matches(strangers[0], known, n=1)
+            hint = f"; the closest is {close[0]}" if close else ""
+            raise MappingError(
+                f"{shorten(strangers)}: no key of the {what}, which has {len(known)} keys{hint}. "
+                "Correct the mapping, or make it with fxmap.auto_map"
+            )

@@ -1,0 +1,1 @@
+"""Rewrites of recorded graphs: equations that hold for every input."""

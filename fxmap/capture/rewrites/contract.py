@@ -1,0 +1,137 @@
+"""Contract: an einsum with weights is a linear layer. Rewrites of a recorded graph that hold for every input.
+
+    bmm(x, w) = mm(x, w)                               where the batch is one, and w depends on parameters alone
+    movement(mm(x, w)) + b = movement(mm(x, w) + b')   where b has one number for every column of w, in their order
+    (x + movement(mm(y, w))) + b = x + (movement(mm(y, w)) + b)
+
+`einsum("bnd,hdk->bhnk", x, wq) + bq` records as such a product, its heads moved to the front, and a bias for each of them.
+"""
+
+import math
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxmap.capture.rewrites.origins import Origins
+
+_ATEN = torch.ops.aten
+
+
+_BMM, _MM, _ADD, _VIEW, _T = _ATEN.bmm.default, _ATEN.mm.default, _ATEN.add.Tensor, _ATEN.view.default, _ATEN.t.default
+
+
+_MOVEMENT = {
+    *(_VIEW, _ATEN._unsafe_view.default, _ATEN.reshape.default, _ATEN.permute.default, _ATEN.transpose.int, _T),
+    *(_ATEN.unsqueeze.default, _ATEN.squeeze.dim, _ATEN.clone.default, _ATEN.contiguous.default),
+}
+
+
+def contract(graph: fx.Graph, paths: Container[str]) -> None:
+    """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes.
+
+    What a bias of a moved product is added to is followed number by number: linear in the size of that value too.
+    """
+    origins = Origins(graph, paths)
+    for node in list(graph.nodes):
+        origins.see(node)
+        made = None
+        if node.target is _BMM:
+            made = _product(node, origins)
+        elif node.target is _ADD:
+            made = _with_bias(node, origins)
+        if made is not None:
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
+
+
+def _product(node: fx.Node, origins: Origins) -> fx.Node | None:
+    """Write a product of a batch of one with a weight as a product of matrices."""
+    one, other = node.all_input_nodes if len(node.all_input_nodes) == 2 else (node, node)
+    shapes = one.meta.get("shape", ()), other.meta.get("shape", ())
+    if origins.is_weight(one) == origins.is_weight(other) or not all(len(s) == 3 and s[0] == 1 for s in shapes):
+        return None
+    rows, columns = shapes[0][1], shapes[1][2]
+    with origins.graph.inserting_before(node):
+        left, right = (
+            origins.insert(node, _VIEW, (part, list(shape[1:])), shape[1:])
+            for part, shape in zip((one, other), shapes, strict=True)
+        )
+        if origins.is_weight(other):
+            product = origins.insert(node, _MM, (left, right), (rows, columns))
+        else:
+            turned = [origins.insert(node, _T, (part,), part.meta["shape"][::-1]) for part in (right, left)]
+            product = origins.insert(node, _MM, tuple(turned), (columns, rows))
+            product = origins.insert(node, _T, (product,), (rows, columns))
+        return origins.insert(node, _VIEW, (product, [1, rows, columns]), (1, rows, columns))
+
+
+def _with_bias(node: fx.Node, origins: Origins) -> fx.Node | None:
+    """Add a bias to a product itself, and not behind the movement of what the product gives, or to a sum with it."""
+    operands: list[Any] = list(node.args)
+    for value, bias in (operands, operands[::-1]) if len(operands) == 2 and not node.kwargs else ():
+        if not origins.is_weight(bias) or "shape" not in bias.meta:
+            continue
+        with origins.graph.inserting_before(node):
+            made = _biased(node, value, bias, origins)
+            if made is not None:
+                return made
+            for summand, other in _summands(value, node):
+                made = _biased(node, summand, bias, origins)
+                if made is not None:
+                    return origins.insert(node, _ADD, (other, made), node.meta["shape"])
+    return None
+
+
+def _summands(value: Any, total: fx.Node) -> list[tuple[Any, Any]]:
+    """Return both summands of a sum that nothing else reads and whose shape the total has, each with the other one."""
+    if not isinstance(value, fx.Node) or value.target is not _ADD or len(value.args) != 2 or value.kwargs:
+        return []
+    if len(value.users) > 1 or value.meta.get("shape") != total.meta.get("shape"):
+        return []
+    one, other = value.args
+    return [(one, other), (other, one)]
+
+
+def _biased(node: fx.Node, value: Any, bias: fx.Node, origins: Origins) -> fx.Node | None:
+    """Return a moved product with a bias that is added before the movement; None where it is none, or not one a column."""
+    product, chain = _moved(value)
+    if not chain or not _one_a_column(product, chain, bias.meta["shape"]):
+        return None
+    columns = product.meta["shape"][-1]
+    flat = origins.insert(node, _VIEW, (bias, [columns]), (columns,)) if len(bias.meta["shape"]) != 1 else bias
+    made = origins.insert(product, _ADD, (product, flat), product.meta["shape"])
+    for step in chain:
+        made = origins.insert(step, step.target, (made, *step.args[1:]), step.meta.get("shape", ()))
+        made.kwargs = dict(step.kwargs)
+    return made
+
+
+def _moved(value: Any) -> tuple[fx.Node, list[fx.Node]]:
+    """Return the product that a value is, and how it is moved, first step first; no steps where it is no such value."""
+    chain: list[fx.Node] = []
+    while isinstance(value, fx.Node) and value.target in _MOVEMENT and len(value.users) == 1:
+        chain.append(value)
+        value = value.args[0]
+    known = isinstance(value, fx.Node) and value.target is _MM and len(value.users) == 1 and "shape" in value.meta
+    return value, chain[::-1] if known else []
+
+
+def _one_a_column(product: fx.Node, chain: list[fx.Node], bias: tuple[int, ...]) -> bool:
+    """Whether each number of a bias meets one column of the product, in the order of the columns."""
+    columns = product.meta["shape"][-1]
+    numbers = torch.arange(math.prod(bias)).reshape(bias)
+    moved = torch.arange(columns).expand(product.meta["shape"]).clone()
+    for step in chain:
+        moved = _call(step, moved)
+    if numbers.numel() != columns or numbers.dim() > moved.dim():
+        return False
+    sizes = zip(reversed(numbers.shape), reversed(moved.shape), strict=False)
+    return all(size in (1, other) for size, other in sizes) and bool((moved == numbers).all())
+
+
+def _call(step: fx.Node, value: Tensor) -> Tensor:
+    target: Any = step.target
+    moved: Tensor = target(value, *step.args[1:], **step.kwargs)
+    return moved

@@ -1,0 +1,199 @@
+"""Regroup: joins come last. Rewrites of a recorded graph that hold for every input, and change no value.
+
+    cat(a, b) + w = cat(a + w[:n], b + w[n:])
+    slice(cat(a, b)) = a, where it is a
+    a + (w + c) = (a + w) + c
+    cat(cat(a, b), c) = cat(a, b, c)
+    cat(a, nothing) = a
+    part(x @ w + y @ v) = part(x @ w) + part(y @ v)
+
+A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
+after these rewrites all of them are one graph; so are a position bias that is added to the scores and one that is added to
+their mask first. `w` depends on parameters alone, c on constants. The parts of a sum of products are those of each product:
+the gate and the value of every expert.
+"""
+
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxmap.capture.rewrites.origins import Origins
+from fxmap.graph.kinds import kind_of
+
+_PARTS = {torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default}
+
+
+_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+
+
+_ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
+
+
+def regroup(graph: fx.Graph, paths: Container[str]) -> None:
+    """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes."""
+    origins = Origins(graph, paths)
+    for node in list(graph.nodes):
+        origins.see(node)
+        made = None
+        if node.target is _ADD:
+            made = _sum_of_join(graph, node, origins) or _sum_of_sum(graph, node, origins)
+        elif node.target is _SLICE:
+            made = _part_of_join(graph, node, origins)
+        elif node.target is _CAT:
+            _flatten(node)
+            made = _sole_part(graph, node, origins)
+        elif node.target in _PARTS:
+            _parts_of_sum(graph, node, origins)
+        if made is not None:
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
+
+
+def _join(node: Any) -> tuple[list[fx.Node], int] | None:
+    """Return the parts of a join and its axis, counted from the front."""
+    if not isinstance(node, fx.Node) or node.target is not _CAT or "shape" not in node.meta:
+        return None
+    parts, axis = _cat_arguments(*node.args)
+    rank = len(node.meta["shape"])
+    if not all("shape" in part.meta and len(part.meta["shape"]) == rank for part in parts):
+        return None
+    return parts, axis % rank
+
+
+def _cat_arguments(parts: Any, axis: Any = 0) -> tuple[list[fx.Node], int]:
+    return list(parts), axis
+
+
+def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
+    """Return where each part begins and ends along the axis."""
+    ends = torch.tensor([part.meta["shape"][axis] for part in parts]).cumsum(0).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    operands: list[Any] = list(node.args)
+    for join, weight in (operands, operands[::-1]):
+        found = _join(join)
+        if found is None or not origins.is_weight(weight):
+            continue
+        parts, axis = found
+        shape, rank = weight.meta.get("shape", ()), len(node.meta["shape"])
+        own = axis - (rank - len(shape))
+        if own < 0 or shape[own] != node.meta["shape"][axis] or rank != len(join.meta["shape"]):
+            continue
+        with graph.inserting_before(node):
+            sums = []
+            for part, (begin, end) in zip(parts, _extents(parts, axis), strict=True):
+                piece = origins.insert(
+                    node, _SLICE, (weight, own, begin, end), (*shape[:own], end - begin, *shape[own + 1 :])
+                )
+                size = (*part.meta["shape"][:axis], end - begin, *node.meta["shape"][axis + 1 :])
+                sums.append(origins.insert(node, _ADD, (part, piece), size))
+            return origins.insert(node, _CAT, (sums, axis), node.meta["shape"])
+    return None
+
+
+def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    operands: list[Any] = list(node.args)
+    for data, inner in (operands, operands[::-1]):
+        if not isinstance(inner, fx.Node) or inner.target is not _ADD or len(inner.args) != 2 or inner.kwargs:
+            continue
+        parts: list[Any] = list(inner.args)
+        for weight, constant in (parts, parts[::-1]):
+            if origins.is_weight(weight) and origins.is_constant(constant) and data in origins.inputs:
+                with graph.inserting_before(node):
+                    first = origins.insert(node, _ADD, (data, weight), node.meta["shape"])
+                    return origins.insert(node, _ADD, (first, constant), node.meta["shape"])
+    return None
+
+
+def _part_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+    arguments: dict[str, Any] = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
+    found = _join(arguments["of"])
+    if found is None or arguments.get("step", 1) != 1:
+        return None
+    parts, axis = found
+    shape = arguments["of"].meta["shape"]
+    if int(arguments.get("axis", 0)) % len(shape) != axis:
+        return None
+    begin, end, _ = slice(arguments.get("begin"), arguments.get("end")).indices(shape[axis])
+    inside = [
+        part for part, (first, last) in zip(parts, _extents(parts, axis), strict=True) if begin <= first and last <= end
+    ]
+    if not inside or sum(part.meta["shape"][axis] for part in inside) != end - begin:
+        return None
+    if len(inside) == 1:
+        return inside[0]
+    with graph.inserting_before(node):
+        return origins.insert(node, _CAT, (inside, axis), node.meta["shape"])
+
+
+def _flatten(node: fx.Node) -> None:
+    found = _join(node)
+    if found is None:
+        return
+    parts, axis = found
+    flat: list[fx.Node] = []
+    for part in parts:
+        inner = _join(part)
+        flat += inner[0] if inner is not None and inner[1] == axis else [part]
+    if flat != parts:
+        node.args = (flat, axis)
+
+
+def _sole_part(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+    """Return the one part of a join that has elements: the others are caches that nothing has been written to."""
+    parts, _ = _cat_arguments(*node.args)
+    filled = [part for part in parts if 0 not in part.meta.get("shape", ())]
+    if len(filled) != 1:
+        return None
+    with graph.inserting_before(node):
+        # What follows may need what a join is: contiguous.
+        return origins.insert(node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
+
+
+def _parts_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> None:
+    """Take every product in a sum apart by itself, and add the parts."""
+    terms = _terms(node.args[0])
+    if len(terms) < 2 or any(kind_of(user) != "getitem" for user in node.users):
+        return
+    with graph.inserting_before(node):
+        split = [origins.insert(node, node.target, (term, *node.args[1:]), ()) for term in terms]
+    for result in list(node.users):
+        with graph.inserting_before(result):
+            parts = [origins.insert(result, result.target, (one, *result.args[1:]), result.meta["shape"]) for one in split]
+            total = parts[0]
+            for part in parts[1:]:
+                total = origins.insert(result, _ADD, (total, part), result.meta["shape"])
+        result.replace_all_uses_with(total)
+        graph.erase_node(result)
+    (whole,) = node.all_input_nodes
+    graph.erase_node(node)
+    _erase_sum(graph, whole)
+
+
+def _erase_sum(graph: fx.Graph, value: fx.Node) -> None:
+    """Take out a sum that nothing reads any more: what it is the last reader of looks joined."""
+    if value.target is _ADD and not value.users:
+        parts = value.all_input_nodes
+        graph.erase_node(value)
+        for part in parts:
+            _erase_sum(graph, part)
+
+
+def _terms(value: Any) -> list[fx.Node]:
+    """Return the matrix products that a value is the sum of; none where it is anything else."""
+    if not isinstance(value, fx.Node):
+        return []
+    if value.target in _PRODUCTS:
+        return [value]
+    if value.target is not _ADD or len(value.args) != 2 or value.kwargs or len(value.users) > 1:
+        return []
+    one, other = (_terms(part) for part in value.args)
+    return [*one, *other] if one and other else []

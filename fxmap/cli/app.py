@@ -1,0 +1,230 @@
+"""The command line: `fxmap`, and the same as `python -m fxmap`.
+
+Exit status: 0 done, and for a mapping: proven; 1 mapped but not proven, incomplete, different, or interrupted; 2 the command
+line itself, or a missing package; 3 an input that is refused or broken.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fxmap.cli import commands
+from fxmap.cli.references import UsageError
+from fxmap.errors import DifferentNetworks, FxmapError, LoadError
+
+# For a pipe, which has no width of its own.
+PIPE_WIDTH = 100
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def fxmap() -> None:
+    """Load a checkpoint into a model that computes the same network and names it differently."""
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Where float.pth goes.", show_default="a new temporary directory"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a float.pth that is there already.")] = False,
+) -> None:
+    """Fine-tune a float Inception-v3 and load it into every eager quantized form of itself (under two minutes)."""
+    from fxmap.cli.demo import data
+    from fxmap.cli.demo import run as demonstration
+
+    try:
+        data.require_digits()
+        file = data.output_file(output, force)
+    except ModuleNotFoundError:
+        raise _failure("the demo needs scikit-learn: pip install 'fxmap[demo]'", 2) from None
+    except OSError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from None
+    demonstration.run(file, console(), progress)
+
+
+_MODELS = (
+    "a model, as in torchvision:resnet18(num_classes=5), timm:NAME(arguments), transformers:CONFIG.json, "
+    "package.module:factory(arguments)"
+)
+
+
+_CODE = "Arguments are literals; a factory runs its package's code."
+
+
+Src = Annotated[str, typer.Argument(metavar="SRC", help=f"The source: {_MODELS}, or a checkpoint file. {_CODE}")]
+
+
+Dst = Annotated[str, typer.Argument(metavar="DST", help="The destination, in the same words.")]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+Weights = Annotated[str | None, typer.Option(help="Which weights of a checkpoint that holds several, such as ema.")]
+
+
+Inputs = Annotated[
+    str | None, typer.Option(metavar="SHAPE", help="Shape of an input, as in 1x3x224x224, where it cannot be inferred.")
+]
+
+
+@app.command("map")
+def map_(src: Src, dst: Dst, as_json: AsJson = False, weights: Weights = None, inputs: Inputs = None) -> None:
+    """Find how every key of DST is made from keys of SRC, and prove it.
+
+    Exit status: 0 proven; 1 not proven or not complete; 2 wrong use; 3 refused input.
+    """
+    _finish(_working(lambda: commands.map_(src, dst, weights, inputs)), as_json)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint file of the source.")],
+    dst: Annotated[str, typer.Option(help=f"The destination: {_MODELS}. {_CODE}")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .safetensors, .pt or .pth.")],
+    src: Annotated[str | None, typer.Option(help="The model of the checkpoint; without it, keys are guessed.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Typical inputs for an int8 destination: a file of torch.save with a list of tensors."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Let DST keep its own values where the source has none.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    inputs: Inputs = None,
+) -> None:
+    """Write a checkpoint of DST with the weights of CHECKPOINT.
+
+    Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
+    """
+    job = commands.Conversion(checkpoint, src, dst, output, calibration, keep, force, weights, inputs)
+    _finish(_working(job.run), as_json)
+
+
+@app.command()
+def verify(
+    src: Src,
+    dst: Dst,
+    mapping: Annotated[Path, typer.Argument(metavar="MAPPING.json", help="What `fxmap map --json` wrote.")],
+    as_json: AsJson = False,
+    inputs: Inputs = None,
+) -> None:
+    """Prove a mapping by running both models.
+
+    Exit status: 0 proven; 1 not proven; 2 wrong use; 3 refused input.
+    """
+    _finish(_working(lambda: commands.verify(src, dst, mapping, inputs)), as_json)
+
+
+@app.command()
+def explain(
+    src: Src,
+    dst: Dst,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key of the destination.")],
+    as_json: AsJson = False,
+    weights: Weights = None,
+    inputs: Inputs = None,
+) -> None:
+    """Say how one key of DST is made, what is known of it, and why.
+
+    Exit status: 0 the key is proven, tied or without effect; 1 it is not; 2 wrong use; 3 refused input.
+    """
+    _finish(_working(lambda: commands.explain(src, dst, key, weights, inputs)), as_json)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, or a model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two checkpoints by keys, shapes and dtypes, wrappers apart.
+
+    Exit status: 0 equal; 1 different; 2 wrong use; 3 refused input.
+    """
+    _finish(_working(lambda: commands.diff(a, b)), as_json)
+
+
+def _working(work: Callable[[], commands.Outcome]) -> commands.Outcome:
+    """Do the work under a spinner, which shows on a terminal only."""
+    # Factories are found from the current folder, as with `python -m`.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    err = Console(stderr=True)
+    if not err.is_terminal:
+        return work()
+    with err.status("working"):
+        return work()
+
+
+def _finish(outcome: commands.Outcome, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(outcome.data, indent=1, default=str) + "\n")
+    else:
+        console().print(outcome.text, soft_wrap=True)
+    if not outcome.ok:
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with a status."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="fxmap")
+    except UsageError as error:
+        raise _failure(str(error), 2) from None
+    except (LoadError, DifferentNetworks) as error:
+        raise _failure(str(error), 1) from None
+    except FxmapError as error:
+        raise _failure(str(error), 3) from None
+
+
+def _failure(text: str, status: int) -> SystemExit:
+    """Say an error on one line of stderr."""
+    print(f"fxmap: error: {' '.join(text.split())}", file=sys.stderr)
+    return SystemExit(status)
+
+
+def console() -> Console:
+    """Return the console of stdout; as wide as the terminal, or fit for a file where it is piped."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[..., None]]:
+    """Show progress on stderr: a bar on a terminal, else one line for each thing that is begun."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
+    # Results go to stdout, which may be a file: it must not be redirected into the bar.
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+    with bar:
+        task = bar.add_task("", total=1.0, detail="")
+        yield lambda share, text, detail="": bar.update(task, completed=share, description=text, detail=detail)
+
+
+class _Lines:
+    """Prints a line for each new text, and of one that goes on in small steps a line for each quarter."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.quarter = -1
+
+    def __call__(self, share: float, text: str, detail: str = "") -> None:
+        quarter = int(share * 4)
+        if text != self.text or quarter != self.quarter:
+            print(f"{text}: {detail}" if detail else text, file=sys.stderr, flush=True)
+        self.text, self.quarter = text, quarter

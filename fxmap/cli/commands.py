@@ -1,0 +1,207 @@
+"""What the commands of the command line do, without the terminal: each returns an outcome to print."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.api.automap import auto_map
+from fxmap.api.loading import Filling, fill
+from fxmap.api.verification import verify as prove
+from fxmap.cli.references import UsageError, parse, resolve
+from fxmap.errors import MappingError, shorten
+from fxmap.files.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from fxmap.files.writing import save
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Proof, Status
+from fxmap.matching.keys.mapper import map_by_name
+from fxmap.model.wrappers import spell
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found: in words, as data for JSON, and whether it is all that was hoped for."""
+
+    text: str
+    data: dict[str, Any]
+    ok: bool
+
+
+def map_(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
+    """Map SRC to DST."""
+    mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
+    return Outcome(str(mapping), _data(mapping), mapping.proof is not None and mapping.proof.ok)
+
+
+def verify(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
+    """Prove the mapping of a file."""
+    mapping = _read_mapping(file)
+    proof = prove(_model(src), _model(dst), mapping, example_inputs=_example(inputs))
+    return Outcome(str(proof), _proof(proof), proof.ok)
+
+
+def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
+    """Say how one destination key is made."""
+    source, destination = resolve(src, weights), resolve(dst)
+    ours, theirs = _state(source), _state(destination)
+    if key not in theirs:
+        close = difflib.get_close_matches(key, theirs, n=3)
+        hint = f"; the closest are {', '.join(close)}" if close else ""
+        raise UsageError(f"{key}: not a key of {dst}, which has {len(theirs)}{hint}")
+    mapping = _mapped(source, destination, inputs)
+    expression, status = mapping.get(key), mapping.status(key)
+    proof = mapping.proof
+    sources = {} if expression is None else {name: _shape(ours.get(name)) for name in expression.sources()}
+    data: dict[str, Any] = {
+        "key": key,
+        "shape": _shape(theirs[key]),
+        "status": str(status),
+        "expression": None if expression is None else str(expression),
+        "sources": sources,
+        "reason": mapping.knowledge.reasons.get(key, ""),
+        "captured": list(mapping.knowledge.rungs),
+        "proof": None if proof is None else str(proof),
+    }
+    lines = [
+        f"{key} {data['shape']}",
+        f"  = {expression}" if expression is not None else "  is not made from the source",
+        *(f"  source: {name} {shape}" for name, shape in sources.items()),
+        f"  status: {status}",
+        *([f"  because: {data['reason']}"] if data["reason"] else []),
+        f"  captured by: {mapping.knowledge.rungs[0] or 'nothing'} and {mapping.knowledge.rungs[1] or 'nothing'}",
+        *([f"  {data['proof']}"] if data["proof"] else []),
+    ]
+    return Outcome("\n".join(lines), data, status in (Status.PROVEN, Status.TIED, Status.INERT))
+
+
+def diff(a: str, b: str) -> Outcome:
+    """Compare two state dicts by keys, shapes and dtypes."""
+    ours, theirs = _state(resolve(a)), _state(resolve(b))
+    spelling = spell(ours, theirs)
+    first = {spelling.names[key]: value for key, value in ours.items()}
+    both = [key for key in first if key in theirs]
+    changed = {key: [_shape(first[key]), _shape(theirs[key])] for key in both if _shape(first[key]) != _shape(theirs[key])}
+    only_a, only_b = [key for key in first if key not in theirs], [key for key in theirs if key not in first]
+    data = {
+        "equal": len(both) - len(changed),
+        "changed": changed,
+        "only_a": only_a,
+        "only_b": only_b,
+        "wrappers": spelling.note,
+    }
+    lines = [
+        f"{data['equal']} of {len(ours)} keys of A and {len(theirs)} of B are equal in name, shape and dtype",
+        *([f"wrappers: {spelling.note}"] if spelling.note else []),
+        *(f"changed: {key}: {one} in A, {other} in B" for key, (one, other) in changed.items()),
+        *(f"only in A: {key} {_shape(first[key])}" for key in only_a),
+        *(f"only in B: {key} {_shape(theirs[key])}" for key in only_b),
+    ]
+    return Outcome("\n".join(lines), data, not (changed or only_a or only_b))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One run of `fxmap convert`."""
+
+    checkpoint: str
+    src: str | None
+    dst: str
+    output: Path
+    calibration: Path | None = None
+    keep: bool = False
+    force: bool = False
+    weights: str | None = None
+    inputs: str | None = None
+
+    def run(self) -> Outcome:
+        """Read, map, fill and write; the output appears whole, or not at all."""
+        found = open_checkpoint(self.checkpoint, self.weights)
+        source = None if self.src is None else _model(self.src)
+        dst = _model(self.dst)
+        mapping = auto_map(found.state if source is None else source, dst, example_inputs=_example(self.inputs))
+        calibration = None if self.calibration is None else _batches(self.calibration)
+        on_mismatch: Any = "keep" if self.keep else "raise"
+        mapping = fill(mapping, source, dst, found.state, Filling(calibration, on_mismatch=on_mismatch))
+        state = dst.state_dict()
+        save(state, self.output, overwrite=self.force)
+        written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {found.where}"
+        ok = mapping.proof is not None and mapping.proof.ok
+        data = _data(mapping) | {"output": str(self.output), "written": len(mapping), "notes": list(found.notes)}
+        return Outcome("\n".join([str(mapping), *found.notes, written]), data, ok)
+
+
+def _mapped(src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None) -> KeyMapping:
+    if isinstance(dst, Checkpoint):
+        return map_by_name(_state(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
+    mapping = auto_map(src if isinstance(src, nn.Module) else src.state, dst, example_inputs=_example(inputs))
+    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, *_notes(src)))
+
+
+def _notes(found: nn.Module | Checkpoint) -> tuple[str, ...]:
+    return found.notes if isinstance(found, Checkpoint) else ()
+
+
+def _state(found: nn.Module | Checkpoint) -> Mapping[str, Any]:
+    return found.state if isinstance(found, Checkpoint) else found.state_dict()
+
+
+def _model(text: str) -> nn.Module:
+    if not parse(text).origin:
+        raise UsageError(f"{text}: a model is needed here, not a file: torchvision:NAME, package.module:factory")
+    found = resolve(text)
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def _example(shape: str | None) -> Tensor | None:
+    """Make an input of a shape, from the standard normal distribution."""
+    if shape is None:
+        return None
+    lengths = shape.replace(",", "x").split("x")
+    if not all(length.isdecimal() and int(length) for length in lengths):
+        raise UsageError(f"--inputs {shape}: a shape is lengths joined by x, as in 1x3x224x224")
+    return torch.randn([int(length) for length in lengths], generator=torch.Generator().manual_seed(0))
+
+
+def _batches(file: Path) -> Iterable[Any]:
+    found = read_tensors(file)
+    return [found] if isinstance(found, Tensor) else list(found.values()) if isinstance(found, Mapping) else found
+
+
+def _read_mapping(file: Path) -> KeyMapping:
+    try:
+        return KeyMapping.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MappingError(f"{file}: cannot be read: {error}") from error
+    except MappingError as error:
+        raise MappingError(f"{file}: {error}") from error
+
+
+def _shape(value: Any) -> str:
+    """Write shape and dtype, as in `[3, 2] float32`."""
+    if not isinstance(value, Tensor):
+        return "absent" if value is None else type(value).__name__
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _data(mapping: KeyMapping) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(mapping.to_json())
+    return data | {"proof": None if mapping.proof is None else _proof(mapping.proof)}
+
+
+def _proof(proof: Proof) -> dict[str, Any]:
+    error = proof.error if proof.error < float("inf") else None
+    unproven = [key for key, status in proof.statuses.items() if status not in (Status.PROVEN, Status.TIED, Status.INERT)]
+    return {
+        "ok": proof.ok,
+        "error": error,
+        "reason": proof.reason,
+        "divergence": str(proof.divergence) if proof.divergence else None,
+        "statuses": {key: str(status) for key, status in proof.statuses.items()},
+        "not_proven": shorten(unproven) if unproven else "",
+    }

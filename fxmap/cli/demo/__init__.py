@@ -1,0 +1,1 @@
+"""`fxmap demo`: the user's own case, measured."""

@@ -1,0 +1,1 @@
+"""Expressions: how one destination tensor is made from source tensors."""

@@ -1,0 +1,129 @@
+"""Expressions: how one destination tensor is made from source tensors.
+
+An expression is an immutable tree whose leaves are source keys. It can be evaluated on a state dict, printed,
+written as JSON, and written as Python. No expression holds values of a model, so a mapping is small and can be reused.
+
+>>> import torch
+>>> from fxmap.expressions.arithmetic import FoldedBias
+>>> from fxmap.expressions.serial import parse
+>>> expression = FoldedBias("conv", Source("bn.running_mean"), Source("bn.running_var"), 1e-5,
+...                         gamma=Source("bn.weight"), beta=Source("bn.bias"))
+>>> state = {"bn.running_mean": torch.ones(2), "bn.running_var": torch.ones(2), "bn.weight": torch.ones(2),
+...          "bn.bias": torch.ones(2)}
+>>> expression.evaluate(state).shape
+torch.Size([2])
+>>> parse(expression.to_json()) == expression
+True
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from fxmap.errors import MappingError
+from fxmap.expressions.scheme import Scheme
+
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression(ABC):
+    """A tree over source keys. `evaluate` never changes the tensors that it reads."""
+
+    op: ClassVar[str]
+
+    @abstractmethod
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        """Make the tensor from a source state dict.
+
+        With `quantized=False`, quantizing and dequantizing are left out: what remains is the float function of the
+        mapping, which is what a proof compares.
+
+        Raises:
+            MappingError: a source key is absent; the message names it.
+        """
+
+    @abstractmethod
+    def python(self) -> str:
+        """Write the expression as Python over a dict named `state`."""
+
+    def rebuilt(self, change: Callable[["Expression"], "Expression"]) -> "Expression":
+        """Return the same expression of changed operands."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Expression):
+                values[name] = change(value)
+            elif name == "parts":
+                values[name] = tuple(map(change, value))
+        return type(self)(**values)
+
+    def operands(self) -> Iterator["Expression"]:
+        """Yield the expressions that this one is made of."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Expression):
+                yield value
+            elif isinstance(value, tuple):
+                yield from (part for part in value if isinstance(part, Expression))
+
+    def sources(self) -> Iterator[str]:
+        """Yield the source keys that are read, from left to right."""
+        for operand in self.operands():
+            yield from operand.sources()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts, lists, strings and numbers."""
+        return {"op": self.op} | {
+            field.name: _plain(value) for field in fields(self) if (value := getattr(self, field.name)) is not None
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return value.to_json() if isinstance(value, Expression | Scheme) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Expression):
+    """A source tensor as it is. On its own it is a rename."""
+
+    op: ClassVar[str] = "source"
+    key: str
+
+    def evaluate(self, state: State, *, quantized: bool = True) -> Any:
+        if self.key not in state:
+            raise MappingError(f"{self.key}: not in the source state dict, which has {len(state)} keys")
+        return state[self.key]
+
+    def sources(self) -> Iterator[str]:
+        yield self.key
+
+    def python(self) -> str:
+        return f"state[{self.key!r}]"
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def evaluate_optional(expression: Expression | None, state: State, quantized: bool) -> Any:
+    """Evaluate an operand that may be absent: None gives None."""
+    return None if expression is None else expression.evaluate(state, quantized=quantized)
+
+
+def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expression:
+    """Replace source keys by expressions: how stages that name tensors differently are composed.
+
+    >>> from fxmap.expressions.arithmetic import Shifted
+    >>> str(substitute(Shifted(Source("a"), 1.0), {"a": Source("b")}))
+    'b + 1'
+    """
+    if isinstance(expression, Source):
+        return leaves.get(expression.key, expression)
+    return expression.rebuilt(lambda part: substitute(part, leaves))
+
+
+def contains(expression: Expression, kind: type[Expression]) -> bool:
+    """Whether an expression is of a kind, or is made of one that is."""
+    return isinstance(expression, kind) or any(contains(part, kind) for part in expression.operands())

@@ -1,0 +1,1 @@
+"""Checkpoint files: read without running their code, written whole or not at all."""

@@ -1,0 +1,185 @@
+"""Fill a model of torch.ao's FX mode: torch's own prepare_fx and convert_fx, run on its float twin.
+
+The twin gets the mapped weights, and goes the way that the model went: the graph that comes out is the model's own, node by
+node, and so its state dict is what the reference recipe (load float weights, prepare_fx, calibrate, convert_fx) makes.
+Ranges that a form shares (the inputs of a concatenation, through pools and activations) are shared by prepare_fx itself.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxmap.errors import QuantizationError
+from fxmap.expressions.base import Expression
+from fxmap.forms.eager import arguments, attempt, fill_twin, owner_of, run, weight_qconfig
+from fxmap.forms.graph import is_observer, set_tensor
+from fxmap.forms.stage import Stage
+from fxmap.forms.twin import Twin, float_twin
+from fxmap.model.replica import replicate
+
+
+def calibrated_graph_state(
+    dst: fx.GraphModule,
+    expressions: Mapping[str, Expression],
+    state: Mapping[str, Any],
+    batches: Iterable[Any],
+    qconfig: Any = None,
+    kept: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Do for a model of the FX mode what `calibrate.calibrated_state` does for an eager one; `dst` is not changed.
+
+    `qconfig` is a QConfig or a QConfigMapping; by default the model's own, which its graph remembers, else default_observer
+    with weights as in the model.
+
+    Raises:
+        QuantizationError: as there; or prepare_fx and convert_fx make another graph of the twin.
+    """
+    twin = float_twin(dst)
+    made = _observed(dst, twin, expressions, state, batches) if twin.stage in (Stage.PREPARED, Stage.PT2E_PREPARED) else None
+    if made is None:
+        fill_twin(twin, expressions, state)
+        made = _converted(dst, twin, batches, qconfig)
+    return {key: value if key in kept else made[key] for key, value in dst.state_dict().items()}
+
+
+def _converted(dst: fx.GraphModule, twin: Twin, batches: Iterable[Any], qconfig: Any) -> dict[str, Any]:
+    from torch.ao.nn.quantized import Dropout
+    from torch.ao.quantization import quantize_fx
+
+    module = replicate(twin.module, lambda path, part: nn.Dropout(part.p) if isinstance(part, Dropout) else None).eval()
+    convert = quantize_fx.convert_to_reference_fx if twin.stage is Stage.REFERENCE else quantize_fx.convert_fx
+    batches = iter(batches)
+    first = list(islice(batches, 1))
+    example = arguments(module, first[0])[0] if first else ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's notices of its own deprecations
+        mapping = _qconfig_mapping(dst, twin, qconfig)
+        prepared = attempt(partial(quantize_fx.prepare_fx, module, mapping, example), "prepare_fx")
+        run(prepared, chain(first, batches))
+        result = attempt(partial(convert, prepared), "convert_fx")
+    return _renamed(result, dst)
+
+
+def _observed(
+    dst: fx.GraphModule, twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str, Any], batches: Iterable[Any]
+) -> dict[str, Any]:
+    """Show batches to fresh observers of a prepared model, in a replica that has the mapped weights."""
+    observers = [path for path, part in dst.named_modules() if is_observer(part)]
+    replica = replicate(dst, lambda path, part: copy.deepcopy(part) if path in observers else None).eval()
+    for path in observers:
+        reset(replica.get_submodule(path))
+    own = dst.state_dict()
+    weights = {key: expression.evaluate(state) for key, expression in expressions.items() if key in own}
+    for key, value in weights.items():
+        set_tensor(replica, key, value)
+    run(replica, batches)
+    return dict(replica.state_dict())
+
+
+def reset(observer: nn.Module) -> None:
+    """Make an observer forget what it has seen; what it was made with, such as a fixed scale, stays."""
+    fresh = {"min_val": float("inf"), "max_val": float("-inf"), "histogram": 0.0}
+    for module in observer.modules():
+        for name, value in module._buffers.items():
+            if value is None or name not in fresh:
+                continue
+            per_channel = name in ("min_val", "max_val") and value.dim() > 0
+            module._buffers[name] = value.new_empty(0) if per_channel else torch.full_like(value, fresh[name])
+
+
+def _qconfig_mapping(dst: fx.GraphModule, twin: Twin, qconfig: Any) -> Any:
+    """Return the configuration to prepare the twin with; what is float in the model is left out."""
+    import torch.ao.quantization as tq
+    from torch.ao.quantization.quantization_mappings import DEFAULT_STATIC_QUANT_MODULE_MAPPINGS
+
+    if isinstance(qconfig, tq.QConfigMapping):
+        return qconfig
+    converted = set(twin.converted)
+    own = {} if qconfig is not None else dict(_remembered(dst))
+    schemes = {owner_of(store.weight, converted): store.scheme for store in twin.stores.values() if store.scheme is not None}
+    mapping = _with_default(qconfig or next(iter(own.values()), weight_qconfig(None)))
+    for path, module in twin.module.named_modules():
+        if path in own:
+            mapping.set_module_name(path, own[path])
+        elif path in schemes and qconfig is None:
+            mapping.set_module_name(path, weight_qconfig(schemes[path]))
+        elif type(module) in DEFAULT_STATIC_QUANT_MODULE_MAPPINGS and owner_of(f"{path}.", converted) is None:
+            mapping.set_module_name(path, None)
+    return mapping
+
+
+def _with_default(qconfig: Any) -> Any:
+    """Return torch's default mapping for a qconfig: its exceptions, such as the fixed ranges of sigmoid, hold for all."""
+    from torch.ao.quantization import QConfig, get_default_qconfig_mapping
+
+    mapping = get_default_qconfig_mapping(torch.backends.quantized.engine)
+    default = mapping.global_qconfig
+    mapping.set_global(qconfig)
+    for pattern, found in list(mapping.object_type_qconfigs.items()):
+        if found is default:
+            mapping.set_object_type(pattern, qconfig)
+        elif found is not None and found.activation is default.activation:
+            mapping.set_object_type(pattern, QConfig(activation=qconfig.activation, weight=found.weight))
+    return mapping
+
+
+def _remembered(dst: fx.GraphModule) -> Iterator[tuple[str, Any]]:
+    """Yield the qconfig of every module that the graph calls, where its nodes still hold what prepare_fx noted."""
+    from torch.ao.quantization import QConfig
+
+    for node in dst.graph.nodes:
+        noted = node.meta.get("target_dtype_info") or {}
+        activation, weight = noted.get("output_act_obs_or_fq_ctr"), noted.get("weight_obs_or_fq_ctr")
+        if node.op == "call_module" and activation is not None and weight is not None:
+            yield str(node.target), QConfig(activation=activation, weight=weight)
+
+
+def _renamed(made: fx.GraphModule, dst: fx.GraphModule) -> dict[str, Any]:
+    """Return the state dict of a graph under the names of an equal one, node by node."""
+    names: dict[str, str] = {}
+    nodes, own = list(made.graph.nodes), list(dst.graph.nodes)
+    for one, other in zip(nodes, own, strict=False):
+        if not _same_call(one, made, other, dst):
+            raise QuantizationError(_other_graph(one, other))
+        if one.op in ("get_attr", "call_module"):
+            names[str(other.target)] = str(one.target)
+    if len(nodes) != len(own):
+        raise QuantizationError(_other_graph(nodes[-1], own[-1]))
+    state = made.state_dict()
+    found: dict[str, Any] = {}
+    for key, value in dst.state_dict().items():
+        owner = next((name for name in _owners(key) if name in names), None)
+        source = key if owner is None else names[owner] + key.removeprefix(owner)
+        found[key] = state.get(source, value)
+        if isinstance(value, Tensor) and isinstance(found[key], Tensor) and value.dim() != found[key].dim():
+            # A scale is a number or a tensor of one number, as it was loaded.
+            found[key] = found[key].reshape(value.shape)
+    return found
+
+
+def _owners(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _same_call(one: fx.Node, made: fx.GraphModule, other: fx.Node, dst: fx.GraphModule) -> bool:
+    if one.op != other.op or len(one.all_input_nodes) != len(other.all_input_nodes):
+        return False
+    if one.op == "call_module":
+        return type(made.get_submodule(str(one.target))) is type(dst.get_submodule(str(other.target)))
+    return one.op in ("get_attr", "placeholder", "output") or one.target == other.target
+
+
+def _other_graph(one: fx.Node, other: fx.Node) -> str:
+    return (
+        f"{other.name} ({other.target}): prepare_fx and convert_fx make {one.name} ({one.target}) of the float twin there: "
+        "the destination was not made with this configuration; pass qconfig= the QConfigMapping that it was prepared "
+        "with. Nothing was written"
+    )

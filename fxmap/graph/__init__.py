@@ -1,0 +1,1 @@
+"""The operation graph: what two models are compared by, and what is known of its operations."""

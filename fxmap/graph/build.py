@@ -1,0 +1,149 @@
+"""From an fx graph of functions to the operation graph."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from fxmap.graph.arguments import bind, comparable, default_arguments
+from fxmap.graph.kinds import kind_of
+from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, drop_dead
+
+_COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
+
+
+# Arguments that change nothing about the value that an operation computes in eval mode.
+_IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
+
+
+# Arguments that lay data out: every input shows a difference, so they are left to values.
+_LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"} | {
+    *("scale_factor", "recompute_scale_factor", "scale_factors", "scales", "scales_h", "scales_w", "scales_d")
+}
+
+
+_NOT_COMPARED = _IRRELEVANT | _LAYOUT
+
+
+_NUMBERS = {"size", "dim", "numel", "getattr", "ndim", "len"}
+
+
+def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
+    """Build the operation graph of an fx graph of functions whose tensors are `get_attr` nodes. Linear time.
+
+    `tensors` are the parameters and buffers by the path that the fx graph uses.
+    """
+    ops = OpGraph()
+    numbers: set[fx.Node] = set()
+    names: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if _is_number(node, numbers):
+            numbers.add(node)
+            continue
+        if _is_first_result(node):
+            # What an operation with several results computes is the first of them; the others are its statistics.
+            names[node] = names[node.args[0]]
+            ops.add(replace(ops.op(names[node]), output=node.name))
+            continue
+        op = _op(node, tensors)
+        names[node] = op.name
+        ops.add(op)
+        for argument, producer in _operands(node):
+            if producer not in numbers:
+                ops.network.add_edge(names[producer], op.name, argument=argument)
+    drop_dead(ops)
+    return ops
+
+
+def _is_first_result(node: fx.Node) -> bool:
+    if node.op != "call_function" or kind_of(node) != "getitem" or node.args[1] != 0:
+        return False
+    producer = node.args[0]
+    return (
+        isinstance(producer, fx.Node)
+        and isinstance(producer.target, OpOverload)
+        and len(producer.target._schema.returns) > 1
+    )
+
+
+def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:
+    if node.op == "placeholder":
+        return Op(node.name, INPUT, output=node.name)
+    if node.op == "output":
+        return Op(node.name, OUTPUT, output=node.name)
+    if node.op == "get_attr":
+        path = str(node.target)
+        if path in tensors:
+            # One node for a tensor, however often it is read: "%" keeps its name apart from those of operations.
+            return Op(f"%{path}", TENSOR, output=node.name, key=path, shape=tuple(tensors[path].shape))
+        return Op(node.name, CONSTANT, output=node.name)
+    return Op(node.name, kind_of(node), _attributes(node), module_of(node), node.name)
+
+
+def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
+    """Return the static arguments that matter and are not the default, so that spellings of one call agree."""
+    arguments = bind(node)
+    kind = kind_of(node)
+    if kind in ("max_pool", "avg_pool") and not arguments.get("stride"):
+        arguments["stride"] = arguments.get("kernel_size")
+    if kind == "avg_pool" and not any(_each(arguments.get("padding", 0))):
+        arguments.pop("count_include_pad", None)  # there is none to count
+    if kind == "embedding":
+        arguments.pop("padding_idx", None)  # it stops gradients alone
+    if getattr(node.target, "__name__", "") in ("relu6", "relu6_"):
+        arguments |= {"min_val": 0.0, "max_val": 6.0}
+    defaults = default_arguments(node)
+    return tuple(
+        sorted(
+            (name, comparable(value))
+            for name, value in arguments.items()
+            if name not in _NOT_COMPARED
+            and value is not None
+            and not nodes_in(value)
+            and comparable(value) != defaults.get(name)
+        )
+    )
+
+
+def _operands(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
+    if node.op in ("placeholder", "get_attr"):
+        return
+    arguments = {"": node.args[0]} if node.op == "output" else bind(node)
+    commutative = kind_of(node) in _COMMUTATIVE
+    for name, value in arguments.items():
+        for place, operand in nodes_in(value):
+            yield ("input" if commutative else f"{name}{place}"), operand
+
+
+def nodes_in(value: Any, place: str = "") -> list[tuple[str, fx.Node]]:
+    """Return the nodes in a nested argument, each with its place in it, such as ".2"."""
+    if isinstance(value, fx.Node):
+        return [(place, value)]
+    if isinstance(value, dict):
+        items: Any = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    elif isinstance(value, slice):
+        items = enumerate((value.start, value.stop, value.step))
+    else:
+        return []
+    return [found for key, part in items for found in nodes_in(part, f"{place}.{key}")]
+
+
+def _is_number(node: fx.Node, numbers: set[fx.Node]) -> bool:
+    if node.op in ("call_function", "call_method") and kind_of(node) in _NUMBERS:
+        return True
+    producers = node.all_input_nodes
+    return node.op != "output" and bool(producers) and all(producer in numbers for producer in producers)
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def module_of(node: fx.Node) -> str:
+    """Return the path of the innermost module that a node was made in."""
+    stack = node.meta.get("nn_module_stack")
+    return next(reversed(stack)) if stack else ""

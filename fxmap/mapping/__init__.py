@@ -1,0 +1,1 @@
+"""The mapping: what a user holds, applies, loads, saves and reads."""

@@ -1,0 +1,98 @@
+"""Write a state dict into a model: all of it, or nothing."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.errors import LoadError, QuantizationError, shorten
+from fxmap.expressions.packing import clone, is_object, unpack
+from fxmap.expressions.wrapped import is_wrapped
+
+
+def check_fits(key: str, value: Any, own: Any) -> None:
+    """Check that a value can stand where a model holds its own.
+
+    Raises:
+        LoadError: shape, dtype or kind differ, or there are no values.
+    """
+    if isinstance(own, Tensor) != isinstance(value, Tensor):
+        raise LoadError(f"{key}: source {type(value).__name__}, destination {type(own).__name__}. Nothing was written")
+    if not isinstance(value, Tensor):
+        _check_parts_fit(key, value, own)
+        return
+    if is_wrapped(value) != is_wrapped(own):
+        raise LoadError(
+            f"{key}: source {type(value).__name__}, destination {type(own).__name__}: the destination's quantization "
+            "would be dropped, or ignored. Nothing was written; make the values with "
+            "mapping.apply(state_dict, like=dst.state_dict())"
+        )
+    if value.shape != own.shape:
+        raise LoadError(f"{key}: source {list(value.shape)}, destination {list(own.shape)}. Nothing was written")
+    if value.is_quantized != own.is_quantized or (value.is_complex() and not own.is_complex()):
+        raise LoadError(f"{key}: source {value.dtype}, destination {own.dtype}. Nothing was written")
+    if value.is_quantized and (value.dtype, _scaled_in_float(value)) != (own.dtype, _scaled_in_float(own)):
+        raise LoadError(
+            f"{key}: source {value.dtype} {value.qscheme()}, destination {own.dtype} {own.qscheme()}: torch would take it, "
+            "and read it wrongly. Nothing was written"
+        )
+    if value.dtype != own.dtype and (
+        value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
+    ):
+        raise LoadError(
+            f"{key}: source {value.dtype}, destination {own.dtype}: the values would change. Nothing was written; convert "
+            "the source tensor first, if that is meant"
+        )
+    if value.is_meta:
+        raise LoadError(f"{key}: the source is on the meta device and has no values. Nothing was written")
+    if own.is_meta:
+        raise LoadError(
+            f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
+            'dst.to_empty(device="cpu")'
+        )
+
+
+def refuse_zero_divisors(norms: Mapping[str, Tensor]) -> None:
+    """Refuse weights of 0 in batch norms that a model prepared for QAT divides by."""
+    zeros = {key: count for key, weight in norms.items() if (count := int((weight == 0).sum()))}
+    if zeros:
+        raise QuantizationError(
+            f"{shorten(list(zeros))}: {next(iter(zeros.values()))} channels of this batch norm have the weight 0, by which "
+            "models that are prepared for QAT divide: forward would give NaN. Nothing was written. Give these channels a "
+            "small weight in the source first"
+        )
+
+
+def _scaled_in_float(value: Tensor) -> bool:
+    """Whether a quantized tensor has the floating-point zero points of an embedding."""
+    return value.qscheme() is torch.per_channel_affine_float_qparams
+
+
+def _check_parts_fit(key: str, value: Any, own: Any) -> None:
+    """Check packed entries part by part: what torch packs, it does not look at."""
+    if not all(isinstance(entry, tuple) or is_object(entry) for entry in (value, own)):
+        return
+    ours, theirs = unpack(value), unpack(own)
+    if len(ours) != len(theirs):
+        raise LoadError(f"{key}: source {len(ours)} packed parts, destination {len(theirs)}. Nothing was written")
+    for index, (part, other) in enumerate(zip(ours, theirs, strict=True)):
+        check_fits(f"{key}[{index}]", part, other)
+
+
+def snapshot(value: Any) -> Any:
+    """Copy a value of a state dict."""
+    if isinstance(value, Tensor):
+        return clone(value)
+    return tuple(snapshot(part) for part in value) if isinstance(value, tuple) else value
+
+
+def load_state(dst: nn.Module, full: Mapping[str, Any], metadata: Any) -> None:
+    """Load a full state dict with its `_metadata`, by torch's own load_state_dict."""
+    ordered = OrderedDict(full)
+    if metadata is not None:
+        ordered._metadata = metadata  # type: ignore[attr-defined]
+    with torch.no_grad():
+        # nn.Module's own: some models override load_state_dict to rename keys, which are right already.
+        nn.Module.load_state_dict(dst, ordered, strict=True)

@@ -1,0 +1,66 @@
+"""A compact view of an operation graph: integers and lists, in topological order, for the inner loops of alignment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fxmap.graph.affine import AFFINE, affine_shape, pointwise
+from fxmap.graph.opgraph import CONSTANT, TENSOR, Op, OpGraph
+
+# Kinds that quantization exchanges for one another. They may match, at a cost; that they compute different functions is
+# for the proof to say.
+RELATED = {"hardtanh": "relu", "clamp": "relu", "clamp_min": "relu", "threshold": "relu"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Operations 0..n-1 of a graph, producers first.
+
+    `operands[i]` are (argument, producer) and `users[i]` are (argument, consumer), without the tensors of the state dict,
+    whose shapes are part of `shapes[i]`.
+    """
+
+    ops: list[Op]
+    kinds: list[str]
+    shapes: list[tuple[Any, ...]]
+    operands: list[list[tuple[str, int]]]
+    users: list[list[tuple[str, int]]]
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def parametrised(self, index: int) -> bool:
+        """Whether the operation reads a tensor of the state dict."""
+        return bool(self.shapes[index])
+
+
+def view(graph: OpGraph) -> View:
+    """Make the view of a graph. Linear time."""
+    ops = [op for op in graph.ops() if op.kind not in (TENSOR, CONSTANT)]
+    number = {op.name: index for index, op in enumerate(ops)}
+    operands: list[list[tuple[str, int]]] = []
+    users: list[list[tuple[str, int]]] = [[] for _ in ops]
+    shapes = []
+    for index, op in enumerate(ops):
+        producers = graph.operands(op.name)
+        inputs = sorted(
+            (argument, number[name]) for argument, names in producers.items() for name in names if name in number
+        )
+        operands.append(inputs)
+        for argument, producer in inputs:
+            users[producer].append((argument, index))
+        shapes.append(_shapes(op, graph.tensors(op.name)))
+    return View(ops, [_kind(op, graph.tensors(op.name)) for op in ops], shapes, operands, users)
+
+
+def _kind(op: Op, tensors: dict[str, Op]) -> str:
+    if "weight" in tensors and pointwise(op, tensors["weight"]):
+        return "linear"
+    return RELATED.get(op.kind, op.kind)
+
+
+def _shapes(op: Op, tensors: dict[str, Op]) -> tuple[Any, ...]:
+    # Whether an affine layer has a bias or a norm differs between the forms of one network; its weight's shape does not.
+    if op.kind in AFFINE and "weight" in tensors:
+        return (("weight", affine_shape(op, tensors["weight"])),)
+    # Axes of extent 1 say how a tensor is broadcast: a layer scale of (c) is one of (c, 1, 1).
+    return tuple((name, tensors[name].extents) for name in sorted(tensors))

@@ -1,0 +1,63 @@
+"""ReLU6 in the source, ReLU in the destination: where an int8 range can do what the activation no longer does.
+
+An int8 activation saturates at the largest value of its range. Where that is 6, the saturation is the ReLU6: relu(x) in
+integers 0..255 of scale 6/255 is min(max(x, 0), 6). Which activations these are follows from the alignment: an operation
+that clamps to 0..b, matched with a relu.
+
+These ranges have no headroom. Kernels that add pairs of products in 16 bits can overflow on integers above 127, which is why
+torch's default observers leave the upper half unused; so those of the other activations still do.
+"""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from fxmap.graph.opgraph import Op, OpGraph
+from fxmap.matching.align.alignment import Pair
+
+
+def upper_bound(op: Op) -> float | None:
+    """Return the `b` of an operation that clamps to 0..b; None for any other.
+
+    >>> upper_bound(Op("a", "hardtanh", (("max_val", 6.0), ("min_val", 0.0))))
+    6.0
+    """
+    names = {"hardtanh": ("min_val", "max_val", -1.0, 1.0), "clamp": ("min", "max", None, None)}.get(op.kind)
+    if names is None:
+        return None
+    low, high = op.attribute(names[0], names[2]), op.attribute(names[1], names[3])
+    return float(high) if low == 0 and isinstance(high, int | float) else None
+
+
+def saturations(
+    src: OpGraph, dst: OpGraph, pairs: Iterable[Pair], module: nn.Module, converted: Iterable[str]
+) -> dict[str, tuple[str, float]]:
+    """Find the relu modules of a converted destination whose counterpart saturates, and the range that bounds each.
+
+    Args:
+        src, dst: the operation graphs, which `pairs` align.
+        module: the destination's float twin.
+        converted: the paths of its int8 modules.
+    """
+    own, found = set(converted), {}
+    relus = {path for path, part in module.named_modules() if isinstance(part, nn.ReLU)} if own else set()
+    for pair in pairs if relus else ():
+        bound, relu = upper_bound(src.op(pair.src)), dst.op(pair.dst)
+        if bound is None or relu.kind != "relu" or relu.module not in relus:
+            continue
+        owner = _range_owner(dst, relu, own)
+        if owner is not None:
+            found[relu.module] = owner, bound
+    return found
+
+
+def _range_owner(graph: OpGraph, relu: Op, converted: set[str]) -> str | None:
+    """Return the int8 module that the relu is a part of, or whose output nothing but the relu reads."""
+    parent = relu.module.rpartition(".")[0]
+    if parent in converted:
+        return parent
+    producers = [name for names in graph.operands(relu.name).values() for name in names]
+    if len(producers) != 1 or len(graph.users(producers[0])) != 1:
+        return None
+    before = graph.op(producers[0]).module
+    return before if before in converted else None

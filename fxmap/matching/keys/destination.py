@@ -1,0 +1,121 @@
+"""What a destination alone can tell: which keys it reads, and whether it runs with what was mapped."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fxmap.errors import CaptureError, QuantizationError
+from fxmap.graph.opgraph import TENSOR
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import TOLERANCE
+from fxmap.matching.align.symmetry import exchange, exchanged, rivals
+from fxmap.matching.keys.exchanges import Exchange
+from fxmap.matching.sides import Side, side
+from fxmap.model.inputs import Inputs
+from fxmap.model.replica import replicate
+from fxmap.model.tensors import tensors_of
+from fxmap.model.wrappers import unwrap
+from fxmap.normalize.network import Network
+from fxmap.run.distance import distance
+from fxmap.run.example_inputs import find_inputs, guess_inputs
+from fxmap.run.interpreter import ValueInterpreter
+from fxmap.run.randomize import Calibrator, finite, random_tensors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a destination's graph tells of its keys.
+
+    `unread` are the keys that it never reads in eval mode. Each of `exchanges` moves the keys of two branches that compute
+    the same from the same, and whose results are used in the same way: to exchange them has no effect.
+    """
+
+    unread: frozenset[str] = frozenset()
+    exchanges: tuple[Exchange, ...] = ()
+
+
+def ask(model: nn.Module) -> Told:
+    """Ask a destination's graph about its keys; nothing is told where it has none.
+
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.one, self.two, self.idle = (nn.Linear(2, 2, bias=False) for _ in range(3))
+    ...     def forward(self, x):
+    ...         return self.one(x) + self.two(x)
+    >>> ask(Sum())
+    Told(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},))
+    """
+    try:
+        known = side(model)
+    except (CaptureError, QuantizationError) as error:
+        logger.info("what the destination does with its keys is not known: %s", error)
+        return Told()
+    keys = (key for key in known.model.state_dict() if key in known.twin.stores)
+    unread = frozenset(known.prefix + key for key in keys if known.main.read.isdisjoint(known.names(key)))
+    return Told(unread, tuple(_exchanges(known)))
+
+
+def _exchanges(known: Side) -> Iterator[Exchange]:
+    """Yield what branches of a graph may be exchanged: by structure, and confirmed by a run with random values."""
+    graph = known.main.ops
+    names = {part: known.prefix + key for key in known.twin.stores for part in known.names(key) if part in known.main.read}
+    moved: set[str] = set()
+    for op in graph.ops():
+        if op.kind == TENSOR or op.name in moved or not graph.tensors(op.name):
+            continue
+        for other in rivals(graph, op.name):
+            image = exchange(graph, op.name, other) or {}
+            keys = exchanged(graph, image)
+            if keys and keys.keys() <= names.keys() and _same_function(known.main, keys):
+                moved |= image.keys()
+                yield {names[one]: names[two] for one, two in list(keys.items())[::2]}
+
+
+def _same_function(captured: Network, keys: Mapping[str, str]) -> bool:
+    """Whether a model computes the same with its tensors exchanged, as far as one run shows; False where it does not run."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = random_tensors(captured, generator)
+    for inputs in find_inputs(captured, captured, count=1):
+        arguments = captured.arguments(inputs.double())
+        with torch.no_grad():
+            outputs = tensors_of(Calibrator(captured, tensors, generator).run(*arguments))
+            changed = tensors | {path: tensors[other] for path, other in keys.items()}
+            others = tensors_of(ValueInterpreter(captured, changed).run(*arguments))
+        return finite(outputs) and all(distance(*pair) <= TOLERANCE for pair in zip(outputs, others, strict=True))
+    return False
+
+
+def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, given: Inputs | None) -> str:
+    """Run the destination once with the mapped weights, in a replica, and say what came of it.
+
+    It shows that shapes fit and that values stay finite, and nothing about which key is which.
+    """
+    inner, prefix = unwrap(dst)
+    full = {key.removeprefix(prefix): value for key, value in mapping.evaluate(state, like=dst.state_dict()).items()}
+    if not len(mapping) or not all(isinstance(value, Tensor) and not value.is_meta for value in full.values()):
+        return ""
+    replica = replicate(inner).eval()
+    own = dict(inner.state_dict())
+    cast = {key: value.to(own[key].dtype) for key, value in full.items()}
+    reason = "no inputs were found; pass example_inputs=(x,)"
+    choices: Iterable[Inputs] = guess_inputs(inner) if given is None else [given]
+    for inputs in choices:
+        try:
+            with torch.no_grad():
+                outputs = tensors_of(functional_call(replica, cast, inputs.args, dict(inputs.kwargs)))
+        except Exception as error:
+            # A model may refuse inputs that were guessed for it in any way it likes.
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            continue
+        finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
+        what = "all outputs are finite" if finite else "some outputs are not finite: a wrong key is likely"
+        return f"the destination runs with the mapped weights on {inputs.size}, {what}; which key is which, this cannot show"
+    return f"the destination could not be run with the mapped weights: {reason}"

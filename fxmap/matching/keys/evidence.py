@@ -1,0 +1,223 @@
+"""What speaks for each pair of entries by itself: shapes, names, the module around, the neighbours in the file."""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxmap.matching.keys.entries import Entry, by_owner
+from fxmap.matching.keys.similarity import name_similarities, words
+
+Numbers = NDArray[np.int64]
+
+
+Scores = NDArray[np.float64]
+
+
+# Neighbours to each side whose shapes are compared.
+_REACH = 6
+
+
+# A block of equal shapes with more pairs than this is thinned: its pairs are those that stand near each other in the block.
+_MANY = 250_000
+
+
+# Pairs of modules, above which the order is not tested against chance; and the excess from which on it counts in full.
+_MANY_MODULES, _IN_ORDER = 100_000_000, 0.25
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs of entries that can be the same tensor: number of the source entry, number of the destination entry.
+
+    `blocks` are the ranges of pairs of one shape: every entry occurs in one block only.
+    """
+
+    src: Numbers
+    dst: Numbers
+    blocks: tuple[slice, ...]
+
+
+def candidates(src: Sequence[Entry], dst: Sequence[Entry]) -> Candidates:
+    """Pair the entries of equal size, whose leaf names are equal where both sides know them."""
+    shared = {entry.leaf for entry in src} & {entry.leaf for entry in dst}
+    groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for side, entries in enumerate((src, dst)):
+        for number, size in enumerate(_sizes(entries, dst if side == 0 else src)):
+            groups[size][side].append(number)
+    left, right, blocks, start = [], [], [], 0
+    names = np.array([entry.leaf if entry.leaf in shared else "" for entry in (*src, *dst)])
+    for ours, theirs in groups.values():
+        i, j = _paired(ours, theirs)
+        one, other = names[: len(src)][i], names[len(src) :][j]
+        keep = (one == other) | (one == "") | (other == "")
+        left.append(i[keep])
+        right.append(j[keep])
+        blocks.append(slice(start, start + int(keep.sum())))
+        start = blocks[-1].stop
+    pairs = [np.concatenate(part) if part else np.zeros(0, np.int64) for part in (left, right)]
+    return Candidates(pairs[0], pairs[1], tuple(block for block in blocks if block.stop > block.start))
+
+
+def _paired(ours: Sequence[int], theirs: Sequence[int]) -> tuple[Numbers, Numbers]:
+    """Pair all with all; where those are too many, each with those that stand near its own place in the block."""
+    left, right = np.array(ours, np.int64), np.array(theirs, np.int64)
+    if len(left) * len(right) <= _MANY:
+        return np.repeat(left, len(right)), np.tile(right, len(left))
+    width = min(max(_MANY // len(left), 1), len(right))
+    # Where a window of so many others begins that is centred on the same share of the way through the block.
+    centre = np.arange(len(left)) * len(right) // max(len(left), 1)
+    first = np.clip(centre - width // 2, 0, len(right) - width)
+    return np.repeat(left, width), right[(first[:, None] + np.arange(width)).ravel()]
+
+
+def _sizes(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Hashable]:
+    """Return what must be equal: the shape without axes of length one, or rows and length where the other side lacks it."""
+    known = {entry.size for entry in others}
+    return [
+        (entry.floating, entry.size if entry.size in known else ("flat", entry.shape[:1], int(np.prod(entry.shape))))
+        for entry in entries
+    ]
+
+
+def order_is_evidence(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
+    """Return from 0 to 1 how far both sides have the same order: Kendall's tau of the keys that shape alone determines.
+
+    Where there are too few of these, it is the share of the shapes that both sides have. Neither says anything where modules
+    follow one another no better than they would at random.
+    """
+    ours, theirs = (Counter(entry.size for entry in side) for side in (src, dst))
+    place = {entry.size: number for number, entry in enumerate(dst)}
+    sure = [place[entry.size] for entry in src if ours[entry.size] == 1 == theirs[entry.size]]
+    chance = _beyond_chance(src, dst)
+    if len(sure) < 3:
+        return chance * (ours & theirs).total() / max(len(src), len(dst), 1)
+    later = np.sign(np.subtract.outer(sure, sure))[np.tril_indices(len(sure), -1)]
+    return chance * max(0.0, float(later.mean()))
+
+
+def _beyond_chance(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
+    """Return from 0 to 1 how much longer the common sequence of modules is than with the destination's modules shuffled."""
+    left, right = _numbered(*(_module_sizes(side) for side in (src, dst)))
+    shared, draws, flat = _shared(left, right), 3, False
+    if shared < 2:
+        # No module of one side is one of the other, as where one is a flat list: entries are many and noisy, so that their
+        # sequence must be longer than in every draw.
+        left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
+        shared, draws, flat = _shared(left, right), 20, True
+    if shared < 2 or len(left) * len(right) > _MANY_MODULES:
+        return 1.0
+    random = np.random.default_rng(0)
+    lengths = [common_length(left, random.permutation(right)) for _ in range(draws)]
+    chance = float(max(lengths) if flat else np.mean(lengths))
+    if shared - chance < 1:
+        # Modules that are all alike follow one another in any order.
+        return 1.0
+    excess = (common_length(left, right) - chance) / (shared - chance)
+    # Blocks in order whose parts are not reach 0.3, shuffled models 0.05.
+    return min(1.0, max(0.0, excess / _IN_ORDER))
+
+
+def _shared(one: Numbers, other: Numbers) -> int:
+    return (Counter(one.tolist()) & Counter(other.tolist())).total()
+
+
+def common_length(one: Numbers, other: Numbers) -> int:
+    """Return the length of the longest common subsequence, a row of Needleman and Wunsch's table at a time.
+
+    >>> common_length(np.array([1, 2, 3, 2]), np.array([2, 1, 3, 2]))
+    3
+    """
+    above = np.zeros(len(other) + 1, np.int64)
+    for number in one:
+        above[1:] = np.maximum.accumulate(np.maximum(above[1:], above[:-1] + (other == number)))
+    return int(above[-1])
+
+
+def _module_sizes(entries: Sequence[Entry]) -> list[Hashable]:
+    return [tuple(sorted(entries[n].size for n in numbers)) for numbers in by_owner(entries).values()]
+
+
+def alone(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float) -> Scores:
+    """Return what speaks for each pair without looking at other pairs."""
+    same_leaf = _by_entry([entry.leaf for entry in src], [entry.leaf for entry in dst], pairs)
+    same_shape = _by_entry([entry.shape for entry in src], [entry.shape for entry in dst], pairs)
+    same_path = _by_entry([entry.path for entry in src], [entry.path for entry in dst], pairs)
+    # Equal names are evidence as far as the two sides name things equally.
+    common = float(same_path.sum()) / max(min(len(src), len(dst)), 1)
+    return (
+        2.0 * common * same_path
+        + 0.5 * same_leaf
+        + 0.1 * same_shape
+        + 1.0 * _names(src, dst, pairs)
+        + 0.8 * _owners(src, dst, pairs)
+        + 0.5 * order * _neighbours(src, dst, pairs)
+    )
+
+
+def _by_entry(ours: Sequence[Hashable], theirs: Sequence[Hashable], pairs: Candidates) -> Scores:
+    left, right = _numbered(ours, theirs)
+    equal: Scores = (left[pairs.src] == right[pairs.dst]).astype(np.float64)
+    return equal
+
+
+def _numbered(ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> tuple[Numbers, Numbers]:
+    numbers: dict[Hashable, int] = {}
+    left, right = ([numbers.setdefault(value, len(numbers)) for value in side] for side in (ours, theirs))
+    return np.array(left, np.int64), np.array(right, np.int64)
+
+
+def _names(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
+    left, right = ([words(entry.path) for entry in side] for side in (src, dst))
+    ours, theirs = (list(dict.fromkeys(side)) for side in (left, right))
+    cells = _index(left, ours)[pairs.src] * max(len(theirs), 1) + _index(right, theirs)[pairs.dst]
+    known, places = np.unique(cells, return_inverse=True)
+    one, other = np.divmod(known, max(len(theirs), 1))
+    found = name_similarities([ours[n] for n in one], [theirs[n] for n in other])
+    return found[places]
+
+
+def _looked_up(table: Scores, src: Numbers, dst: Numbers, pairs: Candidates) -> Scores:
+    found: Scores = table[src[pairs.src], dst[pairs.dst]]
+    return found
+
+
+def _index(values: Sequence[Hashable], known: Sequence[Hashable]) -> Numbers:
+    number = {value: n for n, value in enumerate(known)}
+    return np.array([number[value] for value in values], np.int64)
+
+
+def _owners(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
+    """Compare what else the modules of both entries hold: the bias of a norm is not the bias of a linear layer."""
+    shared = {entry.leaf for entry in src} & {entry.leaf for entry in dst}
+    left, right = (_contents(side, shared) for side in (src, dst))
+    ours, theirs = (list(dict.fromkeys(side)) for side in (left, right))
+    table: Scores = np.array([[_jaccard(Counter(dict(one)), Counter(dict(other))) for other in theirs] for one in ours])
+    return _looked_up(table, _index(left, ours), _index(right, theirs), pairs)
+
+
+def _contents(entries: Sequence[Entry], shared: set[str]) -> list[frozenset[tuple[Hashable, int]]]:
+    result: list[frozenset[tuple[Hashable, int]]] = [frozenset()] * len(entries)
+    for numbers in by_owner(entries).values():
+        held = Counter((entries[n].leaf if entries[n].leaf in shared else "", entries[n].size) for n in numbers)
+        for n in numbers:
+            result[n] = frozenset(held.items())
+    return result
+
+
+def _jaccard(one: Counter[Hashable], other: Counter[Hashable]) -> float:
+    return (one & other).total() / max((one | other).total(), 1)
+
+
+def _neighbours(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
+    """Return the share of neighbours, before and after, that have equal sizes at equal distances."""
+    left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
+    edge = np.full(_REACH, -1)
+    left, right = np.concatenate([edge, left, edge - 1]), np.concatenate([edge, right, edge - 1])
+    total = np.zeros(len(pairs.src))
+    for distance in range(-_REACH, _REACH + 1):
+        if distance:
+            total += left[pairs.src + _REACH + distance] == right[pairs.dst + _REACH + distance]
+    return total / (2 * _REACH)

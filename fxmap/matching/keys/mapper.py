@@ -1,0 +1,221 @@
+"""No graph: keys are matched by shapes, names and order. A guess, and said to be one."""
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fxmap.errors import shorten
+from fxmap.expressions.base import Expression, Source
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.knowledge import Knowledge, Mismatch
+from fxmap.mapping.proof import Status
+from fxmap.matching.keys.coherence import torn_apart
+from fxmap.matching.keys.entries import Entry, comparable, compose, entries_of
+from fxmap.matching.keys.exchanges import Exchange
+from fxmap.matching.keys.matching import Matches, match_entries
+from fxmap.model.wrappers import Spelling, spell
+
+# What the best exchange with other keys must lose in score, or a key stays open; more where the files differ in order.
+MARGIN, MARGIN_WITHOUT_ORDER = 0.3, 2.8
+
+
+# What exchanging whole modules must lose where the order of the files says less than this.
+MODULE_MARGIN, NO_ORDER = 0.6, 0.7
+
+
+def map_by_name(
+    src: Mapping[str, Any],
+    dst: Mapping[str, Any],
+    why: str,
+    *,
+    notes: Collection[str] = (),
+    unread: Collection[str] = (),
+    exchanges: Sequence[Exchange] = (),
+) -> KeyMapping:
+    """Map two state dicts by their key trees: shapes, names, and the order of the file.
+
+    Keys that another assignment would fit about as well stay open: they are `missing`, and `knowledge.reasons` lists their
+    candidates. Everything that is mapped is `guessed`.
+
+    Args:
+        src, dst: the state dicts; their values are not read.
+        why: why there is no graph, for the report.
+        notes: what else to say in the report.
+        unread: destination keys that the destination is known not to read.
+        exchanges: destination keys that may change places without any effect, and with which.
+
+    Cost: see `fxmap.keys.matching`; a few seconds for a thousand keys.
+
+    >>> import torch
+    >>> src = {"module.fc.weight": torch.zeros(3, 2), "module.fc.bias": torch.zeros(3)}
+    >>> mapping = map_by_name(src, {"head.weight": torch.ones(3, 2), "head.bias": torch.ones(3)}, "no model")
+    >>> mapping.renames
+    {'head.weight': 'module.fc.weight', 'head.bias': 'module.fc.bias'}
+    >>> mapping.status("head.bias")
+    <Status.GUESSED: 'guessed'>
+    """
+    spelling = spell(src, dst)
+    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling, exchanges)
+    _tie(dst, found)
+    used = {source for expression in found.expressions.values() for source in expression.sources()}
+    replaced = {mismatch.source for mismatch in found.mismatched}
+    statuses = {key: _status(key, found) for key in dst}
+    knowledge = Knowledge(
+        statuses=statuses,
+        unexpected=tuple(key for key in src if key not in used | replaced),
+        mismatched=tuple(found.mismatched),
+        unread=tuple(key for key in dst if key in unread),
+        reasons={key: reason for key, reason in found.reasons.items() if key not in found.expressions},
+        notes=(
+            f"no graph: keys are matched by shapes, names and order, and not proven: {why}",
+            *([f"wrappers: {spelling.note}"] if spelling.note else []),
+            *notes,
+            *found.notes,
+        ),
+        rungs=("names", "names"),
+    )
+    return KeyMapping({key: found.expressions[key] for key in dst if key in found.expressions}, knowledge)
+
+
+@dataclass
+class _Found:
+    expressions: dict[str, Expression] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    mismatched: list[Mismatch] = field(default_factory=list)
+    kept: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def _status(key: str, found: _Found) -> Status:
+    if key in found.expressions:
+        return Status.GUESSED
+    if any(mismatch.key == key for mismatch in found.mismatched):
+        return Status.MISMATCHED
+    return Status.KEPT if key in found.kept else Status.MISSING
+
+
+def _by_spelling(src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling) -> _Found | None:
+    """Map equal names, wrappers apart, if they make every tensor that the destination holds."""
+    back = {name: key for key, name in spelling.names.items()}
+    tensors = {key: value for key, value in dst.items() if isinstance(value, Tensor)}
+    if not tensors or not all(key in back and _same_shape(src[back[key]], value) for key, value in tensors.items()):
+        return None
+    return _Found({key: Source(back[key]) for key in tensors})
+
+
+def _same_shape(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.shape == other.shape
+
+
+def _by_matching(
+    src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
+) -> _Found:
+    ours, theirs = comparable(entries_of(src, spelling.names), entries_of(dst))
+    ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
+    matches = match_entries(ours, theirs, (*exchanges, *ties))
+    folded = _folded(ours, theirs, matches)
+    needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
+    module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf
+    torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
+    sure = {
+        m.dst: m
+        for m in matches.matches
+        if m.margin >= needed
+        and m.module_margin >= module
+        and (m.src, m.dst) not in torn
+        and theirs[m.dst].key not in folded
+    }
+    parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
+    for match in sure.values():
+        parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
+    found = _Found()
+    for key, value in dst.items():
+        made = compose(tuple(value.shape), parts[key]) if key in parts else None
+        if made is not None:
+            found.expressions[key] = made
+    _explain(dst, src, spelling, (ours, theirs, matches), folded, found)
+    return found
+
+
+def _explain(
+    dst: Mapping[str, Any],
+    src: Mapping[str, Any],
+    spelling: Spelling,
+    matched: tuple[list[Entry], list[Entry], Matches],
+    folded: Collection[str],
+    found: _Found,
+) -> None:
+    """Say of every key that is not made why, and which candidates there were."""
+    ours, theirs, matches = matched
+    back = {name: key for key, name in spelling.names.items()}
+    places = defaultdict(list)
+    for number, entry in enumerate(theirs):
+        places[entry.key].append(number)
+    for key, value in dst.items():
+        if key in found.expressions or not isinstance(value, Tensor):
+            continue
+        nearest = dict.fromkeys(str(ours[n].read()) for place in places[key] for n in matches.nearest(place))
+        # A key may be the empty string.
+        other = src[back[key]] if key in back else None
+        if key in folded:
+            found.reasons[key] = (
+                "the source has a batch norm behind this layer, and the destination has none: it must be folded, which "
+                "needs its eps: give the source's model (src=)"
+            )
+        elif not value.is_floating_point() and not value.is_quantized:
+            found.kept.add(key)
+            found.reasons[key] = "a counter or a table of integers, for which no source stands out"
+        elif isinstance(other, Tensor) and other.numel() != value.numel():
+            found.mismatched.append(Mismatch(key, back[key], tuple(other.shape), tuple(value.shape)))
+        elif nearest:
+            found.reasons[key] = f"open: no clear choice among {shorten(list(nearest), 3)}"
+        else:
+            found.reasons[key] = f"no source tensor has the shape {list(value.shape)}, nor as its rows or parts"
+    opened = [key for key in found.reasons if key not in found.kept]
+    if opened:
+        found.notes.append(
+            f"{len(opened)} keys are open: see knowledge.reasons for their candidates, and map them by hand "
+            "(fxmap.KeyMapping(dict(mapping) | {key: source_key})), or give the source's model, which decides by structure"
+        )
+
+
+def _folded(ours: list[Entry], theirs: list[Entry], matches: Matches) -> set[str]:
+    """Return the keys of layers that have a bias in the destination alone, where the source has a norm left over."""
+    left = _norms(ours, {ours[m.src].key for m in matches.matches})
+    if not left or _norms(theirs, set()):
+        return set()
+    biases = {entry.owner: entry for entry in theirs if entry.leaf == "bias"}
+    has_bias = {entry.owner for entry in ours if entry.leaf == "bias"}
+    result: set[str] = set()
+    for match in matches.matches:
+        source, entry = ours[match.src], theirs[match.dst]
+        bias = biases.get(entry.owner)
+        if entry.leaf == "weight" and bias is not None and source.owner not in has_bias and bias.shape in left:
+            result |= {entry.key, bias.key}
+    return result
+
+
+def _norms(entries: list[Entry], but: Collection[str]) -> set[tuple[int, ...]]:
+    return {entry.shape for entry in entries if entry.leaf == "running_var" and entry.key not in but}
+
+
+def _tie(dst: Mapping[str, Any], found: _Found) -> None:
+    """Give the keys of one tied tensor one source: the first that was found."""
+    for keys in _tied(dst):
+        made = next((found.expressions[key] for key in keys if key in found.expressions), None)
+        if made is not None:
+            found.expressions.update(dict.fromkeys(keys, made))
+            found.notes.append(f"tied in the destination, and made from one source: {shorten(keys)}")
+
+
+def _tied(dst: Mapping[str, Any]) -> list[list[str]]:
+    """Return the keys that name one tensor, of those that have several."""
+    groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for key, value in dst.items():
+        if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():
+            groups[value.data_ptr(), value.shape, value.stride()].append(key)
+    return [keys for keys in groups.values() if len(keys) > 1]

@@ -1,0 +1,61 @@
+"""The order of a file as evidence: which pairs can hold together without crossing each other."""
+
+import numpy as np
+
+from fxmap.matching.keys.evidence import Candidates, Numbers, Scores
+
+# Above this number of cells the order of the whole file is not looked at; that within each shape always is.
+_MANY_CELLS = 100_000_000
+
+
+def in_order(scores: Scores, pairs: Candidates, file_weight: float, block_weight: float) -> Scores:
+    """Weigh the pairs on the best path that never goes back, through the whole file and through each shape alone."""
+    result = np.zeros(len(scores))
+    if (pairs.src.max() + 1) * (pairs.dst.max() + 1) <= _MANY_CELLS:
+        result[best_path(scores, pairs.src, pairs.dst)] += file_weight
+    for block in pairs.blocks:
+        _, row = np.unique(pairs.src[block], return_inverse=True)
+        _, column = np.unique(pairs.dst[block], return_inverse=True)
+        result[block.start + best_path(scores[block], row, column)] += block_weight
+    return result
+
+
+def best_path(scores: Scores, rows: Numbers, columns: Numbers) -> Numbers:
+    """Return the numbers of the pairs on the path of the largest total score, rows and columns both growing.
+
+    Needleman and Wunsch's alignment without a cost for gaps (doi 10.1016/0022-2836(70)90057-4), a row at a time.
+
+    >>> best_path(np.array([1.0, 5.0, 1.0]), np.array([0, 0, 1]), np.array([0, 1, 1])).tolist()
+    [1]
+    """
+    if not len(scores):
+        return np.zeros(0, np.int64)
+    height, width = int(rows.max()) + 1, int(columns.max()) + 1
+    by_row = np.argsort(rows, kind="stable")
+    starts = np.searchsorted(rows[by_row], np.arange(height + 1))
+    total = np.zeros(width + 1)
+    above, diagonal = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    for row in range(height):
+        of = by_row[starts[row] : starts[row + 1]]
+        step = np.zeros(width)
+        step[columns[of]] = scores[of]
+        through = total[:-1] + step
+        best = np.maximum(total[1:], through)
+        # What is left of a cell reaches it at no cost.
+        reached = np.maximum.accumulate(best)
+        above[row] = reached == total[1:]
+        diagonal[row] = (reached == through) & (step > 0)
+        total[1:] = reached
+    path = []
+    row, column = height - 1, width - 1
+    while row >= 0 and column >= 0:
+        if above[row, column]:
+            row -= 1
+        elif diagonal[row, column]:
+            path.append(row * width + column)
+            row, column = row - 1, column - 1
+        else:
+            column -= 1
+    cells = rows * width + columns
+    by_cell = np.argsort(cells)
+    return by_cell[np.searchsorted(cells[by_cell], np.array(path[::-1], np.int64))]

@@ -1,0 +1,1 @@
+"""Search: values decide which operation is which."""

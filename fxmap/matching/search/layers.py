@@ -1,0 +1,58 @@
+"""The operations of a recorded run that read weights, and where their values are."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from fxmap.matching.align import signatures
+from fxmap.matching.align.view import View, view
+from fxmap.normalize.network import Network
+from fxmap.run.lockstep import channels
+
+RADII = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An operation with weights, and where its values are: the fx nodes of its data inputs, and that of its output.
+
+    `rows` are the channels, along `axis`, of the output that are this operation. `likeness` labels its neighbourhoods, from
+    the narrowest to the widest.
+    """
+
+    name: str
+    form: Hashable
+    start: fx.Node
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node
+    rows: tuple[int, ...] | None
+    axis: int
+    likeness: tuple[int, ...]
+
+    def read(self, value: Tensor) -> Tensor:
+        """Return what of the output node's value is this operation's."""
+        return channels(value, self.rows, self.axis)
+
+
+def layers(captured: Network, labels: signatures.Labels) -> list[Layer]:
+    """Return the operations that read tensors of the state dict, in the order of execution."""
+    seen = view(captured.ops)
+    likeness = _likeness(seen, labels)
+    nodes = {node.name: node for node in captured.graph.nodes}
+    position = {node: index for index, node in enumerate(captured.graph.nodes)}
+    found = []
+    for i, op in enumerate(seen.ops):
+        start, output = nodes.get(op.name.partition("#")[0]), nodes.get(op.output)
+        if not seen.parametrised(i) or start is None or output is None:
+            continue
+        inputs = tuple(part for part in start.all_input_nodes if part.name not in captured.ops.weights)
+        form = (seen.kinds[i], seen.shapes[i])
+        found.append(Layer(op.name, form, start, inputs, output, op.rows, op.channel_axis, likeness[i]))
+    return sorted(found, key=lambda layer: position[layer.start])
+
+
+def _likeness(seen: View, labels: signatures.Labels) -> list[tuple[int, ...]]:
+    own = signatures.base(seen, labels, attributes=True)
+    rounds = signatures.neighbourhoods(seen, labels, own, max(RADII))
+    return list(zip(*(rounds[radius] for radius in RADII), strict=True))

@@ -1,0 +1,138 @@
+"""What a model is called with: records of arguments, and inputs of the same kind with other values and sizes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fxmap.model.tensors import tensors_of
+
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One choice of inputs: what a model is called with.
+
+    `roomy` says that every map is larger than the kernels that meet it; `forward`, if given, is called as
+    `forward(model, *args, **kwargs)` in the place of the model.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    roomy: bool
+    size: str
+    forward: Forward | None = None
+
+    def call(self, model: nn.Module) -> Any:
+        """Run a model on the inputs."""
+        return model(*self.args, **self.kwargs) if self.forward is None else self.forward(model, *self.args, **self.kwargs)
+
+    def flat(self) -> list[Tensor]:
+        """Return all tensors, in the order of the arguments."""
+        return tensors_of([self.args, dict(self.kwargs)])
+
+    def double(self) -> "Inputs":
+        """Return the inputs with floating-point tensors in float64."""
+        return self.map(lambda t: t.double() if t.is_floating_point() else t)
+
+    def map(self, change: Callable[[Tensor], Tensor], **fields: Any) -> "Inputs":
+        """Return the inputs with every tensor changed."""
+        args, kwargs = tree_map(
+            lambda value: change(value) if isinstance(value, Tensor) else value, (self.args, dict(self.kwargs))
+        )
+        return replace(self, args=args, kwargs=kwargs, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user said about inputs: for the source and for the destination, None where nothing."""
+
+    src: Inputs | None = None
+    dst: Inputs | None = None
+    forward: bool = False
+
+    @classmethod
+    def of(
+        cls, example: Any, dst_inputs: Any = None, src_forward: Forward | None = None, dst_forward: Forward | None = None
+    ) -> "Given":
+        """Read the arguments of `auto_map`."""
+        theirs = example if dst_inputs is None else dst_inputs
+        return cls(
+            None if example is None else as_inputs(example, src_forward),
+            None if theirs is None else as_inputs(theirs, dst_forward),
+            src_forward is not None or dst_forward is not None,
+        )
+
+
+def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
+    """Make inputs of what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+    if isinstance(example, Mapping):
+        kwargs = example
+    else:
+        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    tensors = tensors_of([args, dict(kwargs)])
+    return Inputs(args, kwargs, True, size_of(tensors[0]) if tensors else "given", forward)
+
+
+def others(inputs: Inputs, seed: int) -> Inputs:
+    """Return inputs of the same shapes with other values: random ones, and integers in another order."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].reshape(tensor.shape)
+
+    return inputs.map(draw, size=f"{inputs.size} (other values)")
+
+
+def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
+    """Return changed inputs with the values of another model's in the place of those that were equal before.
+
+    Two models may take the same tensors in another order, or under other names.
+    """
+    drawn = list(zip(other_before.flat(), other.flat(), strict=True))
+    places = iter(before.flat())
+
+    def change(tensor: Tensor) -> Tensor:
+        own = next(places)
+        return next((new for old, new in drawn if old.dtype == own.dtype and torch.equal(old, own)), tensor)
+
+    return changed.map(change)
+
+
+def resized(inputs: Inputs) -> Inputs | None:
+    """Return inputs of another size, which the models may or may not accept, or None where there is nothing to change.
+
+    Maps become larger by a quarter, texts shorter by a quarter, and a batch of one becomes two: what a model computes across
+    the batch, one alone does not show.
+
+    >>> resized(as_inputs(torch.zeros(1, 3, 8, 8))).size
+    '2x3x10x10'
+    """
+    alone = all(tensor.shape[0] == 1 for tensor in inputs.flat() if tensor.dim() > 1)
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point() and tensor.dim() > 3:
+            for axis in range(2, tensor.dim()):
+                tensor = torch.cat([tensor, tensor.narrow(axis, 0, tensor.shape[axis] // 4).flip(axis)], axis)
+        elif not tensor.is_floating_point() and tensor.dim() == 2:
+            tensor = tensor[:, : max(1, tensor.shape[1] * 3 // 4)]
+        return torch.cat([tensor, tensor.flip(-1)]) if alone and tensor.dim() > 1 else tensor
+
+    other = inputs.map(change)
+    tensors = other.flat()
+    if all(a.shape == b.shape for a, b in zip(tensors, inputs.flat(), strict=True)):
+        return None
+    return replace(other, size=size_of(tensors[0]))
+
+
+def size_of(tensor: Tensor) -> str:
+    """Write a shape as in `1x3x32x32`."""
+    return "x".join(map(str, tensor.shape))

@@ -1,0 +1,1 @@
+"""Rules: each an equation between operations that holds for every input."""

@@ -1,0 +1,73 @@
+"""batch_norm(layer(x, w, b)) = layer(x, w', b') with an affine layer: one operation with an optional norm.
+
+    w' = w * gamma / sqrt(var + eps)        b' = (b - mean) * gamma / sqrt(var + eps) + beta
+
+Holds in eval mode for a convolution or linear layer whose output goes nowhere but into a batch norm with running
+statistics, and whose weight no other operation reads: a shared convolution followed by several norms is never folded.
+After it, the unfused, QAT-fused, eval-fused and int8 forms of a network are one graph. The norm's tensors become arguments
+"norm.weight", "norm.running_var", ... of the layer.
+"""
+
+from dataclasses import replace
+
+from fxmap.graph.affine import AFFINE, affine_shape
+from fxmap.graph.opgraph import OpGraph
+
+_VIEWS = {"view", "unsafe_view", "reshape", "flatten", "unflatten", "transpose", "permute"}
+
+
+def merge_batch_norm(graph: OpGraph) -> None:
+    """Merge every batch norm that can be folded into the layer before it."""
+    for op in graph.of_kind({"batch_norm"}):
+        norm, found = op.name, foldable(graph, op.name)
+        if found is None:
+            continue
+        layer, between = found
+        eps = op.attribute("eps", 1e-5)  # the default of torch.nn.functional.batch_norm
+        merged = replace(graph.op(layer), attributes=(*graph.op(layer).attributes, ("norm.eps", eps)), output=op.output)
+        for argument, tensor in graph.tensors(norm).items():
+            graph.network.add_edge(tensor.name, layer, argument=f"norm.{argument}")
+        for user, use in graph.users(norm):
+            graph.network.add_edge(layer, user, argument=use)
+        graph.network.remove_nodes_from([norm, *between])
+        graph.add(merged)
+
+
+def foldable(graph: OpGraph, norm: str) -> tuple[str, list[str]] | None:
+    """Return the layer that a batch norm can be folded into, and the views in between; or None."""
+    (layer,) = graph.operands(norm)["input"]
+    between: list[str] = []
+    while graph.op(layer).kind in _VIEWS and len(graph.users(layer)) == 1:
+        between.append(layer)
+        (layer,) = graph.operands(layer)["input"]
+    if graph.op(layer).kind not in AFFINE or _obstacle(graph, layer, norm):
+        return None
+    channels = affine_shape(graph.op(layer), graph.tensors(layer)["weight"])[0]
+    statistics = graph.tensors(norm)["running_mean"].shape
+    return (layer, between) if not between or statistics == (channels,) else None
+
+
+def unfolded(graph: OpGraph, layer: str) -> str:
+    """Say why the batch norm behind a layer could not be merged into it; empty where there is none.
+
+    Reads the normalised graph: a norm that is still there was not merged.
+    """
+    norms = [user for user, argument in graph.users(layer) if graph.op(user).kind == "batch_norm" and argument == "input"]
+    if not norms:
+        return ""
+    op = graph.op(norms[0])
+    return f"the batch norm {op.module or op.name} behind it cannot be folded: {_obstacle(graph, layer, norms[0])}"
+
+
+def _obstacle(graph: OpGraph, layer: str, norm: str) -> str:
+    operands = graph.operands(norm)
+    if "running_mean" not in operands or "running_var" not in operands:
+        return "it has no running statistics (track_running_stats=False), and normalises by those of each batch"
+    if "norm.running_mean" in graph.operands(layer):
+        return "another batch norm stands before it"
+    if len(graph.users(layer)) != 1:
+        return "the layer's output has other consumers"
+    weight = graph.tensors(layer).get("weight")
+    if weight is None or len(graph.users(weight.name)) != 1:
+        return "the layer's weight is shared"
+    return ""

@@ -1,0 +1,330 @@
+"""conv(x, w1) + norm(x) + x = conv(x, w): affine branches of one value, added up, are one layer.
+
+A smaller kernel is a larger one with zeros around it, a batch norm is a 1x1 kernel that scales each channel, and x itself is
+the identity kernel, so that every sum of them, scaled by channel or not, is one kernel:
+
+    gamma * (w1 * x + b1) + (w2 * x + b2) = (gamma w1 + w2) * x + (gamma b1 + b2)
+
+Holds for every input in eval mode, for windows of odd size that are centred at the same positions: equal strides, and
+kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum. A scale by channel behind
+one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. What comes out is a
+tensor that is computed from stored ones: `OpGraph.computed`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, IdentityKernel, Product, RowScaled, Scaled, Sum
+from fxmap.expressions.base import Expression, Source, substitute
+from fxmap.expressions.layout import Transpose
+from fxmap.graph.opgraph import TENSOR, Op, OpGraph
+
+_VIEWS = {"view", "reshape", "unsqueeze"}
+
+
+# What may end what is folded, and how many terms that has at least.
+_SUMS = ({"add", "sub", "mul", "div"}, 2)
+
+
+_SCALES = ({"mul"}, 1)
+
+
+_NORMS = ({"linear"}, 1)
+
+
+_LAYERS = {"convolution": "conv", "linear": "linear"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer among the branches: its kernel, which that of the largest one holds."""
+
+    op: Op
+    weight: Op
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape or ()
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    @property
+    def kind(self) -> str:
+        return _LAYERS[self.op.kind]
+
+    def identity(self) -> Expression:
+        """Return the kernel of this shape that changes nothing."""
+        return IdentityKernel(self.shape, self.op.attribute("groups", 1), _source(self.weight))
+
+
+Kernel = Callable[[_Layer], Expression]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A value as an affine map of `entry`, by operations that nothing else reads (`inner`).
+
+    Each of `kernels` writes a term of the weight in the shape of the largest layer; `biases` are the terms of the bias.
+    `merged` says that a norm before a layer is among what was gone through.
+    """
+
+    entry: str
+    kernels: tuple[Kernel, ...]
+    inner: frozenset[str] = frozenset()
+    layers: tuple[_Layer, ...] = ()
+    biases: tuple[Expression, ...] = ()
+    merged: bool = False
+
+
+def fold_sums(graph: OpGraph) -> int:
+    """Fold every sum of affine branches into one layer, in place; return how many."""
+    return _fold(graph, *_SUMS)
+
+
+def fold_scales(graph: OpGraph) -> int:
+    """Fold every scale by channel into the layer before it, in place; return how many."""
+    return _fold(graph, *_SCALES)
+
+
+def fold_norms_before(graph: OpGraph) -> int:
+    """Fold every batch norm that a linear layer alone reads into it, in place; return how many."""
+    return _fold(graph, *_NORMS)
+
+
+def count_branches(graph: OpGraph) -> list[int]:
+    """Count the sums, the scales, and the norms before layers that could be folded."""
+    return [
+        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(kinds))
+        for kinds, terms in (_SUMS, _SCALES, _NORMS)
+    ]
+
+
+def _fold(graph: OpGraph, kinds: set[str], terms: int) -> int:
+    count = 0
+    for op in reversed(list(graph.ops())):
+        if op.kind not in kinds or op.name not in graph.network:
+            continue
+        form = _whole(graph, op.name, terms)
+        if form is not None:
+            _replace(graph, op, form)
+            count += 1
+    return count
+
+
+def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
+    """Return the affine map that an operation ends, if that is more than a layer alone."""
+    form = _form(graph, name, last=True)
+    if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
+        return None
+    return form if graph.op(name).kind != "linear" or form.merged else None
+
+
+def _agree(layers: tuple[_Layer, ...]) -> bool:
+    """Whether the windows of all layers are centred at the same positions."""
+    places = set()
+    for layer in layers:
+        op = layer.op
+        padding, dilation = op.attribute("padding", 0), op.attribute("dilation", 1)
+        kernel = layer.kernel or (1,)
+        if not isinstance(padding, int | tuple) or dilation != 1 or any(extent % 2 == 0 for extent in kernel):
+            return False
+        paddings = padding if isinstance(padding, tuple) else (padding,) * len(kernel)
+        margins = tuple(extent - 2 * pad for extent, pad in zip(kernel, paddings, strict=True))
+        places.add((op.kind, op.attribute("stride", 1), op.attribute("groups", 1), layer.shape[:2], margins))
+    return len(places) == 1
+
+
+def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
+    """Follow a value back to the one that it is an affine map of; None where it is none, or something else reads it."""
+    op, tensors = graph.op(name), graph.tensors(name)
+    if not last and len(graph.users(name)) != 1:
+        return None
+    if op.kind in _LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes"):
+        return _of_layer(graph, op, tensors)
+    if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
+        return _of_norm(graph, op, tensors)
+    if op.kind in ("mul", "div") and (number := _number(graph, name)) is not None:
+        return _of_number(graph, name, number)
+    if op.kind == "mul":
+        return _of_scale(graph, name)
+    return _of_sum(graph, name) if op.kind in ("add", "sub") and not op.attributes else None
+
+
+def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
+    (entry,) = graph.operands(op.name)["input"]
+    layer = _Layer(op, tensors["weight"])
+    weight: Expression = _source(tensors["weight"])
+    bias: Expression | None = _optional(tensors, "bias")
+    if "norm.running_var" in tensors:
+        mean, var = _source(tensors["norm.running_mean"]), _source(tensors["norm.running_var"])
+        gamma, beta, eps = _optional(tensors, "norm.weight"), _optional(tensors, "norm.bias"), op.attribute("norm.eps")
+        weight, bias = (
+            FoldedWeight(layer.kind, weight, var, eps, gamma),
+            FoldedBias(layer.kind, mean, var, eps, bias, gamma, beta),
+        )
+
+    def kernel(largest: _Layer) -> Expression:
+        return weight if layer.kernel == largest.kernel else Centred(weight, largest.kernel)
+
+    return _behind_norm(graph, _Form(entry, (kernel,), frozenset({op.name}), (layer,), () if bias is None else (bias,)))
+
+
+def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
+    """Merge the batch norm that a linear layer alone reads into the layer: w (s x + t) + b = (w s) x + (w t + b)."""
+    op, (layer,), (kernel,) = graph.op(form.entry), form.layers, form.kernels
+    tensors = graph.tensors(form.entry)
+    read = {"running_mean", "running_var"} <= tensors.keys() and len(graph.users(form.entry)) == 1
+    if op.kind != "batch_norm" or layer.op.kind != "linear" or not read:
+        return form
+    (entry,) = graph.operands(form.entry)["input"]
+    mean, var, eps = _source(tensors["running_mean"]), _source(tensors["running_var"]), op.attribute("eps", 1e-5)
+    gamma, beta = _optional(tensors, "weight"), _optional(tensors, "bias")
+    weight = kernel(layer)
+
+    def scaled(_: _Layer) -> Expression:
+        return Transpose(FoldedWeight("linear", Transpose(weight), var, eps, gamma))
+
+    shift = Product(weight, FoldedBias("linear", mean, var, eps, None, gamma, beta))
+    return replace(
+        form, entry=entry, kernels=(scaled,), inner=form.inner | {form.entry}, biases=(*form.biases, shift), merged=True
+    )
+
+
+def _of_norm(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
+    """Return a batch norm as what it is folded into the identity."""
+    (entry,) = graph.operands(op.name)["input"]
+    mean, var, eps = _source(tensors["running_mean"]), _source(tensors["running_var"]), op.attribute("eps", 1e-5)
+    gamma, beta = _optional(tensors, "weight"), _optional(tensors, "bias")
+
+    def kernel(largest: _Layer) -> Expression:
+        return FoldedWeight(largest.kind, largest.identity(), var, eps, gamma)
+
+    return _Form(entry, (kernel,), frozenset({op.name}), (), (FoldedBias("conv", mean, var, eps, None, gamma, beta),))
+
+
+def _of_scale(graph: OpGraph, name: str) -> _Form | None:
+    """Scale a map by a tensor with one number for each output channel."""
+    factor = _factor(graph, name)
+    form = None if factor is None else _form(graph, factor[0])
+    if factor is None or form is None or not form.layers or not _by_channel(graph, form.layers[0], name, factor[1]):
+        return None
+    _, scale, between = factor
+    gamma = _source(graph.op(scale))
+    kernels = tuple(partial(_scaled, kernel, gamma) for kernel in form.kernels)
+    biases = tuple(RowScaled(bias, gamma) for bias in form.biases)
+    return replace(form, kernels=kernels, biases=biases, inner=form.inner | {name, *between})
+
+
+def _number(graph: OpGraph, name: str) -> float | None:
+    """Return what a value is multiplied by, where that is one number."""
+    op, operands = graph.op(name), graph.operands(name)
+    values = [value for _, value in op.attributes]
+    if list(operands) != ["input"] or len(operands["input"]) != 1 or len(values) != 1 or isinstance(values[0], str | tuple):
+        return None
+    return float(values[0]) if op.kind == "mul" else 1.0 / values[0]
+
+
+def _of_number(graph: OpGraph, name: str, number: float) -> _Form | None:
+    form = _form(graph, graph.operands(name)["input"][0])
+    if form is None or not form.layers:
+        return None
+    kernels = tuple(partial(_times, kernel, number) for kernel in form.kernels)
+    return replace(form, kernels=kernels, biases=tuple(Scaled(b, number) for b in form.biases), inner=form.inner | {name})
+
+
+def _scaled(kernel: Kernel, gamma: Expression, largest: _Layer) -> Expression:
+    return RowScaled(kernel(largest), gamma)
+
+
+def _times(kernel: Kernel, number: float, largest: _Layer) -> Expression:
+    return Scaled(kernel(largest), number)
+
+
+def _of_sum(graph: OpGraph, name: str) -> _Form | None:
+    """Add up the maps of the terms; one of them may be the value itself that the others are maps of."""
+    op, operands = graph.op(name), graph.operands(name)
+    terms = [(term, True) for term in operands.get("input", [])]
+    if op.kind == "sub":
+        terms += [(term, False) for term in operands.get("other", [])]
+    if len(terms) < 2 or any(graph.op(term).kind == TENSOR for term, _ in terms):
+        return None
+    forms = [(term, _form(graph, term), positive) for term, positive in terms]
+    entries = {form.entry for _, form, _ in forms if form is not None}
+    if len(entries) != 1:
+        return None
+    (entry,) = entries
+    parts = []
+    for term, form, positive in forms:
+        part = _Form(entry, (_Layer.identity,)) if term == entry else form
+        if part is None:
+            return None
+        if not positive:
+            kernels = tuple(partial(_times, kernel, -1.0) for kernel in part.kernels)
+            part = replace(part, kernels=kernels, biases=tuple(Scaled(bias, -1.0) for bias in part.biases))
+        parts.append(part)
+    return _Form(
+        entry,
+        tuple(kernel for part in parts for kernel in part.kernels),
+        frozenset({name}).union(*(part.inner for part in parts)),
+        tuple(layer for part in parts for layer in part.layers),
+        tuple(bias for part in parts for bias in part.biases),
+        any(part.merged for part in parts),
+    )
+
+
+def _factor(graph: OpGraph, name: str) -> tuple[str, str, list[str]] | None:
+    """Return the value of a product, the tensor that it is scaled by, and the views between tensor and product."""
+    factors = graph.operands(name).get("input", [])
+    if len(factors) != 2 or graph.op(name).attributes:
+        return None
+    for value, factor in (factors, factors[::-1]):
+        scale, through = factor, []
+        while graph.op(scale).kind in _VIEWS and len(graph.users(scale)) == 1:
+            through.append(scale)
+            (scale,) = graph.operands(scale)["input"]
+        if graph.op(scale).kind == TENSOR and graph.op(value).kind != TENSOR:
+            return value, scale, through
+    return None
+
+
+def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool:
+    """Whether a tensor has one number for each output channel, and stands along their axis."""
+    tensor = graph.op(scale)
+    if tensor.extents != (layer.shape[0],):
+        return False
+    viewed = scale not in graph.operands(product)["input"]
+    shape = tensor.shape or ()
+    return (viewed or shape[-1] == 1) if layer.kernel else not viewed and shape[-1] == layer.shape[0]
+
+
+def _replace(graph: OpGraph, end: Op, form: _Form) -> None:
+    """Put one layer in the place of what a form goes through."""
+    largest = max(form.layers, key=lambda layer: layer.kernel)
+    name, users = largest.op.name, graph.users(end.name)
+    kernels = tuple(kernel(largest) for kernel in form.kernels)
+    made = {"weight": (kernels, largest.shape), "bias": (form.biases, largest.shape[:1])}
+    attributes = tuple((key, value) for key, value in largest.op.attributes if not key.startswith("norm."))
+    graph.network.remove_nodes_from(form.inner)
+    graph.add(Op(name, largest.op.kind, attributes, largest.op.module, end.output))
+    graph.network.add_edge(form.entry, name, argument="input")
+    for argument, (parts, shape) in made.items():
+        if parts:
+            key = f"{name}.{argument}"
+            graph.computed[key] = substitute(parts[0] if len(parts) == 1 else Sum(parts), graph.computed)
+            graph.add(Op(f"%{key}", TENSOR, key=key, shape=shape))
+            graph.network.add_edge(f"%{key}", name, argument=argument)
+    for user, argument in users:
+        graph.network.add_edge(name, user, argument=argument)
+    graph.network.remove_nodes_from([op.name for op in graph.of_kind({TENSOR}) if not graph.users(op.name)])
+
+
+def _optional(tensors: Mapping[str, Op], argument: str) -> Source | None:
+    return _source(tensors[argument]) if argument in tensors else None
+
+
+def _source(op: Op) -> Source:
+    assert op.key is not None
+    return Source(op.key)

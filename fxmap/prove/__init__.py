@@ -1,0 +1,1 @@
+"""Prove: what running both models shows of a mapping."""

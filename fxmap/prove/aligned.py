@@ -1,0 +1,46 @@
+"""The aligned operations that a proof compares."""
+
+from collections.abc import Mapping
+
+from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR
+from fxmap.matching.align.alignment import Pair
+from fxmap.matching.sides import Side
+from fxmap.matching.structure import Plan
+
+
+def aligned(plan: Plan) -> list[Pair]:
+    """Return the aligned pairs of operations, without inputs and outputs, in the order in which the destination computes.
+
+    Pairs that depend on constants alone are left out: a mask may have any shape and be made in any way, what reads it tells.
+    """
+    order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
+    varying = set(varying_operations(plan.src)), set(varying_operations(plan.dst))
+    pairs = [
+        pair
+        for pair in plan.alignment.pairs
+        if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT) and (pair.src in varying[0] or pair.dst in varying[1])
+    ]
+    return sorted(pairs, key=lambda pair: order[plan.dst.main.ops.op(pair.dst).output])
+
+
+def unaligned_before(side: Side, name: str, known: Mapping[str, str]) -> list[str]:
+    """Return the operations without a counterpart between one and the nearest aligned ones before it, first ones first."""
+    ops, found, queue = side.main.ops, set(), [name]
+    varying = set(varying_operations(side))
+    while queue:
+        for producers in ops.operands(queue.pop()).values():
+            for producer in producers:
+                if producer in varying and producer not in known and producer not in found:
+                    found.add(producer)
+                    queue.append(producer)
+    return [op.name for op in ops.ops() if op.name in found]
+
+
+def varying_operations(side: Side) -> list[str]:
+    """Return the operations that depend on an input or on a tensor, and on more than constants."""
+    ops, found = side.main.ops, dict[str, None]()
+    for op in ops.ops():
+        producers = [producer for names in ops.operands(op.name).values() for producer in names]
+        if any(producer in found or ops.op(producer).kind in (INPUT, TENSOR) for producer in producers):
+            found[op.name] = None
+    return [name for name in found if ops.op(name).kind != OUTPUT]

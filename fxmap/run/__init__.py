@@ -1,0 +1,1 @@
+"""Run captured graphs on values: example inputs, random tensors, two models side by side."""

@@ -1,0 +1,99 @@
+"""How far two values are apart."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference, relative to the largest absolute value of `a`.
+
+    Infinite where shapes differ, or where one value is not a number.
+
+    >>> distance(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 3.0]))
+    0.25
+    """
+    if a.shape != b.shape:
+        return float("inf")
+    if a.numel() == 0 or torch.equal(a, b):
+        return 0.0
+    # Masks and numbers of positions are compared as numbers.
+    a, b = (value.detach() if value.is_floating_point() or value.is_complex() else value.double() for value in (a, b))
+    a, b = _without_masked(a, b)
+    scale = float(a.abs().max())
+    error = float((a - b).abs().max())
+    if math.isnan(scale) or math.isnan(error):
+        return float("inf")
+    return error / scale if scale > 0 else error
+
+
+def _without_masked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Set scores that are masked out in both values to 0: one model masks by -inf, the other by the least number."""
+    if a.is_complex() or b.is_complex() or not float(a.min()) < _MASKED or not float(b.min()) < _MASKED:
+        return a, b
+    masked = (a < _MASKED) & (b < _MASKED)
+    return a.masked_fill(masked, 0.0), b.masked_fill(masked, 0.0)
+
+
+# A score below this is no score: its softmax is exactly 0 beside any that is not masked.
+_MASKED = -1e30
+
+
+def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], tolerance: float) -> list[tuple[int, int]]:
+    """Return which output of one model is which of the other, in order: all of those that the one with fewer returns.
+
+    A model may return more than the other (hidden states, a loss): each output goes to the first one that is equal, or else
+    to the first one of the same shape. Where there is none, the two do not correspond, and nothing is returned.
+
+    >>> a, b = torch.zeros(2), torch.ones(2)
+    >>> corresponding([a, b], [b], 1e-9)
+    [(1, 0)]
+    """
+    if len(expected) == len(outputs):
+        return [(i, i) for i in range(len(outputs))]
+    few, many = (expected, outputs) if len(expected) < len(outputs) else (outputs, expected)
+    found: list[int] = []
+    for value in few:
+        rest = range(found[-1] + 1 if found else 0, len(many))
+        equal = [i for i in rest if distance(value, many[i]) <= tolerance]
+        alike = [i for i in rest if value.shape == many[i].shape]
+        if not alike:
+            return []
+        found.append((equal or alike)[0])
+    return [(i, j) if few is expected else (j, i) for i, j in enumerate(found)]
+
+
+def _distance_at_one(a: Tensor, b: Tensor) -> float:
+    """Return the least distance of one value to the other at one of its positions; infinite where shapes do not allow it."""
+    few, many = sorted((a, b), key=Tensor.numel)
+    for axis in range(1, many.dim()):
+        rest = (*many.shape[:axis], *many.shape[axis + 1 :])
+        if rest in (few.shape, (*few.shape[:axis], *few.shape[axis + 1 :])) and few.numel() == math.prod(rest):
+            parts = many.movedim(axis, 0).flatten(1)
+            errors = (parts - few.reshape(1, -1)).abs().amax(1)
+            scale = float(few.abs().max()) or 1.0
+            return float(errors.min()) / scale if bool(torch.isfinite(errors).all()) else float("inf")
+    return float("inf")
+
+
+def loose_distance(a: Tensor, b: Tensor) -> float:
+    """Return the distance of two values up to the order of their numbers, zeros that pad, and a constant factor.
+
+    Of two values of which one has a position alone that the other has among others, it is the distance at that position: a
+    norm may come before a token is selected, or behind.
+    """
+    if not a.is_floating_point() or not b.is_floating_point():
+        return float("inf")
+    if a.numel() != b.numel() and (at_one := _distance_at_one(a.detach(), b.detach())) < float("inf"):
+        return at_one
+    a, b = a.detach().flatten(), b.detach().flatten()
+    if len(a) != len(b):
+        a, b = a[a != 0], b[b != 0]
+        return distance(a.sort().values, b.sort().values) if len(a) == len(b) > 0 else float("inf")
+    unordered = distance(a.sort().values, b.sort().values)
+    if a.numel() < 2 or not bool((a != 0).any()):
+        return unordered
+    factor = float(torch.dot(a, b) / torch.dot(a, a))
+    return min(unordered, distance(a * factor, b)) if factor > 0 else unordered

@@ -1,0 +1,202 @@
+"""Example inputs: which tensors both models accept, found from what their first operations read.
+
+Small sizes are best, but for a proof maps must stay larger than every kernel that meets them: on a 32x32 image the last
+stage of a ResNet has one position, and a wrong stride there changes nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.graph.opgraph import INPUT, TENSOR
+from fxmap.model.inputs import Inputs, size_of
+from fxmap.normalize.network import Network
+from fxmap.run.interpreter import ValueInterpreter
+
+_SIZES = (32, 48, 64, 96, 128, 144, 160, 176, 192, 208, 224, 256, 299, 320, 384)
+
+
+_LENGTHS = (12, 7, 16, 32)
+
+
+def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
+    """Yield inputs that the models may accept, where there is no graph to ask: from configurations and first layers."""
+    shapes: dict[tuple[Any, ...], int | None] = {}
+    for model in models:
+        shapes |= dict.fromkeys(_configured(model))
+        shapes |= _first_layer(model)
+    for shape, high in shapes.items():
+        tensor = _draw(shape, high, torch.Generator().manual_seed(0))
+        yield Inputs((tensor,), {}, True, size_of(tensor))
+
+
+def _configured(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Yield image shapes that a model, or its configuration, names."""
+    for holder in (model, getattr(model, "config", None), getattr(model, "patch_embed", None)):
+        size = getattr(holder, "image_size", None) or getattr(holder, "img_size", None)
+        if isinstance(size, int):
+            size = (size, size)
+        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(part, int) for part in size):
+            yield 1, int(getattr(holder, "num_channels", 3) or 3), *size
+
+
+def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            dims = len(module.kernel_size)
+            return {(1, module.in_channels, *[size] * dims): None for size in (128, 224, 64, 32, 256, 384)}
+        if isinstance(module, nn.Embedding):
+            return {(2, 12): module.num_embeddings}
+        if isinstance(module, nn.Linear):
+            return {(2, 12, module.in_features): None, (2, module.in_features): None}
+    return {}
+
+
+def find_inputs(src: Network, dst: Network, *, count: int = 2) -> list[Inputs]:
+    """Return up to `count` inputs of different sizes that both models accept, the smallest that prove something first.
+
+    The second one has two images where the first has one: what a model computes across the batch, one alone does not show.
+
+    Which sizes leave room for every kernel is estimated from the attributes of convolutions and pools; whether a model
+    accepts a size is tried on the meta device, where a run costs no arithmetic. The random values come from a generator of
+    their own: the global one is not touched.
+    """
+    choices = list(_candidates(dst if _inputs(dst) else src))
+    rooms = [min(_room(src, choice.step), _room(dst, choice.step)) for choice in choices]
+    order = sorted(range(len(choices)), key=lambda i: (not rooms[i], i if rooms[i] else -i))
+    found: list[Inputs] = []
+    for i in order:
+        tensors = _random(choices[i] if not found else choices[i].doubled(), seed=i)
+        if all(_accepts(captured, tensors) for captured in (src, dst)):
+            found.append(Inputs(tensors, {}, rooms[i], size_of(tensors[0])))
+        if len(found) == count:
+            break
+    return found
+
+
+def _inputs(captured: Network) -> list[str]:
+    return [op.name for op in captured.ops.ops() if op.kind == INPUT and captured.ops.users(op.name)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Shapes of all inputs for one spatial size or length, and for integer inputs the number of values."""
+
+    step: int
+    shapes: tuple[tuple[int, ...], ...]
+    high: tuple[int | None, ...]
+
+    def doubled(self) -> "_Choice":
+        """Return the choice with two of what there is one of."""
+        return replace(self, shapes=tuple((max(2, shape[0]), *shape[1:]) for shape in self.shapes))
+
+
+def _candidates(captured: Network) -> Iterator[_Choice]:
+    found = [_entry(captured, name) for name in _inputs(captured)]
+    entries = [entry for entry in found if entry is not None]
+    if not entries or len(entries) != len(found):
+        return
+    high = tuple(top for _, _, top in entries)
+    for step in _SIZES if any(dims for _, dims, _ in entries) else _LENGTHS:
+        shapes = tuple(
+            (2, step) if top is not None else (1, channels, *[step] * dims) if dims else (step, channels)
+            for channels, dims, top in entries
+        )
+        yield _Choice(step, shapes, high)
+
+
+def _entry(captured: Network, name: str) -> tuple[int, int, int | None] | None:
+    """Return (channels, spatial dimensions, number of embeddings) that the first layer behind an input asks for."""
+    queue, seen = deque([name]), {name}
+    while queue:
+        for user, argument in captured.ops.users(queue.popleft()):
+            op, weight = captured.ops.op(user), captured.ops.tensors(user).get("weight")
+            if weight is not None and weight.shape is not None:
+                shape = weight.shape
+                if op.kind == "convolution":
+                    return shape[1] * int(op.attribute("groups", 1)), len(shape) - 2, None
+                if op.kind == "conv_transpose":
+                    return shape[0], len(shape) - 2, None
+                if op.kind == "linear":
+                    return shape[1], 0, None
+                if op.kind == "embedding" and argument != "weight":
+                    return 1, 0, shape[0]
+            if user not in seen:
+                seen.add(user)
+                queue.append(user)
+    return None
+
+
+def _random(choice: _Choice, seed: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(_draw(shape, high, generator) for shape, high in zip(choice.shapes, choice.high, strict=True))
+
+
+def _draw(shape: tuple[int, ...], high: int | None, generator: torch.Generator) -> Tensor:
+    """Draw normal numbers, or integers below `high`."""
+    if high is None:
+        return torch.randn(shape, generator=generator)
+    return torch.randint(0, high, shape, generator=generator)
+
+
+def _room(captured: Network, size: int) -> bool:
+    """Estimate whether every map is larger than the kernels that meet it, for a square input.
+
+    Follows the spatial size along the operation graph; what changes it beside convolutions and pools is not known, and
+    then nothing is claimed of what follows.
+    """
+    sizes: dict[str, tuple[int, ...] | None] = {}
+    for op in captured.ops.ops():
+        weight = captured.ops.tensors(op.name).get("weight")
+        if op.kind == INPUT:
+            sizes[op.name] = (size, size, size)
+            continue
+        if op.kind == TENSOR:
+            continue
+        before = [sizes.get(name) for names in captured.ops.operands(op.name).values() for name in names if name in sizes]
+        known = next((found for found in before if found is not None), None)
+        sizes[op.name] = known
+        if known is None or op.kind not in ("convolution", "max_pool", "avg_pool"):
+            sizes[op.name] = None if op.kind in _RESIZING else known
+            continue
+        dims = len(weight.shape) - 2 if weight is not None and weight.shape is not None else 2
+        kernel = (
+            weight.shape[2:] if weight is not None and weight.shape is not None else _each(op.attribute("kernel_size"), dims)
+        )
+        if any(k > 1 and extent <= k for k, extent in zip(kernel, known, strict=False)):
+            return False
+        stride, padding, dilation = (
+            _each(op.attribute(name, d), dims) for name, d in (("stride", 1), ("padding", 0), ("dilation", 1))
+        )
+        sizes[op.name] = tuple(
+            (extent + 2 * p - d * (k - 1) - 1) // s + 1
+            for extent, k, s, p, d in zip(known[:dims], kernel, stride, padding, dilation, strict=True)
+        )
+    return True
+
+
+_RESIZING = {"interpolate", "conv_transpose", "adaptive_avg_pool", "adaptive_max_pool", "mean", "matmul", "pad", "linear"}
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    if isinstance(value, tuple):
+        return value
+    return (value if isinstance(value, int) else 0,) * dims
+
+
+def _accepts(captured: Network, tensors: tuple[Tensor, ...]) -> bool:
+    meta = {
+        # A model in another precision accepts the same shapes.
+        path: tensor.to("meta", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        for path, tensor in captured.tensors.items()
+    }
+    try:
+        with torch.no_grad():
+            ValueInterpreter(captured, meta).run(*(tensor.to("meta") for tensor in tensors))
+    except Exception:  # whatever a model raises on inputs that do not fit it
+        return False
+    return True

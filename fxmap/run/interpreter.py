@@ -1,0 +1,103 @@
+"""Run a captured graph with other tensors in the place of the model's own."""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from fxmap.capture.captured import Captured
+from fxmap.graph.arguments import bind
+from fxmap.graph.kinds import kind_of
+
+Hook = Callable[[fx.Node, Any], Any]
+
+
+class ValueInterpreter(fx.Interpreter):
+    """Interprets a captured graph with given tensors in the place of the model's own.
+
+    Batch norm is written out, since torch does not differentiate it by its running statistics, and nothing is computed in
+    place, since values are kept. `hook(node, value)` sees every value and returns the one to go on with.
+    """
+
+    def __init__(self, captured: Captured, tensors: Mapping[str, Tensor], hook: Hook | None = None) -> None:
+        super().__init__(captured.module, graph=captured.graph)
+        self.tensors = tensors
+        self.constants = captured.constants
+        self.dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float64)
+        self.hook = hook
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node and show its value to the hook."""
+        norm = n.op == "call_function" and kind_of(n) == "batch_norm"
+        value: Any = self._batch_norm(n) if norm else super().run_node(n)
+        if norm and isinstance(n.target, OpOverload) and len(n.target._schema.returns) > 1:
+            # aten returns the statistics of the batch beside it, which are empty in eval mode.
+            value = (value, value.new_empty(0), value.new_empty(0))
+        return value if self.hook is None else self.hook(n, value)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function, out of place; what a model computes in float32 by itself is computed in the tensors' dtype."""
+        if kwargs.get("inplace"):
+            kwargs = kwargs | {"inplace": False}
+        if kwargs.get("dtype") is torch.float32 and isinstance(target, OpOverload):
+            kwargs = kwargs | {"dtype": self.dtype}
+        elif kwargs.get("dtype") is torch.complex64 and isinstance(target, OpOverload):
+            kwargs = kwargs | {"dtype": self.dtype.to_complex()}
+        return super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a method, out of place."""
+        plain = target.rstrip("_") if isinstance(target, str) and not target.startswith("__") else target
+        return super().call_method(plain if hasattr(args[0], plain) else target, args, kwargs)
+
+    def fetch_attr(self, target: str) -> Any:
+        """Return the tensor to use for a path; constants of the graph take the dtype of the given tensors."""
+        if target in self.tensors:
+            return self.tensors[target]
+        value = self.constants[target] if target in self.constants else super().fetch_attr(target)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(next((t.dtype for t in self.tensors.values() if t.is_floating_point()), value.dtype))
+        return value
+
+    def before_batch_norm(self, node: fx.Node, value: Tensor) -> None:
+        """See what enters a batch norm before its statistics are read."""
+
+    def _batch_norm(self, node: fx.Node) -> Tensor:
+        arguments = bind(node)
+        x: Tensor = self.env[arguments["input"]]
+        self.before_batch_norm(node, x)
+
+        def tensor(name: str) -> Tensor | None:
+            part = arguments.get(name)
+            if not isinstance(part, fx.Node):
+                return None
+            # Read anew: the statistics may just have been set.
+            value: Tensor = self.fetch_attr(str(part.target)) if part.op == "get_attr" else self.env[part]
+            return value.reshape(1, -1, *[1] * (x.dim() - 2))
+
+        mean, var, weight, bias = (tensor(name) for name in ("running_mean", "running_var", "weight", "bias"))
+        if mean is None or var is None:
+            dims = [d for d in range(x.dim()) if d != 1]
+            mean, var = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
+        scale = torch.rsqrt(var + arguments["eps"])
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        return torch.addcmul(shift, x, scale)
+
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    **{
+        getattr(module, f"{name}_"): getattr(module, name)
+        for module in (torch, F)
+        for name in dir(module)
+        if not name.startswith("_") and hasattr(module, f"{name}_") and callable(getattr(module, name))
+    },
+}

@@ -1,0 +1,57 @@
+"""The loss by quantization, as a signal-to-noise ratio in dB."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxmap.errors import QuantizationError
+from fxmap.expressions.packing import is_object, unpack
+from fxmap.model.tensors import tensors_of
+
+
+def sqnr(expected: Tensor, actual: Tensor) -> float:
+    """Return the signal-to-quantization-noise ratio in dB: 20 log10(|expected| / |expected - actual|).
+
+    >>> sqnr(torch.tensor([10.0]), torch.tensor([9.0]))
+    20.0
+    """
+    expected, actual = expected.detach(), actual.detach()
+    noise = float(torch.linalg.vector_norm(expected.double() - actual.double()))
+    signal = float(torch.linalg.vector_norm(expected.double()))
+    return 20 * math.log10(signal / noise) if noise and signal else math.inf
+
+
+def equal_states(own: Any, made: Any) -> bool:
+    """Whether two values of state dicts are the same: tensors, quantized ones too, or packed ones."""
+    if is_object(own) and is_object(made):
+        own, made = unpack(own), unpack(made)
+    if isinstance(own, tuple) and isinstance(made, tuple):
+        return len(own) == len(made) and all(equal_states(a, b) for a, b in zip(own, made, strict=True))
+    if isinstance(own, Tensor) and isinstance(made, Tensor):
+        return own.shape == made.shape and own.dtype == made.dtype and torch.equal(own, made)
+    return own is made
+
+
+def loss(reference: Callable[[], Any], filled: Callable[[], Any]) -> float:
+    """Run two models without gradients, and return the ratio of their first outputs.
+
+    Args:
+        reference, filled: each runs a model in eval mode, and returns what that returns.
+
+    Raises:
+        QuantizationError: a model does not run, or the outputs have different shapes.
+
+    >>> loss(lambda: torch.tensor([10.0]), lambda: (torch.tensor([9.0]),))
+    20.0
+    """
+    try:
+        with torch.no_grad():
+            expected, actual = tensors_of(reference()), tensors_of(filled())
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise QuantizationError(f"the models could not be run on it: {error}") from error
+    if not expected or not actual or expected[0].shape != actual[0].shape:
+        raise QuantizationError("the outputs have different shapes")
+    return sqnr(expected[0], actual[0])

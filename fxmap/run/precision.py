@@ -1,0 +1,54 @@
+"""Single precision inside a proof in double: where a model's own rounding is no difference.
+
+Rotary tables and the like are made in float32 when a model is built, by each library in its own way, and differ by rounding
+whatever the dtype of the weights. What is computed from them is compared up to that.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxmap.capture.captured import Captured
+
+
+class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees whether anything turns float64 into float32 inside a `with` block (a softmax in float32, rotary tables)."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the type of what goes in and what comes out."""
+        result = func(*args, **(kwargs or {}))
+        double = any(isinstance(part, Tensor) and part.dtype is torch.float64 for part in args)
+        self.found |= double and isinstance(result, Tensor) and result.dtype is torch.float32
+        return result
+
+
+def behind_tables(captured: Captured, mapped: set[str]) -> dict[str, str]:
+    """Return the fx nodes that depend on a table in single precision, each with the table's name.
+
+    A table is a constant of the graph, or a buffer of the model's own that is not `mapped`. Small whole numbers, powers of
+    two, masks: what float32 holds exactly in few digits, every library rounds alike.
+    """
+    tables = {
+        name: value
+        for name, value in {**captured.tensors, **captured.constants}.items()
+        if name not in mapped and not isinstance(captured.tensors.get(name), torch.nn.Parameter) and _is_rounded(value)
+    }
+    behind: dict[str, str] = {}
+    for node in captured.graph.nodes if tables else ():
+        name = str(node.target) if node.op == "get_attr" and str(node.target) in tables else None
+        name = name or next((behind[part.name] for part in node.all_input_nodes if part.name in behind), None)
+        if name is not None:
+            behind[node.name] = name
+    return behind
+
+
+def _is_rounded(value: Tensor) -> bool:
+    if value.is_meta or not value.is_floating_point() or value.numel() < 2:
+        return False
+    return not torch.equal(value, value.to(torch.bfloat16).to(value.dtype))
