@@ -1,4 +1,5 @@
 """Measurements of fxmap: `python -m benchmarks COMMAND`.
 
-Each command is a module of its own. What is right is never asked of fxmap itself: references come from `recipes`.
+Each command is a module of its own. What is right is never asked of fxmap itself: references come from
+`fxmap.testing.recipes`.
 """

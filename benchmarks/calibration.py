@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import fxmap
-from benchmarks import recipes
 from benchmarks.output import progress, write_json
-from benchmarks.recipes import Form
 from fxmap.cli.demo.data import Digits, Settings, fine_tune, isolated
+from fxmap.testing import compare
+from fxmap.testing.recipes import forms, models
+from fxmap.testing.recipes.forms import Form
 
 CLASSES, IMAGE, TRAINED_ON = 10, 80, 1440
 FEW, MANY, BATCH = 64, 256, 16  # images to calibrate on
@@ -103,7 +104,7 @@ def train(name: str, training: str, steps: int) -> Trained:
         data = digits()
         model = getattr(torchvision.models, name)(weights=None, num_classes=CLASSES, **_options(name))
         fine_tune(model, data, settings)
-        return Trained(name, training, model, data, recipes.output(model, data.held_out_images))
+        return Trained(name, training, model, data, compare.output(model, data.held_out_images))
 
 
 def digits() -> Digits:
@@ -119,18 +120,18 @@ def digits() -> Digits:
 
 
 def _options(name: str) -> dict[str, Any]:
-    return recipes.MODELS[name].options | ({"aux_logits": False} if name == "inception_v3" else {})
+    return models.MODELS[name].options | ({"aux_logits": False} if name == "inception_v3" else {})
 
 
 def measure(trained: Trained) -> Iterator[Row]:
     """Fill the int8 form of a trained network in every way."""
-    yield trained.row("int8 weights alone", recipes.output(with_int8_weights(trained), trained.data.held_out_images))
+    yield trained.row("int8 weights alone", compare.output(with_int8_weights(trained), trained.data.held_out_images))
     yield _filled(trained, REAL)
     yield _filled(trained, DISTILLED)
     if any(isinstance(part, nn.ReLU6) for part in trained.model.modules()):
-        plain = recipes.quantizable_model(trained.name, num_classes=CLASSES)
+        plain = models.quantizable_model(trained.name, num_classes=CLASSES)
         plain.load_state_dict(trained.model.state_dict())
-        yield trained.row("ReLU instead of ReLU6", recipes.output(plain, trained.data.held_out_images))
+        yield trained.row("ReLU instead of ReLU6", compare.output(plain, trained.data.held_out_images))
         yield _filled(trained, REAL, MANY)
         for engine in ("x86", "onednn", "qnnpack"):
             for images, observers in ((FEW, SEVEN), (FEW, EIGHT), (MANY, SEVEN), (MANY, EIGHT)):
@@ -140,17 +141,17 @@ def measure(trained: Trained) -> Iterator[Row]:
 def _filled(trained: Trained, calibration: str, images: int = FEW, observers: str = SEVEN, engine: str = "x86") -> Row:
     if engine not in torch.backends.quantized.supported_engines:
         return trained.row(calibration, observers=observers, engine=f"{engine}: not in this build of torch")
-    other = recipes.randomised_float(trained.name, seed=2, num_classes=CLASSES, **_options(trained.name))
-    destination = recipes.build_form(
+    other = models.randomised_float(trained.name, seed=2, num_classes=CLASSES, **_options(trained.name))
+    destination = forms.build_form(
         trained.name,
         Form.INT8_CHANNEL,
         other.state_dict(),
-        recipes.images(4),
+        models.images(4),
         num_classes=CLASSES,
         **_options(trained.name),
     )
     batches = trained.data.images[:images].split(BATCH)
-    with recipes.engine(engine):
+    with forms.engine(engine):
         start = time.perf_counter()
         fxmap.transfer(
             trained.model,
@@ -162,7 +163,7 @@ def _filled(trained: Trained, calibration: str, images: int = FEW, observers: st
             verify=False,
         )
         seconds = time.perf_counter() - start
-        output = recipes.output(destination, trained.data.held_out_images)
+        output = compare.output(destination, trained.data.held_out_images)
     used = None if calibration == DISTILLED else images
     return trained.row(calibration, output, images=used, observers=observers, engine=engine, seconds=seconds)
 
@@ -175,7 +176,7 @@ def eight_bits() -> Any:
 
 def with_int8_weights(trained: Trained) -> nn.Module:
     """Return the float network with weights rounded to int8 for each output channel; folding a norm scales channels only."""
-    model = recipes.float_model(trained.name, num_classes=CLASSES, **_options(trained.name))
+    model = models.float_model(trained.name, num_classes=CLASSES, **_options(trained.name))
     model.load_state_dict(trained.model.state_dict())
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks import measure_modules
 from benchmarks.measure import PAIRS, Row, measure, subject
 from benchmarks.output import progress, write_json
-from benchmarks.recipes import MODELS
+from fxmap.testing.recipes.models import MODELS
 
 QUICK_MODELS = ("shufflenet_v2_x0_5", "resnet18")
 QUICK_FORMS = ("quantizable", "fused", "fused-qat", "prepared", "qat", "int8-channel", "int8-tensor", "dynamic")

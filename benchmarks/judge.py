@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 import fxmap
 from benchmarks.controls import CONTROLS
-from benchmarks.randomise import clear_caches, randomise
 from benchmarks.registry.pair import Build, Output, Pair, main_tensor
 from benchmarks.registry.truth import truth_of
+from fxmap.testing.randomise import clear_caches, randomise
 
 TOLERANCE = 1e-4  # of float32 outputs, relative to the largest absolute value
 EXAMPLES = 5

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks import recipes
-from benchmarks.recipes import Form
+from fxmap.testing import compare
+from fxmap.testing.recipes import forms, models, state_dicts
+from fxmap.testing.recipes.forms import Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,11 @@ def subject(name: str) -> Subject:
     """Draw a model's source, destination weights and data."""
     return Subject(
         name,
-        recipes.randomised_float(name, seed=1),
-        recipes.randomised_float(name, seed=2).state_dict(),
-        recipes.images(11),
-        recipes.images(12),
-        recipes.images(13, batches=1)[0],
+        models.randomised_float(name, seed=1),
+        models.randomised_float(name, seed=2).state_dict(),
+        models.images(11),
+        models.images(12),
+        models.images(13, batches=1)[0],
     )
 
 
@@ -135,7 +136,7 @@ def measure(subject: Subject, form: str, *, proof: bool) -> Row:
     """Measure one form of a model; an error of fxmap's, or of torch's, is a result and ends in the row."""
     row = Row(subject.name, form)
     pair = PAIRS[form]
-    with recipes.engine(pair.engine):
+    with forms.engine(pair.engine):
         try:
             _measure(subject, pair, row, proof)
         except Exception as error:  # a benchmark of many models must survive whatever one of them raises
@@ -158,11 +159,11 @@ def _measure(subject: Subject, pair: Pair, row: Row, proof: bool) -> None:
     expected, sourced = expected_state(pair, reference, own)
     actual = dst.state_dict()
     if pair.src.is_static_int8:
-        sourced -= recipes.lost_keys(subject.name, src, sourced)
-        expected, actual = (recipes.with_fold_factors(dst, state) for state in (expected, actual))
+        sourced -= state_dicts.lost_keys(subject.name, src, sourced)
+        expected, actual = (state_dicts.with_fold_factors(dst, state) for state in (expected, actual))
     _compare(expected, actual, sourced, mapping, row)
     if pair.src.is_static_int8:
-        row.refolded = recipes.refolds(subject.name, dst, src)
+        row.refolded = state_dicts.refolds(subject.name, dst, src)
     _run(subject, pair, reference, dst, row)
 
 
@@ -176,22 +177,22 @@ def source_of(subject: Subject, pair: Pair) -> nn.Module:
     """Return the source in its form."""
     if pair.src is Form.FLOAT:
         return subject.source
-    return recipes.build_form(subject.name, pair.src, subject.source.state_dict(), subject.data)
+    return forms.build_form(subject.name, pair.src, subject.source.state_dict(), subject.data)
 
 
 def destination_of(subject: Subject, pair: Pair) -> nn.Module:
     """Build the destination's form from other weights and other data."""
     # Fake-quants act on the output and are kept: they stay fresh, as the reference's, so that outputs can be compared.
     data = () if pair.dst.is_qat else subject.other_data
-    return recipes.build_form(subject.name, pair.dst, subject.other, data)
+    return forms.build_form(subject.name, pair.dst, subject.other, data)
 
 
 def reference_of(subject: Subject, pair: Pair, src: nn.Module, own: Mapping[str, Any]) -> nn.Module:
     """Build what the destination must become; `own` is what it held before."""
     if not pair.src.is_static_int8:
         data = subject.data if pair.calibrated else ()
-        return recipes.reference_form(subject.source, subject.name, pair.dst, data)
-    return recipes.build_form(subject.name, pair.dst, recipes.float_reference(subject.name, src, own))
+        return forms.reference_form(subject.source, subject.name, pair.dst, data)
+    return forms.build_form(subject.name, pair.dst, state_dicts.float_reference(subject.name, src, own))
 
 
 def _fill(subject: Subject, pair: Pair, src: nn.Module, dst: nn.Module, mapping: fxmap.KeyMapping) -> fxmap.KeyMapping:
@@ -222,7 +223,7 @@ def _prove(src: nn.Module, dst: nn.Module, inputs: Tensor | None, row: Row) -> N
 def expected_state(pair: Pair, reference: nn.Module, own: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """Return what the destination must hold, and which keys of it have a float source; `own` is what it held before."""
     expected = dict(reference.state_dict())
-    sourced = recipes.sourced_keys(reference, pair.dst)
+    sourced = state_dicts.sourced_keys(reference, pair.dst)
     if pair.src.is_static_int8:
         # Folding lost the counters.
         sourced -= {key for key in sourced if key.endswith(".num_batches_tracked")}
@@ -236,7 +237,7 @@ def _compare(
 ) -> None:
     if expected.keys() != actual.keys():
         raise ValueError(f"the reference has other keys than the destination: {sorted(expected.keys() ^ actual.keys())[:3]}")
-    different = [key for key in expected if not recipes.same_value(expected[key], actual[key])]
+    different = [key for key in expected if not compare.same_value(expected[key], actual[key])]
     lost = {*mapping.missing, *mapping.mismatched}
     rest = expected.keys() - sourced
     row.keys, row.sourced = len(expected), len(sourced)
@@ -249,13 +250,13 @@ def _compare(
 
 
 def _run(subject: Subject, pair: Pair, reference: nn.Module, dst: nn.Module, row: Row) -> None:
-    expected, actual = (recipes.output(model, subject.test) for model in (reference, dst))
+    expected, actual = (compare.output(model, subject.test) for model in (reference, dst))
     if not expected.isfinite().all() or torch.equal(expected[0], expected[1]):
         raise ValueError("the reference's output is not finite, or does not depend on the image: equality would say nothing")
-    row.output_equal = recipes.same_value(expected, actual)
+    row.output_equal = compare.same_value(expected, actual)
     if pair.is_lossy:
-        exact = recipes.output(subject.source, subject.test)
-        row.sqnr, row.sqnr_reference = recipes.sqnr(exact, actual), recipes.sqnr(exact, expected)
+        exact = compare.output(subject.source, subject.test)
+        row.sqnr, row.sqnr_reference = compare.sqnr(exact, actual), compare.sqnr(exact, expected)
 
 
 def counted(mapping: fxmap.KeyMapping, keys: Any) -> dict[str, int]:

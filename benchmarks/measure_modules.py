@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks import recipes, recipes_modules
 from benchmarks.measure import Row, counted, subject, timed
-from benchmarks.recipes import Form
+from fxmap.testing import compare
+from fxmap.testing.recipes import forms, layers, models
+from fxmap.testing.recipes.forms import Form
 
 LAYERS = "layers"
 
@@ -61,7 +62,7 @@ def applies(name: str, form: str) -> bool:
 def measure(name: str, form: str) -> Row:
     """Measure one form of a model; an error is a result, and ends in the row."""
     row = Row(name, form)
-    with recipes.engine("fbgemm"):
+    with forms.engine("fbgemm"):
         try:
             _measure(_case(name, form), row)
         except Exception as error:  # a benchmark of many models must survive whatever one of them raises
@@ -73,17 +74,17 @@ def _case(name: str, form: str) -> Case:
     if form == CLAMP:
         model = subject(name)
         dst, reference = (
-            recipes.build_form(name, Form.INT8_CHANNEL, weights, model.data)
+            forms.build_form(name, Form.INT8_CHANNEL, weights, model.data)
             for weights in (model.other, model.source.state_dict())
         )
         return Case(model.source, dst, reference, (model.test,), model.data, "clamp")
     if name == LAYERS and form in EAGER:
-        kind, data = EAGER[form], recipes_modules.batches(11)
-        weights = [recipes_modules.randomised(seed) for seed in (1, 2)]
+        kind, data = EAGER[form], layers.batches(11)
+        weights = [layers.randomised(seed) for seed in (1, 2)]
         static = kind in (Form.PREPARED, Form.INT8_CHANNEL)
-        reference = recipes_modules.build_form(kind, weights[0].state_dict(), data if static else ())
-        dst = recipes_modules.build_form(kind, weights[1].state_dict(), recipes_modules.batches(12) if static else ())
-        test = recipes_modules.batches(13)[0]
+        reference = layers.build_form(kind, weights[0].state_dict(), data if static else ())
+        dst = layers.build_form(kind, weights[1].state_dict(), layers.batches(12) if static else ())
+        test = layers.batches(13)[0]
         return Case(weights[0], dst, reference, test, data if static else None)
     return _torchao_case(name, form)
 
@@ -93,11 +94,11 @@ def _torchao_case(name: str, form: str) -> Case:
     from torchao.quantization.qat import QATConfig
 
     if name == LAYERS:
-        src, other = recipes_modules.randomised(1), recipes_modules.randomised(2)
-        test: tuple[Tensor, ...] = recipes_modules.batches(13)[0]
+        src, other = layers.randomised(1), layers.randomised(2)
+        test: tuple[Tensor, ...] = layers.batches(13)[0]
     else:
         model = subject(name)
-        src, other, test = model.source, recipes.float_model(name), (model.test,)
+        src, other, test = model.source, models.float_model(name), (model.test,)
         other.load_state_dict(model.other)
     if form == "torchao-qat":
         base = quantization.Int8DynamicActivationIntxWeightConfig(weight_granularity=quantization.PerAxis(0))
@@ -123,7 +124,7 @@ def _measure(case: Case, row: Row) -> None:
     with torch.no_grad():
         exact, expected, actual = (model.eval()(*case.test) for model in (case.src, case.reference, case.dst))
     row.output_equal = torch.equal(expected, actual)
-    row.sqnr, row.sqnr_reference = recipes.sqnr(exact, actual), recipes.sqnr(exact, expected)
+    row.sqnr, row.sqnr_reference = compare.sqnr(exact, actual), compare.sqnr(exact, expected)
     if case.relu6 == "clamp":
         # Another function than the reference's, on purpose: what is asked is that it is nearer to the float model.
         row.output_equal = row.sqnr > row.sqnr_reference
@@ -157,7 +158,7 @@ def same_value(a: Any, b: Any) -> bool:
         )
     if isinstance(a, nn.Parameter):
         a, b = a.detach(), b.detach()
-    return recipes.same_value(a, b)
+    return compare.same_value(a, b)
 
 
 def _unpacked(value: Any) -> Any:

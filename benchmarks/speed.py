@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks.generated import OPS_A_BLOCK, Decoder, JoinedDecoder, Residual, Shuffled
 from benchmarks.output import progress, write_json
 from benchmarks.registry import PAIRS
 from benchmarks.stages import STAGES, timed_stages
 from benchmarks.workers import run_all
+from fxmap.testing.generated import OPS_A_BLOCK, Decoder, JoinedDecoder, Residual, Shuffled
 
 WIDTH = 180  # of the table where the output is no terminal
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)

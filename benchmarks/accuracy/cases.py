@@ -8,10 +8,10 @@ from benchmarks.accuracy import made
 from benchmarks.accuracy.problems import FormProblem, PairProblem, Problem
 from benchmarks.judge import Case as PairCase
 from benchmarks.names_data import NamedPair
-from benchmarks.recipes import MODELS
 from benchmarks.registry import PAIRS
 from benchmarks.registry.build import torchvision
 from benchmarks.registry.pair import Pair, images
+from fxmap.testing.recipes.models import MODELS
 
 INCEPTION, QUANTIZABLE, LIBRARIES = "Inception-v3", "quantizable models", "library to library"
 SHUFFLED, PARTIAL, RANDOM, NAMES = "renamed and shuffled", "partial matches", "random networks", "names and shapes alone"

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import planted, planted_tokens
 from benchmarks.accuracy.problems import PairProblem
-from benchmarks.generated import Residual, Shuffled
 from benchmarks.judge import Case, built, loaded_error, output
-from benchmarks.randomise import randomise
 from benchmarks.registry.build import timm, torchvision, torchvision_vit
 from benchmarks.registry.made import renamed
 from benchmarks.registry.pair import Build, Inputs, Pair, images, normal, tokens
+from fxmap.testing import planted, planted_tokens
+from fxmap.testing.generated import Residual, Shuffled
+from fxmap.testing.randomise import randomise
 
 Make = Callable[[Any], nn.Module]
 

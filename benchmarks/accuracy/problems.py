@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from benchmarks import measure, recipes
+from benchmarks import measure
 from benchmarks.judge import TOLERANCE, Case, count, loaded_error
+from fxmap.testing import compare
+from fxmap.testing.recipes import forms, state_dicts
 
 Made = Mapping[str, Any]
 
@@ -105,7 +107,7 @@ class FormProblem:
     def __init__(self, model: str, form: str) -> None:
         self.pair = measure.PAIRS[form]
         subject = measure.subject(model)
-        with recipes.engine(self.pair.engine):
+        with forms.engine(self.pair.engine):
             self.src = measure.source_of(subject, self.pair)
             self.dst = measure.destination_of(subject, self.pair)
             self._fresh = measure.destination_of(subject, self.pair)
@@ -114,7 +116,7 @@ class FormProblem:
             self._before = measure.snapshot(self._fresh.state_dict())
             reference = measure.reference_of(subject, self.pair, self.src, own)
             self._expected, self._sourced = measure.expected_state(self.pair, reference, own)
-            self._test, self._output = subject.test, recipes.output(reference, subject.test)
+            self._test, self._output = subject.test, compare.output(reference, subject.test)
         self.inputs = (subject.test,)
         self.options: dict[str, Any] = {}
         self.calibration = subject.data if self.pair.calibrated else None
@@ -124,7 +126,7 @@ class FormProblem:
         return len(self._expected)
 
     def judge(self, made: Made) -> Verdict:
-        with recipes.engine(self.pair.engine):
+        with forms.engine(self.pair.engine):
             state = self._fresh.state_dict()
             # In place: without its metadata a state dict of packed weights is read as one of an older version.
             state.update(self._before)
@@ -132,9 +134,9 @@ class FormProblem:
             self._fresh.load_state_dict(state)
             actual, expected = self._fresh.state_dict(), self._expected
             if self.pair.src.is_static_int8:
-                expected, actual = (recipes.with_fold_factors(self._fresh, part) for part in (expected, actual))
-            different = {key for key in self._sourced if not recipes.same_value(expected[key], actual[key])}
-            output = recipes.output(self._fresh, self._test)
+                expected, actual = (state_dicts.with_fold_factors(self._fresh, part) for part in (expected, actual))
+            different = {key for key in self._sourced if not compare.same_value(expected[key], actual[key])}
+            output = compare.output(self._fresh, self._test)
         error = (output - self._output).abs().max() / self._output.abs().max()
         wrong = tuple(key for key in different if key in made)
         return Verdict(

@@ -3,17 +3,19 @@
 import pytest
 import torch
 
-from benchmarks import calibration, recipes
+from benchmarks import calibration
 from benchmarks.calibration import DISTILLED, REAL, SGD, Trained
 from fxmap.cli.demo.data import Digits
+from fxmap.testing import compare
+from fxmap.testing.recipes import forms, models
 
 
 def untrained(name: str) -> Trained:
-    model = recipes.randomised_float(name, seed=1, num_classes=calibration.CLASSES)
-    images = torch.cat(recipes.images(3, batches=1, batch=96, size=16))
+    model = models.randomised_float(name, seed=1, num_classes=calibration.CLASSES)
+    images = torch.cat(models.images(3, batches=1, batch=96, size=16))
     labels = torch.zeros(len(images), dtype=torch.long)
     data = Digits(images[:64], labels[:64], images[64:], labels[64:])
-    return Trained(name, SGD, model, data, recipes.output(model, data.held_out_images))
+    return Trained(name, SGD, model, data, compare.output(model, data.held_out_images))
 
 
 def test_every_way_is_compared_with_the_float_network() -> None:
@@ -27,7 +29,7 @@ def test_every_way_is_compared_with_the_float_network() -> None:
 
 
 def test_eight_bits_use_every_integer_and_torchvisions_observer_does_not() -> None:
-    for qconfig, last in ((calibration.eight_bits(), 255), (recipes.torchvision_qconfig(per_channel=True), 127)):
+    for qconfig, last in ((calibration.eight_bits(), 255), (forms.torchvision_qconfig(per_channel=True), 127)):
         observer = qconfig.activation()
         observer(torch.tensor([0.0, 1.0]))
         scale, _ = observer.calculate_qparams()

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from benchmarks.generated import Decoder, JoinedDecoder, Residual, Shuffled
 from benchmarks.speed import Row, _print, exponents, measure
+from fxmap.testing.generated import Decoder, JoinedDecoder, Residual, Shuffled
 
 SMALL = {"layers": 2, "width": 32, "heads": 4, "groups": 2, "hidden": 48, "vocabulary": 50}
 

@@ -9,7 +9,7 @@ from fxmap.graph.opgraph import OpGraph
 from fxmap.matching.sides import side
 from fxmap.model.inputs import as_inputs
 from fxmap.run.interpreter import ValueInterpreter
-from tests.networks import randomised
+from fxmap.testing.planted import randomised
 
 X = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ from fxmap.capture.rewrites.norms import scaling_norms, take_apart
 from fxmap.matching.sides import side
 from fxmap.model.inputs import as_inputs
 from fxmap.run.interpreter import ValueInterpreter
-from tests.networks import randomised
+from fxmap.testing.planted import randomised
 
 X = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
 

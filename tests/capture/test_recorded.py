@@ -11,7 +11,7 @@ from torchvision.models import vision_transformer
 import fxmap
 from fxmap.capture.symbolic import trace
 from fxmap.model.replica import named_tensors, replicate
-from tests.networks import randomised
+from fxmap.testing.planted import randomised
 
 
 class Branching(nn.Module):

@@ -8,7 +8,7 @@ import fxmap
 from fxmap.capture.recurrent import Unrolled
 from fxmap.matching.sides import side
 from fxmap.model.inputs import as_inputs
-from tests.networks import randomised
+from fxmap.testing.planted import randomised
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
 

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import fxmap
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
-from tests.networks import randomised
+from fxmap.testing.planted import randomised
 
 X = torch.randn(2, 3, 9, 9)
 
