@@ -69,7 +69,8 @@ class Call(Expression, ABC):
         return f"{prefix}{function.__name__}({', '.join(written)})"
 
     def __str__(self) -> str:
-        return self.shown.format(**{field.name: _shown(getattr(self, field.name)) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return self.shown.format(**{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})
 
 
 def functions_of(expression: Expression) -> Iterator[Function]:
@@ -110,9 +111,3 @@ class _Code(str):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) if value and isinstance(value[0], Expression) else list(value)
-    return value

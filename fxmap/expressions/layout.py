@@ -84,8 +84,10 @@ class Concat(Call):
 
     op: ClassVar[str] = "concat"
     function: ClassVar[Function] = torch.cat
-    shown: ClassVar[str] = "concat({parts})"
     parts: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return f"concat({', '.join(map(str, self.parts))})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,6 @@ class PackedObject(Call):
     """Weights and biases in one object, as torch's dynamic recurrent layers keep them; `kind` as in `packing.pack`."""
 
     op: ClassVar[str] = "packed_object"
-    shown: ClassVar[str] = "pack({parts})"
     kind: str
     parts: tuple[Expression, ...]
 
@@ -156,6 +155,9 @@ class PackedObject(Call):
 
     def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
         return (packing.pack, (self.kind, self.parts)) if quantized else (tuple, (self.parts,))
+
+    def __str__(self) -> str:
+        return f"pack({', '.join(map(str, self.parts))})"
 
 
 @dataclass(frozen=True, slots=True)
