@@ -107,11 +107,6 @@ class Source(Expression):
         return self.key
 
 
-def evaluate_optional(expression: Expression | None, state: State, quantized: bool) -> Any:
-    """Evaluate an operand that may be absent: None gives None."""
-    return None if expression is None else expression.evaluate(state, quantized=quantized)
-
-
 def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expression:
     """Replace source keys by expressions: how stages that name tensors differently are composed.
 

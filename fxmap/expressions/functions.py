@@ -1,17 +1,53 @@
-"""What expressions compute, as functions of tensors that need torch alone."""
+"""What expressions compute, as functions of tensors that need torch alone.
+
+Expressions call these functions, and `KeyMapping.to_python` prints them, so this module imports nothing of fxmap but
+`packing`, which needs torch alone as well; see `call`. A scheme of quantization is a plain dict here, `Scheme.to_json`.
+
+>>> full((2,), 0.5, torch.zeros(3, dtype=torch.float16))
+tensor([0.5000, 0.5000], dtype=torch.float16)
+>>> scheme = {"dtype": "qint8", "qscheme": "per_tensor_symmetric", "axis": 0, "quant_min": -128, "quant_max": 127}
+>>> quantize(torch.tensor([1.0, -0.5]), scheme | {"eps": 1e-7}).int_repr()
+tensor([127, -64], dtype=torch.int8)
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from fxmap.expressions.packing import clone
 
-def neutral_variance(eps: float, dtype: torch.dtype) -> float:
+
+def dtype_like(value: Tensor) -> torch.dtype:
+    """Return the dtype of numbers that stand beside a tensor: its own, or float32 where it holds integers."""
+    return value.dtype if value.is_floating_point() or value.is_complex() else torch.float32
+
+
+def full(shape: tuple[int, ...], value: float, like: Tensor) -> Tensor:
+    """Return a constant tensor of the dtype and device of another one."""
+    return torch.full(shape, value, dtype=dtype_like(like), device=like.device)
+
+
+def number(shape: tuple[int, ...], value: float) -> Tensor:
+    """Return a constant tensor of float32, or of int64 where the number is an integer."""
+    return torch.full(shape, value, dtype=torch.int64 if isinstance(value, int) else torch.float32)
+
+
+def neutral_variance(shape: tuple[int, ...], eps: float, like: Tensor) -> Tensor:
+    """Return a running variance that makes 1 with `eps`, of the dtype and device of another tensor."""
+    return full(shape, complement(eps, dtype_like(like)), like)
+
+
+def complement(eps: float, dtype: torch.dtype) -> float:
     """Return the `v` nearest to 1 - eps with `v + eps == 1` exactly in `dtype`, or 1 - eps where there is none.
 
-    >>> bool(torch.tensor(neutral_variance(1e-5, torch.float32)) + 1e-5 == 1)
+    >>> bool(torch.tensor(complement(1e-5, torch.float32)) + 1e-5 == 1)
     True
     """
-    one = torch.ones((), dtype=dtype)
+    one = torch.ones((), dtype=dtype.to_real())
     up = down = one - eps
     for _ in range(8):
         for candidate in (up, down):
@@ -19,6 +55,11 @@ def neutral_variance(eps: float, dtype: torch.dtype) -> float:
                 return float(candidate)
         up, down = torch.nextafter(up, 2 * one), torch.nextafter(down, 0 * one)
     return float(one - eps)
+
+
+def add(parts: Sequence[Tensor]) -> Tensor:
+    """Add tensors up, from left to right."""
+    return sum(parts[1:], parts[0])
 
 
 def fold(
@@ -44,6 +85,35 @@ def fold(
     return folded[0].detach(), folded[1].detach()
 
 
+def folded_weight(layer: str, weight: Tensor, var: Tensor, eps: float, gamma: Tensor | None) -> Tensor:
+    """Return the weight of a layer with the batch norm behind it folded in."""
+    zeros = torch.zeros_like(var)
+    return fold(layer, weight, None, zeros, var, eps, gamma, zeros)[0]
+
+
+def folded_bias(
+    layer: str,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+) -> Tensor:
+    """Return the bias of a layer with the batch norm behind it folded in."""
+    return fold(layer, mean.new_ones(len(mean), 1), bias, mean, var, eps, gamma, beta)[1]
+
+
+def row_scaled(value: Tensor, scale: Tensor) -> Tensor:
+    """Multiply each row of a tensor by a number of its own."""
+    return value * scale.reshape(-1, *[1] * (value.dim() - 1))
+
+
+def transpose(value: Tensor) -> Tensor:
+    """Return a matrix with its two axes exchanged, as a tensor of its own."""
+    return value.t().contiguous()
+
+
 def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a kernel, `o i ...`, with zeros around it, so that it has other extents.
 
@@ -57,10 +127,10 @@ def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
     return nn.functional.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
 
 
-def identity_kernel(shape: tuple[int, ...], groups: int) -> Tensor:
+def identity_kernel(shape: tuple[int, ...], groups: int, like: Tensor) -> Tensor:
     """Return the kernel that gives its input, by output channel, input channel in its group, and position.
 
-    >>> identity_kernel((2, 2), 1)
+    >>> identity_kernel((2, 2), 1, torch.zeros(1))
     tensor([[1., 0.],
             [0., 1.]])
     """
@@ -68,11 +138,44 @@ def identity_kernel(shape: tuple[int, ...], groups: int) -> Tensor:
     kernel = torch.zeros(shape)
     for row in range(min(rows, columns * groups)):
         kernel[(row, row % columns, *[extent // 2 for extent in shape[2:]])] = 1.0
-    return kernel
+    return kernel.to(like.device, dtype_like(like))
+
+
+def is_wrapped(value: object) -> bool:
+    """Whether a value is a tensor subclass that holds quantized numbers, as torchao's are.
+
+    >>> is_wrapped(nn.Parameter(Tensor([0.0])))
+    False
+    """
+    if not isinstance(value, Tensor) or type(value) is Tensor:
+        return False
+    return any("dequantize" in vars(base) for base in type(value).__mro__ if base.__module__.split(".")[0] != "torch")
+
+
+def dequantize(value: Tensor) -> Tensor:
+    """Return the float value of a tensor, quantized by torch, wrapped, or neither."""
+    return value.dequantize() if value.is_quantized or is_wrapped(value) else value
+
+
+def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Return `(integers - zero_point) * scale`, with a scale for each channel of an axis, or one for all where it is -1.
+
+    A weight that is float already is returned as it is.
+
+    >>> dequantized(torch.tensor([[1, 3], [1, 3]]), torch.tensor([0.5, 2.0]), torch.tensor([1, 0]), 0)
+    tensor([[0., 1.],
+            [2., 6.]])
+    """
+    if integers.is_floating_point():
+        return integers
+    shape = [-1 if own == axis else 1 for own in range(integers.dim())] if axis >= 0 else []
+    return (integers - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
 
 
 def quantized_part(value: Tensor, part: str) -> Tensor:
-    """Return one part of a quantized tensor, in the dtypes that graphs of torch keep them in."""
+    """Return one part of a quantized tensor, in the dtypes that graphs of torch keep them in; a float one as it is."""
+    if not value.is_quantized:
+        return value
     if part == "integers":
         return value.int_repr()
     if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
@@ -80,12 +183,64 @@ def quantized_part(value: Tensor, part: str) -> Tensor:
     return value.q_per_channel_scales().float() if part == "scales" else value.q_per_channel_zero_points()
 
 
-def dequantized(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    """Return `(integers - zero_point) * scale`, with a scale for each channel of an axis, or one for all where it is -1.
+def quantize(weight: Tensor, scheme: dict[str, Any]) -> Tensor:
+    """Quantize a float weight as torch's own observer of this kind does, bit for bit."""
+    from torch.ao.nn.quantized.modules.utils import _quantize_weight
+    from torch.ao.quantization.observer import MinMaxObserver, PerChannelMinMaxObserver
 
-    >>> dequantized(torch.tensor([[1, 3], [1, 3]]), torch.tensor([0.5, 2.0]), torch.tensor([1, 0]), 0)
-    tensor([[0., 1.],
-            [2., 6.]])
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, scheme["dtype"]),
+        "qscheme": getattr(torch, scheme["qscheme"]),
+        "quant_min": scheme["quant_min"],
+        "quant_max": scheme["quant_max"],
+        "eps": scheme["eps"],
+    }
+    per_channel = scheme["qscheme"].startswith("per_channel")
+    observer = PerChannelMinMaxObserver(ch_axis=scheme["axis"], **options) if per_channel else MinMaxObserver(**options)
+    weight = weight.detach().float()
+    observer(weight)
+    quantized: Tensor = _quantize_weight(weight, observer)
+    return quantized
+
+
+def holds(weight: Tensor, scheme: dict[str, Any]) -> bool:
+    """Whether a quantized tensor is of a scheme: dtype, granularity, axis, and the integers that it uses.
+
+    Its integers and scales then mean in another model of the scheme what they mean in its own.
     """
-    shape = [-1 if own == axis else 1 for own in range(integers.dim())] if axis >= 0 else []
-    return (integers - zero_point.reshape(shape)).to(scale.dtype) * scale.reshape(shape)
+    name = str(weight.qscheme()).removeprefix("torch.")
+    per_channel = scheme["qscheme"].startswith("per_channel")
+    if weight.dtype is not getattr(torch, scheme["dtype"]) or name.startswith("per_channel") != per_channel:
+        return False
+    if per_channel and weight.q_per_channel_axis() != scheme["axis"]:
+        return False
+    if scheme["qscheme"].endswith("float_qparams") or name.endswith("float_qparams"):
+        return name == str(scheme["qscheme"])
+    integers = weight.int_repr()
+    if int(integers.min()) < scheme["quant_min"] or int(integers.max()) > scheme["quant_max"]:
+        return False
+    zero_points = weight.q_per_channel_zero_points() if per_channel else torch.tensor(weight.q_zero_point())
+    return not (scheme["qscheme"].endswith("symmetric") and bool(zero_points.any()))
+
+
+def requantize(weight: Tensor, scheme: dict[str, Any]) -> Tensor:
+    """Return a quantized tensor as it is where it is of a scheme; else quantize what it holds anew."""
+    if weight.is_quantized and holds(weight, scheme):
+        return clone(weight) if scheme["qscheme"].endswith("float_qparams") else weight
+    return quantize(dequantize(weight), scheme)
+
+
+def assemble(weight: Tensor, scales: Tensor, zero_points: Tensor, scheme: dict[str, Any]) -> Tensor:
+    """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""
+    dtype: torch.dtype = getattr(torch, scheme["dtype"])
+    weight, scales, zero_points = weight.detach(), scales.detach().double(), zero_points.detach().long()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's notice of the deprecation of quantized dtypes
+        if scheme["qscheme"].startswith("per_channel"):
+            if weight.is_floating_point():
+                return torch.quantize_per_channel(weight, scales, zero_points, scheme["axis"], dtype)
+            return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, scheme["axis"])
+        scale, zero_point = scales.item(), int(zero_points.item())
+        if weight.is_floating_point():
+            return torch.quantize_per_tensor(weight, scale, zero_point, dtype)
+        return torch._make_per_tensor_quantized_tensor(weight, scale, zero_point)

@@ -1,48 +1,49 @@
-"""Expressions that move numbers and compute none: rows, columns, joins, other shapes."""
+"""Expressions that move numbers and compute none: rows, columns, joins, other shapes.
 
+>>> import torch
+>>> from fxmap.expressions.base import Source
+>>> state = {"qkv": torch.arange(6).reshape(6, 1)}
+>>> Transpose(Slice(Source("qkv"), 2, 4)).evaluate(state)
+tensor([[2, 3]])
+>>> Transpose(Slice(Source("qkv"), 2, 4)).python()
+"transpose(state['qkv'][2:4])"
+"""
+
+import operator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from fxmap.expressions.base import Expression, State
+from fxmap.expressions import functions
+from fxmap.expressions.base import Expression
+from fxmap.expressions.call import Call, Function
 
 
 @dataclass(frozen=True, slots=True)
-class Slice(Expression):
+class Slice(Call):
     """Rows `start` to `stop` of a tensor, along its first axis: one part of a joined projection."""
 
     op: ClassVar[str] = "slice"
+    shown: ClassVar[str] = "{of}[{start}:{stop}]"
     of: Expression
     start: int
     stop: int
 
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value[self.start : self.stop]
-
-    def python(self) -> str:
-        return f"{self.of.python()}[{self.start}:{self.stop}]"
-
-    def __str__(self) -> str:
-        return f"{self.of}[{self.start}:{self.stop}]"
+    def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
+        return operator.getitem, (self.of, slice(self.start, self.stop))
 
 
 @dataclass(frozen=True, slots=True)
-class Gather(Expression):
+class Gather(Call):
     """Rows of a tensor by number, along its first axis: an interleaved projection."""
 
     op: ClassVar[str] = "gather"
     of: Expression
     rows: tuple[int, ...]
 
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value[list(self.rows)]
-
-    def python(self) -> str:
-        return f"{self.of.python()}[{list(self.rows)!r}]"
+    def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
+        return operator.getitem, (self.of, list(self.rows))
 
     def __str__(self) -> str:
         return f"{self.of}[{len(self.rows)} rows from {self.rows[0]}]"
@@ -63,73 +64,48 @@ def take(expression: Expression, rows: tuple[int, ...], total: int) -> Expressio
 
 
 @dataclass(frozen=True, slots=True)
-class Columns(Expression):
+class Columns(Call):
     """Input channels of a weight by number, along its second axis: what is joined before it stands in another order."""
 
     op: ClassVar[str] = "columns"
     of: Expression
     order: tuple[int, ...]
 
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value[:, list(self.order)]
-
-    def python(self) -> str:
-        return f"{self.of.python()}[:, {list(self.order)!r}]"
+    def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
+        return operator.getitem, (self.of, (slice(None), list(self.order)))
 
     def __str__(self) -> str:
         return f"{self.of}[:, {len(self.order)} columns from {self.order[0]}]"
 
 
 @dataclass(frozen=True, slots=True)
-class Concat(Expression):
+class Concat(Call):
     """Tensors one after the other, along their first axis: projections joined in one."""
 
     op: ClassVar[str] = "concat"
+    function: ClassVar[Function] = torch.cat
     parts: tuple[Expression, ...]
-
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        return torch.cat([part.evaluate(state, quantized=quantized) for part in self.parts])
-
-    def python(self) -> str:
-        return f"torch.cat([{', '.join(part.python() for part in self.parts)}])"
 
     def __str__(self) -> str:
         return f"concat({', '.join(map(str, self.parts))})"
 
 
 @dataclass(frozen=True, slots=True)
-class Reshape(Expression):
+class Reshape(Call):
     """The same numbers in another shape: a 1x1 convolution and a linear layer."""
 
     op: ClassVar[str] = "reshape"
+    function: ClassVar[Function] = torch.reshape
+    shown: ClassVar[str] = "reshape({of}, {shape})"
     of: Expression
     shape: tuple[int, ...]
 
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value.reshape(self.shape)
-
-    def python(self) -> str:
-        return f"{self.of.python()}.reshape({self.shape!r})"
-
-    def __str__(self) -> str:
-        return f"reshape({self.of}, {list(self.shape)})"
-
 
 @dataclass(frozen=True, slots=True)
-class Transpose(Expression):
+class Transpose(Call):
     """A matrix with its two axes exchanged: `i o` for `o i`."""
 
     op: ClassVar[str] = "transpose"
+    function: ClassVar[Function] = functions.transpose
+    shown: ClassVar[str] = "transpose({of})"
     of: Expression
-
-    def evaluate(self, state: State, *, quantized: bool = True) -> Tensor:
-        value: Tensor = self.of.evaluate(state, quantized=quantized)
-        return value.t().contiguous()
-
-    def python(self) -> str:
-        return f"{self.of.python()}.t().contiguous()"
-
-    def __str__(self) -> str:
-        return f"transpose({self.of})"

@@ -1,4 +1,12 @@
-"""Packed parameters: what torch keeps of dynamic recurrent layers in a state dict is no tensor, but an object with four."""
+"""Packed parameters: entries of a state dict that hold several tensors.
+
+A quantized linear layer keeps a tuple of weight and bias, a dynamic recurrent layer an object with four tensors. Like
+`functions`, this module needs torch alone: `KeyMapping.to_python` prints its functions.
+
+>>> weight = torch.quantize_per_tensor(torch.ones(1, 2), 0.5, 0, torch.qint8)
+>>> unpack_part(pack("linear", (weight, torch.zeros(1))), 1)
+tensor([0.])
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +26,14 @@ def pack(kind: str, parts: Sequence[Tensor]) -> Any:
     """
     if kind == "linear":
         return torch.ops.quantized.linear_prepack(*parts)
-    inputs, hidden = (torch.ops.quantized.linear_prepack(*pair) for pair in zip(parts[:2], parts[2:], strict=True))
+    inputs, hidden = (torch.ops.quantized.linear_prepack(*own) for own in zip(parts[:2], parts[2:], strict=True))
     # The last argument is what torch passes since version 2 of these modules: activations of 7 bits.
     return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
+
+
+def pair(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the entry of a quantized linear layer: weight and bias."""
+    return weight, bias
 
 
 def is_object(value: object) -> bool:
@@ -37,6 +50,11 @@ def unpack(value: Any) -> tuple[Any, ...]:
         return tuple(state[:2])
     (inputs, bias_ih), (hidden, bias_hh) = (part.__getstate__()[0][:2] for part in state[4])
     return inputs, hidden, bias_ih, bias_hh
+
+
+def unpack_part(value: Any, index: int) -> Any:
+    """Return one tensor of a packed entry, by its place in the order in which it is packed."""
+    return unpack(value)[index]
 
 
 def clone(value: Tensor) -> Tensor:

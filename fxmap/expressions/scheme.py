@@ -1,7 +1,7 @@
 """Weight quantization: which integers, scales and zero points a layer's weight gets."""
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import MappingError, QuantizationError
-from fxmap.expressions.packing import clone
-from fxmap.expressions.wrapped import dequantize
+from fxmap.expressions import functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,61 +43,20 @@ class Scheme:
         Raises:
             QuantizationError: torch refuses the scheme for this tensor.
         """
-        from torch.ao.nn.quantized.modules.utils import _quantize_weight
-        from torch.ao.quantization.observer import MinMaxObserver, PerChannelMinMaxObserver
+        with self.refusing(weight):
+            return functions.quantize(weight, self.to_json())
 
-        options: dict[str, Any] = {
-            "dtype": getattr(torch, self.dtype),
-            "qscheme": getattr(torch, self.qscheme),
-            "quant_min": self.quant_min,
-            "quant_max": self.quant_max,
-            "eps": self.eps,
-        }
-        observer = PerChannelMinMaxObserver(ch_axis=self.axis, **options) if self.per_channel else MinMaxObserver(**options)
-        weight = weight.detach().float()
+    @contextmanager
+    def refusing(self, weight: Tensor) -> Iterator[None]:
+        """Say in fxmap's words that torch refuses to quantize a weight so.
+
+        Raises:
+            QuantizationError: within, torch refused.
+        """
         try:
-            observer(weight)
-            quantized: Tensor = _quantize_weight(weight, observer)
+            yield
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise QuantizationError(f"{self} is refused for a weight of shape {tuple(weight.shape)}: {error}") from error
-        return quantized
-
-    def holds(self, weight: Tensor) -> bool:
-        """Whether a quantized tensor is one of this scheme: dtype, granularity, axis, and the integers that it uses.
-
-        Its integers and scales then mean in another model of the scheme what they mean in its own.
-        """
-        name = str(weight.qscheme()).removeprefix("torch.")
-        if weight.dtype is not getattr(torch, self.dtype) or name.startswith("per_channel") != self.per_channel:
-            return False
-        if self.per_channel and weight.q_per_channel_axis() != self.axis:
-            return False
-        if self.weight_only or name.endswith("float_qparams"):
-            return name == self.qscheme
-        integers = weight.int_repr()
-        within = self.quant_min <= int(integers.min()) and int(integers.max()) <= self.quant_max
-        return within and not (self.qscheme.endswith("symmetric") and bool(_zero_points(weight).any()))
-
-    def requantize(self, weight: Tensor) -> Tensor:
-        """Return a quantized tensor as it is where it is of this scheme; else quantize what it holds anew."""
-        if weight.is_quantized and self.holds(weight):
-            return clone(weight) if self.weight_only else weight
-        return self.quantize(dequantize(weight))
-
-    def assemble(self, weight: Tensor, scales: Tensor, zero_points: Tensor) -> Tensor:
-        """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        weight, scales, zero_points = weight.detach(), scales.detach().double(), zero_points.detach().long()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's notice of the deprecation of quantized dtypes
-            if self.per_channel:
-                if weight.is_floating_point():
-                    return torch.quantize_per_channel(weight, scales, zero_points, self.axis, dtype)
-                return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, self.axis)
-            scale, zero_point = scales.item(), int(zero_points.item())
-            if weight.is_floating_point():
-                return torch.quantize_per_tensor(weight, scale, zero_point, dtype)
-            return torch._make_per_tensor_quantized_tensor(weight, scale, zero_point)
 
     @classmethod
     def of(cls, weight: Tensor, *, narrow: bool = False) -> "Scheme":
@@ -136,12 +94,6 @@ class Scheme:
     def __str__(self) -> str:
         axis = f", axis {self.axis}" if self.per_channel else ""
         return f"{self.dtype}, {self.qscheme.replace('_', ' ')}{axis}, {self.quant_min} to {self.quant_max}"
-
-
-def _zero_points(weight: Tensor) -> Tensor:
-    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
-        return weight.q_per_channel_zero_points()
-    return torch.tensor([weight.q_zero_point()])
 
 
 def is_narrow(weights: Iterable[Tensor], *, witnesses: int = 16) -> bool:

@@ -1,77 +1,27 @@
-"""Expressions as JSON, and back."""
+"""Expressions as JSON, and back: the fields of each kind, read by their own annotations.
+
+>>> parse({"op": "slice", "of": {"op": "source", "key": "qkv.weight"}, "start": 0, "stop": 64})
+Slice(of=Source(key='qkv.weight'), start=0, stop=64)
+"""
 
 from dataclasses import fields
-from typing import Any
+from functools import cache
+from types import ModuleType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fxmap.errors import MappingError
-from fxmap.expressions.arithmetic import (
-    Centred,
-    Difference,
-    FoldedBias,
-    FoldedWeight,
-    Full,
-    IdentityKernel,
-    NeutralVariance,
-    Number,
-    Product,
-    RowScaled,
-    Scaled,
-    Shifted,
-    Size,
-    Sum,
-    WeightNormed,
-)
-from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.layout import Columns, Concat, Gather, Reshape, Slice, Transpose
-from fxmap.expressions.quantized import (
-    Assembled,
-    Dequantized,
-    DequantizedParts,
-    Packed,
-    PackedObject,
-    Quantized,
-    QuantizedPart,
-    Requantized,
-    Unpacked,
-)
+from fxmap.expressions import arithmetic, base, layout, quantized
+from fxmap.expressions.base import Expression
 from fxmap.expressions.scheme import Scheme
 
-KINDS: tuple[type[Expression], ...] = (
-    Source,
-    Full,
-    Number,
-    NeutralVariance,
-    Shifted,
-    Difference,
-    Scaled,
-    Sum,
-    FoldedWeight,
-    FoldedBias,
-    RowScaled,
-    Centred,
-    IdentityKernel,
-    Product,
-    WeightNormed,
-    Size,
-    Quantized,
-    Requantized,
-    Assembled,
-    Dequantized,
-    QuantizedPart,
-    DequantizedParts,
-    Packed,
-    PackedObject,
-    Unpacked,
-    Slice,
-    Gather,
-    Columns,
-    Concat,
-    Reshape,
-    Transpose,
-)
+
+def _kinds(module: ModuleType) -> dict[str, type[Expression]]:
+    """Return the expressions that a module defines, by the name that JSON gives them."""
+    own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
+    return {kind.op: kind for kind in own if issubclass(kind, Expression) and hasattr(kind, "op")}
 
 
-_BY_OP: dict[str, type[Expression]] = {kind.op: kind for kind in KINDS}
+KINDS = {op: kind for module in (base, arithmetic, quantized, layout) for op, kind in _kinds(module).items()}
 
 
 def parse(data: object) -> Expression:
@@ -80,52 +30,47 @@ def parse(data: object) -> Expression:
     Raises:
         MappingError: the data is not an expression; the message shows the part that is not.
     """
-    if not isinstance(data, dict) or not isinstance(data.get("op"), str) or data["op"] not in _BY_OP:
-        raise MappingError(f"not an expression: {data!r}; known operations are {', '.join(sorted(_BY_OP))}")
-    kind = _BY_OP[data["op"]]
-    types = {field.name: _TYPES[field.name] for field in fields(kind)}
+    if not isinstance(data, dict) or not isinstance(data.get("op"), str) or data["op"] not in KINDS:
+        raise MappingError(f"not an expression: {data!r}; known operations are {', '.join(sorted(KINDS))}")
+    kind = KINDS[data["op"]]
+    types = _field_types(kind)
     values: dict[str, Any] = {}
     for name, raw in data.items():
         if name == "op":
             continue
         if name not in types:
             raise MappingError(f"{kind.op}: unknown field {name!r} in {data!r}")
-        value = tuple(map(parse, raw)) if name == "parts" and isinstance(raw, list) else _parse_field(raw, types[name])
-        if not isinstance(value, types[name]) or isinstance(value, bool):
+        values[name] = _parse_field(raw, types[name])
+        if values[name] is None:
             raise MappingError(f"{kind.op}: {name} has a value of the wrong type in {data!r}")
-        values[name] = value
     try:
         return kind(**values)
     except TypeError as error:
         raise MappingError(f"{kind.op}: {error} in {data!r}") from error
 
 
-def _parse_field(raw: object, kind: Any) -> object:
-    if kind is Expression:
+@cache
+def _field_types(kind: type[Expression]) -> dict[str, Any]:
+    """Return the annotation of each field; that of an optional one without the None."""
+    hints = get_type_hints(kind)
+    return {field.name: _required(hints[field.name]) for field in fields(kind)}
+
+
+def _required(hint: Any) -> Any:
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return parts[0] if type(None) in get_args(hint) else hint
+
+
+def _parse_field(raw: object, hint: Any) -> object:
+    """Read a field; None where it has not the type that its annotation says."""
+    if hint is Expression:
         return parse(raw)
-    if kind is Scheme:
+    if hint is Scheme:
         return Scheme.from_json(raw)
-    if isinstance(raw, list) and all(type(part) is int for part in raw):
-        return tuple(raw)
-    return raw
-
-
-# What a field of this name holds, whichever expression it belongs to.
-_TYPES: dict[str, Any] = {
-    "key": str,
-    "layer": str,
-    "kind": str,
-    "shape": tuple,
-    "rows": tuple,
-    "order": tuple,
-    "parts": tuple,
-    "part": str,
-    **dict.fromkeys(("start", "stop"), int),
-    **dict.fromkeys(("index", "axis", "groups"), int),
-    "scheme": Scheme,
-    **dict.fromkeys(("value", "eps", "amount"), int | float),
-    **dict.fromkeys(
-        ("of", "minus", "like", "weight", "bias", "mean", "var", "gamma", "beta", "scale", "zero_point", "vector"),
-        Expression,
-    ),
-}
+    if get_origin(hint) is tuple:
+        if not isinstance(raw, list):
+            return None
+        parts = [_parse_field(part, get_args(hint)[0]) for part in raw]
+        return None if None in parts else tuple(parts)
+    accepted = (int, float) if hint is float else (hint,)
+    return raw if type(raw) in accepted else None

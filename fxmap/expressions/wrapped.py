@@ -11,30 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from fxmap.errors import QuantizationError
-
-
-def is_wrapped(value: object) -> bool:
-    """Whether a value is a tensor subclass that holds quantized numbers.
-
-    >>> from torch import nn
-    >>> is_wrapped(nn.Parameter(Tensor([0.0])))
-    False
-    """
-    return isinstance(value, Tensor) and type(value) is not Tensor and "dequantize" in _methods(type(value))
-
-
-def _methods(kind: type) -> set[str]:
-    return {name for base in kind.__mro__ if base.__module__.split(".")[0] != "torch" for name in vars(base)}
+from fxmap.expressions.functions import dequantize, is_wrapped
 
 
 def plain(value: Tensor) -> Tensor:
     """Return the float value of a tensor, wrapped or not."""
     return value.dequantize() if is_wrapped(value) else value
-
-
-def dequantize(value: Tensor) -> Tensor:
-    """Return the float value of a tensor, quantized by torch, wrapped, or neither."""
-    return value.dequantize() if value.is_quantized else plain(value)
 
 
 def fitted(value: Any, own: Any) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import KINDS, clone, is_object, pack, unpack
-from fxmap.expressions.wrapped import is_wrapped
 
 # The entry of a file's metadata, and between a key and the name of a part: no key of a module has this in it.
 ENTRY, MARK = "fxmap.state_dict", "#"

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
+from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import is_object
-from fxmap.expressions.wrapped import is_wrapped
 from fxmap.files.quantized import ENTRY, flatten
 from fxmap.files.reading import reason_of
 

@@ -3,7 +3,8 @@
 from torch import nn
 
 from fxmap.errors import QuantizationError
-from fxmap.expressions.wrapped import is_wrapped, plain
+from fxmap.expressions.functions import is_wrapped
+from fxmap.expressions.wrapped import plain
 
 
 def unwrap_tensors(twin: nn.Module) -> list[str]:

@@ -26,7 +26,7 @@ from fxmap.expressions.wrapped import fitted
 from fxmap.forms.graph import divisors
 from fxmap.mapping.knowledge import Knowledge, Mismatch
 from fxmap.mapping.proof import Proof, Status
-from fxmap.mapping.python_source import HELPERS
+from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe
 from fxmap.mapping.writing import check_fits, load_state, refuse_zero_divisors, snapshot
 from fxmap.model.wrappers import match_prefix
@@ -335,10 +335,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
-        lines = [f"        {key!r}: {expression.python()}," for key, expression in self.items()]
-        body = "\n".join(lines)
-        helpers = "".join(text for name, text in HELPERS.items() if f"{name}(" in body)
-        return f"import torch\n\n{helpers}\ndef convert(state):\n    return {{\n{body}\n    }}\n"
+        return module_source(self._expressions)
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other knowledge."""

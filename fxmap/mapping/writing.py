@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.errors import LoadError, QuantizationError, shorten
+from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import clone, is_object, unpack
-from fxmap.expressions.wrapped import is_wrapped
 
 
 def check_fits(key: str, value: Any, own: Any) -> None:

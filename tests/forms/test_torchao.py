@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.expressions.wrapped import is_wrapped, quantize_as
+from fxmap.expressions.functions import is_wrapped
+from fxmap.expressions.wrapped import quantize_as
 from fxmap.mapping.proof import Status
 
 quantization = pytest.importorskip("torchao.quantization")
