@@ -1,4 +1,7 @@
-"""Operations written out in others: for float64, and for graphs."""
+"""Kernels: operations that torch has no fast kernel, or none at all, for in float64, written as other operations.
+
+Cost: those of the operations that they are written as; a grouped convolution by patches needs memory for the patches.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class DoubleKernels(TorchFunctionMode):
-    """Computes in float64, inside a `with` block, what torch has no kernel for; the values are those of the same sums.
+    """Replaces such operations inside its `with` block; the values are those of the same sums.
 
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64.
@@ -24,7 +27,7 @@ class DoubleKernels(TorchFunctionMode):
                 return _grouped_convolution(**call)
         if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
             call = dict(zip(_GROUPED_MM, args, strict=False)) | kwargs
-            if call["input"].dtype is torch.float64 and can_part(**call):
+            if call["input"].dtype is torch.float64 and is_by_group(**call):
                 return grouped_mm(call["input"], call["weight"], call["offs"])
         return func(*args, **kwargs)
 
@@ -60,7 +63,7 @@ def _grouped_convolution(
     return value if bias is None else value + bias[:, None, None]
 
 
-def can_part(
+def is_by_group(
     input: Tensor, weight: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
 ) -> bool:
     """Whether `grouped_mm` computes a call: rows by group, and one matrix for each."""

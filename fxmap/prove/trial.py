@@ -23,7 +23,7 @@ The steps, each in a module of its own:
 >>> print(fxmap.auto_map(src, dst).proof.divergence)  # doctest: +ELLIPSIS
 first divergence: 1 (sigmoid) against 1 (tanh): sigmoid against tanh (relative error ...)
 
-Cost: 7 forward passes of float64 where the models agree, a backward pass counted as two; more where something is tied,
+Cost: 6 forward passes of float64 where the models agree, a backward pass counted as two; more where something is tied,
 differs or is left unclear. Memory: both models in float64, and the values of one pass.
 """
 
