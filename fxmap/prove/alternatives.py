@@ -14,7 +14,7 @@ from torch import Tensor
 from fxmap.graph.opgraph import OpGraph
 from fxmap.matching.align.symmetry import exchanged_values, rivals
 
-# So many exchanges are run: attention in a hundred layers has a hundred, and a proof should not take longer for more.
+# So many exchanges are run, each a forward pass: the rest stays unclear, so that a deep model does not take minutes.
 _LIMIT = 100
 
 # Runs the destination with other tensors, and tells whether the outputs stay the same.

@@ -23,8 +23,9 @@ The steps, each in a module of its own:
 >>> print(fxmap.auto_map(src, dst).proof.divergence)  # doctest: +ELLIPSIS
 first divergence: 1 (sigmoid) against 1 (tanh): sigmoid against tanh (relative error ...)
 
-Cost: 6 forward passes of float64 where the models agree, a backward pass counted as two; more where something is tied,
-differs or is left unclear. Memory: both models in float64, and the values of one pass.
+Cost: 6 forward passes in float64 where the models agree, a backward pass counted as two (8 where some numbers of joined or
+folded tensors are not reached by the outputs' gradients); more where something is tied, differs or is left unclear. Memory:
+both models in float64, and the values of one pass.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,7 @@
 
 Idea: the source has run, and the value of every aligned operation was kept (a `Reference`). The destination then runs, and
 each of its values is compared with its counterpart's. Where the two differ, the destination goes on with the source's value:
-so every pair is compared on equal inputs, and one difference does not hide the differences behind it. Numerical debuggers
-of compilers do the same (per-layer accuracy with golden inputs).
+so every pair is compared on equal inputs, and one difference does not hide the differences behind it.
 
 >>> from torch import nn
 >>> from fxmap.capture.captured import capture

@@ -1,6 +1,6 @@
 """Quantization noise: how much two models, or the values of two state dicts, differ, as a signal-to-noise ratio in dB.
 
-6 dB are a factor of two in amplitude: int8 models are at 20 to 40 dB beside their float source, equal ones at infinity.
+6 dB are a factor of two in amplitude; equal values are at infinity.
 Cost: one forward pass of each model.
 """
 

@@ -22,8 +22,8 @@ from fxmap.normalize.network import Network
 class Scales:
     """How large the random numbers are.
 
-    The exact numbers do not matter: what matters is that activations of deep models neither vanish nor overflow, and that
-    every tensor has an influence far above the rounding of float64.
+    They are not tuned on a benchmark. Activations of deep models should neither vanish nor overflow, and every tensor
+    should have an influence far above the rounding of float64.
     """
 
     # Standard deviation of a weight, times the root of its fan-in. Activations keep their size with 1 where layers are
