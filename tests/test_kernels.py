@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fxmap.model.kernels import DoubleKernels, grouped_mm, is_by_group
+from fxmap.model.kernels import DoubleKernels, can_part, grouped_mm
 
 
 @pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this release of torch has no grouped_mm")
@@ -15,7 +15,7 @@ def test_products_by_group() -> None:
     with DoubleKernels():
         assert torch.allclose(F.grouped_mm(x.double(), w.double(), offs=ends).float(), expected, atol=1e-5)
         assert torch.equal(F.grouped_mm(x, w, offs=ends), expected)
-    assert not is_by_group(x, w)
+    assert not can_part(x, w)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

@@ -21,7 +21,7 @@ from fxmap.capture.rewrites.contract import contract
 from fxmap.capture.rewrites.regroup import regroup
 from fxmap.errors import CaptureError
 from fxmap.graph.kinds import out_of_place
-from fxmap.model.kernels import grouped_mm, is_by_group
+from fxmap.model.kernels import can_part, grouped_mm
 from fxmap.model.replica import run_fresh
 from fxmap.model.tensors import tensors_of
 
@@ -138,7 +138,7 @@ _INTO = ("index_put", "index_add", "index_copy", "scatter")
 _WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
     torch.ops.aten.addcmul.default: (lambda *_, value=1: value == 1, lambda a, b, c, value=1: a + b * c),
     # Absent from older releases.
-    getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None): (is_by_group, grouped_mm),
+    getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None): (can_part, grouped_mm),
 }
 
 

@@ -27,7 +27,7 @@ class DoubleKernels(TorchFunctionMode):
                 return _grouped_convolution(**call)
         if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
             call = dict(zip(_GROUPED_MM, args, strict=False)) | kwargs
-            if call["input"].dtype is torch.float64 and is_by_group(**call):
+            if call["input"].dtype is torch.float64 and can_part(**call):
                 return grouped_mm(call["input"], call["weight"], call["offs"])
         return func(*args, **kwargs)
 
@@ -63,7 +63,7 @@ def _grouped_convolution(
     return value if bias is None else value + bias[:, None, None]
 
 
-def is_by_group(
+def can_part(
     input: Tensor, weight: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
 ) -> bool:
     """Whether `grouped_mm` computes a call: rows by group, and one matrix for each."""
