@@ -15,7 +15,8 @@ from fxmap.matching.plan import make_plan
 from fxmap.matching.structure import Plan
 from fxmap.model.inputs import Given
 from fxmap.model.replica import replicate
-from fxmap.prove.trial import Choice, proof_of
+from fxmap.prove.choose_inputs import choose_inputs
+from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
 
 
@@ -60,15 +61,15 @@ def verify(
 
 def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> float | None:
     """Measure an int8 destination against the float source, if it holds what the mapping makes of that."""
-    state, own, choice = src.state_dict(), plan.dst.model.state_dict(), Choice.of(plan, given)
-    prefix = plan.dst.prefix
-    if choice is None or choice.first[0].forward or choice.first[1].forward:
+    state, own, prefix = src.state_dict(), plan.dst.model.state_dict(), plan.dst.prefix
+    chosen = choose_inputs(plan, given)
+    if chosen is None or chosen.first.src.forward or chosen.first.dst.forward:
         return None
     if not all(equal_states(own[key.removeprefix(prefix)], part.evaluate(state)) for key, part in mapping.items()):
         return None
     reference, filled = (replicate(side.model).eval() for side in (plan.src, plan.dst))
     try:
-        return loss(lambda: choice.first[0].call(reference), lambda: choice.first[1].call(filled))
+        return loss(lambda: chosen.first.src.call(reference), lambda: chosen.first.dst.call(filled))
     except QuantizationError:
         return None
 

@@ -1,4 +1,9 @@
-"""What a model is called with: records of arguments, and inputs of the same kind with other values and sizes."""
+"""Inputs: the arguments that a model is called with, and others like them, with other values or of another size.
+
+>>> inputs = as_inputs((torch.zeros(1, 3, 8, 8), True))
+>>> inputs.size, others(inputs, seed=1).size, len(inputs.flat())
+('1x3x8x8', '1x3x8x8 (other values)', 1)
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +20,7 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """One choice of inputs: what a model is called with.
+    """The arguments of one call of a model.
 
     `roomy` says that every map is larger than the kernels that meet it; `forward`, if given, is called as
     `forward(model, *args, **kwargs)` in the place of the model.
@@ -49,7 +54,10 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user said about inputs: for the source and for the destination, None where nothing."""
+    """The example inputs that the user gave for the source and for the destination; None where there are none.
+
+    `forward` says that a function was given to run in the place of a model's forward.
+    """
 
     src: Inputs | None = None
     dst: Inputs | None = None
@@ -69,7 +77,7 @@ class Given:
 
 
 def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
-    """Make inputs of what a user gives: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    """Read example inputs: a tensor, a tuple of arguments, or a dict of keyword arguments."""
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
     if isinstance(example, Mapping):
@@ -81,7 +89,7 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
 
 
 def others(inputs: Inputs, seed: int) -> Inputs:
-    """Return inputs of the same shapes with other values: random ones, and integers in another order."""
+    """Return inputs of the same shapes with other values: random numbers, and the same integers in another order."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor) -> Tensor:
@@ -93,9 +101,13 @@ def others(inputs: Inputs, seed: int) -> Inputs:
 
 
 def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
-    """Return changed inputs with the values of another model's in the place of those that were equal before.
+    """Return changed inputs of one model, in which tensors that both models share are changed as the other model's were.
 
-    Two models may take the same tensors in another order, or under other names.
+    Two models may take the same tensors in another order, or under other names: shared are those of equal values.
+
+    Args:
+        changed, before: the inputs of this model, after and before the change.
+        other, other_before: those of the other model.
     """
     drawn = list(zip(other_before.flat(), other.flat(), strict=True))
     places = iter(before.flat())
@@ -110,8 +122,8 @@ def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inpu
 def resized(inputs: Inputs) -> Inputs | None:
     """Return inputs of another size, which the models may or may not accept, or None where there is nothing to change.
 
-    Maps become larger by a quarter, texts shorter by a quarter, and a batch of one becomes two: what a model computes across
-    the batch, one alone does not show.
+    Maps become larger by a quarter, texts shorter by a quarter, and a batch of one becomes two: a statistic over the batch
+    does not show in a batch of one.
 
     >>> resized(as_inputs(torch.zeros(1, 3, 8, 8))).size
     '2x3x10x10'

@@ -1,4 +1,7 @@
-"""Operations written out in others: for float64, and for graphs."""
+"""Kernels: operations that torch has no fast kernel, or none at all, for in float64, written as other operations.
+
+Cost: those of the operations that they are written as; a grouped convolution by patches needs memory for the patches.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class DoubleKernels(TorchFunctionMode):
-    """Computes in float64, inside a `with` block, what torch has no kernel for; the values are those of the same sums.
+    """Replaces such operations inside its `with` block; the values are those of the same sums.
 
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64.

@@ -1,7 +1,9 @@
-"""A replica of a model: the user's code and tensors, in modules of our own.
+"""Replica: a copy of a model's tree of modules that runs the user's code on the user's tensors.
 
-Whatever capture and proof have to do to a model (switch it to eval, drop observers, exchange weights) they do to the
-replica, so that the user's model keeps its mode, its hooks and its values. Tensors are shared: a replica costs no memory.
+Capture and proof change a model: they switch it to eval, drop observers, exchange weights. They do so to the replica, and
+the user's model keeps its mode, its hooks and its values. Tensors are shared, so a replica takes no memory.
+
+Cost: linear in the number of modules.
 """
 
 import types
@@ -102,8 +104,8 @@ def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
         return run()
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor holds numbers that can be compared: not on the meta device, and not sparse."""
+def _is_comparable(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers that `torch.equal` can compare: it is not on the meta device, and not sparse."""
     return not tensor.is_meta and tensor.layout is torch.strided
 
 
@@ -113,7 +115,7 @@ def _is_computed(value: object) -> bool:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back what a model's own code changes of itself inside a `with` block: buffers, such as counters, and attributes.
+    """Undo, at the end of a `with` block, what a model's own code changed of it: buffers, such as counters, and attributes.
 
     Some models note the size of what they are run on (a window that was shrunk to a small map), and are another function
     from then on.
@@ -125,7 +127,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     >>> norm.running_mean
     tensor([0.])
     """
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_plain(buffer)]
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield

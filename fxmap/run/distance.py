@@ -1,4 +1,10 @@
-"""How far two values are apart."""
+"""Distances: how far two values are apart, exactly and up to layout and scale, and which output of a model is which.
+
+Every distance is relative to the largest absolute value of the first of the two, so that one tolerance serves small
+and large values; 0 is equal, and infinity says that the two cannot be compared.
+
+Cost: a few passes over the values; `loose_distance` sorts them.
+"""
 
 import math
 from collections.abc import Sequence
@@ -37,8 +43,18 @@ def _without_masked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.masked_fill(masked, 0.0), b.masked_fill(masked, 0.0)
 
 
-# A score below this is no score: its softmax is exactly 0 beside any that is not masked.
+# A score below this is masked out: its softmax is exactly 0 beside any that is not.
 _MASKED = -1e30
+
+
+def is_telling(outputs: Sequence[Tensor]) -> bool:
+    """Whether outputs can tell two models apart: all are finite, and not all are zero.
+
+    >>> is_telling([torch.tensor([0.0, 2.0])]), is_telling([torch.zeros(2)]), is_telling([torch.tensor([float("nan")])])
+    (True, False, False)
+    """
+    finite = all(bool(torch.isfinite(value).all()) for value in outputs)
+    return finite and any(bool((value != 0).any()) for value in outputs)
 
 
 def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], tolerance: float) -> list[tuple[int, int]]:
@@ -65,6 +81,11 @@ def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], toleran
     return [(i, j) if few is expected else (j, i) for i, j in enumerate(found)]
 
 
+def output_error(expected: Sequence[Tensor], outputs: Sequence[Tensor], returned: Sequence[tuple[int, int]]) -> float:
+    """Return the largest distance of corresponding outputs; infinite where none corresponds."""
+    return max((distance(expected[i], outputs[j]) for i, j in returned), default=float("inf"))
+
+
 def _distance_at_one(a: Tensor, b: Tensor) -> float:
     """Return the least distance of one value to the other at one of its positions; infinite where shapes do not allow it."""
     few, many = sorted((a, b), key=Tensor.numel)
@@ -83,6 +104,10 @@ def loose_distance(a: Tensor, b: Tensor) -> float:
 
     Of two values of which one has a position alone that the other has among others, it is the distance at that position: a
     norm may come before a token is selected, or behind.
+
+    >>> x = torch.tensor([1.0, 2.0, 5.0])
+    >>> loose_distance(x, x.flip(0)), loose_distance(x, 4 * x), loose_distance(x, torch.tensor([0.0, 1.0, 2.0, 5.0]))
+    (0.0, 0.0, 0.0)
     """
     if not a.is_floating_point() or not b.is_floating_point():
         return float("inf")

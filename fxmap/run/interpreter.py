@@ -1,4 +1,14 @@
-"""Run a captured graph with other tensors in the place of the model's own."""
+"""Run a captured graph with other tensors in the place of the model's own.
+
+>>> from torch import nn
+>>> from fxmap.capture.captured import capture
+>>> graph = capture(nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
+>>> tensors = {"0.weight": torch.tensor([[3.0]]), "0.bias": torch.tensor([1.0])}
+>>> ValueInterpreter(graph, tensors).run(torch.tensor([[2.0]])).item()
+7.0
+
+Cost: one forward pass; values that no later node reads are freed, as `fx.Interpreter` does.
+"""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -51,8 +61,8 @@ class ValueInterpreter(fx.Interpreter):
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call a method, out of place."""
-        plain = target.rstrip("_") if isinstance(target, str) and not target.startswith("__") else target
-        return super().call_method(plain if hasattr(args[0], plain) else target, args, kwargs)
+        pure = target.rstrip("_") if isinstance(target, str) and not target.startswith("__") else target
+        return super().call_method(pure if hasattr(args[0], pure) else target, args, kwargs)
 
     def fetch_attr(self, target: str) -> Any:
         """Return the tensor to use for a path; constants of the graph take the dtype of the given tensors."""
@@ -64,7 +74,7 @@ class ValueInterpreter(fx.Interpreter):
         return value
 
     def before_batch_norm(self, node: fx.Node, value: Tensor) -> None:
-        """See what enters a batch norm before its statistics are read."""
+        """Do nothing; a subclass sees here what enters a batch norm, before its statistics are read."""
 
     def _batch_norm(self, node: fx.Node) -> Tensor:
         arguments = bind(node)

@@ -1,11 +1,25 @@
-"""Run captured graphs on values: the source first, then the destination beside it, operation by operation.
+"""Lockstep: compare two models operation by operation, on equal inputs.
 
-Where an aligned pair of operations disagrees, the destination goes on with the source's value, so that every pair is
-compared on equal inputs and one difference does not hide what comes after it.
+Idea: the source has run, and the value of every aligned operation was kept (a `Reference`). The destination then runs, and
+each of its values is compared with its counterpart's. Where the two differ, the destination goes on with the source's value:
+so every pair is compared on equal inputs, and one difference does not hide the differences behind it.
+
+>>> from torch import nn
+>>> from fxmap.capture.captured import capture
+>>> model = capture(nn.Sequential(nn.ReLU(), nn.Tanh()))
+>>> relu, tanh = [node.name for node in model.graph.nodes if node.op == "call_function"]
+>>> three, watches = torch.tensor([3.0]), [Watch(("a", relu), "a", relu), Watch(("b", tanh), "b", tanh)]
+>>> source = Reference({"a": three, "b": three.tanh()}, [three.tanh()])
+>>> print(compare(model, {}, [torch.tensor([2.0])], watches, source, 1e-9))
+2 pairs compared, 0 loosely, 1 replaced by the source's value; outputs differ by 0.0e+00
+  relu against a: 3.3e-01
+
+Cost: one forward pass of the destination, and a comparison of every aligned value; memory for the source's values and, where
+gradients are recorded, the destination's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,8 +27,11 @@ from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
 from fxmap.model.tensors import tensors_of
-from fxmap.run.distance import corresponding, distance, loose_distance
+from fxmap.run.distance import corresponding, distance, loose_distance, output_error
 from fxmap.run.interpreter import ValueInterpreter
+
+# Two aligned operations, by name: the source's and the destination's.
+Names = tuple[str, str]
 
 
 def channels(value: Tensor, rows: tuple[int, ...] | None, axis: int) -> Tensor:
@@ -32,7 +49,7 @@ class Watch:
     kind: numbers of rows that were found in another way are in another order.
     """
 
-    pair: tuple[str, str]
+    pair: Names
     src: str
     dst: str
     rows: tuple[tuple[int, ...] | None, tuple[int, ...] | None] = (None, None)
@@ -40,11 +57,11 @@ class Watch:
     alike: bool = True
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is to be compared of the two nodes' values."""
+        """Return the channels of the two nodes' values that are to be compared."""
         return channels(src, self.rows[0], self.axes[0]), channels(dst, self.rows[1], self.axes[1])
 
     def restarted(self, value: Tensor, ours: Tensor, theirs: Tensor) -> Tensor | None:
-        """Return the destination's value with the source's numbers, or None where the two do not lie alike.
+        """Return the destination's value with the source's numbers, or None where the two have other layouts.
 
         Gradients still flow through the destination's own value.
         """
@@ -60,22 +77,77 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """One run of the source, to compare the destination with: values by fx node, and the outputs."""
+
+    values: Mapping[str, Tensor]
+    outputs: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """What one run of the pair of models showed.
+    """What one run of the destination beside the source showed.
 
     `errors` holds the relative error of every aligned pair whose value was seen on both sides; `loose` are the pairs whose
     values lie in another layout, so that only the collection of numbers was compared, or are a constant multiple of one
     another (a model may scale early or late); `replaced` those where the destination went on with the source's value.
-    `seen` are the destination's own values of the pairs, `returned` which output of the source is which of the destination.
+    `returned` says which output of the source is which of the destination, and `output_error` how far these are apart;
+    `outputs` and `seen` are the destination's own values: what it returns, and those of the pairs.
+
+    >>> print(Comparison({("a", "b"): 0.0, ("c", "d"): 0.5}, frozenset(), (("c", "d"),), 0.0, [], [], []))
+    2 pairs compared, 0 loosely, 1 replaced by the source's value; outputs differ by 0.0e+00
+      d against c: 5.0e-01
     """
 
-    errors: dict[tuple[str, str], float]
-    loose: frozenset[tuple[str, str]]
-    replaced: tuple[tuple[str, str], ...]
+    errors: Mapping[Names, float]
+    loose: frozenset[Names]
+    replaced: tuple[Names, ...]
     output_error: float
     outputs: list[Tensor]
     seen: list[Tensor]
     returned: list[tuple[int, int]]
+
+    def __str__(self) -> str:
+        head = (
+            f"{len(self.errors)} pairs compared, {len(self.loose)} loosely, {len(self.replaced)} replaced by the source's "
+            f"value; outputs differ by {self.output_error:.1e}"
+        )
+        return "\n".join([head, *(f"  {pair[1]} against {pair[0]}: {self.errors[pair]:.1e}" for pair in self.replaced)])
+
+
+@dataclass
+class _Recorder:
+    """Sees every value of the destination's run, compares it, and says which one to go on with."""
+
+    watched: Mapping[str, Sequence[Watch]]
+    reference: Reference
+    tolerance: float
+    restart: bool
+    errors: dict[Names, float] = field(default_factory=dict)
+    loose: set[Names] = field(default_factory=set)
+    replaced: list[Names] = field(default_factory=list)
+    seen: list[Tensor] = field(default_factory=list)
+
+    def hook(self, node: fx.Node, value: Any) -> Any:
+        for watch in self.watched.get(node.name, ()) if isinstance(value, Tensor) else ():
+            if watch.src in self.reference.values:
+                value = self._compared(watch, value)
+        return value
+
+    def _compared(self, watch: Watch, value: Tensor) -> Tensor:
+        source = self.reference.values[watch.src]
+        ours, theirs = watch.values(source, value)
+        self.seen.append(theirs)
+        error = distance(ours, theirs)
+        if error > self.tolerance and (error_up_to := loose_distance(ours, theirs)) <= self.tolerance:
+            self.loose.add(watch.pair)
+            error = error_up_to
+        self.errors[watch.pair] = error
+        if error <= self.tolerance:
+            return value
+        self.replaced.append(watch.pair)
+        fresh = watch.restarted(value, ours, theirs) if self.restart or source.shape == value.shape else None
+        return value if fresh is None else fresh
 
 
 def compare(
@@ -83,43 +155,25 @@ def compare(
     tensors: Mapping[str, Tensor],
     arguments: Sequence[Any],
     watches: Sequence[Watch],
-    values: Mapping[str, Tensor],
-    expected: Sequence[Tensor],
+    reference: Reference,
     tolerance: float,
     *,
     restart: bool = True,
 ) -> Comparison:
-    """Run the destination beside recorded source values.
+    """Run the destination beside a run of the source.
 
-    With `restart`, the destination goes on with the source's value also where its own has another shape.
+    Args:
+        captured, tensors, arguments: the destination, and what it runs with and on.
+        watches: the aligned pairs.
+        reference: the run of the source.
+        tolerance: relative error from which on two values differ.
+        restart: whether the destination goes on with the source's value also where its own has another shape.
     """
-    errors: dict[tuple[str, str], float] = {}
-    loose: set[tuple[str, str]] = set()
-    replaced: list[tuple[str, str]] = []
-    seen: list[Tensor] = []
     watched: dict[str, list[Watch]] = {}
     for watch in watches:
         watched.setdefault(watch.dst, []).append(watch)
-
-    def hook(node: fx.Node, value: Any) -> Any:
-        for watch in watched.get(node.name, ()) if isinstance(value, Tensor) else ():
-            if watch.src not in values:
-                continue
-            ours, theirs = watch.values(values[watch.src], value)
-            seen.append(theirs)
-            error = distance(ours, theirs)
-            if error > tolerance and (error_up_to := loose_distance(ours, theirs)) <= tolerance:
-                loose.add(watch.pair)
-                error = error_up_to
-            errors[watch.pair] = error
-            if error > tolerance:
-                replaced.append(watch.pair)
-                same = values[watch.src].shape == value.shape
-                fresh = watch.restarted(value, ours, theirs) if restart or same else None
-                value = value if fresh is None else fresh
-        return value
-
-    outputs = tensors_of(ValueInterpreter(captured, tensors, hook).run(*arguments))
-    returned = corresponding(expected, outputs, tolerance)
-    error = max((distance(expected[i], outputs[j]) for i, j in returned), default=float("inf"))
-    return Comparison(errors, frozenset(loose), tuple(replaced), error, outputs, seen, returned)
+    run = _Recorder(watched, reference, tolerance, restart)
+    outputs = tensors_of(ValueInterpreter(captured, tensors, run.hook).run(*arguments))
+    returned = corresponding(reference.outputs, outputs, tolerance)
+    error = output_error(reference.outputs, outputs, returned)
+    return Comparison(run.errors, frozenset(run.loose), tuple(run.replaced), error, outputs, run.seen, returned)

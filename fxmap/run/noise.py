@@ -1,4 +1,8 @@
-"""The loss by quantization, as a signal-to-noise ratio in dB."""
+"""Quantization noise: how much two models, or the values of two state dicts, differ, as a signal-to-noise ratio in dB.
+
+6 dB are a factor of two in amplitude; equal values are at infinity.
+Cost: one forward pass of each model.
+"""
 
 import math
 from collections.abc import Callable
@@ -25,7 +29,11 @@ def sqnr(expected: Tensor, actual: Tensor) -> float:
 
 
 def equal_states(own: Any, made: Any) -> bool:
-    """Whether two values of state dicts are the same: tensors, quantized ones too, or packed ones."""
+    """Whether two values of state dicts are equal: tensors, quantized tensors, packed parameters, or tuples of these.
+
+    >>> equal_states(torch.ones(2), torch.ones(2)), equal_states(torch.ones(2), torch.ones(2, dtype=torch.float16))
+    (True, False)
+    """
     if is_object(own) and is_object(made):
         own, made = unpack(own), unpack(made)
     if isinstance(own, tuple) and isinstance(made, tuple):

@@ -1,30 +1,55 @@
-"""Random tensors for a proof: nothing is 0 or 1, and activations stay alive through a hundred layers.
+"""Random tensors for a run: nothing is 0 or 1, and activations stay alive through a hundred layers.
 
-Default initialisation proves little: norms of weight 1 and mean 0 hide swaps, and a layer scale of zero hides a block.
-Weights are scaled by their fan-in; a batch norm's statistics are those of what enters it, disturbed, and are measured in
-the very run that the proof needs anyway.
+Default initialisation shows little: norms of weight 1 and mean 0 hide an exchange of two norms, and a layer scale of zero
+hides a whole block. Weights are drawn normal and scaled by their fan-in (He et al. 2015, doi:10.1109/ICCV.2015.123), so that
+a layer's output is about as large as its input. The statistics of batch norms are measured in a run (`calibrator.py`).
+
+Cost: one random number for every number of the model.
 """
 
 import math
 from collections.abc import Container
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from fxmap.graph.arguments import bind
 from fxmap.graph.opgraph import TENSOR
 from fxmap.normalize.network import Network
-from fxmap.run.interpreter import ValueInterpreter
 
-_GAIN = 1.3
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """How large the random numbers are.
+
+    They are not tuned on a benchmark. Activations of deep models should neither vanish nor overflow, and every tensor
+    should have an influence far above the rounding of float64.
+    """
+
+    # Standard deviation of a weight, times the root of its fan-in. Activations keep their size with 1 where layers are
+    # linear, and with the root of 2 behind ReLU: 1.3 is in between, since models have both.
+    weight: float = 1.3
+    # Rows of an embedding are what a model starts from: about as large as the values behind a norm.
+    embedding: float = 0.7
+    # Biases and other vectors: seen beside activations of about 1, without drowning them.
+    vector: float = 0.3
+    # Factors by channel and variances are uniform from here to 1 more: never near 0, never negative, 1 on average.
+    least_factor: float = 0.5
+
+
+SCALES = Scales()
 
 
 def random_tensors(captured: Network, generator: torch.Generator, read: Container[str] = frozenset()) -> dict[str, Tensor]:
     """Return a float64 value for every floating-point tensor of a captured model; tensors that are shared stay shared.
 
-    Parameters and statistics are random. A buffer that is neither, a table that the model computes for itself, keeps its
-    value, unless a mapping reads it: then it is random like everything that is mapped.
+    Parameters, statistics of norms and every tensor in `read` (what a mapping reads) are random. Another buffer is a table
+    that the model computes for itself, and keeps its value.
+
+    >>> from fxmap.capture.captured import capture
+    >>> tensors = random_tensors(Network.of(capture(nn.Linear(2, 3))), torch.Generator().manual_seed(0))
+    >>> [(path, tuple(tensor.shape), tensor.dtype) for path, tensor in tensors.items()]
+    [('weight', (3, 2), torch.float64), ('bias', (3,), torch.float64)]
     """
     roles = {op.key: _role(captured, op.name) for op in captured.ops.ops() if op.kind == TENSOR}
     values: dict[int, Tensor] = {}
@@ -40,6 +65,7 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
 
 
 def _role(captured: Network, name: str) -> str:
+    """Say what a tensor is to the first operation that reads it, as in `norm weight` or `linear bias`."""
     user, argument = captured.ops.users(name)[0]
     kind = captured.ops.op(user).kind
     if argument.startswith("norm.") or kind.endswith("_norm"):
@@ -56,53 +82,15 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
     # Drawn in single precision, five times as fast.
     normal = torch.randn(shape, generator=generator).double()
     if role in ("norm weight", "norm running_var") or (role == "mul input" and len(shape) == 1):
-        return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
+        return torch.rand(shape, generator=generator, dtype=torch.float64) + SCALES.least_factor
     if role == "embedding weight":
-        return normal * 0.7
+        return normal * SCALES.embedding
     if len(shape) > 1:
         fan_in = shape[0] * math.prod(shape[2:]) if role == "conv_transpose weight" else math.prod(shape[1:])
-        return normal * (_GAIN / math.sqrt(max(fan_in, 1)))
-    return normal * 0.3
-
-
-class Calibrator(ValueInterpreter):
-    """Runs a captured model and sets the statistics of every batch norm from what enters it, disturbed."""
-
-    def __init__(self, captured: Network, tensors: dict[str, Tensor], generator: torch.Generator, hook: Any = None) -> None:
-        super().__init__(captured, tensors, hook)
-        self.generator = generator
-        self.values = tensors
-        self.done: set[str] = set()
-
-    def before_batch_norm(self, node: fx.Node, value: Tensor) -> None:
-        """Measure a norm the first time it is met; one that is used again keeps its statistics."""
-        arguments = bind(node)
-        paths = [
-            str(part.target) for name in ("running_mean", "running_var") if isinstance(part := arguments.get(name), fx.Node)
-        ]
-        if len(paths) != 2 or paths[0] in self.done:
-            return
-        dims = [d for d in range(value.dim()) if d != 1]
-        var, mean = torch.var_mean(value, dims, unbiased=False)
-        noise = torch.rand(var.shape, generator=self.generator, dtype=torch.float64)
-        shift = torch.randn(var.shape, generator=self.generator, dtype=torch.float64)
-        _set(self.values, paths[1], (var * (0.6 + 0.8 * noise) + 0.05 * var.mean() + 0.02).to(value.dtype))
-        _set(self.values, paths[0], (mean + 0.2 * shift * var.sqrt()).to(value.dtype))
-        self.done.add(paths[0])
-
-
-def _set(values: dict[str, Tensor], path: str, value: Tensor) -> None:
-    old = values[path]
-    for name, tensor in values.items():
-        if tensor is old:
-            values[name] = value
+        return normal * (SCALES.weight / math.sqrt(max(fan_in, 1)))
+    return normal * SCALES.vector
 
 
 def cotangents(outputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Return a random cotangent for every output."""
+    """Return a random cotangent for every output: the vector that a backward pass multiplies the Jacobian by."""
     return [torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype) for output in outputs]
-
-
-def finite(values: list[Tensor]) -> bool:
-    """Whether all values are finite, and not all are zero."""
-    return all(bool(torch.isfinite(t).all()) for t in values) and any(bool((t != 0).any()) for t in values)

@@ -21,10 +21,11 @@ from fxmap.model.replica import replicate
 from fxmap.model.tensors import tensors_of
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.network import Network
-from fxmap.run.distance import distance
+from fxmap.run.calibrator import run_calibrated
+from fxmap.run.distance import distance, is_telling
 from fxmap.run.example_inputs import find_inputs, guess_inputs
 from fxmap.run.interpreter import ValueInterpreter
-from fxmap.run.randomize import Calibrator, finite, random_tensors
+from fxmap.run.randomize import random_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,15 @@ def _exchanges(known: Side) -> Iterator[Exchange]:
 def _same_function(captured: Network, keys: Mapping[str, str]) -> bool:
     """Whether a model computes the same with its tensors exchanged, as far as one run shows; False where it does not run."""
     generator = torch.Generator().manual_seed(0)
-    tensors = random_tensors(captured, generator)
+    drawn = random_tensors(captured, generator)
     for inputs in find_inputs(captured, captured, count=1):
         arguments = captured.arguments(inputs.double())
         with torch.no_grad():
-            outputs = tensors_of(Calibrator(captured, tensors, generator).run(*arguments))
+            tensors, output = run_calibrated(captured, drawn, arguments, generator)
+            outputs = tensors_of(output)
             changed = tensors | {path: tensors[other] for path, other in keys.items()}
             others = tensors_of(ValueInterpreter(captured, changed).run(*arguments))
-        return finite(outputs) and all(distance(*pair) <= TOLERANCE for pair in zip(outputs, others, strict=True))
+        return is_telling(outputs) and all(distance(*pair) <= TOLERANCE for pair in zip(outputs, others, strict=True))
     return False
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, fx
 from fxmap.matching.search.fingerprint import SAME, fingerprint, is_data, single
 from fxmap.matching.search.layers import Layer
 from fxmap.normalize.network import Network
-from fxmap.run.randomize import Calibrator, random_tensors
+from fxmap.run.calibrator import run_calibrated
+from fxmap.run.randomize import random_tensors
 
 
 def arguments_of(captured: Network) -> list[Tensor]:
@@ -25,7 +26,7 @@ class SourceRun:
         self.captured = captured
         generator = torch.Generator().manual_seed(0)
         # In single precision: what is asked is whether values are the same, not how exactly.
-        self.tensors = {path: single(tensor) for path, tensor in random_tensors(captured, generator).items()}
+        drawn = {path: single(tensor) for path, tensor in random_tensors(captured, generator).items()}
         returned = next(node for node in captured.graph.nodes if node.op == "output").all_input_nodes
         watched = {node for layer in found for node in (*layer.inputs, layer.output)} | set(returned)
         self.values: dict[fx.Node, Tensor] = {}
@@ -37,7 +38,7 @@ class SourceRun:
                 self.values[node] = value.clone()
             return value
 
-        Calibrator(captured, self.tensors, generator, hook).run(*arguments_of(captured))
+        self.tensors, _ = run_calibrated(captured, drawn, arguments_of(captured), generator, hook)
         self.nodes = list(prints)
         self.prints = torch.stack(list(prints.values())) if prints else torch.zeros(0, 4)
         self.number = {node: index for index, node in enumerate(self.nodes)}

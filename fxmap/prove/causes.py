@@ -1,0 +1,160 @@
+"""Causes: in which attribute, constant, tensor or operation a pair of aligned operations differs.
+
+Each function looks for one kind of cause, and returns None where there is none of it. What they read is static: the graphs
+and the tensors, no values of runs.
+
+Cost: linear in the operations between a pair and the aligned ones before it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import fx
+
+from fxmap.graph.affine import AFFINE, affine_shape, pointwise
+from fxmap.graph.build import module_of
+from fxmap.graph.kinds import SCALING, kind_of
+from fxmap.graph.opgraph import Op
+from fxmap.matching.align.alignment import Pair
+from fxmap.matching.align.signatures import own_attributes
+from fxmap.prove.aligned import unaligned_before
+from fxmap.prove.context import AlignedSide, Context, place
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a pair differs: in words, with the places if they are not those of the pair itself."""
+
+    text: str
+    remedy: str = ""
+    src: str = ""
+    dst: str = ""
+
+
+def own_cause(context: Context, pair: Pair) -> Cause | None:
+    """Return what differs in a pair itself, whatever its inputs are: an attribute or a tensor."""
+    return attribute_cause(context, pair.src, pair.dst) or tensor_cause(context, pair)
+
+
+def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
+    """Say which static attribute of two operations differs, and what can be done about it."""
+    src, dst = context.src.main.ops.op(ours), context.dst.main.ops.op(theirs)
+    weights = context.src.main.ops.tensors(ours).get("weight"), context.dst.main.ops.tensors(theirs).get("weight")
+    if weights[0] and weights[1] and src.kind in AFFINE and dst.kind in AFFINE:
+        shapes = affine_shape(src, weights[0]), affine_shape(dst, weights[1])
+        if shapes[0] != shapes[1]:
+            return Cause(f"weight {list(shapes[1])} against {list(shapes[0])}")
+        linear = [op.kind == "linear" or pointwise(op, weight) for op, weight in ((src, weights[0]), (dst, weights[1]))]
+        if all(linear):
+            return _eps(context, src, dst)
+    attributes = dict(own_attributes(src)), dict(own_attributes(dst))
+    if src.kind != dst.kind and not (src.kind in AFFINE and dst.kind in AFFINE):
+        return Cause(f"{dst.kind} against {src.kind}")
+    for name in sorted(attributes[0].keys() | attributes[1].keys()):
+        if attributes[0].get(name) != attributes[1].get(name):
+            return Cause(f"{name} {attributes[1].get(name, 'default')} against {attributes[0].get(name, 'default')}")
+    return _eps(context, src, dst) if src.kind == dst.kind else Cause(f"{dst.kind} against {src.kind}")
+
+
+def _eps(context: Context, src: Op, dst: Op) -> Cause | None:
+    """Say that the norms behind two layers differ in eps, unless the mapping makes up for it."""
+    eps = src.attribute("norm.eps"), dst.attribute("norm.eps")
+    if None in eps or eps[0] == eps[1] or _is_absorbed(context, dst.name):
+        return None
+    remedy = "It can be absorbed in the running variance: pass absorb_eps=True"
+    both = (context.src, src), (context.dst, dst)
+    keys = [side.main.ops.tensors(op.name)["norm.running_var"].key for side, op in both]
+    places = [
+        f"{side.prefix}{str(key).rpartition('.')[0]} (batch_norm)"
+        for side, key in zip((context.src, context.dst), keys, strict=True)
+    ]
+    return Cause(f"eps {eps[1]} against {eps[0]}", remedy, *places)
+
+
+def _is_absorbed(context: Context, name: str) -> bool:
+    ops, absorbed = context.dst.main.ops, context.plan.derivation.absorbed
+    return any(key in absorbed for tensor in ops.tensors(name).values() for key in ops.stored(tensor))
+
+
+def constant_cause(context: Context, pair: Pair) -> Cause | None:
+    """Say which number differs that the two models scale or shift by on the way to a pair: the eps of a norm by hand.
+
+    Where the same steps lead to both, in other numbers, the function is another one, however small the error is.
+    """
+    ours, theirs = _constants(context.both[0], pair.src), _constants(context.both[1], pair.dst)
+    if [kind for kind, _, _ in ours] != [kind for kind, _, _ in theirs]:
+        return None
+    for (kind, one, here), (_, other, there) in zip(ours, theirs, strict=True):
+        if np.float32(one) != np.float32(other):  # some kernels keep their eps in single precision
+            return Cause(f"{kind} {other} against {one}", "", f"{here} ({kind})", f"{there} ({kind})")
+    return None
+
+
+def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
+    """Return (kind, number, module) of every scaling or shifting between an operation and the aligned ones before it.
+
+    They are looked for in the fx graph, where nothing was left out.
+    """
+    start = one.nodes.get(name.partition("#")[0])
+    queue, seen = [] if start is None else list(start.all_input_nodes), set[str]()
+    found = []
+    while queue:
+        node = queue.pop()
+        if node.name in seen or node.name in one.aligned_nodes or node.op not in ("call_function", "call_method"):
+            continue
+        seen.add(node.name)
+        queue += node.all_input_nodes
+        number = _number(node)
+        if number is not None:
+            found.append((kind_of(node), number, f"{one.side.prefix}{module_of(node) or node.name}"))
+    return sorted(found)
+
+
+def _number(node: fx.Node) -> float | None:
+    """Return the number that a node scales or shifts its one operand by."""
+    if kind_of(node) not in SCALING or len(node.all_input_nodes) != 1:
+        return None
+    numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]
+    return float(numbers[0]) if numbers else None
+
+
+def tensor_cause(context: Context, pair: Pair) -> Cause | None:
+    """Say which tensor of a pair is not the source's."""
+    src, dst = context.src, context.dst
+    argument = next((name for name, same in sorted(context.same[pair].items()) if not same), None)
+    ours, theirs = src.main.ops.tensors(pair.src), dst.main.ops.tensors(pair.dst)
+    if argument is None or not ours:
+        return None
+    name, counterpart = dst.prefix + dst.main.ops.stored(theirs[argument])[0], ours.get(argument)
+    expression = context.mapping.get(name)
+    made = "the destination's own value" if expression is None else str(expression)
+    both = (src, pair.src), (dst, pair.dst)
+    kinds = ["batch_norm" if argument.startswith("norm.") else side.main.ops.op(op).kind for side, op in both]
+    where = f"{name.rpartition('.')[0]} ({kinds[1]})"
+    if counterpart is None:
+        return Cause(f"{name} is {made}: not what the source computes with", dst=where)
+    other = src.prefix + src.main.ops.stored(counterpart)[0]
+    text = f"{name} is not what the source computes with" if made == other else f"{name} is {made}, which is not {other}"
+    return Cause(text, "", f"{other.rpartition('.')[0]} ({kinds[0]})", where)
+
+
+def unaligned_cause(context: Context, src: str, dst: str) -> Cause | None:
+    """Say which operations without a counterpart stand before a pair whose inputs should agree."""
+    ops = context.src.main.ops, context.dst.main.ops
+    ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
+    kinds = {ops[0].op(name).kind for name in ours}, {ops[1].op(name).kind for name in theirs}
+    surplus = (
+        [name for name in ours if ops[0].op(name).kind not in kinds[1]] or ours,
+        [name for name in theirs if ops[1].op(name).kind not in kinds[0]] or theirs,
+    )
+    if surplus[0] and surplus[1]:
+        differs = attribute_cause(context, surplus[0][0], surplus[1][0])
+        places = place(context.src, surplus[0][0]), place(context.dst, surplus[1][0])
+        return Cause(differs.text if differs else "", "", *places)
+    if surplus[1]:
+        op = ops[1].op(surplus[1][0])
+        return Cause(f"{op.kind} without a counterpart in the source", dst=place(context.dst, op.name))
+    if surplus[0]:
+        op = ops[0].op(surplus[0][0])
+        return Cause(f"{op.kind} without a counterpart in the destination", src=place(context.src, op.name))
+    return None

@@ -1,0 +1,62 @@
+"""Which inputs a proof runs on."""
+
+from dataclasses import dataclass
+
+from fxmap.matching.structure import Plan
+from fxmap.model.inputs import Given, Inputs, as_shared, others, resized
+from fxmap.run.example_inputs import find_inputs
+
+
+@dataclass(frozen=True, slots=True)
+class InputPair:
+    """Inputs of the two models that mean the same: two models may take the same tensors in another order."""
+
+    src: Inputs
+    dst: Inputs
+
+    @classmethod
+    def same(cls, inputs: Inputs) -> "InputPair":
+        """Return one and the same inputs for both."""
+        return cls(inputs, inputs)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether every map is larger than the kernels that meet it."""
+        return self.src.roomy
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenInputs:
+    """The inputs of one proof.
+
+    The captured graphs run on `first` in lockstep, and on all `further` ones where that leaves something open. The user's
+    own code runs on the first of `own_code` that both models accept.
+    """
+
+    first: InputPair
+    further: tuple[InputPair, ...]
+    own_code: tuple[InputPair, ...]
+
+
+def choose_inputs(plan: Plan, given: Given) -> ChosenInputs | None:
+    """Choose what to run on: the inputs that were given or recorded, or else such as both models accept; None without any.
+
+    A recorded graph holds for the shapes that it was recorded on. So its further inputs have these shapes and other values;
+    the user's own code is tried on another size first.
+    """
+    src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
+    if src is not None and dst is not None:
+        return _like(src, dst)
+    found = find_inputs(plan.src.main, plan.dst.main)
+    if not found:
+        return None
+    second = InputPair.same(found[1] if len(found) > 1 else others(found[0], seed=1))
+    return ChosenInputs(InputPair.same(found[0]), (second,), (second,))
+
+
+def _like(src: Inputs, dst: Inputs) -> ChosenInputs:
+    drawn = others(src, seed=1)
+    second = InputPair(drawn, as_shared(others(dst, seed=1), dst, drawn, src))
+    ours, theirs = resized(second.src), resized(second.dst)
+    larger = () if ours is None or theirs is None else (InputPair(ours, theirs),)
+    return ChosenInputs(InputPair(src, dst), (second,), (*larger, second))

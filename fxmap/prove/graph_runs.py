@@ -1,0 +1,103 @@
+"""The runs of the two captured graphs: the source, the destination beside it in lockstep, and the destination alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxmap.errors import FxmapError
+from fxmap.matching.align.alignment import Pair
+from fxmap.matching.structure import Plan
+from fxmap.model.inputs import Inputs
+from fxmap.model.tensors import tensors_of
+from fxmap.prove.passes import Passes
+from fxmap.run.calibrator import run_calibrated
+from fxmap.run.distance import output_error
+from fxmap.run.interpreter import Hook, ValueInterpreter
+from fxmap.run.lockstep import Comparison, Reference, Watch, compare
+
+# What a model may raise on inputs or tensors that do not fit it.
+TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
+
+
+@dataclass(frozen=True)
+class GraphRuns:
+    """Runs the captured graphs of both models in float64, and counts the passes.
+
+    `pairs` are the aligned operations to compare, and `exact` is the relative error from which on two values differ.
+    """
+
+    plan: Plan
+    pairs: Sequence[Pair]
+    exact: float
+    passes: Passes
+
+    def calibrated_source(
+        self, tensors: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], Reference]:
+        """Run the source, and set the statistics of its batch norms on the way.
+
+        Returns:
+            The tensors with these statistics, and the run.
+        """
+        main, values = self.plan.src.main, dict[str, Tensor]()
+        self.passes.add()
+        with torch.no_grad():
+            arguments = main.arguments(inputs.double())
+            calibrated, output = run_calibrated(main, tensors, arguments, generator, self._keep(values))
+        return calibrated, Reference(values, tensors_of(output))
+
+    def source(self, tensors: Mapping[str, Tensor], inputs: Inputs) -> Reference:
+        """Run the source, and keep the values of the aligned operations."""
+        main, values = self.plan.src.main, dict[str, Tensor]()
+        self.passes.add()
+        with torch.no_grad():
+            output = ValueInterpreter(main, tensors, self._keep(values)).run(*main.arguments(inputs.double()))
+        return Reference(values, tensors_of(output))
+
+    def _keep(self, values: dict[str, Tensor]) -> Hook:
+        """Return a hook that writes the values of the aligned operations into a dict."""
+        main = self.plan.src.main
+        watched = {main.ops.op(pair.src).output for pair in self.pairs}
+
+        def hook(node: fx.Node, value: Any) -> Any:
+            if node.name in watched and isinstance(value, Tensor):
+                # A recorded run may write into a value later on.
+                values[node.name] = value if main.inputs is None else value.clone()
+            return value
+
+        return hook
+
+    def lockstep(self, tensors: Mapping[str, Tensor], inputs: Inputs, reference: Reference) -> Comparison:
+        """Run the destination beside a run of the source."""
+        main = self.plan.dst.main
+        watches = [self._watch(pair) for pair in self.pairs]
+        arguments = main.arguments(inputs.double())
+        self.passes.add()
+        try:
+            return compare(main, tensors, arguments, watches, reference, self.exact)
+        except TROUBLE:
+            # The source's value may have a shape that the destination cannot go on with.
+            self.passes.add()
+            return compare(main, tensors, arguments, watches, reference, self.exact, restart=False)
+
+    def _watch(self, pair: Pair) -> Watch:
+        src, dst = self.plan.src.main.ops.op(pair.src), self.plan.dst.main.ops.op(pair.dst)
+        axes = src.channel_axis, dst.channel_axis
+        return Watch((pair.src, pair.dst), src.output, dst.output, (src.rows, dst.rows), axes, src.kind == dst.kind)
+
+    def error_alone(
+        self,
+        tensors: Mapping[str, Tensor],
+        inputs: Inputs,
+        expected: Sequence[Tensor],
+        returned: Sequence[tuple[int, int]],
+    ) -> float:
+        """Return the error of the destination's outputs where no value of the source stands in for its own."""
+        main = self.plan.dst.main
+        self.passes.add()
+        with torch.no_grad():
+            outputs = tensors_of(ValueInterpreter(main, tensors).run(*main.arguments(inputs.double())))
+        return output_error(expected, outputs, returned)

@@ -1,0 +1,81 @@
+"""Influence: how much every tensor moves the outputs, by one backward pass for all of them.
+
+Idea: the gradient of a random combination of the outputs (a vector-Jacobian product) is zero for a tensor only if that moves
+no output near this point, with probability one. So one backward pass tells which tensors the outputs depend on.
+
+>>> w = torch.tensor([[2.0, 3.0]], requires_grad=True)
+>>> reached = w @ torch.tensor([1.0, 0.0])
+>>> count_zeros(torch.autograd.grad(reached, w)[0], w)  # the second input is 0
+1
+
+Cost: one backward pass, a second one where some numbers were reached by nothing; the memory of all values in between.
+Source: random projections of a Jacobian, as in Griewank and Walther, Evaluating Derivatives, 2008,
+doi:10.1137/1.9780898717761.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxmap.prove.passes import Passes
+from fxmap.run.lockstep import Comparison
+from fxmap.run.randomize import cotangents
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """How far tensors of the destination matter, by path.
+
+    `sizes` is how much each moves the outputs, relative to them. `unreached` counts, of tensors that are not the source's
+    numbers as they stand, the numbers that move neither the outputs nor any aligned operation: no input reached them.
+    """
+
+    sizes: Mapping[str, float]
+    unreached: Mapping[str, int]
+
+
+def influence_of(
+    run: Comparison, leaves: Mapping[str, Tensor], made: Container[str], generator: torch.Generator, passes: Passes
+) -> Influence:
+    """Measure the influence of the tensors that a run was recorded from.
+
+    Args:
+        run: the destination's run, with gradients.
+        leaves: its tensors, by path.
+        made: those that are not the source's numbers as they stand (folded, gathered, joined).
+        generator: of the random combinations.
+        passes: counts what this costs.
+    """
+    outputs = [output for output in run.outputs if output.requires_grad]
+    scale = sum(float(output.detach().abs().sum()) for output in outputs) or 1.0
+    gradients = _gradients(outputs, leaves, generator, passes)
+    still = {path: leaf for path, leaf in leaves.items() if path in made and count_zeros(gradients.get(path), leaf)}
+    unreached: dict[str, int] = {}
+    if still:
+        seen = [value for value in run.seen if value.requires_grad]
+        local = _gradients(seen, still, generator, passes)
+        unreached = {path: count for path, leaf in still.items() if (count := count_zeros(local.get(path), leaf))}
+    sizes = {
+        path: float(gradient.abs().sum()) * (float(leaves[path].detach().abs().mean()) or 1.0) / scale
+        for path, gradient in gradients.items()
+    }
+    return Influence(sizes, unreached)
+
+
+def _gradients(
+    values: list[Tensor], leaves: Mapping[str, Tensor], generator: torch.Generator, passes: Passes
+) -> dict[str, Tensor]:
+    if not values:
+        return {}
+    passes.add(2)
+    gradients = torch.autograd.grad(
+        values, list(leaves.values()), cotangents(values, generator), allow_unused=True, retain_graph=True
+    )
+    return {path: part for path, part in zip(leaves, gradients, strict=True) if part is not None}
+
+
+def count_zeros(gradient: Tensor | None, leaf: Tensor) -> int:
+    """Count the numbers of a tensor that move nothing."""
+    return leaf.numel() if gradient is None else int((gradient == 0).sum())

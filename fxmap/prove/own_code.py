@@ -1,0 +1,105 @@
+"""The user's own code of both models, with the proof's tensors: what the captured graphs are checked against.
+
+Captured graphs are fxmap's reading of the models. A graph that misses something (an operation in C++, a branch that other
+inputs take) would make every comparison of graphs agree. So the two `forward`s run as they are, and their outputs are
+compared: on another size than the graphs, if both models accept one.
+
+Cost: one forward pass of each model; two where they differ by no more than single precision rounds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fxmap.mapping.proof import SINGLE_TOLERANCE
+from fxmap.matching.sides import Side
+from fxmap.model.inputs import Inputs
+from fxmap.model.replica import run_fresh, unchanged
+from fxmap.model.tensors import tensors_of
+from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.passes import Passes
+from fxmap.prove.weights import Weights
+from fxmap.run.distance import is_telling, output_error
+from fxmap.run.precision import SinglePrecision
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCodeRun:
+    """What the run of both models' own code showed.
+
+    `error` is that of the outputs, and `tolerance` what it may be; `inputs` are what was run on. `trouble` says why the
+    models do not run; empty where they do.
+    """
+
+    error: float
+    tolerance: float
+    inputs: InputPair
+    trouble: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the outputs are equal."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """The two models, and which output of the source is which of the destination."""
+
+    src: Side
+    dst: Side
+    returned: Sequence[tuple[int, int]]
+    passes: Passes
+
+    def run(self, weights: Weights, choices: Sequence[InputPair], tolerance: float) -> OwnCodeRun:
+        """Run both models on the first of several inputs that both accept."""
+        trouble = ""
+        for inputs in choices:
+            try:
+                error = self._error(weights, inputs)
+            except Exception as raised:  # whatever a model raises on inputs or tensors that do not fit it
+                trouble = f"{type(raised).__name__}: {raised}"
+                continue
+            if tolerance < error <= SINGLE_TOLERANCE:
+                # Where one of the models computes in float32 by itself, its own rounding is no difference.
+                with SinglePrecision() as seen:
+                    self._error(weights, inputs)
+                tolerance = SINGLE_TOLERANCE if seen.found else tolerance
+            return OwnCodeRun(error, tolerance, inputs)
+        return OwnCodeRun(float("inf"), tolerance, choices[-1], trouble)
+
+    def _error(self, weights: Weights, inputs: InputPair) -> float:
+        with torch.no_grad():
+            expected = _call(self.src, weights.src, inputs.src)
+            self.passes.add()
+            actual = _call(self.dst, weights.dst, inputs.dst)
+            self.passes.add()
+        return output_error(expected, actual, self.returned) if is_telling(expected) else float("inf")
+
+
+def _call(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> list[Tensor]:
+    """Run the user's own code with other tensors, in float64."""
+    module, double = side.main.module, inputs.double()
+    # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
+    tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
+    own = {f"module.{path}": tensor for path, tensor in (tables | dict(tensors)).items()}
+    calling = _Calling(module, double)
+    with unchanged(module):
+        return run_fresh(module, lambda: tensors_of(functional_call(calling, own, (), tie_weights=False)))
+
+
+class _Calling(nn.Module):
+    """A model with its inputs, and the user's function in the place of forward if there is one."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.module, self.inputs = module, inputs
+
+    def forward(self) -> Any:
+        """Run the model on the inputs; switched to eval anew, since some compute tables from their parameters then."""
+        self.module.eval()
+        return self.inputs.call(self.module)
