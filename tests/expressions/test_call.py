@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.recipes import same_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import fxmap
-from benchmarks.recipes import same_value
 from fxmap.expressions import functions, packing
 from fxmap.expressions.arithmetic import (
     Centred,
