@@ -8,7 +8,7 @@ the attributes and the tensors themselves must.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ _TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
 def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
     """Return the mapping with its proof, and with the statuses that the proof gives."""
     proof = proof_of(mapping, plan, given)
-    return KeyMapping(mapping, replace(mapping.knowledge, statuses=proof.statuses), proof)
+    return mapping.with_proof(proof)
 
 
 def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
@@ -364,9 +364,8 @@ class Trial:
         inputs: Sequence[Inputs],
     ) -> str:
         """Say why the proof is not ok; nothing where it is. `error` is 0 where the outputs agree."""
-        done = (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED, Status.TAKEN)
         unread = self.mapping.knowledge.unread
-        open_keys = [key for key, status in statuses.items() if key not in unread and status not in done]
+        open_keys = [key for key, status in statuses.items() if key not in unread and not status.is_done]
         if self.mapping.mismatched:
             return f"{shorten(self.mapping.mismatched)}: of another shape in the source"
         if self.trouble:
