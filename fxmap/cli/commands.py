@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxmap.api.automap import auto_map
 from fxmap.api.loading import Filling, fill
-from fxmap.api.verification import verify as prove
+from fxmap.api.verification import verify
 from fxmap.cli.references import UsageError, parse, resolve
 from fxmap.errors import MappingError, shorten
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint, read_tensors
@@ -33,16 +33,16 @@ class Outcome:
     ok: bool
 
 
-def map_(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
+def map_models(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
     """Map SRC to DST."""
     mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
     return Outcome(str(mapping), _data(mapping), mapping.proof is not None and mapping.proof.ok)
 
 
-def verify(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
-    """Prove the mapping of a file."""
+def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
+    """Prove the mapping that a JSON file holds."""
     mapping = _read_mapping(file)
-    proof = prove(_model(src), _model(dst), mapping, example_inputs=_example(inputs))
+    proof = verify(_model(src), _model(dst), mapping, example_inputs=_example(inputs))
     return Outcome(str(proof), _proof(proof), proof.ok)
 
 

@@ -55,9 +55,7 @@ def test_what_a_format_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_which_names_are_written_is_said_as_before(tmp_path: Path) -> None:
-    with pytest.raises(
-        fxmap.CheckpointError, match=r"must end in \.safetensors, \.pt, \.pth or \.bin, which"
-    ):
+    with pytest.raises(fxmap.CheckpointError, match=r"must end in \.safetensors, \.pt, \.pth or \.bin, which"):
         save({}, tmp_path / "model.index.json")
 
 
