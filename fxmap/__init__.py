@@ -10,6 +10,8 @@
 2
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from fxmap.api.automap import auto_map
 from fxmap.api.loading import load, transfer
 from fxmap.api.verification import verify
@@ -42,9 +44,16 @@ __all__ = [
     "ProofError",
     "QuantizationError",
     "Status",
+    "__version__",
     "auto_map",
     "load",
     "sqnr",
     "transfer",
     "verify",
 ]
+
+try:
+    __version__ = version("fxmap")
+except PackageNotFoundError:
+    # A folder of the source code that nobody installed.
+    __version__ = "0+unknown"

@@ -9,6 +9,7 @@ from torch import nn
 
 from fxmap.errors import CaptureError, ProofError, QuantizationError
 from fxmap.files.checkpoint import open_checkpoint
+from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.destination import ask, run_with
@@ -78,13 +79,12 @@ def auto_map(
     else:
         found = open_checkpoint(src)
         why = "the source is a state dict, without a model"
-        mapping = _map_names(found.state, dst, why, given, run=bool(verify), notes=found.notes)
+        mapping = _map_names(found.state, dst, why, given, run=bool(verify), notes=checkpoint_notes(found))
     if verify and mapping.proof is None:
         known = mapping.knowledge
-        # Without a graph, the first note says why there is none; the others are no reasons.
-        notes = known.notes[:1] if known.rungs == ("names", "names") else known.notes
-        reason = "; ".join(notes) or "no key could be mapped"
-        mapping = KeyMapping(mapping, known, Proof(statuses=known.statuses, reason=reason))
+        # Without a graph, one note says why there is none; the others are no reasons.
+        reason = "; ".join(known.notes_of(NoteKind.NO_GRAPH) or known.notes) or "no key could be mapped"
+        mapping = mapping.with_proof(Proof(statuses=known.statuses, reason=reason))
     if verify == "required" and mapping.proof is not None and not mapping.proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {mapping.proof}")
     return mapping
@@ -111,10 +111,10 @@ def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, a
 
 
 def _map_names(
-    state: Mapping[str, Any], dst: nn.Module, why: str, given: Given, *, run: bool, notes: tuple[str, ...] = ()
+    state: Mapping[str, Any], dst: nn.Module, why: str, given: Given, *, run: bool, notes: tuple[Note, ...] = ()
 ) -> KeyMapping:
     """Map without a graph of the source, with what the destination alone can tell."""
     told = ask(dst)
     mapping = map_by_name(state, dst.state_dict(), why, notes=notes, unread=told.unread, exchanges=told.exchanges)
     ran = run_with(mapping, state, dst, given.dst) if run else ""
-    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, ran)) if ran else mapping
+    return mapping.with_notes(Note(ran, NoteKind.TRIAL_RUN)) if ran else mapping

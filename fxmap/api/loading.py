@@ -21,6 +21,7 @@ from fxmap.forms.pt2e import Refilled, refill, rewrite_literals
 from fxmap.forms.saturation import FULL_RANGE, Saturations
 from fxmap.forms.stage import Stage
 from fxmap.forms.twin import float_twin
+from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.model.replica import replicate
@@ -130,7 +131,7 @@ def load(
     found = open_checkpoint(checkpoint_file, weights)
     state = found.state
     mapping = auto_map(state if src is None else src, dst, example_inputs=example_inputs, verify=verify)
-    mapping = mapping.with_knowledge(notes=(*mapping.knowledge.notes, *found.notes))
+    mapping = mapping.with_notes(*checkpoint_notes(found))
     return fill(mapping, src, dst, state, options)
 
 
@@ -167,7 +168,7 @@ def fill(
     if calibration == "distilled":
         images, note = distilled_batches(src, state, options.example_inputs)
         filled = _calibrate(mapping, src, dst, stage, state, replace(options, calibration=images))
-        return filled.with_knowledge(notes=(*filled.knowledge.notes, note))
+        return filled.with_notes(Note(note, NoteKind.DISTILLED))
     return _calibrate(mapping, src, dst, stage, state, options)
 
 
@@ -208,15 +209,16 @@ def _calibrate(
         and key.removeprefix(prefix) not in kept
         and _is_range(mapping.knowledge.reasons.get(key, ""))
     }
-    notes = [note for note in mapping.knowledge.notes if "activation ranges cannot be made" not in note]
+    notes = list(mapping.knowledge.notes_but(NoteKind.RANGES_NEEDED))
     if src is not None and mapping.knowledge.ranges:
-        notes.append(f"{_FIRST}: {_against(src, state, inner, batches.first)}")
+        notes.append(Note(f"{_FIRST}: {_against(src, state, inner, batches.first)}", NoteKind.CALIBRATED))
     if mapping.knowledge.saturating:
-        notes.append(
+        text = (
             f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers; {FULL_RANGE}"
             if bounded
             else _cost_of_relu(mapping, src, state, filled_twin(inner, own, state).module, batches.first)
         )
+        notes.append(Note(text, NoteKind.SATURATION))
     return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
 
 

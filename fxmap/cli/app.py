@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fxmap import __version__
 from fxmap.cli import commands
 from fxmap.cli.references import UsageError
 from fxmap.errors import DifferentNetworks, FxmapError, LoadError
@@ -27,8 +28,18 @@ PIPE_WIDTH = 100
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fxmap {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def fxmap() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Load a checkpoint into a model that computes the same network and names it differently."""
 
 
@@ -81,12 +92,12 @@ Inputs = Annotated[
 
 
 @app.command("map")
-def map_(src: Src, dst: Dst, as_json: AsJson = False, weights: Weights = None, inputs: Inputs = None) -> None:
+def map_models(src: Src, dst: Dst, as_json: AsJson = False, weights: Weights = None, inputs: Inputs = None) -> None:
     """Find how every key of DST is made from keys of SRC, and prove it.
 
     Exit status: 0 proven; 1 not proven or not complete; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.map_(src, dst, weights, inputs)), as_json)
+    _finish(_working(lambda: commands.map_models(src, dst, weights, inputs)), as_json)
 
 
 @app.command()
@@ -113,8 +124,8 @@ def convert(
     _finish(_working(job.run), as_json)
 
 
-@app.command()
-def verify(
+@app.command("verify")
+def verify_file(
     src: Src,
     dst: Dst,
     mapping: Annotated[Path, typer.Argument(metavar="MAPPING.json", help="What `fxmap map --json` wrote.")],
@@ -125,7 +136,7 @@ def verify(
 
     Exit status: 0 proven; 1 not proven; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.verify(src, dst, mapping, inputs)), as_json)
+    _finish(_working(lambda: commands.verify_file(src, dst, mapping, inputs)), as_json)
 
 
 @app.command()

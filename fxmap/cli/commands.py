@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from fxmap.api.automap import auto_map
 from fxmap.api.loading import Filling, fill
-from fxmap.api.verification import verify as prove
+from fxmap.api.verification import verify
 from fxmap.cli.references import UsageError, parse, resolve
 from fxmap.errors import MappingError, shorten
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint, read_tensors
 from fxmap.files.writing import save
+from fxmap.mapping.findings import Note, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import Proof, Status
+from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.mapper import map_by_name
 from fxmap.model.wrappers import spell
 
@@ -32,16 +33,16 @@ class Outcome:
     ok: bool
 
 
-def map_(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
+def map_models(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
     """Map SRC to DST."""
     mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
     return Outcome(str(mapping), _data(mapping), mapping.proof is not None and mapping.proof.ok)
 
 
-def verify(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
-    """Prove the mapping of a file."""
+def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
+    """Prove the mapping that a JSON file holds."""
     mapping = _read_mapping(file)
-    proof = prove(_model(src), _model(dst), mapping, example_inputs=_example(inputs))
+    proof = verify(_model(src), _model(dst), mapping, example_inputs=_example(inputs))
     return Outcome(str(proof), _proof(proof), proof.ok)
 
 
@@ -76,7 +77,7 @@ def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: st
         f"  captured by: {mapping.knowledge.rungs[0] or 'nothing'} and {mapping.knowledge.rungs[1] or 'nothing'}",
         *([f"  {data['proof']}"] if data["proof"] else []),
     ]
-    return Outcome("\n".join(lines), data, status in (Status.PROVEN, Status.TIED, Status.INERT))
+    return Outcome("\n".join(lines), data, status.is_proven)
 
 
 def diff(a: str, b: str) -> Outcome:
@@ -139,11 +140,11 @@ def _mapped(src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: st
     if isinstance(dst, Checkpoint):
         return map_by_name(_state(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
     mapping = auto_map(src if isinstance(src, nn.Module) else src.state, dst, example_inputs=_example(inputs))
-    return mapping.with_knowledge(notes=(*mapping.knowledge.notes, *_notes(src)))
+    return mapping.with_notes(*_notes(src))
 
 
-def _notes(found: nn.Module | Checkpoint) -> tuple[str, ...]:
-    return found.notes if isinstance(found, Checkpoint) else ()
+def _notes(found: nn.Module | Checkpoint) -> tuple[Note, ...]:
+    return checkpoint_notes(found) if isinstance(found, Checkpoint) else ()
 
 
 def _state(found: nn.Module | Checkpoint) -> Mapping[str, Any]:
@@ -196,7 +197,7 @@ def _data(mapping: KeyMapping) -> dict[str, Any]:
 
 def _proof(proof: Proof) -> dict[str, Any]:
     error = proof.error if proof.error < float("inf") else None
-    unproven = [key for key, status in proof.statuses.items() if status not in (Status.PROVEN, Status.TIED, Status.INERT)]
+    unproven = [key for key, status in proof.statuses.items() if not status.is_proven]
     return {
         "ok": proof.ok,
         "error": error,

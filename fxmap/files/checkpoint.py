@@ -74,11 +74,6 @@ def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]
     return open_checkpoint(Path(path), weights).state
 
 
-def unwrap(data: object, where: str) -> "OrderedDict[str, Any]":
-    """Return the state dict of what a checkpoint file holds; as `open_checkpoint`."""
-    return _choose(data, where, None).state
-
-
 def read_tensors(path: str | Path) -> Any:
     """Read a file of tensors that is no checkpoint: one tensor, a list of them, or a dict.
 

@@ -2,21 +2,14 @@
 
 import os
 import tempfile
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
-from fxmap.errors import CheckpointError, shorten
-from fxmap.expressions.functions import is_wrapped
-from fxmap.expressions.packing import is_object
-from fxmap.files.quantized import ENTRY, flatten
-from fxmap.files.reading import reason_of
+from fxmap.errors import CheckpointError
+from fxmap.files.format import CannotHold, reason_of
+from fxmap.files.formats import FORMATS
 
 
 def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False) -> None:
@@ -32,34 +25,39 @@ def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False)
             changed. Also where the format cannot hold a value, such as a tensor subclass in .safetensors.
     """
     path = Path(path)
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise CheckpointError(f"{path}: the name must end in .safetensors, .pt, .pth or .bin, which says the format")
+    found = next((each for each in FORMATS if each.write is not None and each.names(path)), None)
+    if found is None or found.write is None:
+        *most, last = (suffix for each in FORMATS if each.write is not None for suffix in each.suffixes)
+        raise CheckpointError(f"{path}: the name must end in {', '.join(most)} or {last}, which says the format")
     if path.exists() and not overwrite:
         raise CheckpointError(
             f"{path}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
         )
-    metadata = {"format": "pt"}
-    if path.suffix == ".safetensors":
-        values, description = _flat(state, path)
-        # Plain tensors alone need none; but observers and packed layers read the versions in `_metadata`.
-        if hasattr(state, "_metadata") or values.keys() != state.keys():
-            metadata[ENTRY] = description
-    else:
-        values = _compact(state, path)
+    with _whole_or_not_at_all(path, (OSError, RuntimeError, *found.failures)) as temporary:
+        try:
+            found.write(state, temporary)
+        except CannotHold as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path, failures: tuple[type[Exception], ...]) -> Iterator[Path]:
+    """Give a temporary file beside `path`, which takes its place when the block ends, and is gone if the block fails.
+
+    Raises:
+        CheckpointError: for one of `failures`, and where there can be no file; what was at `path` is as it was.
+    """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
     os.close(handle)
     try:
-        if path.suffix == ".safetensors":
-            save_file(values, name, metadata=metadata)
-        else:
-            torch.save(values, name)
+        yield Path(name)
         # A file of mkstemp is for its owner alone; what the user asked for has the usual rights.
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except failures as error:
         raise CheckpointError(f"{path}: cannot be written: {reason_of(error)}") from error
     finally:
         Path(name).unlink(missing_ok=True)
@@ -69,32 +67,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _flat(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], str]:
-    try:
-        return flatten(state)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}, and .safetensors holds plain tensors alone. Write a .pth file") from error
-
-
-def _compact(state: Mapping[str, Any], path: Path) -> "OrderedDict[str, Any]":
-    """Copy views, so that a slice does not bring all of its tensor with it; tensors that are tied stay so."""
-    objects = [key for key, value in state.items() if is_object(value)]
-    if objects:
-        raise CheckpointError(
-            f"{path}: {shorten(objects)}: packed parameters of a recurrent layer, which torch.load with weights_only=True "
-            "refuses to read again. Write a .safetensors file, where fxmap keeps their parts"
-        )
-    copies: dict[tuple[Any, ...], Tensor] = {}
-    result: OrderedDict[str, Any] = OrderedDict()
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.is_quantized or is_wrapped(value) or value.layout != torch.strided:
-            result[key] = value
-            continue
-        place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
-        known = place if value.numel() else (key,)
-        result[key] = copies.setdefault(known, value.detach().clone())
-    if hasattr(state, "_metadata"):
-        result._metadata = state._metadata  # type: ignore[attr-defined]
-    return result

@@ -2,29 +2,59 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 # Of a proof, relative to the largest absolute value; the second where a model computes in float32 by itself.
 TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-5
 
 
 class Status(StrEnum):
-    """What is known of a destination key."""
+    """What is known of a destination key. Each member says in `meaning` what it stands for, and reports print that.
 
-    PROVEN = "proven"
-    TIED = "tied"
-    INERT = "inert"
-    MATCHED = "matched"
-    GUESSED = "guessed"
-    CALIBRATED = "calibrated"
-    TAKEN = "taken"
-    KEPT = "kept"
-    MISSING = "missing"
-    MISMATCHED = "mismatched"
+    >>> Status("tied") is Status.TIED, Status.TIED.is_proven, Status.KEPT.is_proven, Status.KEPT.is_done
+    (True, True, False, True)
+    """
+
+    meaning: str
+
+    PROVEN = "proven", "proven: both models were run, and no other choice gives the same function"
+    TIED = "tied", "tied: the network is symmetric there, and every choice gives the same function"
+    INERT = "inert", "inert: the output does not depend on them"
+    MATCHED = "matched", "matched by structure, not proven"
+    GUESSED = "guessed", "guessed by shapes, names and order"
+    CALIBRATED = "calibrated", "from calibration data"
+    TAKEN = "taken", "ranges of activations, taken over from the int8 source"
+    KEPT = "kept", "kept: the destination's own (ranges, observers, counters)"
+    MISSING = "missing", "missing: no source"
+    MISMATCHED = "mismatched", "mismatched: the source's counterpart has another shape"
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = member.__doc__ = meaning
+        return member
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether running both models showed that the key is right: proven, tied or inert."""
+        return self in (Status.PROVEN, Status.TIED, Status.INERT)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a proof leaves nothing open: the key is proven, or its value does not come from the source's weights."""
+        return self.is_proven or self in (Status.KEPT, Status.CALIBRATED, Status.TAKEN)
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The earliest aligned pair of operations whose inputs agree and whose outputs, or static attributes, do not."""
+    """The first place where two models part: aligned operations whose inputs agree, and whose outputs or attributes differ.
+
+    Attributes:
+        src, dst: the two operations, as a person finds them in the code.
+        error: how far their outputs differ, relative to the largest; infinite where they cannot be compared.
+        attribute: the difference in words, as in `eps 1e-05 against 0.001`.
+        remedy: what to do about it.
+    """
 
     src: str
     dst: str
@@ -34,19 +64,32 @@ class Divergence:
 
     def __str__(self) -> str:
         what = f": {self.attribute}" if self.attribute else ""
-        size = " (equal on these inputs)" if self.error <= TOLERANCE else f" (relative error {self.error:.1e})"
-        size = "" if self.error == float("inf") else size
-        return f"first divergence: {self.dst} against {self.src}{what}{size}{'. ' + self.remedy if self.remedy else ''}"
+        remedy = f". {self.remedy}" if self.remedy else ""
+        return f"first divergence: {self.dst} against {self.src}{what}{self._size()}{remedy}"
+
+    def _size(self) -> str:
+        if self.error == float("inf"):
+            return ""
+        return " (equal on these inputs)" if self.error <= TOLERANCE else f" (relative error {self.error:.1e})"
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What running both models showed.
+    """The result of running both models with the mapped weights on the same random inputs, in float64.
 
-    `ok`: the outputs agree, and every key that the output depends on is proven or tied. `error` is the largest relative
-    error of the outputs in float64; `inputs` are their shapes; `forwards` counts forward passes, a backward pass as two.
-    `reason` says why `ok` is false; `notes` are what else is to be known. A quantized destination is proven on its float
-    twin; `sqnr` is its own signal-to-noise ratio in dB against the float source, if it holds what the mapping makes.
+    A quantized destination is proven on its float twin.
+
+    Attributes:
+        ok: the outputs agree, and every key that the output depends on is proven or tied.
+        statuses: what was shown of every destination key.
+        error: the largest difference of the outputs, relative to the largest output.
+        divergence: where the models part first, if they do.
+        forwards: the number of forward passes; a backward pass counts as two.
+        inputs: the shapes of the inputs.
+        reason: why `ok` is false; empty where it is true.
+        notes: what else is to be known.
+        sqnr: of an int8 destination that holds what the mapping makes, its signal to quantization noise ratio against the
+            float source, in dB.
     """
 
     ok: bool = False

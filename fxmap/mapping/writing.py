@@ -1,7 +1,8 @@
 """Write a state dict into a model: all of it, or nothing."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,56 @@ from torch import Tensor, nn
 from fxmap.errors import LoadError, QuantizationError, shorten
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import clone, is_object, unpack
+from fxmap.forms.graph import divisors
+from fxmap.mapping.findings import Findings
+from fxmap.mapping.proof import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What `KeyMapping.load_into` did, in the words of load_state_dict, and how many tensors it wrote."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+    written: int
+
+
+def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], findings: Findings) -> Loaded:
+    """Load a full state dict into a model; where that fails, the model gets its old values back.
+
+    Args:
+        dst: the model.
+        full: the values of all its keys.
+        made: the keys whose values are new, which are checked before anything is written.
+        findings: what is known of the other keys, for the result.
+
+    Raises:
+        LoadError: keys, shapes or dtypes do not fit, or the model refused; the model is as it was.
+        QuantizationError: the model was prepared for QAT, and would divide by 0.
+    """
+    own = dst.state_dict()
+    if not made:
+        raise LoadError(f"0 of {len(own)} tensors would be written: the mapping is empty. Nothing was changed")
+    strangers = [key for key in made if key not in own]
+    if strangers:
+        raise LoadError(
+            f"{shorten(strangers)}: not in the destination, which has {len(own)} keys: this is another model's mapping. "
+            "Nothing was written; make it anew with fxmap.auto_map"
+        )
+    for key in made:
+        check_fits(key, full[key], own[key])
+    refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in made})
+    before = {key: snapshot(value) for key, value in own.items()}
+    metadata = getattr(own, "_metadata", None)
+    try:
+        load_state(dst, full, metadata)
+    except BaseException as error:
+        load_state(dst, before, metadata)
+        if isinstance(error, Exception):
+            raise LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}") from error
+        raise
+    absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
+    return Loaded(absent, list(findings.unexpected), len(made))
 
 
 def check_fits(key: str, value: Any, own: Any) -> None:

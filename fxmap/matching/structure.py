@@ -1,7 +1,7 @@
 """The mapping by structure alone: align, derive, and say what is known of every destination key."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fxmap.capture.captured import capture
@@ -11,8 +11,8 @@ from fxmap.forms.domain import floats_inside
 from fxmap.forms.stage import Stage
 from fxmap.forms.store import COPY
 from fxmap.forms.twin import LITERAL
+from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind, Rung
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.knowledge import Knowledge, Mismatch
 from fxmap.mapping.proof import Status
 from fxmap.matching.align.alignment import Alignment, Pair, align
 from fxmap.matching.derive.derivation import Derivation, Orders, derive, siblings
@@ -144,7 +144,7 @@ class _Draft:
         self.expressions |= self.taken.keys
         self.statuses |= dict.fromkeys(self.taken.keys, Status.TAKEN)
         blocked = _float_inside(self.dst)
-        knowledge = Knowledge(
+        knowledge = Findings(
             statuses=self.statuses,
             unexpected=self._unexpected(),
             mismatched=tuple(self.mismatched),
@@ -153,7 +153,7 @@ class _Draft:
             reasons={key: reason for key, reason in self.reasons.items() if reason},
             notes=tuple(self._notes(blocked)),
             stages=(self.src.twin.stage, self.dst.twin.stage),
-            rungs=(self.src.main.rung, self.dst.main.rung),
+            rungs=(Rung(self.src.main.rung), Rung(self.dst.main.rung)),
             literals=self.taken.literals,
             blocked=blocked,
         )
@@ -210,47 +210,62 @@ class _Draft:
                 result.append(name)
         return tuple(result)
 
-    def _notes(self, blocked: str) -> list[str]:
-        notes = []
+    def _notes(self, blocked: str) -> Iterator[Note]:
         if self.src.prefix or self.dst.prefix:
-            notes.append(f"wrapped: source keys begin with {self.src.prefix!r}, destination keys with {self.dst.prefix!r}")
+            prefixes = f"source keys begin with {self.src.prefix!r}, destination keys with {self.dst.prefix!r}"
+            yield Note(f"wrapped: {prefixes}", NoteKind.WRAPPERS)
         if self.found.absorbed:
             key, (ours, theirs) = next(iter(self.found.absorbed.items()))
-            notes.append(
+            yield Note(
                 f"the source's eps of {ours:g} was absorbed in the running variance, since the destination's is {theirs:g}: "
-                f"{key} and {len(self.found.absorbed) - 1} more"
+                f"{key} and {len(self.found.absorbed) - 1} more",
+                NoteKind.EPS_ABSORBED,
             )
         if self.dst.twin.stage is Stage.FUSED:
-            notes.append(
+            yield Note(
                 "nothing in the destination is quantized: it is a fused float model. If you built it with torchvision's "
-                'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"'
+                'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"',
+                NoteKind.NOT_QUANTIZED,
             )
         dead = [key for key, store in self.dst.twin.stores.items() if store.part == COPY]
         if dead:
-            notes.append(
+            yield Note(
                 f"{len(dead)} float weights of the destination are dead: its graph reads integers in their place. They are "
-                f"filled too, and prove nothing: {shorten(dead)}"
+                f"filled too, and prove nothing: {shorten(dead)}",
+                NoteKind.UNREAD_COPIES,
             )
         wrapped = [key for key, store in self.dst.twin.stores.items() if store.wrapped]
         if wrapped:
             kind = type(self.dst.model.state_dict()[wrapped[0]]).__name__
-            notes.append(f"{len(wrapped)} weights are of the class {kind}: they are quantized as the destination's own are")
+            yield Note(
+                f"{len(wrapped)} weights are of the class {kind}: they are quantized as the destination's own are",
+                NoteKind.TENSOR_SUBCLASS,
+            )
+        yield from self._notes_on_ranges(blocked)
+
+    def _notes_on_ranges(self, blocked: str) -> Iterator[Note]:
         if blocked:
-            notes.append(blocked)
+            yield Note(blocked, NoteKind.FLOAT_LAYER_INSIDE)
         elif taken := len(self.taken.keys) // 2 + len(self.taken.literals):
-            notes.append(f"{taken} ranges of activations are the int8 source's, which has one wherever the destination does")
+            yield Note(
+                f"{taken} ranges of activations are the int8 source's, which has one wherever the destination does",
+                NoteKind.RANGES_TAKEN,
+            )
             if self.taken.others:
-                notes.append(
-                    f"{self.taken.others} more ranges of the source have no place in the destination, which rounds less"
+                yield Note(
+                    f"{self.taken.others} more ranges of the source have no place in the destination, which rounds less",
+                    NoteKind.RANGES_TAKEN,
                 )
         elif self.dst.twin.ranges:
-            notes.append(
+            yield Note(
                 f"{len(self.dst.twin.ranges)} activation ranges cannot be made from weights: "
-                "load with fxmap.transfer(src, dst, calibration=batches)"
+                "load with fxmap.transfer(src, dst, calibration=batches)",
+                NoteKind.RANGES_NEEDED,
             )
         if self.untaken:
-            notes.append(f"ranges of activations of the int8 source are not taken over: {self.untaken}")
-        return notes
+            yield Note(
+                f"ranges of activations of the int8 source are not taken over: {self.untaken}", NoteKind.RANGES_NOT_TAKEN
+            )
 
 
 def _taken(src: Side, dst: Side, found: Derivation, pairs: Iterable[Pair]) -> Taken | str:
@@ -306,12 +321,12 @@ def _different(src: Side, dst: Side, alignment: Alignment) -> KeyMapping:
     statuses = {
         dst.prefix + key: Status.MISSING if key in dst.twin.stores else Status.KEPT for key in dst.model.state_dict()
     }
-    knowledge = Knowledge(
+    knowledge = Findings(
         statuses=statuses,
         unexpected=tuple(src.prefix + key for key in src.twin.stores),
-        notes=(text,),
+        notes=(Note(text, NoteKind.DIFFERENT_NETWORKS),),
         stages=(src.twin.stage, dst.twin.stage),
-        rungs=(src.main.rung, dst.main.rung),
+        rungs=(Rung(src.main.rung), Rung(dst.main.rung)),
         different=text,
     )
     return KeyMapping({}, knowledge)

@@ -1,4 +1,7 @@
-"""What containers of models do to keys: prefixes at the root, names in between, weight norm's two spellings."""
+"""Wrappers (DataParallel, torch.compile, FSDP) put names into keys: take them off a model, and spell keys with or without.
+
+The two spellings of weight norm's tensors are treated in the same way.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,6 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+# What containers of torch put before every key, or before those of one block.
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+# `module` is also an honest name: only at the root is it taken for that of DataParallel.
+_INSIDE = frozenset(wrapper[:-1] for wrapper in WRAPPERS[1:])
+
+_ROOT = WRAPPERS[0][:-1]
+
+# Weight norm keeps length and direction of a weight; the older module names them so, the newer one numbers them.
+_PARAMETRIZED = {"original0": "g", "original1": "v"}
+
+# More roots than this that fit equally well are no wrappers, but parts of another model.
+_MANY_ROOTS = 4
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
@@ -24,26 +41,8 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def _wraps(model: nn.Module) -> bool:
+    """Tell whether a model is of a class of torch that wraps another model."""
     return type(model).__module__.startswith(("torch.nn.parallel.", "torch._dynamo.", "torch.distributed."))
-
-
-# What containers of torch put before every key, or before those of one block.
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-
-
-# `module` is also an honest name: only at the root is it taken for that of DataParallel.
-_INSIDE = frozenset(wrapper[:-1] for wrapper in WRAPPERS[1:])
-
-
-_ROOT = WRAPPERS[0][:-1]
-
-
-# Weight norm keeps length and direction of a weight; the older module names them so, the newer one numbers them.
-_PARAMETRIZED = {"original0": "g", "original1": "v"}
-
-
-# More roots than this that fit equally well are no wrappers, but parts of another model.
-_MANY_ROOTS = 4
 
 
 def plain(key: str) -> str:
@@ -104,6 +103,8 @@ def spell(keys: Iterable[str], wanted: Iterable[str]) -> Spelling:
 
 @dataclass(frozen=True)
 class _Root:
+    """The prefixes that a key loses, and then gets, to be spelled as on the other side."""
+
     strip: str = ""
     add: str = ""
 

@@ -20,9 +20,6 @@ from fxmap.prove.evidence import Evidence
 # over a deep model lose three or four digits.
 _NO_INFLUENCE = 1e-12
 
-# Statuses that leave nothing open.
-_SETTLED = (Status.PROVEN, Status.TIED, Status.INERT, Status.KEPT, Status.CALIBRATED, Status.TAKEN)
-
 
 def conclude(
     mapping: KeyMapping, dst: Side, evidence: Evidence, verdict: Verdict, sound: Container[str], forwards: int
@@ -83,7 +80,7 @@ def _status(parts: list[str], users: list[str], evidence: Evidence, sound: Conta
 def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statuses: Mapping[str, Status]) -> str:
     """Say what is left open, the gravest first; nothing where the proof is ok."""
     unread = mapping.knowledge.unread
-    open_keys = [key for key, status in statuses.items() if key not in unread and status not in _SETTLED]
+    open_keys = [key for key, status in statuses.items() if key not in unread and not status.is_done]
     if mapping.mismatched:
         return f"{shorten(mapping.mismatched)}: of another shape in the source"
     if evidence.own_code.trouble:

@@ -60,7 +60,7 @@ from fxmap.run.randomize import random_tensors
 def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
     """Return the mapping with its proof, and with the statuses that the proof gives."""
     proof = proof_of(mapping, plan, given)
-    return KeyMapping(mapping, replace(mapping.knowledge, statuses=proof.statuses), proof)
+    return mapping.with_proof(proof)
 
 
 def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:

@@ -18,10 +18,11 @@ from torchvision.models.quantization.utils import quantize_model
 
 import fxmap
 from fxmap.cli.demo import data as demo_data
-from fxmap.cli.demo import forms
+from fxmap.cli.demo import forms, measure
 from fxmap.cli.demo import run as demo
 from fxmap.cli.demo.data import Network, Settings, silent
-from fxmap.cli.demo.forms import FORMS, Measured
+from fxmap.cli.demo.forms import FORMS
+from fxmap.cli.demo.measure import Measured
 from fxmap.cli.demo.printing import USER_CODE
 from fxmap.mapping.proof import Status
 
@@ -193,10 +194,10 @@ def test_fine_tuning_learns_and_repeats() -> None:
             model = SMALL.network.float_model()
             demo_data.fine_tune(model, data, SMALL)
             states.append(model.state_dict())
-    assert forms.count_differing(*states) == 0
+    assert measure.count_differing(*states) == 0
     assert not model.training
     assert {norm.momentum for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)} == {0.1}
-    right = forms.logits(model, data.held_out_images).argmax(1) == data.held_out_labels
+    right = measure.logits(model, data.held_out_images).argmax(1) == data.held_out_labels
     assert right.float().mean() > 0.8
 
 
@@ -226,7 +227,7 @@ def test_digits_are_two_balanced_classes_and_no_image_is_used_twice() -> None:
     ],
 )
 def test_count_differing(one: dict[str, Any], other: dict[str, Any], count: int) -> None:
-    assert forms.count_differing(one, other) == count
+    assert measure.count_differing(one, other) == count
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
@@ -234,8 +235,8 @@ def test_quantized_values_differ_by_their_scale_too() -> None:
     one, same = (torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8) for _ in range(2))
     scaled = torch.quantize_per_tensor(torch.full((2,), 0.5), 0.25, 0, torch.qint8)
     assert torch.equal(one.int_repr(), scaled.int_repr())
-    assert forms.count_differing({"a": one}, {"a": same}) == 0
-    assert forms.count_differing({"a": one}, {"a": scaled}) == 1
+    assert measure.count_differing({"a": one}, {"a": same}) == 0
+    assert measure.count_differing({"a": one}, {"a": scaled}) == 1
 
 
 def test_output_file(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_the_whole_demo_and_the_code_that_it_shows(tmp_path: Path) -> None:
     assert accuracy is not None
     assert float(accuracy[1]) > 90
     names: dict[str, Any] = {"images": [torch.rand(8, 3, 80, 80)]}
-    with forms.quantized_engine("fbgemm"):
+    with measure.quantized_engine("fbgemm"):
         exec(USER_CODE.replace("float.pth", str(tmp_path / "float.pth")), names)
     assert isinstance(names["mapping"], fxmap.KeyMapping)
     assert names["mapping"].proof.ok

@@ -1,4 +1,4 @@
-"""What the demo prints."""
+"""Print the results of the demo, in the order in which a reader asks for them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from fxmap.cli.demo.data import FILE_NAME, Digits, Settings
-from fxmap.cli.demo.forms import Measured, Source
+from fxmap.cli.demo.measure import Measured, Source
 from fxmap.mapping.proof import Status
 
 # What a user would write. The tests run it.

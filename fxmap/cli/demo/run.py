@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from fxmap.cli.demo.data import FILE_NAME, Progress, Settings, fine_tune, isolated, load_digits
-from fxmap.cli.demo.forms import FORMS, Measured, Source, logits, measure
+from fxmap.cli.demo.forms import FORMS
+from fxmap.cli.demo.measure import Measured, Source, logits, measure
 from fxmap.cli.demo.printing import print_keys, print_source, print_today, print_user_code, print_values
 
 _SETTINGS = Settings()

@@ -12,7 +12,7 @@ from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.layout import Columns
 from fxmap.expressions.simplify import simplify
 from fxmap.graph.opgraph import OpGraph
-from fxmap.mapping.knowledge import Mismatch
+from fxmap.mapping.findings import Mismatch
 from fxmap.matching.align.alignment import Alignment
 from fxmap.matching.derive.layer import LayerPair, Piece, assemble
 from fxmap.matching.derive.layout import composed_expression, counterparts, store

@@ -7,7 +7,7 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Concat, Gather, Reshape, Transpose, take
 from fxmap.graph.affine import AFFINE, affine_shape
 from fxmap.graph.opgraph import Op, OpGraph
-from fxmap.mapping.knowledge import Mismatch
+from fxmap.mapping.findings import Mismatch
 from fxmap.normalize.rules.affine import unfolded
 
 _LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": "linear"}

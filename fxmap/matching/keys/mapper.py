@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression, Source
+from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind, Rung
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.knowledge import Knowledge, Mismatch
 from fxmap.mapping.proof import Status
 from fxmap.matching.keys.coherence import torn_apart
 from fxmap.matching.keys.entries import Entry, comparable, compose, entries_of
@@ -32,7 +32,7 @@ def map_by_name(
     dst: Mapping[str, Any],
     why: str,
     *,
-    notes: Collection[str] = (),
+    notes: Collection[Note] = (),
     unread: Collection[str] = (),
     exchanges: Sequence[Exchange] = (),
 ) -> KeyMapping:
@@ -64,19 +64,19 @@ def map_by_name(
     used = {source for expression in found.expressions.values() for source in expression.sources()}
     replaced = {mismatch.source for mismatch in found.mismatched}
     statuses = {key: _status(key, found) for key in dst}
-    knowledge = Knowledge(
+    knowledge = Findings(
         statuses=statuses,
         unexpected=tuple(key for key in src if key not in used | replaced),
         mismatched=tuple(found.mismatched),
         unread=tuple(key for key in dst if key in unread),
         reasons={key: reason for key, reason in found.reasons.items() if key not in found.expressions},
         notes=(
-            f"no graph: keys are matched by shapes, names and order, and not proven: {why}",
-            *([f"wrappers: {spelling.note}"] if spelling.note else []),
+            Note(f"no graph: keys are matched by shapes, names and order, and not proven: {why}", NoteKind.NO_GRAPH),
+            *([Note(f"wrappers: {spelling.note}", NoteKind.WRAPPERS)] if spelling.note else []),
             *notes,
             *found.notes,
         ),
-        rungs=("names", "names"),
+        rungs=(Rung.NAMES, Rung.NAMES),
     )
     return KeyMapping({key: found.expressions[key] for key in dst if key in found.expressions}, knowledge)
 
@@ -87,7 +87,7 @@ class _Found:
     reasons: dict[str, str] = field(default_factory=dict)
     mismatched: list[Mismatch] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 def _status(key: str, found: _Found) -> Status:
@@ -177,10 +177,11 @@ def _explain(
             found.reasons[key] = f"no source tensor has the shape {list(value.shape)}, nor as its rows or parts"
     opened = [key for key in found.reasons if key not in found.kept]
     if opened:
-        found.notes.append(
+        text = (
             f"{len(opened)} keys are open: see knowledge.reasons for their candidates, and map them by hand "
             "(fxmap.KeyMapping(dict(mapping) | {key: source_key})), or give the source's model, which decides by structure"
         )
+        found.notes.append(Note(text, NoteKind.OPEN_KEYS))
 
 
 def _folded(ours: list[Entry], theirs: list[Entry], matches: Matches) -> set[str]:
@@ -209,7 +210,8 @@ def _tie(dst: Mapping[str, Any], found: _Found) -> None:
         made = next((found.expressions[key] for key in keys if key in found.expressions), None)
         if made is not None:
             found.expressions.update(dict.fromkeys(keys, made))
-            found.notes.append(f"tied in the destination, and made from one source: {shorten(keys)}")
+            text = f"tied in the destination, and made from one source: {shorten(keys)}"
+            found.notes.append(Note(text, NoteKind.TIED_KEYS))
 
 
 def _tied(dst: Mapping[str, Any]) -> list[list[str]]:

@@ -1,0 +1,80 @@
+"""What a file format is: how its files are named, and how a state dict is read from one and written to one.
+
+A new format is one module in `formats/` and one entry in `formats.FORMATS`.
+
+>>> from collections.abc import Mapping
+>>> lines = Format("lines", (".lines",), "nothing but keys", read=lambda path: dict.fromkeys(path.read_text().split()))
+>>> print(lines)
+lines (.lines): nothing but keys; read only
+>>> lines.recognises(Path("model.lines")), lines.names(Path("model.txt"))
+(True, False)
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxmap.errors import CheckpointError
+
+
+class CannotHold(ValueError):
+    """A state dict has a value that a format has no place for; the message says which, why, and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format of checkpoint files.
+
+    Attributes:
+        name: what a message calls it.
+        suffixes: how names of its files end; what is written is named so.
+        holds: what it keeps of a state dict, in words.
+        read: reads a file, on the CPU and without running code of it; returns what the file holds: a state dict, or
+            containers of state dicts. May raise CheckpointError alone.
+        write: writes a state dict to a path, which `files.writing` makes a temporary one. Raises CannotHold, or one of
+            `failures`. None for a format that is only read.
+        failures: what its library raises where a file cannot be written, beside OSError and RuntimeError.
+        any_name: whether files of other names may be of this format too, so that only reading tells.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    holds: str
+    read: Callable[[Path], Any]
+    write: Callable[[Mapping[str, Any], Path], None] | None = None
+    failures: tuple[type[Exception], ...] = ()
+    any_name: bool = False
+
+    def names(self, path: Path) -> bool:
+        """Tell whether a path is named as files of this format are."""
+        return path.name.endswith(self.suffixes)
+
+    def recognises(self, path: Path) -> bool:
+        """Tell whether a path may be of this format."""
+        return self.any_name or self.names(path)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.suffixes)}): {self.holds}{'' if self.write else '; read only'}"
+
+
+def read_as(path: Path, formats: Iterable[Format]) -> Any:
+    """Read a file in the first of some formats that recognises it.
+
+    Raises:
+        CheckpointError: none does, or the file is broken, or reading it would run code.
+    """
+    for file_format in formats:
+        if file_format.recognises(path):
+            return file_format.read(path)
+    raise CheckpointError(f"{path}: of no format that is known here")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message.
+
+    >>> reason_of(ValueError("no space left\\nat offset 3"))
+    'ValueError: no space left'
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

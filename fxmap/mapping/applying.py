@@ -1,0 +1,100 @@
+"""Apply a mapping to a state dict, and refuse one that cannot be applied."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCalibration, QuantizationError, shorten
+from fxmap.expressions.base import Expression
+from fxmap.expressions.wrapped import fitted
+from fxmap.mapping.findings import Findings
+from fxmap.mapping.proof import Status
+from fxmap.model.wrappers import match_prefix
+
+
+def evaluate(
+    expressions: Mapping[str, Expression], state_dict: Mapping[str, Any], like: Mapping[str, Any] | None
+) -> "OrderedDict[str, Any]":
+    """Evaluate every expression on a source state dict; with `like`, return all its keys in its order.
+
+    Raises:
+        MappingError: the state dict lacks a source key.
+    """
+    state, _ = match_prefix(state_dict, sources_of(expressions))
+    made: OrderedDict[str, Any] = OrderedDict()
+    for key, expression in expressions.items():
+        try:
+            made[key] = expression.evaluate(state)
+        except MappingError as error:
+            raise MappingError(f"{key} = {expression}: {error}") from error
+    if like is None:
+        return made
+    full = OrderedDict((key, fitted(made[key], value) if key in made else value) for key, value in like.items())
+    if hasattr(like, "_metadata"):
+        full._metadata = like._metadata  # type: ignore[attr-defined]
+    return full
+
+
+def sources_of(expressions: Mapping[str, Expression]) -> set[str]:
+    """Return the source keys that some expression reads."""
+    return {source for expression in expressions.values() for source in expression.sources()}
+
+
+def refuse_unusable(findings: Findings) -> None:
+    """Refuse a mapping between models that are not the same network, or whose destination cannot be filled.
+
+    Raises:
+        DifferentNetworks, QuantizationError: with what was found.
+    """
+    if findings.blocked:
+        raise QuantizationError(findings.blocked)
+    if findings.different:
+        raise DifferentNetworks(findings.different)
+
+
+def refuse_lacking_ranges(made: Collection[str], findings: Findings) -> None:
+    """Refuse a static int8 destination whose activation ranges no state dict of the source gives.
+
+    Raises:
+        MissingCalibration: the source has none of these ranges.
+        QuantizationError: it has, and the destination keeps them in its code, where no state dict reaches.
+    """
+    if findings.literals:
+        raise QuantizationError(
+            f"{shorten(list(findings.literals))}: these ranges of activations stand in the destination, and "
+            "no state dict holds them: load with fxmap.transfer(src, dst), which writes them"
+        )
+    lacking = [name for name in findings.ranges if name not in made]
+    if lacking:
+        raise MissingCalibration(lacking[0], lacking)
+
+
+def refuse_incomplete(made: Collection[str], findings: Findings) -> None:
+    """Refuse a mapping that leaves keys without a source which the destination's output depends on.
+
+    Raises:
+        LoadError: there are such keys; the message names them, why, and the ways out.
+    """
+    count = f"{len(made)} of {len(findings.statuses)} keys are mapped"
+    missing = findings.keys_with(Status.MISSING)
+    if findings.mismatched:
+        first = findings.mismatched[0]
+        absent = f"Without a source: {shorten(missing)}, {_how_read(missing, findings)}. " if missing else ""
+        raise LoadError(
+            f"{first.key}: source {first.source} is {list(first.src_shape)}, destination {list(first.dst_shape)}: "
+            f"this part was replaced ({shorten(findings.keys_with(Status.MISMATCHED))}). {absent}{count}; nothing "
+            'was written. Pass on_mismatch="keep" to keep the destination\'s own values there, or build the destination '
+            "with the source's sizes and heads (for a classifier: num_classes, aux_logits)."
+        )
+    needed = [key for key in missing if key not in findings.unread]
+    if needed:
+        reason = findings.reasons.get(needed[0], "no operation of the source corresponds to the one that reads it")
+        raise LoadError(
+            f"{shorten(needed)}: {reason}. {count}; nothing was written. "
+            'Pass on_mismatch="keep" to keep the destination\'s own values there.'
+        )
+
+
+def _how_read(missing: Collection[str], findings: Findings) -> str:
+    unread = set(missing) <= set(findings.unread)
+    return "which the destination reads in training mode only, or never" if unread else "which the output depends on"

@@ -1,0 +1,187 @@
+"""Findings: what is known of a mapping beside its expressions, as enums and records that code can ask.
+
+>>> found = Findings(
+...     {"fc.weight": Status.PROVEN, "fc.scale": Status.KEPT},
+...     notes=(Note("1 activation range cannot be made from weights", NoteKind.RANGES_NEEDED),),
+... )
+>>> print(found)
+      1  proven: both models were run, and no other choice gives the same function
+      1  kept: the destination's own (ranges, observers, counters)
+note: 1 activation range cannot be made from weights
+>>> found.notes_of(NoteKind.RANGES_NEEDED) == found.notes
+True
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from fxmap.errors import shorten
+from fxmap.expressions.base import Expression
+from fxmap.files.checkpoint import Checkpoint
+from fxmap.forms.stage import Stage
+from fxmap.mapping.proof import Status
+
+# Keys, pairs of shapes and reasons that are printed; the fields have them all.
+_MANY = 6
+
+
+class Rung(StrEnum):
+    """How the graph of a model was captured; the value is what a report says."""
+
+    NONE = ""
+    TRACED = "symbolic trace"
+    RECORDED = "recorded run"
+    # There is no graph: keys are matched by names, shapes and order.
+    NAMES = "names"
+
+
+class NoteKind(StrEnum):
+    """What a note of the report is about."""
+
+    OTHER = "other"
+    NO_GRAPH = "no graph"
+    DIFFERENT_NETWORKS = "different networks"
+    WRAPPERS = "wrappers"
+    CHECKPOINT = "checkpoint"
+    EPS_ABSORBED = "eps absorbed"
+    NOT_QUANTIZED = "not quantized"
+    UNREAD_COPIES = "unread copies"
+    TENSOR_SUBCLASS = "tensor subclass"
+    FLOAT_LAYER_INSIDE = "float layer inside int8"
+    RANGES_TAKEN = "ranges taken"
+    RANGES_NOT_TAKEN = "ranges not taken"
+    RANGES_NEEDED = "ranges needed"
+    CALIBRATED = "calibrated"
+    SATURATION = "saturation"
+    DISTILLED = "distilled"
+    OPEN_KEYS = "open keys"
+    TIED_KEYS = "tied keys"
+    TRIAL_RUN = "trial run"
+
+
+class Note(str):
+    """A sentence of the report and its kind, so that code asks for the kind and never reads the sentence.
+
+    >>> note = Note("nothing in the destination is quantized", NoteKind.NOT_QUANTIZED)
+    >>> print(note, note.kind, sep="; ")
+    nothing in the destination is quantized; not quantized
+    """
+
+    __slots__ = ("kind",)
+    kind: NoteKind
+
+    def __new__(cls, text: str, kind: NoteKind = NoteKind.OTHER) -> Self:
+        note = super().__new__(cls, text)
+        note.kind = kind
+        return note
+
+    def __getnewargs__(self) -> tuple[str, NoteKind]:  # type: ignore[override]
+        return str(self), self.kind
+
+
+def checkpoint_notes(checkpoint: Checkpoint) -> tuple[Note, ...]:
+    """Return what there was to choose in a checkpoint file, as notes of a report."""
+    return tuple(Note(text, NoteKind.CHECKPOINT) for text in checkpoint.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A destination tensor whose counterpart has another shape: a replaced head."""
+
+    key: str
+    source: str
+    src_shape: tuple[int, ...]
+    dst_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of two models and their keys beside the expressions of the mapping.
+
+    Attributes:
+        statuses: of every destination key, how it is made and how far that is proven.
+        unexpected: source keys that no destination key needs.
+        mismatched: destination tensors whose counterpart has another shape.
+        unread: destination keys that the destination reads in training mode only, or never.
+        ranges: keys of the activation ranges of a static int8 destination.
+        reasons: why a key could not be made, or is kept.
+        notes: sentences for the report, each with its kind.
+        stages: how far source and destination are quantized; None where that was not looked at.
+        rungs: how the graphs of source and destination were captured.
+        saturating: relus of an int8 destination whose counterpart saturates (ReLU6): by path, the int8 module whose range
+            bounds the relu, and where that range must end.
+        literals: ranges that an int8 source gives to a graph which has them in its code: scale and zero point, by the name
+            of the node.
+        different: why the two models are not the same network; empty where they are.
+        blocked: why the destination cannot be filled or run as it was built; empty where it can.
+    """
+
+    statuses: dict[str, Status] = field(default_factory=dict)
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+    unread: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    stages: tuple[Stage | None, Stage | None] = (None, None)
+    rungs: tuple[Rung, Rung] = (Rung.NONE, Rung.NONE)
+    saturating: dict[str, tuple[str, float]] = field(default_factory=dict)
+    literals: dict[str, tuple[Expression, Expression]] = field(default_factory=dict)
+    different: str = ""
+    blocked: str = ""
+
+    def __post_init__(self) -> None:
+        # By hand, a note may be a plain sentence.
+        notes = tuple(note if isinstance(note, Note) else Note(note) for note in self.notes)
+        object.__setattr__(self, "notes", notes)
+
+    def keys_with(self, status: Status) -> list[str]:
+        """Return the destination keys of a status, in the destination's order."""
+        return [key for key, found in self.statuses.items() if found is status]
+
+    def why_absent(self, key: str) -> str:
+        """Say why the mapping does not make a key."""
+        if key not in self.statuses:
+            return "not a key of the destination"
+        return f"{self.statuses[key]}: {self.reasons.get(key, 'the source does not make it')}"
+
+    def notes_of(self, *kinds: NoteKind) -> tuple[Note, ...]:
+        """Return the notes of some kinds."""
+        return tuple(note for note in self.notes if note.kind in kinds)
+
+    def notes_but(self, *kinds: NoteKind) -> tuple[Note, ...]:
+        """Return the notes of all other kinds."""
+        return tuple(note for note in self.notes if note.kind not in kinds)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the findings as the lines of a report."""
+        if self.stages[0] or self.stages[1]:
+            captured = f"captured by {self.rungs[1] or 'nothing'}"
+            yield f"source: {self.stages[0] or ''}; destination: {self.stages[1] or ''}; {captured}"
+        counts = Counter(self.statuses.values())
+        yield from (f"  {counts[status]:5d}  {status.meaning}" for status in Status if counts[status])
+        if self.mismatched:
+            yield "mismatched:"
+            for m in self.mismatched[:_MANY]:
+                yield f"  {m.key} {list(m.dst_shape)}: source {m.source} {list(m.src_shape)}"
+        yield from self._lines_of_missing()
+        if self.unexpected:
+            yield f"unexpected (in the source alone): {shorten(self.unexpected, _MANY)}"
+        yield from (f"note: {note}" for note in self.notes)
+
+    def _lines_of_missing(self) -> Iterator[str]:
+        missing = self.keys_with(Status.MISSING)
+        if not missing:
+            return
+        yield f"missing: {shorten(missing, _MANY)}"
+        reasons = {self.reasons[key] for key in missing if key in self.reasons}
+        if len(reasons) <= _MANY:
+            yield from (f"  because {reason}" for reason in sorted(reasons))
+        else:
+            yield from (f"  {key}: {self.reasons[key]}" for key in missing[:_MANY] if key in self.reasons)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines()) or "nothing is known beside the expressions"

@@ -1,0 +1,72 @@
+"""A mapping as JSON: expressions and findings, no values and no proof."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from fxmap.errors import MappingError
+from fxmap.expressions.base import Expression
+from fxmap.expressions.serial import parse
+from fxmap.forms.stage import Stage
+from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind, Rung
+from fxmap.mapping.proof import Status
+
+_FORMAT = 1
+
+
+def write_json(expressions: Mapping[str, Expression], findings: Findings) -> str:
+    """Write a mapping as JSON.
+
+    Notes stay sentences, as in files that were written before notes had kinds; `note_kinds` says the kind of each.
+    """
+    literals = {name: [part.to_json() for part in pair] for name, pair in findings.literals.items()}
+    known = asdict(replace(findings, literals={})) | {
+        "literals": literals,
+        "stages": [stage or "" for stage in findings.stages],
+        "note_kinds": [note.kind for note in findings.notes],
+    }
+    written = {key: expression.to_json() for key, expression in expressions.items()}
+    return json.dumps({"fxmap": _FORMAT, "expressions": written, "knowledge": known}, indent=1)
+
+
+def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        MappingError: the text is not such JSON; the message says where.
+    """
+    try:
+        data = json.loads(text)
+        if data["fxmap"] != _FORMAT:
+            raise MappingError(f"a mapping of format {data['fxmap']!r}; this fxmap reads format {_FORMAT}")
+        expressions = {str(key): parse(value) for key, value in data["expressions"].items()}
+        return expressions, _findings(dict(data["knowledge"]))
+    except MappingError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise MappingError(f"not a mapping that fxmap wrote: {type(error).__name__}: {error}") from error
+
+
+def _findings(known: dict[str, Any]) -> Findings:
+    """Read findings; those that an older fxmap wrote lack some fields."""
+    known["statuses"] = {str(key): Status(value) for key, value in known["statuses"].items()}
+    known["mismatched"] = tuple(
+        Mismatch(m["key"], m["source"], tuple(m["src_shape"]), tuple(m["dst_shape"])) for m in known["mismatched"]
+    )
+    for name in ("unexpected", "unread", "ranges"):
+        known[name] = tuple(known[name])
+    texts = [str(text) for text in known["notes"]]
+    kinds = known.pop("note_kinds", [NoteKind.OTHER] * len(texts))
+    known["notes"] = tuple(Note(text, NoteKind(kind)) for text, kind in zip(texts, kinds, strict=True))
+    src, dst = known["stages"]
+    known["stages"] = (Stage(src) if src else None, Stage(dst) if dst else None)
+    src, dst = known["rungs"]
+    known["rungs"] = (Rung(src), Rung(dst))
+    known["saturating"] = {
+        str(path): (str(owner), float(bound)) for path, (owner, bound) in known.get("saturating", {}).items()
+    }
+    known["literals"] = {
+        str(name): (parse(scale), parse(zero_point)) for name, (scale, zero_point) in known.get("literals", {}).items()
+    }
+    return Findings(**known)
