@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fxmap.expressions.base import Expression
 from fxmap.graph.index_maps import Composition, Numbering
+from fxmap.graph.kinds import facts
 
 INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
 
@@ -39,7 +40,7 @@ class Op:
     @property
     def channel_axis(self) -> int:
         """The axis of the channels in a layer's output."""
-        return 1 if self.kind == "convolution" else -1
+        return facts(self.kind).channel_axis
 
     @property
     def extents(self) -> tuple[int, ...]:

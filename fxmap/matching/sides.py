@@ -10,7 +10,7 @@ from fxmap.capture.rewrites.norms import scaling_norms, take_apart
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.forms.twin import Twin, float_twin
-from fxmap.graph.affine import AFFINE
+from fxmap.graph.kinds import Trait, kinds
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.driver import Fold
@@ -120,7 +120,7 @@ def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
     A destination with as many layers has the branches too: it may return each of two heads beside their sum.
     """
     counts = list(zip(Fold._fields, src.main.ops.foldable, dst.main.ops.foldable, strict=True))
-    layers = [len(one.main.ops.of_kind(AFFINE | {"batch_norm"})) for one in (src, dst)]
+    layers = [len(one.main.ops.of_kind(kinds(Trait.AFFINE) | {"batch_norm"})) for one in (src, dst)]
     surplus = {"sums": layers[0] > layers[1], "norms_before": layers[0] > layers[1]}
     ours = Fold(**{name: one > 0 and other == 0 and surplus.get(name, True) for name, one, other in counts})
     theirs = Fold(weight_norms=any(name == "weight_norms" and other > 0 and one == 0 for name, one, other in counts))

@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxmap.graph.affine import AFFINE
 from fxmap.graph.constants import Constants, call
 from fxmap.graph.index_maps import distinct
-from fxmap.graph.kinds import IDENTITIES, MOVEMENT, PARTS, PRODUCTS, SUMS, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of, kinds
 from fxmap.graph.opgraph import OpGraph
 
-_COPIES = MOVEMENT | IDENTITIES | {"cat", "stack", "repeat", "index_select", "index", "constant_pad_nd"}
+_COPIES = Trait.MOVEMENT | Trait.IDENTITY | Trait.ARRANGE | Trait.INDEX
+
+
+_COPIES_AND_SUMS = _COPIES | Trait.SUM
 
 
 # What a channel gives to the others is the same for two channels below this relative difference.
@@ -42,7 +44,7 @@ def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], c
     """
     nodes = {node.name: node for node in graph.nodes}
     flow = _Flow(graph, tensors, constants)
-    for op in ops.of_kind(AFFINE - {"conv_transpose"}):
+    for op in ops.of_kind(kinds(Trait.OUTPUT_FIRST)):
         node = nodes.get(op.output)
         if node is None or not flow.parts(node):
             continue
@@ -131,7 +133,7 @@ class _Flow:
             for user in queue.pop().users:
                 if user in seen or not self._passes(user, seen):
                     continue
-                if kind_of(user) in PARTS:
+                if has(kind_of(user), Trait.PART):
                     return True
                 seen.add(user)
                 queue.append(user)
@@ -145,11 +147,11 @@ class _Flow:
         own = [part for part in node.all_input_nodes if part in seen]
         if len(own) + sum(part in self.known.nodes for part in node.all_input_nodes) < len(node.all_input_nodes):
             return False
-        if kind in PRODUCTS:
+        if has(kind, Trait.PRODUCT):
             # x * table, table * x and x / table scale; table / x and x * x do not.
             factors = [place for place, value in enumerate(node.args) if isinstance(value, fx.Node) and value in seen]
             return len(factors) == 1 and (kind == "mul" or factors == [0])
-        return kind in _COPIES or kind in SUMS or kind == "neg"
+        return has(kind, _COPIES_AND_SUMS) or kind == "neg"
 
     def follow(self, layer: fx.Node, axis: int) -> _Trace:
         """Push channel numbers through what follows a layer, up to its consumers."""
@@ -190,9 +192,9 @@ class _Flow:
     def _move(self, node: fx.Node, trace: _Trace) -> Any:
         """Return the channel of every element behind a step, the first one where channels are added; None if not known."""
         kind = kind_of(node)
-        if kind in IDENTITIES or kind == "neg":
+        if has(kind, Trait.IDENTITY) or kind == "neg":
             return trace.numbers[node.all_input_nodes[0]]
-        if kind in _COPIES:
+        if has(kind, _COPIES):
             # Padding and constants are 0 there, which is no channel.
             try:
                 moved = call(node, lambda part: self._shifted(part, trace))

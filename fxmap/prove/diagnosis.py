@@ -13,10 +13,9 @@ import networkx as nx
 import numpy as np
 from torch import Tensor
 
-from fxmap.graph.affine import AFFINE, affine_shape, pointwise
-from fxmap.graph.analytic import ANALYTIC
+from fxmap.graph.affine import affine_shape, pointwise
 from fxmap.graph.build import module_of
-from fxmap.graph.kinds import SCALING, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR, Op
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import TOLERANCE, Divergence
@@ -185,7 +184,7 @@ class Diagnosis:
             alone = [
                 name
                 for name in varying_operations(side)
-                if name not in known and side.main.ops.op(name).kind not in ANALYTIC
+                if name not in known and not has(side.main.ops.op(name).kind, Trait.ANALYTIC)
             ]
             if alone:
                 kind, where = side.main.ops.op(alone[0]).kind, self._place(side, alone[0])
@@ -230,7 +229,7 @@ class Diagnosis:
         """Say which static attribute of two operations differs, and what can be done about it."""
         src, dst = self.src.main.ops.op(ours), self.dst.main.ops.op(theirs)
         weights = self.src.main.ops.tensors(ours).get("weight"), self.dst.main.ops.tensors(theirs).get("weight")
-        if weights[0] and weights[1] and src.kind in AFFINE and dst.kind in AFFINE:
+        if weights[0] and weights[1] and has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE):
             shapes = affine_shape(src, weights[0]), affine_shape(dst, weights[1])
             if shapes[0] != shapes[1]:
                 return _Cause(f"weight {list(shapes[1])} against {list(shapes[0])}")
@@ -238,7 +237,7 @@ class Diagnosis:
             if all(linear):
                 return self._eps(src, dst)
         attributes = dict(own_attributes(src)), dict(own_attributes(dst))
-        if src.kind != dst.kind and not (src.kind in AFFINE and dst.kind in AFFINE):
+        if src.kind != dst.kind and not (has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE)):
             return _Cause(f"{dst.kind} against {src.kind}")
         for name in sorted(attributes[0].keys() | attributes[1].keys()):
             if attributes[0].get(name) != attributes[1].get(name):
@@ -352,7 +351,7 @@ class Diagnosis:
         """Whether an operation of the destination computes from one value, channel by channel."""
         ops = self.dst.main.ops
         data = [producer for names in ops.operands(name).values() for producer in names if ops.op(producer).kind != TENSOR]
-        return len(data) == 1 and ops.op(name).kind not in {*AFFINE, OUTPUT}
+        return len(data) == 1 and not has(ops.op(name).kind, Trait.AFFINE) and ops.op(name).kind != OUTPUT
 
     def _rival_without_counterpart(self, name: str) -> bool:
         """Whether the source has an operation that looks like one of its own, and to which nothing corresponds."""
@@ -391,6 +390,6 @@ class _Chain:
             seen.add(node.name)
             queue += node.all_input_nodes
             numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]
-            if kind_of(node) in SCALING and len(node.all_input_nodes) == 1 and numbers:
+            if has(kind_of(node), Trait.SCALING) and len(node.all_input_nodes) == 1 and numbers:
                 found.append((kind_of(node), float(numbers[0]), f"{self.prefix}{module_of(node) or node.name}"))
         return sorted(found)

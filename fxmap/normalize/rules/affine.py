@@ -10,10 +10,11 @@ After it, the unfused, QAT-fused, eval-fused and int8 forms of a network are one
 
 from dataclasses import replace
 
-from fxmap.graph.affine import AFFINE, affine_shape
+from fxmap.graph.affine import affine_shape
+from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import OpGraph
 
-_VIEWS = {"view", "unsafe_view", "reshape", "flatten", "unflatten", "transpose", "permute"}
+_VIEWS = kinds(Trait.VIEW | Trait.RESHAPE | Trait.FLATTEN | Trait.PERMUTE)
 
 
 def merge_batch_norm(graph: OpGraph) -> None:
@@ -40,7 +41,7 @@ def foldable(graph: OpGraph, norm: str) -> tuple[str, list[str]] | None:
     while graph.op(layer).kind in _VIEWS and len(graph.users(layer)) == 1:
         between.append(layer)
         (layer,) = graph.operands(layer)["input"]
-    if graph.op(layer).kind not in AFFINE or _obstacle(graph, layer, norm):
+    if not has(graph.op(layer).kind, Trait.AFFINE) or _obstacle(graph, layer, norm):
         return None
     channels = affine_shape(graph.op(layer), graph.tensors(layer)["weight"])[0]
     statistics = graph.tensors(norm)["running_mean"].shape

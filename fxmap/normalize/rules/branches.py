@@ -18,19 +18,20 @@ from functools import partial
 from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, IdentityKernel, Product, RowScaled, Scaled, Sum
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.layout import Transpose
+from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 
-_VIEWS = {"view", "reshape", "unsqueeze"}
+_VIEWS = kinds(Trait.VIEW | Trait.RESHAPE) | {"unsqueeze"}
 
 
 # What may end what is folded, and how many terms that has at least.
-_SUMS = ({"add", "sub", "mul", "div"}, 2)
+_SUMS = (kinds(Trait.SCALING), 2)
 
 
-_SCALES = ({"mul"}, 1)
+_SCALES = (frozenset({"mul"}), 1)
 
 
-_NORMS = ({"linear"}, 1)
+_NORMS = (frozenset({"linear"}), 1)
 
 
 _LAYERS = {"convolution": "conv", "linear": "linear"}
@@ -97,15 +98,15 @@ def fold_norms_before(graph: OpGraph) -> int:
 def count_branches(graph: OpGraph) -> list[int]:
     """Count the sums, the scales, and the norms before layers that could be folded."""
     return [
-        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(kinds))
-        for kinds, terms in (_SUMS, _SCALES, _NORMS)
+        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(ends))
+        for ends, terms in (_SUMS, _SCALES, _NORMS)
     ]
 
 
-def _fold(graph: OpGraph, kinds: set[str], terms: int) -> int:
+def _fold(graph: OpGraph, ends: frozenset[str], terms: int) -> int:
     count = 0
     for op in reversed(list(graph.ops())):
-        if op.kind not in kinds or op.name not in graph.network:
+        if op.kind not in ends or op.name not in graph.network:
             continue
         form = _whole(graph, op.name, terms)
         if form is not None:
@@ -146,11 +147,11 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
         return _of_norm(graph, op, tensors)
-    if op.kind in ("mul", "div") and (number := _number(graph, name)) is not None:
+    if has(op.kind, Trait.PRODUCT) and (number := _number(graph, name)) is not None:
         return _of_number(graph, name, number)
     if op.kind == "mul":
         return _of_scale(graph, name)
-    return _of_sum(graph, name) if op.kind in ("add", "sub") and not op.attributes else None
+    return _of_sum(graph, name) if has(op.kind, Trait.SUM) and not op.attributes else None
 
 
 def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:

@@ -3,7 +3,7 @@
 Holds for every input in eval mode. Observers and fake quantizers never reach a graph: the float twin has none.
 """
 
-from fxmap.graph.kinds import IDENTITIES
+from fxmap.graph.kinds import Trait, kinds
 from fxmap.graph.opgraph import Op, OpGraph
 
 # Numbers that change nothing: what a sum over branches begins with.
@@ -12,7 +12,7 @@ _NEUTRAL = {"add": 0, "mul": 1}
 
 def drop_identities(graph: OpGraph) -> None:
     """Take identities out of a graph."""
-    for op in graph.of_kind(IDENTITIES):
+    for op in graph.of_kind(kinds(Trait.IDENTITY)):
         graph.bypass(op.name, "input")
     for op in graph.of_kind(set(_NEUTRAL)):
         operands = graph.operands(op.name)

@@ -9,14 +9,13 @@ linear(x, w) + b = linear(x, w, b), where b has one number for each output chann
 from dataclasses import replace
 
 from fxmap.graph.affine import affine_shape
+from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, OpGraph
-
-_TRANSPOSITIONS = {"t", "transpose", "permute"}
 
 
 def restore_linear(graph: OpGraph) -> None:
     """Turn matrix products with a transposed parameter back into linear layers."""
-    for op in graph.of_kind({"addmm", "mm"}):
+    for op in graph.of_kind(kinds(Trait.MATRIX_PRODUCT)):
         name, read = op.name, _weight(graph, op.name)
         if read is None:
             continue
@@ -35,7 +34,7 @@ def _weight(graph: OpGraph, name: str) -> tuple[str, str] | None:
     if not matrix:
         return None
     source = matrix
-    if graph.op(matrix).kind in _TRANSPOSITIONS:
+    if has(graph.op(matrix).kind, Trait.PERMUTE | Trait.TRANSPOSE):
         (source,) = graph.operands(matrix)["input"]
     shape = graph.op(source).shape
     return (matrix, source) if graph.op(source).kind == TENSOR and shape is not None and len(shape) == 2 else None
@@ -63,7 +62,7 @@ def _added_bias(graph: OpGraph, name: str) -> tuple[str, list[str], str] | None:
         return None
     (layer,) = set(operands) - set(biases)
     between: list[str] = []
-    while graph.op(layer).kind in ("view", "unsafe_view") and len(graph.users(layer)) == 1:
+    while has(graph.op(layer).kind, Trait.VIEW) and len(graph.users(layer)) == 1:
         between.append(layer)
         (layer,) = graph.operands(layer)["input"]
     tensors = graph.tensors(layer)

@@ -4,18 +4,16 @@ view(x), permute(x), flatten(x), chunk(x)[i] and their like hold the elements of
 reads, and in which order, is left to the proof; structure alone needs only where values come from.
 """
 
-from fxmap.graph.kinds import MOVEMENT
+from fxmap.graph.kinds import Trait, kinds
 from fxmap.graph.opgraph import OpGraph
-
-_JOINS = {"cat", "stack"}
 
 
 def pass_through_movement(graph: OpGraph) -> None:
     """Take data movement out of a graph."""
-    for op in graph.of_kind(MOVEMENT):
+    for op in graph.of_kind(kinds(Trait.MOVEMENT)):
         if len(graph.operands(op.name).get("input", [])) == 1:
             graph.bypass(op.name, "input")
-    for op in graph.of_kind(_JOINS):
+    for op in graph.of_kind(kinds(Trait.JOIN)):
         if len(_producers(graph, op.name)) == 1:  # a value joined to itself is repeated: heads that share keys and values
             graph.bypass(op.name, next(iter(graph.operands(op.name))))
 

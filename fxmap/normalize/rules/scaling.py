@@ -4,13 +4,13 @@ Attention divides its scores by the root of the head's size before, after, or ha
 products are the same. Which constants a model uses, every input shows.
 """
 
-from fxmap.graph.kinds import SCALING
+from fxmap.graph.kinds import Trait, kinds
 from fxmap.graph.opgraph import OpGraph
 
 
 def pass_through_scaling(graph: OpGraph) -> None:
     """Take operations of one tensor and a number out of a graph."""
-    for op in graph.of_kind(SCALING):
+    for op in graph.of_kind(kinds(Trait.SCALING)):
         if _of_one_tensor(graph, op.name):
             graph.bypass(op.name, "input")
 

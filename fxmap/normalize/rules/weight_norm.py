@@ -10,7 +10,7 @@ from torch import fx
 from fxmap.expressions.arithmetic import WeightNormed
 from fxmap.expressions.base import Source
 from fxmap.graph.arguments import bind
-from fxmap.graph.kinds import MOVEMENT, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 
 _KINDS = {"weight_norm_interface", "weight_norm"}
@@ -40,6 +40,7 @@ def merge_weight_norms(graph: OpGraph, traced: fx.Graph) -> OpGraph:
         graph.network.remove_nodes_from([op.name, v.name, g.name])
         weights |= {op.name, op.output}
     for node in traced.nodes:
-        if node.all_input_nodes and kind_of(node) in MOVEMENT and all(part.name in weights for part in node.all_input_nodes):
+        parts = node.all_input_nodes
+        if parts and has(kind_of(node), Trait.MOVEMENT) and all(part.name in weights for part in parts):
             weights.add(node.name)
     return replace(graph, weights=frozenset(weights))
