@@ -20,18 +20,13 @@ from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.layout import Transpose
 from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 _VIEWS = kinds(Trait.VIEW | Trait.RESHAPE) | {"unsqueeze"}
 
 
-# What may end what is folded, and how many terms that has at least.
-_SUMS = (kinds(Trait.SCALING), 2)
-
-
-_SCALES = (frozenset({"mul"}), 1)
-
-
-_NORMS = (frozenset({"linear"}), 1)
+# A sum has at least so many terms; a scale and a norm have one.
+_SUM_TERMS = 2
 
 
 _LAYERS = {"convolution": "conv", "linear": "linear"}
@@ -78,41 +73,6 @@ class _Form:
     layers: tuple[_Layer, ...] = ()
     biases: tuple[Expression, ...] = ()
     merged: bool = False
-
-
-def fold_sums(graph: OpGraph) -> int:
-    """Fold every sum of affine branches into one layer, in place; return how many."""
-    return _fold(graph, *_SUMS)
-
-
-def fold_scales(graph: OpGraph) -> int:
-    """Fold every scale by channel into the layer before it, in place; return how many."""
-    return _fold(graph, *_SCALES)
-
-
-def fold_norms_before(graph: OpGraph) -> int:
-    """Fold every batch norm that a linear layer alone reads into it, in place; return how many."""
-    return _fold(graph, *_NORMS)
-
-
-def count_branches(graph: OpGraph) -> list[int]:
-    """Count the sums, the scales, and the norms before layers that could be folded."""
-    return [
-        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(ends))
-        for ends, terms in (_SUMS, _SCALES, _NORMS)
-    ]
-
-
-def _fold(graph: OpGraph, ends: frozenset[str], terms: int) -> int:
-    count = 0
-    for op in reversed(list(graph.ops())):
-        if op.kind not in ends or op.name not in graph.network:
-            continue
-        form = _whole(graph, op.name, terms)
-        if form is not None:
-            _replace(graph, op, form)
-            count += 1
-    return count
 
 
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
@@ -301,13 +261,14 @@ def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool
     return (viewed or shape[-1] == 1) if layer.kernel else not viewed and shape[-1] == layer.shape[0]
 
 
-def _replace(graph: OpGraph, end: Op, form: _Form) -> None:
-    """Put one layer in the place of what a form goes through."""
+def _replace(graph: OpGraph, end: Op, form: _Form) -> tuple[str, ...]:
+    """Put one layer in the place of what a form goes through; return the names near it."""
     largest = max(form.layers, key=lambda layer: layer.kernel)
     name, users = largest.op.name, graph.users(end.name)
     kernels = tuple(kernel(largest) for kernel in form.kernels)
     made = {"weight": (kernels, largest.shape), "bias": (form.biases, largest.shape[:1])}
     attributes = tuple((key, value) for key, value in largest.op.attributes if not key.startswith("norm."))
+    read = [part for inner in form.inner for part in graph.network.predecessors(inner) if graph.op(part).kind == TENSOR]
     graph.network.remove_nodes_from(form.inner)
     graph.add(Op(name, largest.op.kind, attributes, largest.op.module, end.output))
     graph.network.add_edge(form.entry, name, argument="input")
@@ -319,7 +280,8 @@ def _replace(graph: OpGraph, end: Op, form: _Form) -> None:
             graph.network.add_edge(f"%{key}", name, argument=argument)
     for user, argument in users:
         graph.network.add_edge(name, user, argument=argument)
-    graph.network.remove_nodes_from([op.name for op in graph.of_kind({TENSOR}) if not graph.users(op.name)])
+    graph.drop_unread(read)
+    return (form.entry, name, *(user for user, _ in users))
 
 
 def _optional(tensors: Mapping[str, Op], argument: str) -> Source | None:
@@ -329,3 +291,31 @@ def _optional(tensors: Mapping[str, Op], argument: str) -> Source | None:
 def _source(op: Op) -> Source:
     assert op.key is not None
     return Source(op.key)
+
+
+def _folding(name: str, ends: frozenset[str], terms: int) -> Rule:
+    """Return the rule that folds what ends with an operation of some kinds, and has so many terms or more."""
+
+    def apply(context: Context, op: Op) -> Outcome:
+        form = _whole(context.ops, op.name, terms)
+        return "it ends no sum of affine branches" if form is None else _replace(context.ops, op, form)
+
+    return Rule(name, ends, apply, backwards=True)
+
+
+FOLD_SUM = _folding("fold sums of branches", kinds(Trait.SCALING), _SUM_TERMS)
+
+
+FOLD_SCALE = _folding("fold scales by channel", frozenset({"mul"}), 1)
+
+
+FOLD_NORM_BEFORE = _folding("fold norms before linear layers", frozenset({"linear"}), 1)
+
+
+def count_branches(graph: OpGraph) -> tuple[int, int, int]:
+    """Count the sums, the scales, and the norms before layers that could be folded."""
+    sums, scales, norms = (
+        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(rule.kinds))
+        for rule, terms in ((FOLD_SUM, _SUM_TERMS), (FOLD_SCALE, 1), (FOLD_NORM_BEFORE, 1))
+    )
+    return sums, scales, norms
