@@ -1,13 +1,14 @@
 """The rewrite driver: applies a phase of rules, from a worklist of operations, until none of them applies any more.
 
-The first turn asks every rule, in the order of the phase, at every operation of its kinds. After that only those
-operations are asked again that stand near a change, until there are none: a fixpoint of the phase. Applications end since
-each takes an operation out or gives it another kind for good; a rule that does not keep to that is an internal error.
+The first turn asks every rule, in the order of the phase, at every operation of its kinds, in the order in which these were
+added. After that only those operations are asked again that stand near a change, until there are none: a fixpoint of the
+phase. Applications end since each takes an operation out or gives it another kind for good; a rule that does not keep to
+that is an internal error.
 
 Cost: linear in the operations, and in the neighbours of those that change.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from fxmap.errors import InternalError
 from fxmap.graph.kinds import Trait, kinds
@@ -49,20 +50,17 @@ def rewrite(context: Context, phase: Sequence[Rule], rewrites: Rewrites) -> None
                 for other in asked_at.get(ops.op(near).kind, ()):
                     waiting[other.name][near] = None
 
-    for rule in phase:
-        waiting[rule.name].clear()  # it is asked everywhere
-        ask(rule, _everywhere(ops, rule))
+    for _, op in ops.network.nodes(data="op"):
+        for rule in asked_at.get(op.kind, ()):
+            waiting[rule.name][op.name] = None
     while any(waiting.values()):
         for rule in phase:
             names, waiting[rule.name] = waiting[rule.name], {}
-            ask(rule, names)
+            ask(rule, _consumers_first(ops, names) if rule.backwards and names else names)
 
 
-def _everywhere(ops: OpGraph, rule: Rule) -> list[str]:
-    """Return the operations of a rule's kinds, in the order in which they were added, or consumers first."""
-    if rule.backwards:
-        return [op.name for op in reversed(list(ops.ops())) if op.kind in rule.kinds]
-    return [op.name for op in ops.of_kind(rule.kinds)]
+def _consumers_first(ops: OpGraph, names: Container[str]) -> list[str]:
+    return [op.name for op in reversed(list(ops.ops())) if op.name in names]
 
 
 def _near(ops: OpGraph, names: Iterable[str]) -> dict[str, None]:

@@ -29,7 +29,7 @@ from fxmap.normalize.rules.scaling import PASS_SCALING
 from fxmap.normalize.rules.squaring import UNIFY_SQUARE
 from fxmap.normalize.rules.sums import FLATTEN_SUM
 from fxmap.normalize.rules.terms import GATHER_TERMS
-from fxmap.normalize.rules.weight_norm import MERGE_WEIGHT_NORM, count_weight_norms
+from fxmap.normalize.rules.weight_norm import MERGE_WEIGHT_NORM, count_weight_norms, spread_weights
 from fxmap.normalize.split import split_joined
 
 # One spelling for each operation, one operation for each layer.
@@ -78,6 +78,7 @@ def normalize(
     weight_norms = count_weight_norms(context.ops)
     if fold.weight_norms:
         rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
+        spread_weights(context)
     rewrite(context, SPELL, rewrites)
     sums, scales, norms_before = count_branches(context.ops)
     rewrite(context, _folding(fold), rewrites)

@@ -50,18 +50,18 @@ class Rewrites:
 
     >>> rewrites = Rewrites()
     >>> rewrites.applied["merge batch norms"] = 2
-    >>> rewrites.refused["merge batch norms"] = {"the layer's weight is shared": "batch_norm bn3"}
+    >>> rewrites.refused["merge batch norms"] = {"the layer's weight is shared": Op("n", "batch_norm", module="bn3")}
     >>> print(rewrites)
     merge batch norms: applied 2 times; not at batch_norm bn3: the layer's weight is shared
     """
 
     applied: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    refused: dict[str, dict[str, Op]] = field(default_factory=dict)
 
     def note(self, rule: Rule, op: Op, outcome: Outcome) -> None:
         """Note what a rule answered at an operation."""
         if isinstance(outcome, str):
-            self.refused.setdefault(rule.name, {})[outcome] = str(op)
+            self.refused.setdefault(rule.name, {})[outcome] = op
         else:
             self.applied[rule.name] = self.applied.get(rule.name, 0) + 1
 

@@ -3,8 +3,6 @@
 Holds for every input. Where a destination keeps its weight so, v = w and g = |w| give it.
 """
 
-from torch import fx
-
 from fxmap.expressions.arithmetic import WeightNormed
 from fxmap.expressions.base import Source
 from fxmap.graph.arguments import bind
@@ -35,19 +33,16 @@ def _merge(context: Context, op: Op) -> Outcome:
     users = ops.substitute(op.name, made.name)
     ops.network.remove_nodes_from([v.name, g.name])
     ops.weights.update((op.name, op.output))
-    _spread(ops, [node, context.nodes[op.output]])
     return (made.name, *users)
 
 
-def _spread(ops: OpGraph, queue: list[fx.Node]) -> None:
-    """Note the fx nodes that only move weights as weights."""
-    while queue:
-        for user in queue.pop().users:
-            parts = user.all_input_nodes
-            known = user.name in ops.weights or not has(kind_of(user), Trait.MOVEMENT)
-            if not known and all(part.name in ops.weights for part in parts):
-                ops.weights.add(user.name)
-                queue.append(user)
+def spread_weights(context: Context) -> None:
+    """Note the fx nodes that only move weights as weights. Linear in the number of nodes."""
+    weights = context.ops.weights
+    for node in context.graph.nodes:
+        parts = node.all_input_nodes
+        if parts and has(kind_of(node), Trait.MOVEMENT) and all(part.name in weights for part in parts):
+            weights.add(node.name)
 
 
 MERGE_WEIGHT_NORM = Rule("merge weight norms", _KINDS, _merge)
