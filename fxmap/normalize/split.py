@@ -1,10 +1,10 @@
 """Split joined layers: which output channels of a layer reach which consumer, by index propagation through data movement.
 
 A joined projection (q, k and v as one linear layer) needs no rule of its own. Each element of the layer's output is given
-the index of its channel, and these index tensors go through the same views, slices and joins as the values do. If consumers see
-disjoint sets of channels, the layer is several in one, each of which owns some rows of the weight and the bias, in whatever
-order or interleaving the code uses. The rows of each are listed in the order in which its consumer reads them, so that
-layers which another model keeps apart, or joins differently, have the same order.
+the index of its channel, and these index tensors go through the same views, slices and joins as the values do. If consumers
+see disjoint sets of channels, the layer is several in one, each of which owns some rows of the weight and the bias, in
+whatever order or interleaving the code uses. The rows of each are listed in the order in which its consumer reads them, so
+that layers which another model keeps apart, or joins differently, have the same order.
 
 A rotary embedding mixes channels on the way: sums of channels times constants. Indices are propagated through it too, up to
 the first product of two data tensors, and channels that were added to one another belong to one part. Its layouts
