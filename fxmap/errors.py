@@ -41,6 +41,10 @@ class ProofError(FxmapError):
     """`verify="required"` was asked for, and a key that the output depends on is not proven."""
 
 
+class InternalError(AssertionError):
+    """A mistake in fxmap itself: an invariant does not hold. The message names the node."""
+
+
 class MissingCalibration(QuantizationError):
     """Static int8 needs activation ranges, and they cannot be made from weights."""
 

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxmap.capture.recurrent import Unrolled
-from fxmap.capture.rewrites.contract import contract
-from fxmap.capture.rewrites.regroup import regroup
+from fxmap.capture.rewrites.contract import CONTRACT
+from fxmap.capture.rewrites.driver import sweep
+from fxmap.capture.rewrites.regroup import REGROUP
 from fxmap.errors import CaptureError
 from fxmap.graph.kinds import out_of_place
 from fxmap.model.kernels import can_part, grouped_mm
@@ -186,8 +187,8 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Re
         raise CaptureError(
             f"{type(replica).__name__} does not run on {inputs.size}: {type(error).__name__}: {error}"
         ) from error
-    contract(recording.graph, tensors)
-    regroup(recording.graph, tensors)
+    for rules in (CONTRACT, REGROUP):
+        sweep(recording.graph, tensors, rules)
     return recording
 
 

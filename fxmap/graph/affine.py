@@ -4,8 +4,6 @@ from math import prod
 
 from fxmap.graph.opgraph import Op
 
-AFFINE = {"convolution", "conv_transpose", "linear"}
-
 
 def affine_shape(op: Op, weight: Op) -> tuple[int, ...]:
     """Return the shape of an affine operation's weight as `o i kh kw`: of its rows alone, whatever axes it is stored in.

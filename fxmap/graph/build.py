@@ -8,11 +8,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from fxmap.graph.arguments import bind, comparable, default_arguments
-from fxmap.graph.kinds import kind_of
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, drop_dead
-
-_COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
-
 
 # Arguments that change nothing about the value that an operation computes in eval mode.
 _IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
@@ -25,9 +22,6 @@ _LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_
 
 
 _NOT_COMPARED = _IRRELEVANT | _LAYOUT
-
-
-_NUMBERS = {"size", "dim", "numel", "getattr", "ndim", "len"}
 
 
 def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
@@ -111,7 +105,7 @@ def _operands(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
     if node.op in ("placeholder", "get_attr"):
         return
     arguments = {"": node.args[0]} if node.op == "output" else bind(node)
-    commutative = kind_of(node) in _COMMUTATIVE
+    commutative = has(kind_of(node), Trait.COMMUTATIVE)
     for name, value in arguments.items():
         for place, operand in nodes_in(value):
             yield ("input" if commutative else f"{name}{place}"), operand
@@ -133,7 +127,7 @@ def nodes_in(value: Any, place: str = "") -> list[tuple[str, fx.Node]]:
 
 
 def _is_number(node: fx.Node, numbers: set[fx.Node]) -> bool:
-    if node.op in ("call_function", "call_method") and kind_of(node) in _NUMBERS:
+    if node.op in ("call_function", "call_method") and has(kind_of(node), Trait.NUMBER):
         return True
     producers = node.all_input_nodes
     return node.op != "output" and bool(producers) and all(producer in numbers for producer in producers)

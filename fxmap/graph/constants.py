@@ -9,11 +9,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_arg
 
-from fxmap.graph.kinds import IDENTITIES, kind_of
-
-# Of their argument they read the shape alone.
-_LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
-
+from fxmap.graph.kinds import Trait, has, kind_of
 
 _RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform")
 
@@ -47,7 +43,7 @@ class Constants:
     def _is_computed(self, node: fx.Node) -> bool:
         if node.op != "call_function" or getattr(node.target, "__name__", "").startswith(_RANDOM):
             return False
-        if kind_of(node) in _LIKE:
+        if has(kind_of(node), Trait.FILLED):
             return all("shape" in part.meta for part in node.all_input_nodes)
         return all(part in self.nodes for part in node.all_input_nodes)
 
@@ -68,12 +64,12 @@ class Constants:
     def _compute_all(self) -> None:
         """Compute every node, in order; what cannot be computed has no value, and neither has what reads it."""
         for node in self.nodes:
-            if kind_of(node) in _LIKE or all(part in self._values for part in node.all_input_nodes):
+            if has(kind_of(node), Trait.FILLED) or all(part in self._values for part in node.all_input_nodes):
                 with suppress(RuntimeError, NotImplementedError):
                     self._values[node] = self._computed(node)
 
     def _computed(self, node: fx.Node) -> Any:
-        if kind_of(node) in _LIKE:
+        if has(kind_of(node), Trait.FILLED):
             return call(node, lambda part: torch.empty(part.meta["shape"]))
         if node.op != "get_attr":
             return call(node, self._values.__getitem__ if self._written else self.value, cast=True)
@@ -94,9 +90,9 @@ def call(node: fx.Node, value: Callable[[fx.Node], Any], *, cast: bool = False) 
     """
     args: Any = map_arg(node.args, value)
     kwargs: Any = map_arg(node.kwargs, value)
-    if kind_of(node) in ("view", "unsafe_view"):
+    if has(kind_of(node), Trait.VIEW):
         # These values need not lie in memory as those of the run did, for which a view was enough.
         return args[0].reshape(args[1])
-    if kind_of(node) in IDENTITIES and not (cast and "dtype" in kwargs):
+    if has(kind_of(node), Trait.IDENTITY) and not (cast and "dtype" in kwargs):
         return args[0]
     return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,5 +1,17 @@
-"""Kinds of operations: one for all spellings of a function, and what all of a kind have in common."""
+"""Kinds of operations: one for all spellings of a function, and the table of what is known of each kind.
 
+What a rule or a proof may assume of an operation is a trait of its kind. A kind stands in one row of the table; an operation
+whose kind is in none has no trait, so that nothing is assumed of it.
+
+>>> has("view", Trait.MOVEMENT), has("view", Trait.SCALING)
+(True, False)
+>>> sorted(kinds(Trait.AFFINE))
+['conv_transpose', 'convolution', 'linear']
+"""
+
+from dataclasses import dataclass
+from enum import Flag, auto
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,66 +81,179 @@ def out_of_place(func: Any) -> OpOverload[..., Any] | None:
     return getattr(packet, overload) if packet is not None and overload in packet.overloads() else None
 
 
-IDENTITIES = {
-    "identity",
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "feature_dropout",
-    "contiguous",
-    "alias",
-    "lift_fresh",
-    "lift_fresh_copy",
-    "to_copy",
-    "clone",
-    "detach",
-}
+class Trait(Flag):
+    """What all operations of a kind have in common.
+
+    ANALYTIC: what agrees at a random point agrees everywhere, with probability one. Sums, products, powers, softmax, GELU
+    and compositions of them are analytic in their inputs and tensors, and the zeros of such a function have measure zero
+    unless it is zero everywhere (Krantz and Parks, A Primer of Real Analytic Functions, 2002, doi
+    10.1007/978-0-8176-8134-0). Functions made of pieces are not: an input may not reach every piece. Only what is known to
+    be analytic has the trait, so that an operation that is not known stands against a proof, not for it. What copies by an
+    index that was computed has it too: it is as the index is, and what computes that, sorting or comparing, is made of
+    pieces.
+    """
+
+    NONE = 0
+    MOVEMENT = auto()  # the result holds elements of the input and no others
+    PART = auto()  # it takes a part of a value, or several
+    VIEW = auto()  # a new shape for the same memory
+    RESHAPE = auto()  # a new shape, for a copy where memory does not allow a view
+    FLATTEN = auto()  # axes become one, or one becomes several
+    PERMUTE = auto()  # axes change places
+    TRANSPOSE = auto()  # the two axes of a matrix change places
+    ARRANGE = auto()  # elements are put in other places, beside others or beside zeros
+    JOIN = auto()  # several values become one
+    INDEX = auto()  # it takes elements by numbers that are a tensor
+    LOOKUP = auto()  # it takes rows of a table by number
+    IDENTITY = auto()  # in eval mode the result is the input
+    FILLED = auto()  # of the input it reads shape and dtype alone
+    NUMBER = auto()  # the result is no tensor, but a number about one
+    SUM = auto()
+    PRODUCT = auto()
+    COMMUTATIVE = auto()  # its operands may change places
+    AFFINE = auto()  # a layer with a weight and a bias
+    OUTPUT_FIRST = auto()  # an affine layer whose weight is stored by output channel: one row for each
+    MATRIX_PRODUCT = auto()  # a product of matrices, as aten writes a linear layer
+    RESIZE = auto()  # the spatial size of the result is another one, which attributes alone do not tell
+    ANALYTIC = auto()  # see above
+
+    SCALING = SUM | PRODUCT
 
 
-SUMS = {"add", "sub"}
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table: the traits of a kind, and facts that only some kinds have.
+
+    `channel_axis` is the axis of the channels in a layer's output. `filled` is the kind of an operation that fills the same
+    shape without an input to take it from. `exchanged` is the kind that quantization may put in its place: the two may be
+    aligned, and whether they compute the same is for the proof to say.
+    """
+
+    traits: Trait = Trait.NONE
+    channel_axis: int = -1
+    filled: str = ""
+    exchanged: str = ""
 
 
-PRODUCTS = {"mul", "div"}
+_COPY = Trait.MOVEMENT | Trait.ANALYTIC
 
 
-SCALING = SUMS | PRODUCTS
+# Kinds that have the same traits share a row.
+_ROWS: tuple[tuple[str, Kind], ...] = (
+    (
+        """
+        chunk getitem narrow select slice split split_with_sizes unbind unsafe_chunk unsafe_split
+        """,
+        Kind(_COPY | Trait.PART),
+    ),
+    ("unsafe_view view", Kind(_COPY | Trait.VIEW)),
+    ("reshape", Kind(_COPY | Trait.RESHAPE)),
+    ("flatten unflatten", Kind(_COPY | Trait.FLATTEN)),
+    ("permute transpose", Kind(_COPY | Trait.PERMUTE)),
+    ("t", Kind(_COPY | Trait.TRANSPOSE)),
+    ("flip roll", Kind(_COPY | Trait.ARRANGE)),
+    (
+        """
+        channel_shuffle expand float movedim repeat repeat_interleave squeeze to unsqueeze
+        """,
+        Kind(_COPY),
+    ),
+    ("cat stack", Kind(Trait.ARRANGE | Trait.JOIN | Trait.ANALYTIC)),
+    ("constant_pad_nd", Kind(Trait.ARRANGE | Trait.ANALYTIC)),
+    ("index index_select", Kind(Trait.INDEX | Trait.LOOKUP | Trait.ANALYTIC)),
+    ("embedding", Kind(Trait.LOOKUP | Trait.ANALYTIC)),
+    (
+        """
+        alias alpha_dropout clone contiguous detach dropout dropout1d dropout2d dropout3d feature_dropout identity
+        lift_fresh lift_fresh_copy to_copy
+        """,
+        Kind(Trait.IDENTITY | Trait.ANALYTIC),
+    ),
+    ("new_zeros zeros_like", Kind(Trait.FILLED | Trait.ANALYTIC, filled="zeros")),
+    ("new_ones ones_like", Kind(Trait.FILLED | Trait.ANALYTIC, filled="ones")),
+    ("full_like new_full", Kind(Trait.FILLED | Trait.ANALYTIC, filled="full")),
+    ("dim len ndim numel", Kind(Trait.NUMBER)),
+    ("getattr size", Kind(Trait.NUMBER | Trait.ANALYTIC)),
+    ("add", Kind(Trait.SUM | Trait.COMMUTATIVE | Trait.ANALYTIC)),
+    ("sub", Kind(Trait.SUM | Trait.ANALYTIC)),
+    ("mul", Kind(Trait.PRODUCT | Trait.COMMUTATIVE | Trait.ANALYTIC)),
+    ("div", Kind(Trait.PRODUCT | Trait.ANALYTIC)),
+    ("maximum minimum", Kind(Trait.COMMUTATIVE)),
+    ("convolution", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.ANALYTIC, channel_axis=1)),
+    ("linear", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.RESIZE | Trait.ANALYTIC)),
+    ("conv_transpose", Kind(Trait.AFFINE | Trait.RESIZE | Trait.ANALYTIC)),
+    ("addmm mm", Kind(Trait.MATRIX_PRODUCT | Trait.ANALYTIC)),
+    ("adaptive_avg_pool interpolate matmul mean pad", Kind(Trait.RESIZE | Trait.ANALYTIC)),
+    ("adaptive_max_pool", Kind(Trait.RESIZE)),
+    ("clamp clamp_min hardtanh threshold", Kind(exchanged="relu")),
+    ("avg_pool", Kind(Trait.ANALYTIC)),
+    (  # copies of elements, by an index that was computed too
+        """
+        __setitem__ adjoint as_strided atleast_1d atleast_2d bfloat16 block_diag broadcast_to cartesian_prod col2im
+        complex conj copy cpu cuda diag diag_embed diagonal double dsplit dstack empty_like expand_as expand_copy
+        feature_alpha_dropout fold gather half hsplit hstack im2col imag mT meshgrid new_empty numpy_T pixel_shuffle
+        pixel_unshuffle real reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d reshape_as
+        resolve_conj rot90 select_scatter setitem shape slice_scatter swapaxes swapdims take take_along_dim
+        tensor_split tile tril triu type_as unfold unfold_copy view_as view_as_complex view_as_real view_copy vsplit
+        vstack
+        """,
+        Kind(Trait.ANALYTIC),
+    ),
+    (  # arithmetic
+        """
+        acos acosh addcdiv addcmul asin asinh atan atanh cos cosh cumprod cumsum diff digamma divide erf erfc erfinv
+        exp exp2 expit expm1 gelu glu hypot lerp lgamma log log10 log1p log2 log_sigmoid log_softmax logaddexp
+        logcumsumexp logit logsigmoid logsumexp mish multiply nansum neg negative polar positive pow prod reciprocal
+        rpow rsqrt rsub rtruediv sigmoid silu sin sinc sinh softmax softmin softplus softsign sqrt square std
+        std_mean subtract sum sum_to_size tan tanh tanhshrink trace var var_mean
+        """,
+        Kind(Trait.ANALYTIC),
+    ),
+    (  # linear algebra, and maps that are linear
+        """
+        addbmm addmv addr affine_grid affine_grid_generator baddbmm bilinear bmm chain_matmul conv_tbc
+        cosine_similarity cross det dot einsum fft_c2c fft_c2r fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft
+        fft_ifft2 fft_ifftn fft_ifftshift fft_irfft fft_irfft2 fft_irfftn fft_r2c fft_rfft fft_rfft2 fft_rfftn
+        frobenius_norm grouped_mm inner inverse istft kron linalg_det linalg_inv linalg_inv_ex linalg_multi_dot
+        linalg_slogdet linalg_vector_norm logdet lp_pool matrix_exp multi_dot mv normalize outer rmatmul stft
+        tensordot upsample upsample_bicubic2d upsample_bicubic2d_aa upsample_bilinear2d upsample_bilinear2d_aa
+        upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_nearest_exact1d
+        upsample_nearest_exact2d upsample_trilinear3d vdot vector_norm
+        """,
+        Kind(Trait.ANALYTIC),
+    ),
+    (  # compositions of these
+        """
+        batch_norm fused_rms_norm group_norm gru gru_cell instance_norm layer_norm local_response_norm lstm
+        lstm_cell multi_head_attention_forward native_multi_head_attention rms_norm rnn_tanh rnn_tanh_cell
+        scaled_dot_product_attention scaled_dot_product_attention_math scaled_dot_product_efficient_attention
+        scaled_dot_product_flash_attention scaled_dot_product_flash_attention_for_cpu
+        """,
+        Kind(Trait.ANALYTIC),
+    ),
+)
 
 
-# What takes a part of a value, or several.
-PARTS = {
-    "slice",
-    "select",
-    "split",
-    "split_with_sizes",
-    "unsafe_split",
-    "chunk",
-    "unsafe_chunk",
-    "unbind",
-    "narrow",
-    "getitem",
-}
+KINDS: dict[str, Kind] = {name: kind for names, kind in _ROWS for name in names.split()}
 
 
-MOVEMENT = PARTS | {
-    "view",
-    "reshape",
-    "permute",
-    "transpose",
-    "t",
-    "flatten",
-    "unflatten",
-    "expand",
-    "repeat",
-    "repeat_interleave",
-    "squeeze",
-    "unsqueeze",
-    "unsafe_view",
-    "to",
-    "float",
-    "channel_shuffle",
-    "movedim",
-    "roll",
-    "flip",
-}
+assert len(KINDS) == sum(len(names.split()) for names, _ in _ROWS), "a kind stands in two rows of the table"
+
+
+_UNKNOWN = Kind()
+
+
+def facts(kind: str) -> Kind:
+    """Return the row of a kind; an empty one where it has none."""
+    return KINDS.get(kind, _UNKNOWN)
+
+
+@cache
+def kinds(trait: Trait) -> frozenset[str]:
+    """Return all kinds that have a trait; given several, those that have one of them."""
+    return frozenset(name for name, kind in KINDS.items() if kind.traits & trait)
+
+
+def has(kind: str, trait: Trait) -> bool:
+    """Whether a kind has a trait; given several, whether it has one of them."""
+    return bool(facts(kind).traits._value_ & trait._value_)  # of plain integers: flags are slow to combine

@@ -17,22 +17,16 @@ from torch import Tensor, fx
 
 from fxmap.graph.constants import Constants, call
 from fxmap.graph.index_maps import Composition, Numbering, Term
-from fxmap.graph.kinds import IDENTITIES, MOVEMENT, PARTS, PRODUCTS, SUMS, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of, kinds
 
-_WHOLE = (MOVEMENT - PARTS) | IDENTITIES
-
-
-_JOINS = {"cat", "stack", "constant_pad_nd", "roll", "flip"}
+# What may move a tensor as a whole, and what makes another tensor of it: rows of a table are taken by constant numbers.
+_WHOLE = (kinds(Trait.MOVEMENT) - kinds(Trait.PART)) | kinds(Trait.IDENTITY)
 
 
-# Rows of a table, by constant numbers.
-_LOOKUPS = {"index", "index_select", "embedding"}
+_COMPOSING = kinds(Trait.PART | Trait.ARRANGE | Trait.LOOKUP | Trait.SCALING)
 
 
-_LAYERS = {"addmm", "mm", "linear", "convolution", "conv_transpose"}
-
-
-_COMPOSING = PARTS | _JOINS | _LOOKUPS | SUMS | PRODUCTS
+_LAYERS = kinds(Trait.AFFINE | Trait.MATRIX_PRODUCT)
 
 
 # An operand of more elements than this is left as it is.
@@ -83,9 +77,9 @@ class Operands:
             if composing is None and self._is_flattened(node):
                 read.add(node)
             elif composing is not None:
-                kinds = {kind_of(user) for user in node.users if user not in self.nodes}
+                readers = {kind_of(user) for user in node.users if user not in self.nodes}
                 # A layer tells by what it reads in between how its weight is stored.
-                read |= ({composing} if kinds & _LAYERS else set()) | ({node} if kinds - _LAYERS else set())
+                read |= ({composing} if readers & _LAYERS else set()) | ({node} if readers - _LAYERS else set())
         for node in sorted(read, key=str):
             try:
                 value = self._follow(node)
@@ -96,8 +90,8 @@ class Operands:
 
     def _is_flattened(self, node: fx.Node) -> bool:
         """Whether a product reads a tensor of more axes as a matrix, or a sum reads one as a list: einsum's weights."""
-        kinds = {kind_of(user) for user in node.users if user not in self.nodes}
-        rank = 2 if kinds & {"mm", "addmm"} else 1 if "add" in kinds else 0
+        readers = {kind_of(user) for user in node.users if user not in self.nodes}
+        rank = 2 if readers & kinds(Trait.MATRIX_PRODUCT) else 1 if "add" in readers else 0
         if len(node.meta.get("shape", ())) != rank or node.op == "get_attr" or not rank:
             return False
         while node.op != "get_attr":
@@ -124,9 +118,9 @@ class Operands:
                 raise NotComposed
             return Composition((Term(self.numbering.numbers(str(node.target))),))
         kind = kind_of(node)
-        if kind in PRODUCTS:
+        if has(kind, Trait.PRODUCT):
             return self._times(node)
-        if kind in SUMS:
+        if has(kind, Trait.SUM):
             return self._plus(node)
         return self._moved(node)
 
@@ -178,7 +172,7 @@ class Operands:
         parts = [self._follow(part) for part in node.all_input_nodes if part in self.nodes]
         known = [part for value in parts for part in (value if isinstance(value, list) else [value])]
         count = max(len(part.terms) for part in known)
-        joined = len(parts) > 1 or kind_of(node) in _JOINS
+        joined = len(parts) > 1 or has(kind_of(node), Trait.ARRANGE)
         if joined and any(part.shift or any(term.factor != 1.0 for term in part.terms) for part in known):
             raise NotComposed
         moved = [call(node, partial(self._raised, index)) for index in range(count)]

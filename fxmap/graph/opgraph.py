@@ -5,15 +5,17 @@ carries the consumer's argument ("input", "weight", "tensors.2"); arguments that
 an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.relu_` and `x.relu()` are one kind.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
-from torch import Tensor
+from torch import Tensor, fx
 
+from fxmap.errors import InternalError
 from fxmap.expressions.base import Expression
 from fxmap.graph.index_maps import Composition, Numbering
+from fxmap.graph.kinds import Trait, facts, has
 
 INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
 
@@ -39,7 +41,7 @@ class Op:
     @property
     def channel_axis(self) -> int:
         """The axis of the channels in a layer's output."""
-        return 1 if self.kind == "convolution" else -1
+        return facts(self.kind).channel_axis
 
     @property
     def extents(self) -> tuple[int, ...]:
@@ -61,17 +63,15 @@ class OpGraph:
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
     apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
-    stored ones. `foldable` counts the sums of affine branches, the scales by channel, the norms before linear layers and the
-    weight norms, before any was folded.
+    stored ones.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
     composed: dict[str, Composition] = field(default_factory=dict)
     numbering: Numbering | None = None
-    weights: frozenset[str] = frozenset()
+    weights: set[str] = field(default_factory=set)
     unsplit: set[str] = field(default_factory=set)
     computed: dict[str, Expression] = field(default_factory=dict)
-    foldable: list[int] = field(default_factory=list)
 
     def op(self, name: str) -> Op:
         """Return a node by name."""
@@ -148,12 +148,43 @@ class OpGraph:
         """Whether a tensor is one of the state dict, and not put together from these."""
         return key not in self.composed and key not in self.computed
 
-    def bypass(self, name: str, argument: str) -> None:
-        """Take a node out: its consumers read what it read as `argument`."""
-        (producer,) = self.operands(name)[argument]
-        for user, use in self.users(name):
-            self.network.add_edge(producer, user, argument=use)
+    def bypass(self, name: str, argument: str) -> tuple[str, ...]:
+        """Take a node out: its consumers read what it read as `argument`; return that, and the consumers."""
+        producer = self.operands(name)[argument][0]
+        return (producer, *self.substitute(name, producer))
+
+    def substitute(self, name: str, other: str) -> tuple[str, ...]:
+        """Take a node out: its consumers read another one; return the consumers."""
+        users = self.users(name)
+        for user, use in users:
+            self.network.add_edge(other, user, argument=use)
         self.network.remove_node(name)
+        return tuple(user for user, _ in users)
+
+    def drop_unread(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Take nodes out that nothing reads, and what only they read, except inputs; return what has lost a reader."""
+        queue, left = [*names], dict[str, None]()
+        while queue:
+            name = queue.pop()
+            if name not in self.network or self.network.out_degree(name) or self.op(name).kind in (INPUT, OUTPUT):
+                continue
+            producers = list(self.network.predecessors(name))
+            self.network.remove_node(name)
+            left |= dict.fromkeys(producers)
+            queue += producers
+        return tuple(name for name in left if name in self.network)
+
+    def check(self, graph: fx.Graph | None = None) -> None:
+        """Check the invariants of a graph; with the fx graph that it was built of, also that operations name its nodes.
+
+        Raises:
+            InternalError: one does not hold; the message names the node.
+        """
+        for problem in problems(self, graph):
+            raise InternalError(problem)
+
+    def __str__(self) -> str:
+        return "\n".join(line(self, op) for op in self.ops() if op.kind != TENSOR)
 
     def edge(self, producer: str, user: str, argument: str) -> int:
         """Return the key of the edge from a producer to one argument of a user."""
@@ -168,3 +199,92 @@ def drop_dead(ops: OpGraph) -> None:
     live = set(outputs).union(*(nx.ancestors(ops.network, output) for output in outputs))
     dead = [name for name in ops.network if name not in live and ops.op(name).kind != INPUT]
     ops.network.remove_nodes_from(dead)
+
+
+def problems(ops: OpGraph, graph: fx.Graph | None) -> Iterator[str]:
+    """Yield what is wrong with an operation graph: none of its invariants may fail."""
+    if not nx.is_directed_acyclic_graph(ops.network):
+        yield f"the operation graph has a cycle: {' -> '.join(edge[0] for edge in nx.find_cycle(ops.network))}"
+    outputs = [op.name for op in ops.of_kind({OUTPUT})]
+    if len(outputs) != 1:
+        yield f"the operation graph has {len(outputs)} outputs: {outputs}"
+    for source, name, argument in ops.network.edges(data="argument"):
+        if argument is None:
+            yield f"{name}: the edge from {source} names no argument"
+    nodes = None if graph is None else {node.name for node in graph.nodes}
+    for name, op in ops.network.nodes(data="op"):
+        if op is None or op.name != name:
+            yield f"{name}: the node holds {op}"
+        elif op.kind == TENSOR:
+            yield from _problems_of_tensor(ops, op)
+        else:
+            yield from _problems_of_operation(ops, op, nodes)
+
+
+def _problems_of_tensor(ops: OpGraph, op: Op) -> Iterator[str]:
+    if op.key is None or op.shape is None:
+        yield f"{op.name}: a tensor without a key or a shape"
+        return
+    if ops.network.in_degree(op.name):
+        yield f"{op.name}: a tensor that reads {list(ops.network.predecessors(op.name))}"
+    stored = ops.numbering.places.keys() if ops.numbering is not None else set()
+    lost = [part for part in ops.parts(op.key) if not ops.is_stored(op.key) and part not in stored]
+    if lost:
+        yield f"{op.name}: it is put together from {lost}, which the state dict does not hold"
+    if op.key in ops.composed and ops.composed[op.key].shape != op.shape:
+        yield f"{op.name}: of shape {op.shape}, put together as {ops.composed[op.key].shape}"
+
+
+def _problems_of_operation(ops: OpGraph, op: Op, nodes: Container[str] | None) -> Iterator[str]:
+    if op.key is not None or op.shape is not None:
+        yield f"{op.name}: a key or a shape, and no tensor"
+    if op.kind in (INPUT, CONSTANT) and ops.network.in_degree(op.name):
+        yield f"{op.name}: it reads {list(ops.network.predecessors(op.name))}"
+    if nodes is not None and op.output not in nodes:
+        yield f"{op.name}: its value is that of {op.output!r}, which is no node of the fx graph"
+    weight = ops.tensors(op.name).get("weight")
+    if op.rows is not None and (weight is None or weight.shape is None):
+        yield f"{op.name}: rows of no weight"
+    elif op.rows is not None and weight is not None and weight.shape is not None:
+        count = weight.shape[-1 if op.attribute("axes") == "i o" else 0]
+        if len(set(op.rows)) < len(op.rows) or not all(0 <= row < count for row in op.rows):
+            yield f"{op.name}: its rows are not different ones of the {count} of {weight.name}"
+
+
+def line(ops: OpGraph, op: Op) -> str:
+    """Return an operation as a line: name, kind, module, what it reads by argument, and attributes.
+
+    A tensor is its key and its axes, as in `weight=fc.weight (o=10 i=4)`: those of a layer's weight by name.
+    """
+    operands = [(argument, name) for argument, names in ops.operands(op.name).items() for name in names]
+    read = [(f"{argument}=" if argument else "") + _written(ops, op, argument, name) for argument, name in operands]
+    attributes = [f"{name}={value}" for name, value in op.attributes]
+    rows = [] if op.rows is None else [f"rows={len(op.rows)} from {op.rows[0]}"]
+    where = f" [{op.module}]" if op.module else ""
+    return f"{op.name}: {op.kind}{where}({', '.join([*read, *attributes, *rows])})"
+
+
+def _written(ops: OpGraph, reader: Op, argument: str, name: str) -> str:
+    op = ops.op(name)
+    if op.kind != TENSOR:
+        return name
+    shape = op.shape or ()
+    axes = weight_axes(reader, len(shape)) if argument == "weight" else ()
+    extents = [f"{axis}={extent}" for axis, extent in zip(axes, shape, strict=True)] if axes else map(str, shape)
+    return f"{op.key} ({' '.join(extents)})"
+
+
+# The axes of a layer's weight, and those of its kernel: one, two or three of them.
+_KERNEL = {1: ("k",), 2: ("kh", "kw"), 3: ("kd", "kh", "kw")}
+
+
+def weight_axes(op: Op, rank: int) -> tuple[str, ...]:
+    """Return the names of the axes of an affine layer's weight; none for what is no layer.
+
+    >>> weight_axes(Op("conv", "convolution"), 4)
+    ('o', 'i', 'kh', 'kw')
+    """
+    if not has(op.kind, Trait.AFFINE) or rank - 2 not in (0, *_KERNEL):
+        return ()
+    outer = ("o", "i") if has(op.kind, Trait.OUTPUT_FIRST) and op.attribute("axes") != "i o" else ("i", "o")
+    return (*outer, *_KERNEL.get(rank - 2, ()))

@@ -10,10 +10,10 @@ from fxmap.capture.rewrites.norms import scaling_norms, take_apart
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.forms.twin import Twin, float_twin
-from fxmap.graph.affine import AFFINE
+from fxmap.graph.kinds import Trait, kinds
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap
-from fxmap.normalize.driver import Fold
+from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
 from fxmap.run.example_inputs import guess_inputs
 
@@ -119,12 +119,16 @@ def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
 
     A destination with as many layers has the branches too: it may return each of two heads beside their sum.
     """
-    counts = list(zip(Fold._fields, src.main.ops.foldable, dst.main.ops.foldable, strict=True))
-    layers = [len(one.main.ops.of_kind(AFFINE | {"batch_norm"})) for one in (src, dst)]
-    surplus = {"sums": layers[0] > layers[1], "norms_before": layers[0] > layers[1]}
-    ours = Fold(**{name: one > 0 and other == 0 and surplus.get(name, True) for name, one, other in counts})
-    theirs = Fold(weight_norms=any(name == "weight_norms" and other > 0 and one == 0 for name, one, other in counts))
-    return _with(src, ours), _with(dst, theirs)
+    ours, theirs = src.main.foldable, dst.main.foldable
+    layers = [len(one.main.ops.of_kind(kinds(Trait.AFFINE) | {"batch_norm"})) for one in (src, dst)]
+    more = layers[0] > layers[1]
+    fold = Fold(
+        sums=more and ours.sums > 0 and theirs.sums == 0,
+        scales=ours.scales > 0 and theirs.scales == 0,
+        norms_before=more and ours.norms_before > 0 and theirs.norms_before == 0,
+        weight_norms=ours.weight_norms > 0 and theirs.weight_norms == 0,
+    )
+    return _with(src, fold), _with(dst, Fold(weight_norms=theirs.weight_norms > 0 and ours.weight_norms == 0))
 
 
 def _with(one: Side, fold: Fold) -> Side:

@@ -1,96 +1,79 @@
-"""Normalise: equivalences of operations, one a file, applied until nothing changes.
+"""The rewrite driver: applies a phase of rules, from a worklist of operations, until none of them applies any more.
 
-A rule is an equation between operations that holds for every input. It changes the graph that it is given.
+The first turn asks every rule, in the order of the phase, at every operation of its kinds, in the order in which these were
+added. After that only those operations are asked again that stand near a change, until there are none: a fixpoint of the
+phase. Applications end since each takes an operation out or gives it another kind for good; a rule that does not keep to
+that is an internal error.
+
+Cost: linear in the operations, and in the neighbours of those that change.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Sequence
 
-from torch import Tensor, fx
-
-from fxmap.graph.operands import Operands
+from fxmap.errors import InternalError
+from fxmap.graph.kinds import Trait, kinds
 from fxmap.graph.opgraph import OpGraph
-from fxmap.normalize.rules.affine import merge_batch_norm
-from fxmap.normalize.rules.branches import count_branches, fold_norms_before, fold_scales, fold_sums
-from fxmap.normalize.rules.composed import compose_operands
-from fxmap.normalize.rules.covering import cover_map
-from fxmap.normalize.rules.filled import fill_constants
-from fxmap.normalize.rules.identity import drop_identities
-from fxmap.normalize.rules.linear import merge_added_bias, restore_linear
-from fxmap.normalize.rules.lookup import index_to_embedding
-from fxmap.normalize.rules.movement import pass_through_movement
-from fxmap.normalize.rules.pooling import pool_to_mean
-from fxmap.normalize.rules.scaling import pass_through_scaling
-from fxmap.normalize.rules.squaring import unify_squares
-from fxmap.normalize.rules.sums import flatten_sums
-from fxmap.normalize.rules.terms import gather_terms
-from fxmap.normalize.rules.weight_norm import count_weight_norms, merge_weight_norms
-from fxmap.normalize.split import split_joined
+from fxmap.normalize.rule import Context, Rewrites, Rule
 
-Rule = Callable[[OpGraph], None]
+# What patterns reach across: a layer and the norm or the bias behind it may have these in between.
+_PASSED = kinds(Trait.MOVEMENT | Trait.IDENTITY)
 
 
-BEFORE: tuple[Rule, ...] = (
-    drop_identities,
-    fill_constants,
-    restore_linear,
-    merge_added_bias,
-    merge_batch_norm,
-    pool_to_mean,
-    unify_squares,
-    index_to_embedding,
-)
+# How often a rule may be applied for each operation that there is when it is first asked: it may take out as many as there
+# are, and give each of them another kind before.
+_APPLICATIONS = 2
 
 
-AFTER: tuple[Rule, ...] = (pass_through_movement, pass_through_scaling, flatten_sums, gather_terms)
+def rewrite(context: Context, phase: Sequence[Rule], rewrites: Rewrites) -> None:
+    """Apply the rules of a phase to a fixpoint, and note in `rewrites` what each did.
 
-
-class Fold(NamedTuple):
-    """What is folded of one model, since the other has nothing of the kind.
-
-    `sums` of affine branches, `scales` by channel and `norms_before` linear layers, of a source alone; weights that are kept
-    as direction and size.
+    Raises:
+        InternalError: a rule is applied without end.
     """
+    ops = context.ops
+    asked_at = {kind: [rule for rule in phase if kind in rule.kinds] for rule in phase for kind in rule.kinds}
+    budget = {rule.name: _APPLICATIONS * len(ops.network) for rule in phase}
+    waiting: dict[str, dict[str, None]] = {rule.name: {} for rule in phase}
 
-    sums: bool = False
-    scales: bool = False
-    norms_before: bool = False
-    weight_norms: bool = False
+    def ask(rule: Rule, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in ops.network or (op := ops.op(name)).kind not in rule.kinds:
+                continue
+            outcome = rule.apply(context, op)
+            rewrites.note(rule, op, outcome)
+            if isinstance(outcome, str):
+                continue
+            budget[rule.name] -= 1
+            if budget[rule.name] < 0:
+                raise InternalError(f"the rule {rule.name!r} is applied without end, at {op} (node {name}) among others")
+            for near in _near(ops, outcome):
+                for other in asked_at.get(ops.op(near).kind, ()):
+                    waiting[other.name][near] = None
 
-
-def normalize(
-    ops: OpGraph,
-    graph: fx.Graph,
-    tensors: Mapping[str, Tensor],
-    constants: Mapping[str, Tensor] | None = None,
-    fold: Fold | None = None,
-) -> OpGraph:
-    """Apply every rule to a graph that was just built, in order: none makes work for one before it.
-
-    Joined layers are split while the data movement behind them is still there: `graph` is what it is followed in.
-    """
-    constants = constants or {}
-    ops = compose_operands(ops, Operands(graph, tensors, constants))
-    ops.foldable.append(count_weight_norms(ops))
-    if fold is not None and fold.weight_norms:
-        ops = merge_weight_norms(ops, graph)
-    cover_map(ops, graph)
-    for rule in BEFORE:
-        rule(ops)
-    ops.foldable[:0] = count_branches(ops)
-    if fold is not None and fold != Fold():
-        _fold(ops, fold)
-    split_joined(ops, graph, tensors, constants)
-    for rule in AFTER:
-        rule(ops)
-    return ops
+    for _, op in ops.network.nodes(data="op"):
+        for rule in asked_at.get(op.kind, ()):
+            waiting[rule.name][op.name] = None
+    while any(waiting.values()):
+        for rule in phase:
+            names, waiting[rule.name] = waiting[rule.name], {}
+            ask(rule, _consumers_first(ops, names) if rule.backwards and names else names)
 
 
-def _fold(ops: OpGraph, fold: Fold) -> None:
-    if fold.norms_before:
-        fold_norms_before(ops)
-    if fold.sums:
-        fold_sums(ops)
-        merge_batch_norm(ops)
-    if fold.scales:
-        fold_scales(ops)
+def _consumers_first(ops: OpGraph, names: Container[str]) -> list[str]:
+    return [op.name for op in reversed(list(ops.ops())) if op.name in names]
+
+
+def _near(ops: OpGraph, names: Iterable[str]) -> dict[str, None]:
+    """Return operations that are there, what they read, and what reads them, through data movement too."""
+    there = [name for name in names if name in ops.network]
+    found = dict.fromkeys(there)
+    for name in there:
+        found.update(dict.fromkeys(ops.network.predecessors(name)))
+    queue, seen = there, set(there)
+    while queue:
+        for user in ops.network.successors(queue.pop()):
+            found[user] = None
+            if user not in seen and ops.op(user).kind in _PASSED:
+                seen.add(user)
+                queue.append(user)
+    return found

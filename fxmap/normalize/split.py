@@ -1,14 +1,16 @@
-"""Provenance: which channels of a layer's output reach which consumer, and in which order.
+"""Split joined layers: which output channels of a layer reach which consumer, by index propagation through data movement.
 
-A joined projection needs no rule. Push a tensor of channel numbers through what follows the layer: if its consumers see
-disjoint sets of channels, it is several layers in one, each owning some rows of the weight and the bias, in whatever order
-or interleaving the code uses. The rows of each are listed in the order in which its consumer meets them, so that layers
-which another model keeps apart, or joins differently, have the same order.
+A joined projection (q, k and v as one linear layer) needs no rule of its own. Each element of the layer's output is given
+the index of its channel, and these index tensors go through the same views, slices and joins as the values do. If consumers
+see disjoint sets of channels, the layer is several in one, each of which owns some rows of the weight and the bias, in
+whatever order or interleaving the code uses. The rows of each are listed in the order in which its consumer reads them, so
+that layers which another model keeps apart, or joins differently, have the same order.
 
-A rotary embedding mixes channels on the way: sums of channels times constants. It is followed too, up to the first product
-of two data tensors, and channels that were mixed belong together. Its layouts (half-split, interleaved, partial) differ by
-the order of the rows inside each head, which is asked by response: each channel is fed alone, and what it gives to the
-others, sign and frequency, tells which it is. Rows are then listed by response, in the same order for every layout.
+A rotary embedding mixes channels on the way: sums of channels times constants. Indices are propagated through it too, up to
+the first product of two data tensors, and channels that were added to one another belong to one part. Its layouts
+(half-split, interleaved, partial) differ by the order of the rows inside each head, which is found by impulse response: one
+channel is 1 and all others are 0, and what arrives at the places of the others, its sign and frequency, tells which channel
+it is. Rows are then listed by response, in the same order for every layout.
 """
 
 import heapq
@@ -20,16 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxmap.graph.affine import AFFINE
 from fxmap.graph.constants import Constants, call
 from fxmap.graph.index_maps import distinct
-from fxmap.graph.kinds import IDENTITIES, MOVEMENT, PARTS, PRODUCTS, SUMS, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of, kinds
 from fxmap.graph.opgraph import OpGraph
 
-_COPIES = MOVEMENT | IDENTITIES | {"cat", "stack", "repeat", "index_select", "index", "constant_pad_nd"}
+_COPIES = Trait.MOVEMENT | Trait.IDENTITY | Trait.ARRANGE | Trait.INDEX
 
 
-# What a channel gives to the others is the same for two channels below this relative difference.
+_COPIES_AND_SUMS = _COPIES | Trait.SUM
+
+
+# Two channels have the same response below this relative difference: responses are sums in float64 of tables in float32.
 _SAME = 1e-3
 
 
@@ -42,7 +46,7 @@ def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], c
     """
     nodes = {node.name: node for node in graph.nodes}
     flow = _Flow(graph, tensors, constants)
-    for op in ops.of_kind(AFFINE - {"conv_transpose"}):
+    for op in ops.of_kind(kinds(Trait.OUTPUT_FIRST)):
         node = nodes.get(op.output)
         if node is None or not flow.parts(node):
             continue
@@ -65,8 +69,8 @@ class _Use:
 
 
 @dataclass
-class _Trace:
-    """What was followed behind a layer: the channel of every element, and which channels were mixed."""
+class _Propagated:
+    """What index propagation found behind a layer: the channel of every element, and which channels were added to others."""
 
     layer: fx.Node
     axis: int
@@ -118,7 +122,7 @@ class _Trace:
 
 
 class _Flow:
-    """Follows the channels of layers through a graph."""
+    """Propagates the channel indices of layers through a graph."""
 
     def __init__(self, graph: fx.Graph, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> None:
         self.position = {node: index for index, node in enumerate(graph.nodes)}
@@ -131,7 +135,7 @@ class _Flow:
             for user in queue.pop().users:
                 if user in seen or not self._passes(user, seen):
                     continue
-                if kind_of(user) in PARTS:
+                if has(kind_of(user), Trait.PART):
                     return True
                 seen.add(user)
                 queue.append(user)
@@ -145,17 +149,17 @@ class _Flow:
         own = [part for part in node.all_input_nodes if part in seen]
         if len(own) + sum(part in self.known.nodes for part in node.all_input_nodes) < len(node.all_input_nodes):
             return False
-        if kind in PRODUCTS:
+        if has(kind, Trait.PRODUCT):
             # x * table, table * x and x / table scale; table / x and x * x do not.
             factors = [place for place, value in enumerate(node.args) if isinstance(value, fx.Node) and value in seen]
             return len(factors) == 1 and (kind == "mul" or factors == [0])
-        return kind in _COPIES or kind in SUMS or kind == "neg"
+        return has(kind, _COPIES_AND_SUMS) or kind == "neg"
 
-    def follow(self, layer: fx.Node, axis: int) -> _Trace:
+    def follow(self, layer: fx.Node, axis: int) -> _Propagated:
         """Push channel numbers through what follows a layer, up to its consumers."""
         shape = [1] * len(layer.meta["shape"])
         shape[axis] = -1
-        trace = _Trace(layer, axis)
+        trace = _Propagated(layer, axis)
         trace.numbers[layer] = torch.arange(trace.channels).view(shape).expand(layer.meta["shape"])
         for node in self._behind(trace.numbers):
             moved = self._move(node, trace) if self._passes(node, trace.numbers) else None
@@ -187,12 +191,12 @@ class _Flow:
             if node in reached:
                 push(node)
 
-    def _move(self, node: fx.Node, trace: _Trace) -> Any:
+    def _move(self, node: fx.Node, trace: _Propagated) -> Any:
         """Return the channel of every element behind a step, the first one where channels are added; None if not known."""
         kind = kind_of(node)
-        if kind in IDENTITIES or kind == "neg":
+        if has(kind, Trait.IDENTITY) or kind == "neg":
             return trace.numbers[node.all_input_nodes[0]]
-        if kind in _COPIES:
+        if has(kind, _COPIES):
             # Padding and constants are 0 there, which is no channel.
             try:
                 moved = call(node, lambda part: self._shifted(part, trace))
@@ -204,14 +208,14 @@ class _Flow:
             trace.mix(own[0], other)
         return own[0] if len(own) == 1 else torch.where(own[0] >= 0, own[0], own[1])
 
-    def _shifted(self, part: fx.Node, trace: _Trace) -> Any:
+    def _shifted(self, part: fx.Node, trace: _Propagated) -> Any:
         if part in trace.numbers:
             numbers = trace.numbers[part]
             return numbers + 1 if isinstance(numbers, Tensor) else [number + 1 for number in numbers]
         value = self.known.value(part)
         return torch.zeros(value.shape, dtype=torch.int64) if value.is_floating_point() else value
 
-    def ordered(self, trace: _Trace, rows: tuple[int, ...], uses: list[_Use]) -> tuple[int, ...]:
+    def ordered(self, trace: _Propagated, rows: tuple[int, ...], uses: list[_Use]) -> tuple[int, ...]:
         """Return the rows of a part in an order that no layout of a rotary embedding changes.
 
         The rows of one head are those that respond differently; what responds alike is another head.
@@ -239,7 +243,7 @@ class _Flow:
             for row in group[head * len(group) // heads : (head + 1) * len(group) // heads]
         )
 
-    def _responses(self, trace: _Trace, rows: tuple[int, ...], uses: list[_Use]) -> dict[int, float]:
+    def _responses(self, trace: _Propagated, rows: tuple[int, ...], uses: list[_Use]) -> dict[int, float]:
         """Return what every channel, fed alone, gives to the places of others, relative to what it gives to its own.
 
         Later positions count more, so that tables with equal values in another order (rows and columns of an image) differ.
@@ -269,7 +273,7 @@ class _Flow:
             }
         return result
 
-    def _run(self, trace: _Trace, channels: list[int]) -> dict[fx.Node, Any]:
+    def _run(self, trace: _Propagated, channels: list[int]) -> dict[fx.Node, Any]:
         """Run what was followed on a value that is one in some channels and zero in the others."""
         shape = [1] * len(trace.layer.meta["shape"])
         shape[trace.axis] = -1
@@ -304,24 +308,33 @@ def _by_channel(channels: Tensor, values: Tensor) -> dict[int, Tensor]:
 
 
 def _weighted(values: Tensor) -> float:
-    """Sum values, later ones with more weight, whatever was repeated for a batch or for groups of heads."""
-    once = _once(_once(values, rows=True), rows=False)
+    """Sum values, later ones with more weight, whatever was repeated for a batch or for groups of heads.
+
+    >>> _weighted(torch.tensor([1.0, 2.0, 1.0, 2.0])) == 2 * _weighted(torch.tensor([1.0, 2.0]))
+    True
+    """
+    once = _one_period(_one_period(values, interleaved=False), interleaved=True)
     weights = torch.arange(1, len(once) + 1, dtype=once.dtype) / len(once)
     return float(torch.dot(weights + weights**2, once)) * len(values) / len(once)
 
 
-def _once(values: Tensor, *, rows: bool) -> Tensor:
-    """Take repetitions away: of the whole (a b a b), or of each value (a a b b)."""
+def _one_period(values: Tensor, *, interleaved: bool) -> Tensor:
+    """Return one copy of what is repeated: as a whole, or value by value (`interleaved`).
+
+    >>> _one_period(torch.tensor([1.0, 2.0, 1.0, 2.0]), interleaved=False)
+    tensor([1., 2.])
+    >>> _one_period(torch.tensor([1.0, 1.0, 2.0, 2.0]), interleaved=True)
+    tensor([1., 2.])
+    """
     size = len(values)
-    for period in (p for p in range(1, size) if size % p == 0):
-        table = values.view(-1, period) if rows else values.view(period, -1)
-        first = table[:1] if rows else table[:, :1]
-        if torch.allclose(table, first.expand_as(table), rtol=1e-9, atol=1e-12):
-            return table[0] if rows else table[:, 0]
+    for length in (length for length in range(1, size) if size % length == 0):
+        copies = values.view(length, -1).T if interleaved else values.view(-1, length)
+        if torch.allclose(copies, copies[:1].expand_as(copies), rtol=1e-9, atol=1e-12):
+            return copies[0]
     return values
 
 
-def _split(ops: OpGraph, name: str, trace: _Trace, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> None:
+def _split(ops: OpGraph, name: str, trace: _Propagated, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> None:
     op = ops.op(name)
     for index, (rows, uses) in enumerate(parts):
         part = f"{name}#{index}"
@@ -341,7 +354,7 @@ def _split(ops: OpGraph, name: str, trace: _Trace, parts: list[tuple[tuple[int, 
     ops.network.remove_nodes_from([node for node in {name, *passed} if node in ops.network])
 
 
-def _present(ops: OpGraph, node: fx.Node, trace: _Trace, name: str) -> str:
+def _present(ops: OpGraph, node: fx.Node, trace: _Propagated, name: str) -> str:
     """Return the operation that a node's value comes from: identities on the way are gone from the operation graph."""
     while node is not trace.layer and node.name not in ops.network:
         node = next(part for part in node.all_input_nodes if part in trace.numbers)

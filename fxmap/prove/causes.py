@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fxmap.graph.affine import AFFINE, affine_shape, pointwise
+from fxmap.graph.affine import affine_shape, pointwise
 from fxmap.graph.build import module_of
-from fxmap.graph.kinds import SCALING, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import Op
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.signatures import own_attributes
@@ -40,7 +40,7 @@ def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
     """Say which static attribute of two operations differs, and what can be done about it."""
     src, dst = context.src.main.ops.op(ours), context.dst.main.ops.op(theirs)
     weights = context.src.main.ops.tensors(ours).get("weight"), context.dst.main.ops.tensors(theirs).get("weight")
-    if weights[0] and weights[1] and src.kind in AFFINE and dst.kind in AFFINE:
+    if weights[0] and weights[1] and has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE):
         shapes = affine_shape(src, weights[0]), affine_shape(dst, weights[1])
         if shapes[0] != shapes[1]:
             return Cause(f"weight {list(shapes[1])} against {list(shapes[0])}")
@@ -48,7 +48,7 @@ def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
         if all(linear):
             return _eps(context, src, dst)
     attributes = dict(own_attributes(src)), dict(own_attributes(dst))
-    if src.kind != dst.kind and not (src.kind in AFFINE and dst.kind in AFFINE):
+    if src.kind != dst.kind and not (has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE)):
         return Cause(f"{dst.kind} against {src.kind}")
     for name in sorted(attributes[0].keys() | attributes[1].keys()):
         if attributes[0].get(name) != attributes[1].get(name):
@@ -112,7 +112,7 @@ def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
 
 def _number(node: fx.Node) -> float | None:
     """Return the number that a node scales or shifts its one operand by."""
-    if kind_of(node) not in SCALING or len(node.all_input_nodes) != 1:
+    if not has(kind_of(node), Trait.SCALING) or len(node.all_input_nodes) != 1:
         return None
     numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]
     return float(numbers[0]) if numbers else None

@@ -4,7 +4,7 @@ Idea: an operation is the same as its counterpart if both gave equal values on e
 are read alike. The first one that is not, in the order in which the destination computes, is where the two models part.
 
 How far equal values reach depends on the operation. Operations that are analytic in their inputs and tensors and agree at a
-random point agree everywhere, with probability one (`graph/analytic.py`): this is polynomial identity testing (Schwartz
+random point agree everywhere, with probability one (`Trait.ANALYTIC` in `graph/kinds.py`): this is polynomial identity testing (Schwartz
 1980, doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73) for analytic functions. Operations that are made
 of pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same by kind and
 attributes alone, and one without a counterpart stands against a proof whatever the values say.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from fxmap.graph.analytic import ANALYTIC
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, OUTPUT
 from fxmap.mapping.proof import TOLERANCE, Divergence
 from fxmap.matching.align.alignment import Pair
@@ -144,7 +144,7 @@ def _unshown(context: Context, error: float) -> Divergence | None:
     for one, other, name in ((destination, source, "source"), (source, destination, "destination")):
         ops = one.side.main.ops
         operations = varying_operations(one.side)
-        alone = next((op for op in operations if op not in one.known and ops.op(op).kind not in ANALYTIC), None)
+        alone = next((op for op in operations if op not in one.known and not has(ops.op(op).kind, Trait.ANALYTIC)), None)
         if alone is not None:
             where, after = place(one.side, alone), _after(one, other, alone)
             places = (after, where) if one is destination else (where, after)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fxmap.graph.affine import AFFINE
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import Op
 from fxmap.mapping.proof import TOLERANCE
 from fxmap.run.distance import distance
@@ -52,7 +52,7 @@ def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | 
 
     A transposed convolution is left out: its output channels are dealt out to groups.
     """
-    if op.kind not in AFFINE or op.kind == "conv_transpose" or "weight" not in tensors:
+    if not has(op.kind, Trait.OUTPUT_FIRST) or "weight" not in tensors:
         return None
     parts = {argument: _part(op, argument, tensor.detach()) for argument, tensor in tensors.items()}
     weight = parts["weight"]
@@ -66,7 +66,7 @@ def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | 
 
 def _part(op: Op, argument: str, tensor: Tensor) -> Tensor:
     """Return what an operation reads of a tensor, as rows by everything else where it is an affine layer."""
-    if op.kind not in AFFINE:
+    if not has(op.kind, Trait.AFFINE):
         return tensor
     if argument == "weight" and op.attribute("axes") == "i o":
         tensor = tensor.t()

@@ -9,7 +9,7 @@ Cost: linear in the edges of the graph, but for chains of operations that each h
 
 from collections.abc import Iterable, Set
 
-from fxmap.graph.affine import AFFINE
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import OUTPUT, TENSOR
 from fxmap.mapping.proof import TOLERANCE
 from fxmap.matching.align.alignment import Pair
@@ -105,7 +105,7 @@ def _passes_on(context: Context, name: str) -> bool:
     """Whether an operation of the destination computes from one value, channel by channel."""
     ops = context.dst.main.ops
     data = [producer for names in ops.operands(name).values() for producer in names if ops.op(producer).kind != TENSOR]
-    return len(data) == 1 and ops.op(name).kind not in {*AFFINE, OUTPUT}
+    return len(data) == 1 and not has(ops.op(name).kind, Trait.AFFINE) and ops.op(name).kind != OUTPUT
 
 
 def has_unaligned_rival(context: Context, name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, TENSOR
 from fxmap.model.inputs import Inputs, size_of
 from fxmap.normalize.network import Network
@@ -161,7 +162,7 @@ def _room(captured: Network, size: int) -> bool:
         known = next((found for found in before if found is not None), None)
         sizes[op.name] = known
         if known is None or op.kind not in ("convolution", "max_pool", "avg_pool"):
-            sizes[op.name] = None if op.kind in _RESIZING else known
+            sizes[op.name] = None if has(op.kind, Trait.RESIZE) else known
             continue
         dims = len(weight.shape) - 2 if weight is not None and weight.shape is not None else 2
         kernel = (
@@ -177,9 +178,6 @@ def _room(captured: Network, size: int) -> bool:
             for extent, k, s, p, d in zip(known[:dims], kernel, stride, padding, dilation, strict=True)
         )
     return True
-
-
-_RESIZING = {"interpolate", "conv_transpose", "adaptive_avg_pool", "adaptive_max_pool", "mean", "matmul", "pad", "linear"}
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:

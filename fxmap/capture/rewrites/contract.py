@@ -5,15 +5,16 @@
     (x + movement(mm(y, w))) + b = x + (movement(mm(y, w)) + b)
 
 `einsum("bnd,hdk->bhnk", x, wq) + bq` records as such a product, its heads moved to the front, and a bias for each of them.
+What a bias of a moved product is added to is followed number by number: linear in the size of that value.
 """
 
 import math
-from collections.abc import Container
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fxmap.capture.rewrites.driver import FxRule
 from fxmap.capture.rewrites.origins import Origins
 
 _ATEN = torch.ops.aten
@@ -28,30 +29,14 @@ _MOVEMENT = {
 }
 
 
-def contract(graph: fx.Graph, paths: Container[str]) -> None:
-    """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes.
-
-    What a bias of a moved product is added to is followed number by number: linear in the size of that value too.
-    """
-    origins = Origins(graph, paths)
-    for node in list(graph.nodes):
-        origins.see(node)
-        made = None
-        if node.target is _BMM:
-            made = _product(node, origins)
-        elif node.target is _ADD:
-            made = _with_bias(node, origins)
-        if made is not None:
-            node.replace_all_uses_with(made)
-            graph.erase_node(node)
-
-
-def _product(node: fx.Node, origins: Origins) -> fx.Node | None:
+def _product(node: fx.Node, origins: Origins) -> fx.Node | str:
     """Write a product of a batch of one with a weight as a product of matrices."""
     one, other = node.all_input_nodes if len(node.all_input_nodes) == 2 else (node, node)
     shapes = one.meta.get("shape", ()), other.meta.get("shape", ())
-    if origins.is_weight(one) == origins.is_weight(other) or not all(len(s) == 3 and s[0] == 1 for s in shapes):
-        return None
+    if origins.is_weight(one) == origins.is_weight(other):
+        return "it is not of a value and a weight"
+    if not all(len(s) == 3 and s[0] == 1 for s in shapes):
+        return "the batch is not one"
     rows, columns = shapes[0][1], shapes[1][2]
     with origins.graph.inserting_before(node):
         left, right = (
@@ -67,7 +52,7 @@ def _product(node: fx.Node, origins: Origins) -> fx.Node | None:
         return origins.insert(node, _VIEW, (product, [1, rows, columns]), (1, rows, columns))
 
 
-def _with_bias(node: fx.Node, origins: Origins) -> fx.Node | None:
+def _with_bias(node: fx.Node, origins: Origins) -> fx.Node | str:
     """Add a bias to a product itself, and not behind the movement of what the product gives, or to a sum with it."""
     operands: list[Any] = list(node.args)
     for value, bias in (operands, operands[::-1]) if len(operands) == 2 and not node.kwargs else ():
@@ -81,7 +66,7 @@ def _with_bias(node: fx.Node, origins: Origins) -> fx.Node | None:
                 made = _biased(node, summand, bias, origins)
                 if made is not None:
                     return origins.insert(node, _ADD, (other, made), node.meta["shape"])
-    return None
+    return "it adds no weight with one number for every column of a product"
 
 
 def _summands(value: Any, total: fx.Node) -> list[tuple[Any, Any]]:
@@ -135,3 +120,9 @@ def _call(step: fx.Node, value: Tensor) -> Tensor:
     target: Any = step.target
     moved: Tensor = target(value, *step.args[1:], **step.kwargs)
     return moved
+
+
+CONTRACT = (
+    FxRule("products with a weight in a batch of one", frozenset({_BMM}), _product),
+    FxRule("biases behind moved products", frozenset({_ADD}), _with_bias),
+)

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxmap.capture.rewrites.driver import FxRule, sweep
+from fxmap.capture.rewrites.origins import Origins
+
 _LAYER, _GROUP = torch.ops.aten.native_layer_norm.default, torch.ops.aten.native_group_norm.default
 
 
@@ -26,12 +29,18 @@ def scaling_norms(graph: fx.Graph) -> list[fx.Node]:
 
 def take_apart(graph: fx.Graph) -> None:
     """Rewrite every native norm of a recorded graph in place. Linear in the number of nodes."""
-    for node in scaling_norms(graph):
-        tensors = _tensors(node)
-        places = _PLACES[node.target].values()
-        node.args = tuple(None if place in places else value for place, value in enumerate(node.args))
-        for result in [user for user in node.users if user.args[1] == 0]:
-            _scale(graph, result, node.target, tensors)
+    sweep(graph, (), (SCALE_APART,))
+
+
+def _scale_apart(node: fx.Node, origins: Origins) -> fx.Node | str:
+    tensors = _tensors(node)
+    if not tensors:
+        return "it has neither a weight nor a bias"
+    places = _PLACES[node.target].values()
+    node.args = tuple(None if place in places else value for place, value in enumerate(node.args))
+    for result in [user for user in node.users if user.args[1] == 0]:
+        _scale(origins.graph, result, node.target, tensors)
+    return node
 
 
 def _tensors(node: fx.Node) -> dict[str, fx.Node]:
@@ -54,3 +63,6 @@ def _scale(graph: fx.Graph, result: fx.Node, target: Any, tensors: dict[str, fx.
         value = made
     for user in users:
         user.replace_input_with(result, value)
+
+
+SCALE_APART = FxRule("norms apart from what scales them", frozenset(_PLACES), _scale_apart)

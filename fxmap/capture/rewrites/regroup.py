@@ -13,42 +13,22 @@ their mask first. `w` depends on parameters alone, c on constants. The parts of 
 the gate and the value of every expert.
 """
 
-from collections.abc import Container
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxmap.capture.rewrites.driver import FxRule
 from fxmap.capture.rewrites.origins import Origins
 from fxmap.graph.kinds import kind_of
 
-_PARTS = {torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default}
+_PARTS = frozenset({torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default})
 
 
 _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 
 
 _ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
-
-
-def regroup(graph: fx.Graph, paths: Container[str]) -> None:
-    """Rewrite a graph in place; `paths` are those of its stored tensors. Linear in the number of nodes."""
-    origins = Origins(graph, paths)
-    for node in list(graph.nodes):
-        origins.see(node)
-        made = None
-        if node.target is _ADD:
-            made = _sum_of_join(graph, node, origins) or _sum_of_sum(graph, node, origins)
-        elif node.target is _SLICE:
-            made = _part_of_join(graph, node, origins)
-        elif node.target is _CAT:
-            _flatten(node)
-            made = _sole_part(graph, node, origins)
-        elif node.target in _PARTS:
-            _parts_of_sum(graph, node, origins)
-        if made is not None:
-            node.replace_all_uses_with(made)
-            graph.erase_node(node)
 
 
 def _join(node: Any) -> tuple[list[fx.Node], int] | None:
@@ -72,9 +52,9 @@ def _extents(parts: list[fx.Node], axis: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+def _sum_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
     if len(node.args) != 2 or node.kwargs:
-        return None
+        return "it is a sum with a factor"
     operands: list[Any] = list(node.args)
     for join, weight in (operands, operands[::-1]):
         found = _join(join)
@@ -85,7 +65,7 @@ def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | 
         own = axis - (rank - len(shape))
         if own < 0 or shape[own] != node.meta["shape"][axis] or rank != len(join.meta["shape"]):
             continue
-        with graph.inserting_before(node):
+        with origins.graph.inserting_before(node):
             sums = []
             for part, (begin, end) in zip(parts, _extents(parts, axis), strict=True):
                 piece = origins.insert(
@@ -94,12 +74,12 @@ def _sum_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | 
                 size = (*part.meta["shape"][:axis], end - begin, *node.meta["shape"][axis + 1 :])
                 sums.append(origins.insert(node, _ADD, (part, piece), size))
             return origins.insert(node, _CAT, (sums, axis), node.meta["shape"])
-    return None
+    return "it adds no weight to a join, along the axis of the join"
 
 
-def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+def _sum_of_sum(node: fx.Node, origins: Origins) -> fx.Node | str:
     if len(node.args) != 2 or node.kwargs:
-        return None
+        return "it is a sum with a factor"
     operands: list[Any] = list(node.args)
     for data, inner in (operands, operands[::-1]):
         if not isinstance(inner, fx.Node) or inner.target is not _ADD or len(inner.args) != 2 or inner.kwargs:
@@ -107,62 +87,65 @@ def _sum_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | N
         parts: list[Any] = list(inner.args)
         for weight, constant in (parts, parts[::-1]):
             if origins.is_weight(weight) and origins.is_constant(constant) and data in origins.inputs:
-                with graph.inserting_before(node):
+                with origins.graph.inserting_before(node):
                     first = origins.insert(node, _ADD, (data, weight), node.meta["shape"])
                     return origins.insert(node, _ADD, (first, constant), node.meta["shape"])
-    return None
+    return "it adds no sum of a weight and a constant"
 
 
-def _part_of_join(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+def _part_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
     arguments: dict[str, Any] = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
     found = _join(arguments["of"])
     if found is None or arguments.get("step", 1) != 1:
-        return None
+        return "it is no run of elements of a join"
     parts, axis = found
     shape = arguments["of"].meta["shape"]
     if int(arguments.get("axis", 0)) % len(shape) != axis:
-        return None
+        return "it is taken along another axis"
     begin, end, _ = slice(arguments.get("begin"), arguments.get("end")).indices(shape[axis])
     inside = [
         part for part, (first, last) in zip(parts, _extents(parts, axis), strict=True) if begin <= first and last <= end
     ]
     if not inside or sum(part.meta["shape"][axis] for part in inside) != end - begin:
-        return None
+        return "it begins or ends inside a part"
     if len(inside) == 1:
         return inside[0]
-    with graph.inserting_before(node):
+    with origins.graph.inserting_before(node):
         return origins.insert(node, _CAT, (inside, axis), node.meta["shape"])
 
 
-def _flatten(node: fx.Node) -> None:
+def _join_of_joins(node: fx.Node, _: Origins) -> fx.Node | str:
     found = _join(node)
     if found is None:
-        return
+        return "the shapes of its parts are not known"
     parts, axis = found
     flat: list[fx.Node] = []
     for part in parts:
         inner = _join(part)
         flat += inner[0] if inner is not None and inner[1] == axis else [part]
-    if flat != parts:
-        node.args = (flat, axis)
+    if flat == parts:
+        return "no part is a join along the same axis"
+    node.args = (flat, axis)
+    return node
 
 
-def _sole_part(graph: fx.Graph, node: fx.Node, origins: Origins) -> fx.Node | None:
+def _sole_part(node: fx.Node, origins: Origins) -> fx.Node | str:
     """Return the one part of a join that has elements: the others are caches that nothing has been written to."""
     parts, _ = _cat_arguments(*node.args)
     filled = [part for part in parts if 0 not in part.meta.get("shape", ())]
     if len(filled) != 1:
-        return None
-    with graph.inserting_before(node):
+        return "several parts have elements"
+    with origins.graph.inserting_before(node):
         # What follows may need what a join is: contiguous.
         return origins.insert(node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
 
 
-def _parts_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> None:
+def _parts_of_sum(node: fx.Node, origins: Origins) -> fx.Node | str:
     """Take every product in a sum apart by itself, and add the parts."""
     terms = _terms(node.args[0])
     if len(terms) < 2 or any(kind_of(user) != "getitem" for user in node.users):
-        return
+        return "it takes no sum of products apart"
+    graph = origins.graph
     with graph.inserting_before(node):
         split = [origins.insert(node, node.target, (term, *node.args[1:]), ()) for term in terms]
     for result in list(node.users):
@@ -174,8 +157,9 @@ def _parts_of_sum(graph: fx.Graph, node: fx.Node, origins: Origins) -> None:
         result.replace_all_uses_with(total)
         graph.erase_node(result)
     (whole,) = node.all_input_nodes
-    graph.erase_node(node)
+    node.args = ()  # nothing reads it any more, and it reads nothing
     _erase_sum(graph, whole)
+    return split[0]
 
 
 def _erase_sum(graph: fx.Graph, value: fx.Node) -> None:
@@ -197,3 +181,13 @@ def _terms(value: Any) -> list[fx.Node]:
         return []
     one, other = (_terms(part) for part in value.args)
     return [*one, *other] if one and other else []
+
+
+REGROUP = (
+    FxRule("sums of joins as joins of sums", frozenset({_ADD}), _sum_of_join),
+    FxRule("weights added before constants", frozenset({_ADD}), _sum_of_sum),
+    FxRule("parts of joins", frozenset({_SLICE}), _part_of_join),
+    FxRule("joins of joins as one", frozenset({_CAT}), _join_of_joins),
+    FxRule("joins with nothing", frozenset({_CAT}), _sole_part),
+    FxRule("parts of sums as sums of parts", _PARTS, _parts_of_sum),
+)

@@ -8,7 +8,7 @@ a result, not a failure.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fxmap.graph.affine import AFFINE
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, OUTPUT, OpGraph
 from fxmap.matching.align import signatures
 from fxmap.matching.align.assignment import assign
@@ -171,7 +171,7 @@ def _displaced(matching: Matching, s: int, d: int) -> list[tuple[int, int]]:
     while (
         s not in matching.forward
         and matching.compatible(s, d)
-        and src.kinds[s] not in AFFINE
+        and not has(matching.src.kinds[s], Trait.AFFINE)
         and len(src.operands[s]) == len(dst.operands[d]) == 1
         and len(dst.users[d]) == 1
     ):

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fxmap.graph.affine import AFFINE, affine_shape, pointwise
+from fxmap.graph.affine import affine_shape, pointwise
+from fxmap.graph.kinds import Trait, facts, has
 from fxmap.graph.opgraph import CONSTANT, TENSOR, Op, OpGraph
-
-# Kinds that quantization exchanges for one another. They may match, at a cost; that they compute different functions is
-# for the proof to say.
-RELATED = {"hardtanh": "relu", "clamp": "relu", "clamp_min": "relu", "threshold": "relu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +52,12 @@ def view(graph: OpGraph) -> View:
 def _kind(op: Op, tensors: dict[str, Op]) -> str:
     if "weight" in tensors and pointwise(op, tensors["weight"]):
         return "linear"
-    return RELATED.get(op.kind, op.kind)
+    return facts(op.kind).exchanged or op.kind
 
 
 def _shapes(op: Op, tensors: dict[str, Op]) -> tuple[Any, ...]:
     # Whether an affine layer has a bias or a norm differs between the forms of one network; its weight's shape does not.
-    if op.kind in AFFINE and "weight" in tensors:
+    if has(op.kind, Trait.AFFINE) and "weight" in tensors:
         return (("weight", affine_shape(op, tensors["weight"])),)
     # Axes of extent 1 say how a tensor is broadcast: a layer scale of (c) is one of (c, 1, 1).
     return tuple((name, tensors[name].extents) for name in sorted(tensors))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from fxmap.expressions.arithmetic import Difference, FoldedBias, FoldedWeight, Full, NeutralVariance, Shifted
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Concat, Gather, Reshape, Transpose, take
-from fxmap.graph.affine import AFFINE, affine_shape
+from fxmap.graph.affine import affine_shape
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.mapping.findings import Mismatch
 from fxmap.normalize.rules.affine import unfolded
@@ -50,12 +51,13 @@ class LayerPair:
         self.src, self.dst = src_graph.tensors(src.name), dst_graph.tensors(dst.name)
         self.src_op, self.dst_op = src, dst
         self.kind = src.kind
-        self.affine = src.kind in AFFINE and dst.kind in AFFINE and "weight" in self.src and "weight" in self.dst
+        affine = has(src.kind, Trait.AFFINE), has(dst.kind, Trait.AFFINE)
+        self.affine = all(affine) and "weight" in self.src and "weight" in self.dst
         self.absorb_eps = absorb_eps
         self.eps: tuple[float, float] = (src.attribute("norm.eps", 0.0), dst.attribute("norm.eps", 0.0))
         self.has_norm = _has_norm(src), _has_norm(dst)
         # Why the two layers are not the same operation, although they correspond.
-        self.obstacle = unfolded(src_graph, src.name) if src.kind in AFFINE and not unfolded(dst_graph, dst.name) else ""
+        self.obstacle = unfolded(src_graph, src.name) if affine[0] and not unfolded(dst_graph, dst.name) else ""
 
     def piece(self, argument: str, expression: Expression) -> Piece:
         """Return what this pair makes of a destination tensor: all of it, or the rows that are its operation."""
@@ -111,7 +113,7 @@ class LayerPair:
     def _same(self, argument: str, target: Op) -> Expression | Mismatch | str:
         source = self.src.get(argument)
         if source is None:
-            if argument == "weight" and self.kind in AFFINE:
+            if argument == "weight" and has(self.kind, Trait.AFFINE):
                 return f"{self.src_op} computes its weight from other tensors, in a way that no expression has"
             neutral = {"weight": 1.0, "bias": 0.0}.get(argument)
             if neutral is None or not self.src:

@@ -15,7 +15,7 @@ from fxmap.expressions.arithmetic import Number, Shifted
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Reshape
 from fxmap.forms.sites import Site
-from fxmap.graph.kinds import IDENTITIES, MOVEMENT, PARTS, kind_of
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.matching.align.alignment import Pair
 from fxmap.normalize.network import Network
 
@@ -179,9 +179,8 @@ class _Places:
     def _at(self, steps: list[fx.Node]) -> Place | None:
         """Return the place of a value, by what `_behind` gives for it."""
         name = self.operations.get(steps[-1].name)
-        return (
-            None if name is None else (name, tuple(str(step.args[1:]) for step in steps[-2::-1] if kind_of(step) in PARTS))
-        )
+        parts = [step for step in steps[-2::-1] if has(kind_of(step), Trait.PART)]
+        return None if name is None else (name, tuple(str(step.args[1:]) for step in parts))
 
     def owner(self, site: Site) -> str:
         """Return the module of the twin that a site is inside of."""
@@ -241,7 +240,7 @@ class _Places:
     def _behind(self, node: fx.Node) -> Iterator[fx.Node]:
         """Yield a node and those before it, as long as they move its elements and compute nothing, up to an operation."""
         yield node
-        while node.name not in self.operations and kind_of(node) in MOVEMENT | IDENTITIES:
+        while node.name not in self.operations and has(kind_of(node), Trait.MOVEMENT | Trait.IDENTITY):
             inputs = _data(node)
             if len(inputs) != 1:
                 return

@@ -10,41 +10,46 @@ After it, the unfused, QAT-fused, eval-fused and int8 forms of a network are one
 
 from dataclasses import replace
 
-from fxmap.graph.affine import AFFINE, affine_shape
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.affine import affine_shape
+from fxmap.graph.kinds import Trait, has, kinds
+from fxmap.graph.opgraph import Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
-_VIEWS = {"view", "unsafe_view", "reshape", "flatten", "unflatten", "transpose", "permute"}
-
-
-def merge_batch_norm(graph: OpGraph) -> None:
-    """Merge every batch norm that can be folded into the layer before it."""
-    for op in graph.of_kind({"batch_norm"}):
-        norm, found = op.name, foldable(graph, op.name)
-        if found is None:
-            continue
-        layer, between = found
-        eps = op.attribute("eps", 1e-5)  # the default of torch.nn.functional.batch_norm
-        merged = replace(graph.op(layer), attributes=(*graph.op(layer).attributes, ("norm.eps", eps)), output=op.output)
-        for argument, tensor in graph.tensors(norm).items():
-            graph.network.add_edge(tensor.name, layer, argument=f"norm.{argument}")
-        for user, use in graph.users(norm):
-            graph.network.add_edge(layer, user, argument=use)
-        graph.network.remove_nodes_from([norm, *between])
-        graph.add(merged)
+_VIEWS = kinds(Trait.VIEW | Trait.RESHAPE | Trait.FLATTEN | Trait.PERMUTE)
 
 
-def foldable(graph: OpGraph, norm: str) -> tuple[str, list[str]] | None:
-    """Return the layer that a batch norm can be folded into, and the views in between; or None."""
-    (layer,) = graph.operands(norm)["input"]
+def _merge(context: Context, op: Op) -> Outcome:
+    """Merge a batch norm into the layer before it."""
+    ops, found = context.ops, _layer_before(context.ops, op.name)
+    if isinstance(found, str):
+        return found
+    layer, between = found
+    eps = op.attribute("eps", 1e-5)  # the default of torch.nn.functional.batch_norm
+    merged = replace(ops.op(layer), attributes=(*ops.op(layer).attributes, ("norm.eps", eps)), output=op.output)
+    for argument, tensor in ops.tensors(op.name).items():
+        ops.network.add_edge(tensor.name, layer, argument=f"norm.{argument}")
+    users = ops.substitute(op.name, layer)
+    ops.network.remove_nodes_from(between)
+    ops.add(merged)
+    return (layer, *users)
+
+
+def _layer_before(ops: OpGraph, norm: str) -> tuple[str, list[str]] | str:
+    """Return the layer that a batch norm can be folded into, and the views in between; or why there is none."""
+    (layer,) = ops.operands(norm)["input"]
     between: list[str] = []
-    while graph.op(layer).kind in _VIEWS and len(graph.users(layer)) == 1:
+    while ops.op(layer).kind in _VIEWS and len(ops.users(layer)) == 1:
         between.append(layer)
-        (layer,) = graph.operands(layer)["input"]
-    if graph.op(layer).kind not in AFFINE or _obstacle(graph, layer, norm):
-        return None
-    channels = affine_shape(graph.op(layer), graph.tensors(layer)["weight"])[0]
-    statistics = graph.tensors(norm)["running_mean"].shape
-    return (layer, between) if not between or statistics == (channels,) else None
+        (layer,) = ops.operands(layer)["input"]
+    if not has(ops.op(layer).kind, Trait.AFFINE):
+        return "what stands before it is no affine layer"
+    obstacle = _obstacle(ops, layer, norm)
+    if obstacle:
+        return obstacle
+    channels = affine_shape(ops.op(layer), ops.tensors(layer)["weight"])[0]
+    if between and ops.tensors(norm)["running_mean"].shape != (channels,):
+        return "it normalises another axis than that of the layer's channels"
+    return layer, between
 
 
 def unfolded(graph: OpGraph, layer: str) -> str:
@@ -71,3 +76,6 @@ def _obstacle(graph: OpGraph, layer: str, norm: str) -> str:
     if weight is None or len(graph.users(weight.name)) != 1:
         return "the layer's weight is shared"
     return ""
+
+
+MERGE_BATCH_NORM = Rule("merge batch norms", frozenset({"batch_norm"}), _merge)

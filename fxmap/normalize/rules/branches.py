@@ -18,19 +18,15 @@ from functools import partial
 from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, IdentityKernel, Product, RowScaled, Scaled, Sum
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.layout import Transpose
+from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
-_VIEWS = {"view", "reshape", "unsqueeze"}
-
-
-# What may end what is folded, and how many terms that has at least.
-_SUMS = ({"add", "sub", "mul", "div"}, 2)
+_VIEWS = kinds(Trait.VIEW | Trait.RESHAPE) | {"unsqueeze"}
 
 
-_SCALES = ({"mul"}, 1)
-
-
-_NORMS = ({"linear"}, 1)
+# A sum has at least so many terms; a scale and a norm have one.
+_SUM_TERMS = 2
 
 
 _LAYERS = {"convolution": "conv", "linear": "linear"}
@@ -79,41 +75,6 @@ class _Form:
     merged: bool = False
 
 
-def fold_sums(graph: OpGraph) -> int:
-    """Fold every sum of affine branches into one layer, in place; return how many."""
-    return _fold(graph, *_SUMS)
-
-
-def fold_scales(graph: OpGraph) -> int:
-    """Fold every scale by channel into the layer before it, in place; return how many."""
-    return _fold(graph, *_SCALES)
-
-
-def fold_norms_before(graph: OpGraph) -> int:
-    """Fold every batch norm that a linear layer alone reads into it, in place; return how many."""
-    return _fold(graph, *_NORMS)
-
-
-def count_branches(graph: OpGraph) -> list[int]:
-    """Count the sums, the scales, and the norms before layers that could be folded."""
-    return [
-        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(kinds))
-        for kinds, terms in (_SUMS, _SCALES, _NORMS)
-    ]
-
-
-def _fold(graph: OpGraph, kinds: set[str], terms: int) -> int:
-    count = 0
-    for op in reversed(list(graph.ops())):
-        if op.kind not in kinds or op.name not in graph.network:
-            continue
-        form = _whole(graph, op.name, terms)
-        if form is not None:
-            _replace(graph, op, form)
-            count += 1
-    return count
-
-
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that an operation ends, if that is more than a layer alone."""
     form = _form(graph, name, last=True)
@@ -146,11 +107,11 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
         return _of_norm(graph, op, tensors)
-    if op.kind in ("mul", "div") and (number := _number(graph, name)) is not None:
+    if has(op.kind, Trait.PRODUCT) and (number := _number(graph, name)) is not None:
         return _of_number(graph, name, number)
     if op.kind == "mul":
         return _of_scale(graph, name)
-    return _of_sum(graph, name) if op.kind in ("add", "sub") and not op.attributes else None
+    return _of_sum(graph, name) if has(op.kind, Trait.SUM) and not op.attributes else None
 
 
 def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
@@ -300,13 +261,14 @@ def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool
     return (viewed or shape[-1] == 1) if layer.kernel else not viewed and shape[-1] == layer.shape[0]
 
 
-def _replace(graph: OpGraph, end: Op, form: _Form) -> None:
-    """Put one layer in the place of what a form goes through."""
+def _replace(graph: OpGraph, end: Op, form: _Form) -> tuple[str, ...]:
+    """Put one layer in the place of what a form goes through; return the names near it."""
     largest = max(form.layers, key=lambda layer: layer.kernel)
     name, users = largest.op.name, graph.users(end.name)
     kernels = tuple(kernel(largest) for kernel in form.kernels)
     made = {"weight": (kernels, largest.shape), "bias": (form.biases, largest.shape[:1])}
     attributes = tuple((key, value) for key, value in largest.op.attributes if not key.startswith("norm."))
+    read = [part for inner in form.inner for part in graph.network.predecessors(inner) if graph.op(part).kind == TENSOR]
     graph.network.remove_nodes_from(form.inner)
     graph.add(Op(name, largest.op.kind, attributes, largest.op.module, end.output))
     graph.network.add_edge(form.entry, name, argument="input")
@@ -318,7 +280,8 @@ def _replace(graph: OpGraph, end: Op, form: _Form) -> None:
             graph.network.add_edge(f"%{key}", name, argument=argument)
     for user, argument in users:
         graph.network.add_edge(name, user, argument=argument)
-    graph.network.remove_nodes_from([op.name for op in graph.of_kind({TENSOR}) if not graph.users(op.name)])
+    graph.drop_unread(read)
+    return (form.entry, name, *(user for user, _ in users))
 
 
 def _optional(tensors: Mapping[str, Op], argument: str) -> Source | None:
@@ -328,3 +291,31 @@ def _optional(tensors: Mapping[str, Op], argument: str) -> Source | None:
 def _source(op: Op) -> Source:
     assert op.key is not None
     return Source(op.key)
+
+
+def _folding(name: str, ends: frozenset[str], terms: int) -> Rule:
+    """Return the rule that folds what ends with an operation of some kinds, and has so many terms or more."""
+
+    def apply(context: Context, op: Op) -> Outcome:
+        form = _whole(context.ops, op.name, terms)
+        return "it ends no sum of affine branches" if form is None else _replace(context.ops, op, form)
+
+    return Rule(name, ends, apply, backwards=True)
+
+
+FOLD_SUM = _folding("fold sums of branches", kinds(Trait.SCALING), _SUM_TERMS)
+
+
+FOLD_SCALE = _folding("fold scales by channel", frozenset({"mul"}), 1)
+
+
+FOLD_NORM_BEFORE = _folding("fold norms before linear layers", frozenset({"linear"}), 1)
+
+
+def count_branches(graph: OpGraph) -> tuple[int, int, int]:
+    """Count the sums, the scales, and the norms before layers that could be folded."""
+    sums, scales, norms = (
+        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(rule.kinds))
+        for rule, terms in ((FOLD_SUM, _SUM_TERMS), (FOLD_SCALE, 1), (FOLD_NORM_BEFORE, 1))
+    )
+    return sums, scales, norms

@@ -8,18 +8,20 @@ from dataclasses import replace
 from torch import fx
 
 from fxmap.graph.arguments import bind
-from fxmap.graph.opgraph import OpGraph
-
-
-def cover_map(ops: OpGraph, graph: fx.Graph) -> None:
-    """Turn convolutions and average pools whose kernel is as large as their input into linear layers and means."""
-    nodes = {node.name: node for node in graph.nodes}
-    for op in [op for op in ops.of_kind(_AS) if op.name in nodes and _covers(ops, op.name, nodes[op.name])]:
-        attributes = (("axes", "o i kh kw"),) if op.kind == "convolution" else ()
-        ops.add(replace(op, kind=_AS[op.kind], attributes=attributes))
-
+from fxmap.graph.opgraph import Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 _AS = {"convolution": "linear", "avg_pool": "mean"}
+
+
+def _cover(context: Context, op: Op) -> Outcome:
+    """Turn what has one window into a linear layer or a mean."""
+    node = context.nodes.get(op.name)
+    if node is None or not _covers(context.ops, op.name, node):
+        return "its window is smaller than the map, or the size of the map is not known"
+    attributes = (("axes", "o i kh kw"),) if op.kind == "convolution" else ()
+    context.ops.add(replace(op, kind=_AS[op.kind], attributes=attributes))
+    return (op.name,)
 
 
 def _covers(ops: OpGraph, name: str, node: fx.Node) -> bool:
@@ -33,3 +35,6 @@ def _covers(ops: OpGraph, name: str, node: fx.Node) -> bool:
     padded = any(arguments.get("padding") or ())
     whole = tuple(kernel or ()) == extents and any(extent > 1 for extent in extents)
     return whole and not padded and arguments.get("groups", 1) == 1 and set(node.meta["shape"][2:]) == {1}
+
+
+COVER_MAP = Rule("windows as large as the map", frozenset(_AS), _cover)

@@ -5,20 +5,20 @@ Holds for every input of the size that was recorded: x gives the shape and the d
 
 from dataclasses import replace
 
-from fxmap.graph.opgraph import OpGraph, drop_dead
-
-_KINDS = {
-    **dict.fromkeys(("new_zeros", "zeros_like"), "zeros"),
-    **dict.fromkeys(("new_ones", "ones_like"), "ones"),
-    **dict.fromkeys(("new_full", "full_like"), "full"),
-}
+from fxmap.graph.kinds import Trait, facts, kinds
+from fxmap.graph.opgraph import Op
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 
-def fill_constants(graph: OpGraph) -> None:
+def _fill(context: Context, op: Op) -> Outcome:
     """Cut what is filled with one number off the value that it has the shape of."""
-    found = [op for op in graph.of_kind(set(_KINDS)) if list(graph.operands(op.name)) == ["input"]]
-    for op in found:
-        graph.network.remove_edges_from(list(graph.network.in_edges(op.name, keys=True)))
-        graph.add(replace(op, kind=_KINDS[op.kind]))
-    if found:
-        drop_dead(graph)
+    ops = context.ops
+    if list(ops.operands(op.name)) != ["input"]:
+        return "what it is filled with is computed"
+    producers = list(ops.network.predecessors(op.name))
+    ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
+    ops.add(replace(op, kind=facts(op.kind).filled))
+    return (op.name, *producers, *ops.drop_unread(producers))
+
+
+FILL_CONSTANT = Rule("fill constants", kinds(Trait.FILLED), _fill)

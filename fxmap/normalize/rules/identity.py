@@ -3,23 +3,28 @@
 Holds for every input in eval mode. Observers and fake quantizers never reach a graph: the float twin has none.
 """
 
-from fxmap.graph.kinds import IDENTITIES
-from fxmap.graph.opgraph import Op, OpGraph
+from fxmap.graph.kinds import Trait, kinds
+from fxmap.graph.opgraph import Op
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 # Numbers that change nothing: what a sum over branches begins with.
 _NEUTRAL = {"add": 0, "mul": 1}
 
 
-def drop_identities(graph: OpGraph) -> None:
-    """Take identities out of a graph."""
-    for op in graph.of_kind(IDENTITIES):
-        graph.bypass(op.name, "input")
-    for op in graph.of_kind(set(_NEUTRAL)):
-        operands = graph.operands(op.name)
-        if list(operands) == ["input"] and len(operands["input"]) == 1 and _NEUTRAL[op.kind] == _number(op):
-            graph.bypass(op.name, "input")
+def _drop_identity(context: Context, op: Op) -> Outcome:
+    return context.ops.bypass(op.name, "input")
 
 
-def _number(op: Op) -> object:
-    values = [value for _, value in op.attributes]
-    return values[0] if len(values) == 1 else None
+def _drop_neutral(context: Context, op: Op) -> Outcome:
+    operands = context.ops.operands(op.name)
+    if list(operands) != ["input"] or len(operands["input"]) != 1:
+        return "it is not of one value and a number"
+    if [value for _, value in op.attributes] != [_NEUTRAL[op.kind]]:
+        return "the number changes the value"
+    return context.ops.bypass(op.name, "input")
+
+
+DROP_IDENTITY = Rule("drop identities", kinds(Trait.IDENTITY), _drop_identity)
+
+
+DROP_NEUTRAL = Rule("drop sums with 0 and products with 1", frozenset(_NEUTRAL), _drop_neutral)

@@ -9,65 +9,77 @@ linear(x, w) + b = linear(x, w, b), where b has one number for each output chann
 from dataclasses import replace
 
 from fxmap.graph.affine import affine_shape
-from fxmap.graph.opgraph import TENSOR, OpGraph
+from fxmap.graph.kinds import Trait, has, kinds
+from fxmap.graph.opgraph import TENSOR, Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
-_TRANSPOSITIONS = {"t", "transpose", "permute"}
-
-
-def restore_linear(graph: OpGraph) -> None:
-    """Turn matrix products with a transposed parameter back into linear layers."""
-    for op in graph.of_kind({"addmm", "mm"}):
-        name, read = op.name, _weight(graph, op.name)
-        if read is None:
-            continue
-        matrix, weight = read
-        graph.network.remove_edge(matrix, name, key=graph.edge(matrix, name, "mat2"))
-        graph.network.add_edge(weight, name, argument="weight")
-        attributes = op.attributes if matrix != weight else (*op.attributes, ("axes", "i o"))
-        graph.add(replace(op, kind="linear", attributes=attributes))
-        if matrix != weight and not graph.users(matrix):
-            graph.network.remove_node(matrix)
+_TRANSPOSITION = Trait.PERMUTE | Trait.TRANSPOSE
 
 
-def _weight(graph: OpGraph, name: str) -> tuple[str, str] | None:
-    """Return what a product reads as its matrix, and the parameter that this is, or is the transpose of."""
-    (matrix,) = graph.operands(name).get("mat2", [""])
+def _restore(context: Context, op: Op) -> Outcome:
+    """Turn a matrix product with a parameter, transposed or not, back into a linear layer."""
+    ops, read = context.ops, _weight(context.ops, op.name)
+    if isinstance(read, str):
+        return read
+    matrix, weight = read
+    ops.network.remove_edge(matrix, op.name, key=ops.edge(matrix, op.name, "mat2"))
+    ops.network.add_edge(weight, op.name, argument="weight")
+    attributes = op.attributes if matrix != weight else (*op.attributes, ("axes", "i o"))
+    ops.add(replace(op, kind="linear", attributes=attributes))
+    if matrix != weight and not ops.users(matrix):
+        ops.network.remove_node(matrix)
+    return op.name, matrix, weight
+
+
+def _weight(ops: OpGraph, name: str) -> tuple[str, str] | str:
+    """Return what a product reads as its matrix, and the parameter that this is, or is the transpose of; or why neither."""
+    (matrix,) = ops.operands(name).get("mat2", [""])
     if not matrix:
-        return None
+        return "it has no second matrix"
     source = matrix
-    if graph.op(matrix).kind in _TRANSPOSITIONS:
-        (source,) = graph.operands(matrix)["input"]
-    shape = graph.op(source).shape
-    return (matrix, source) if graph.op(source).kind == TENSOR and shape is not None and len(shape) == 2 else None
+    if has(ops.op(matrix).kind, _TRANSPOSITION):
+        (source,) = ops.operands(matrix)["input"]
+    if ops.op(source).kind != TENSOR:
+        return "its second matrix is computed from inputs"
+    return (matrix, source) if len(ops.op(source).shape or ()) == 2 else "its second matrix is a tensor of other rank"
 
 
-def merge_added_bias(graph: OpGraph) -> None:
-    """Give linear layers the bias that is added behind them."""
-    for op in graph.of_kind({"add"}):
-        name, parts = op.name, _added_bias(graph, op.name)
-        if parts is None:
-            continue
-        layer, between, bias = parts
-        graph.add(replace(graph.op(layer), output=graph.op(name).output))
-        graph.network.add_edge(bias, layer, argument="bias")
-        for user, argument in graph.users(name):
-            graph.network.add_edge(layer, user, argument=argument)
-        graph.network.remove_nodes_from([name, *between])
+def _merge_bias(context: Context, op: Op) -> Outcome:
+    """Give a linear layer the bias that is added behind it."""
+    ops, parts = context.ops, _added_bias(context.ops, op.name)
+    if isinstance(parts, str):
+        return parts
+    layer, between, bias = parts
+    ops.add(replace(ops.op(layer), output=op.output))
+    ops.network.add_edge(bias, layer, argument="bias")
+    users = ops.substitute(op.name, layer)
+    ops.network.remove_nodes_from(between)
+    return (layer, bias, *users)
 
 
-def _added_bias(graph: OpGraph, name: str) -> tuple[str, list[str], str] | None:
-    """Return the layer, the movement between it and the sum, and the bias."""
-    operands = graph.operands(name).get("input", [])
-    biases = [producer for producer in operands if graph.op(producer).kind == TENSOR]
+def _added_bias(ops: OpGraph, name: str) -> tuple[str, list[str], str] | str:
+    """Return the layer, the movement between it and the sum, and the bias; or why there is none."""
+    operands = ops.operands(name).get("input", [])
+    biases = [producer for producer in operands if ops.op(producer).kind == TENSOR]
     if len(operands) != 2 or len(biases) != 1:
-        return None
+        return "it does not add one tensor of the state dict to one value"
     (layer,) = set(operands) - set(biases)
     between: list[str] = []
-    while graph.op(layer).kind in ("view", "unsafe_view") and len(graph.users(layer)) == 1:
+    while has(ops.op(layer).kind, Trait.VIEW) and len(ops.users(layer)) == 1:
         between.append(layer)
-        (layer,) = graph.operands(layer)["input"]
-    tensors = graph.tensors(layer)
-    if graph.op(layer).kind != "linear" or "bias" in tensors or "weight" not in tensors or len(graph.users(layer)) != 1:
-        return None
-    channels = affine_shape(graph.op(layer), tensors["weight"])[0]
-    return (layer, between, biases[0]) if graph.op(biases[0]).shape == (channels,) else None
+        (layer,) = ops.operands(layer)["input"]
+    tensors = ops.tensors(layer)
+    if ops.op(layer).kind != "linear" or "weight" not in tensors:
+        return "what the tensor is added to is no linear layer"
+    if "bias" in tensors:
+        return "the layer has a bias already"
+    if len(ops.users(layer)) != 1:
+        return "the layer's output has other consumers"
+    channels = affine_shape(ops.op(layer), tensors["weight"])[0]
+    return (layer, between, biases[0]) if ops.op(biases[0]).shape == (channels,) else "it is not one number a channel"
+
+
+RESTORE_LINEAR = Rule("restore linear layers", kinds(Trait.MATRIX_PRODUCT), _restore)
+
+
+MERGE_ADDED_BIAS = Rule("merge added biases", frozenset({"add"}), _merge_bias)

@@ -5,22 +5,31 @@ Holds for every input without a row that pads, which only training treats in ano
 
 from dataclasses import replace
 
-from fxmap.graph.opgraph import TENSOR, OpGraph
+from fxmap.graph.kinds import Trait, kinds
+from fxmap.graph.opgraph import TENSOR, Op
+from fxmap.normalize.rule import Context, Outcome, Rule
 
-_INDEX = {"index": "indices.0", "index_select": "index"}
+# Under which argument each reads the numbers of rows.
+_NUMBERS = {"index": "indices.0", "index_select": "index"}
 
 
-def index_to_embedding(graph: OpGraph) -> None:
+def _to_embedding(context: Context, op: Op) -> Outcome:
     """Turn what takes rows of a matrix of the state dict by computed numbers into an embedding."""
-    for op in graph.of_kind(set(_INDEX)):
-        operands, numbers = graph.operands(op.name), _INDEX[op.kind]
-        if set(operands) != {"input", numbers} or op.attribute("dim", 0) != 0:
-            continue
-        ((table,), (index,)) = operands["input"], operands[numbers]
-        if graph.op(table).kind != TENSOR or len(graph.op(table).shape or ()) != 2 or graph.op(index).kind == TENSOR:
-            continue
-        graph.network.remove_edge(table, op.name, key=graph.edge(table, op.name, "input"))
-        graph.network.remove_edge(index, op.name, key=graph.edge(index, op.name, numbers))
-        graph.network.add_edge(table, op.name, argument="weight")
-        graph.network.add_edge(index, op.name, argument="input")
-        graph.add(replace(op, kind="embedding", attributes=()))
+    ops = context.ops
+    operands, numbers = ops.operands(op.name), _NUMBERS[op.kind]
+    if set(operands) != {"input", numbers} or op.attribute("dim", 0) != 0:
+        return "it does not take rows by one index"
+    ((table,), (index,)) = operands["input"], operands[numbers]
+    if ops.op(table).kind != TENSOR or len(ops.op(table).shape or ()) != 2:
+        return "what it takes rows of is no matrix of the state dict"
+    if ops.op(index).kind == TENSOR:
+        return "the numbers of the rows stand in the state dict"
+    ops.network.remove_edge(table, op.name, key=ops.edge(table, op.name, "input"))
+    ops.network.remove_edge(index, op.name, key=ops.edge(index, op.name, numbers))
+    ops.network.add_edge(table, op.name, argument="weight")
+    ops.network.add_edge(index, op.name, argument="input")
+    ops.add(replace(op, kind="embedding", attributes=()))
+    return (op.name,)
+
+
+INDEX_TO_EMBEDDING = Rule("rows of a table as an embedding", kinds(Trait.INDEX), _to_embedding)

@@ -5,11 +5,15 @@ Holds for every input: one window covers the whole map.
 
 from dataclasses import replace
 
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.opgraph import Op
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 
-def pool_to_mean(graph: OpGraph) -> None:
-    """Turn adaptive average pooling to one position into a mean."""
-    for op in graph.of_kind({"adaptive_avg_pool"}):
-        if op.attributes == (("output_size", 1),):
-            graph.add(replace(op, kind="mean", attributes=()))
+def _to_mean(context: Context, op: Op) -> Outcome:
+    if op.attributes != (("output_size", 1),):
+        return "it pools to more than one position"
+    context.ops.add(replace(op, kind="mean", attributes=()))
+    return (op.name,)
+
+
+POOL_TO_MEAN = Rule("pooling to one position as a mean", frozenset({"adaptive_avg_pool"}), _to_mean)

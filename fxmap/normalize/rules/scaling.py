@@ -4,17 +4,16 @@ Attention divides its scores by the root of the head's size before, after, or ha
 products are the same. Which constants a model uses, every input shows.
 """
 
-from fxmap.graph.kinds import SCALING
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.kinds import Trait, kinds
+from fxmap.graph.opgraph import Op
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 
-def pass_through_scaling(graph: OpGraph) -> None:
-    """Take operations of one tensor and a number out of a graph."""
-    for op in graph.of_kind(SCALING):
-        if _of_one_tensor(graph, op.name):
-            graph.bypass(op.name, "input")
+def _pass_scaling(context: Context, op: Op) -> Outcome:
+    operands = context.ops.operands(op.name)
+    if list(operands) != ["input"] or len(operands["input"]) != 1:
+        return "it is not of one value and a number"
+    return context.ops.bypass(op.name, "input")
 
 
-def _of_one_tensor(graph: OpGraph, name: str) -> bool:
-    operands = graph.operands(name)
-    return list(operands) == ["input"] and len(operands["input"]) == 1
+PASS_SCALING = Rule("read through scaling by a number", kinds(Trait.SCALING), _pass_scaling)

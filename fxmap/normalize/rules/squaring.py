@@ -2,15 +2,23 @@
 
 from dataclasses import replace
 
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.opgraph import Op
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 
-def unify_squares(graph: OpGraph) -> None:
+def _to_square(context: Context, op: Op) -> Outcome:
     """Make one kind of the ways to write a square."""
-    for op in graph.of_kind({"pow", "mul"}):
-        operands = graph.operands(op.name)
-        if op.kind == "pow" and list(operands) == ["input"] and [value for _, value in op.attributes] == [2]:
-            graph.add(replace(op, kind="square", attributes=()))
-        elif op.kind == "mul" and len(factors := operands.get("input", [])) == 2 and factors[0] == factors[1]:
-            graph.network.remove_edge(factors[0], op.name, key=graph.edge(factors[0], op.name, "input"))
-            graph.add(replace(op, kind="square", attributes=()))
+    ops, operands = context.ops, context.ops.operands(op.name)
+    if op.kind == "pow":
+        if list(operands) != ["input"] or [value for _, value in op.attributes] != [2]:
+            return "the exponent is not 2"
+    else:
+        factors = operands.get("input", [])
+        if len(factors) != 2 or factors[0] != factors[1]:
+            return "the factors differ"
+        ops.network.remove_edge(factors[0], op.name, key=ops.edge(factors[0], op.name, "input"))
+    ops.add(replace(op, kind="square", attributes=()))
+    return (op.name,)
+
+
+UNIFY_SQUARE = Rule("unify squares", frozenset({"pow", "mul"}), _to_square)

@@ -4,24 +4,31 @@ Holds for every input. Sums that more than one operation reads stay, and so do t
 part in: which one it is added to tells it apart.
 """
 
-from fxmap.graph.opgraph import TENSOR, OpGraph
+from fxmap.graph.opgraph import TENSOR, Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 
-def flatten_sums(graph: OpGraph) -> None:
-    """Merge every sum of values alone into the one sum that reads it."""
-    for op in graph.of_kind({"add"}):
-        users = graph.users(op.name)
-        if len(users) != 1 or not _plain(graph, op.name) or not _plain(graph, users[0][0]):
-            continue
-        ((user, argument),) = users
-        for producer in graph.operands(op.name)["input"]:
-            graph.network.add_edge(producer, user, argument=argument)
-        graph.network.remove_node(op.name)
+def _flatten(context: Context, op: Op) -> Outcome:
+    """Merge a sum of values alone into the one sum that reads it."""
+    ops, users = context.ops, context.ops.users(op.name)
+    if len(users) != 1:
+        return "it has other consumers than one sum"
+    ((user, argument),) = users
+    if not _plain(ops, op.name) or not _plain(ops, user):
+        return "it, or what reads it, is not a sum of values alone"
+    terms = ops.operands(op.name)["input"]
+    for term in terms:
+        ops.network.add_edge(term, user, argument=argument)
+    ops.network.remove_node(op.name)
+    return (user, *terms)
 
 
-def _plain(graph: OpGraph, name: str) -> bool:
+def _plain(ops: OpGraph, name: str) -> bool:
     """Whether an operation is a sum of two or more values, none of them a tensor of the state dict."""
-    operands = graph.operands(name)
+    operands = ops.operands(name)
     terms = operands.get("input", [])
-    same_kind = graph.op(name).kind == "add" and not graph.op(name).attributes and list(operands) == ["input"]
-    return same_kind and len(terms) > 1 and all(graph.op(term).kind != TENSOR for term in terms)
+    same_kind = ops.op(name).kind == "add" and not ops.op(name).attributes and list(operands) == ["input"]
+    return same_kind and len(terms) > 1 and all(ops.op(term).kind != TENSOR for term in terms)
+
+
+FLATTEN_SUM = Rule("flatten sums", frozenset({"add"}), _flatten)

@@ -4,37 +4,40 @@ Holds for every input. Token, position and segment embeddings are added up in on
 extents are told apart by these; where two have the same, the sums stay as they are.
 """
 
-from fxmap.graph.opgraph import TENSOR, OpGraph
+from fxmap.graph.opgraph import TENSOR, Op, OpGraph
+from fxmap.normalize.rule import Context, Outcome, Rule
 
 
-def gather_terms(graph: OpGraph) -> None:
-    """Merge sums of one value and tensors, one behind the other, into one sum with an argument for each tensor."""
-    for op in graph.of_kind({"add"}):
-        first, users = _split(graph, op.name), graph.users(op.name)
-        if first is None or len(users) != 1:
-            continue
-        second = _split(graph, users[0][0])
-        if second is None or second[0] != op.name:
-            continue
-        terms = [*first[1], *second[1]]
-        arguments = [f"term {graph.op(term).extents}" for term in terms]
-        if len(set(arguments)) < len(arguments):
-            continue
-        name = users[0][0]
-        graph.network.remove_edges_from(
-            [(part, name, key) for part, _, key in list(graph.network.in_edges(name, keys=True))]
-        )
-        graph.network.add_edge(first[0], name, argument="input")
-        for term, argument in zip(terms, arguments, strict=True):
-            graph.network.add_edge(term, name, argument=argument)
-        graph.network.remove_node(op.name)
+def _gather(context: Context, op: Op) -> Outcome:
+    """Merge two sums of one value and tensors, one behind the other, into one with an argument for each tensor."""
+    ops, users = context.ops, context.ops.users(op.name)
+    first = _split(ops, op.name)
+    if first is None or len(users) != 1:
+        return "it does not add tensors of the state dict to a value for one consumer"
+    name = users[0][0]
+    second = _split(ops, name)
+    if second is None or second[0] != op.name:
+        return "what reads it adds no tensors of the state dict to it"
+    terms = [*first[1], *second[1]]
+    arguments = [f"term {ops.op(term).extents}" for term in terms]
+    if len(set(arguments)) < len(arguments):
+        return "two of the tensors have the same extents"
+    ops.network.remove_edges_from([(part, name, key) for part, _, key in list(ops.network.in_edges(name, keys=True))])
+    ops.network.add_edge(first[0], name, argument="input")
+    for term, argument in zip(terms, arguments, strict=True):
+        ops.network.add_edge(term, name, argument=argument)
+    ops.network.remove_node(op.name)
+    return (first[0], name)
 
 
-def _split(graph: OpGraph, name: str) -> tuple[str, list[str]] | None:
+def _split(ops: OpGraph, name: str) -> tuple[str, list[str]] | None:
     """Return the one value that a plain sum adds tensors to, and these; or None."""
-    if graph.op(name).kind != "add" or graph.op(name).attributes:
+    if ops.op(name).kind != "add" or ops.op(name).attributes:
         return None
-    producers = [producer for parts in graph.operands(name).values() for producer in parts]
-    terms = [producer for producer in producers if graph.op(producer).kind == TENSOR]
+    producers = [producer for parts in ops.operands(name).values() for producer in parts]
+    terms = [producer for producer in producers if ops.op(producer).kind == TENSOR]
     values = [producer for producer in producers if producer not in terms]
     return (values[0], terms) if len(values) == 1 and terms else None
+
+
+GATHER_TERMS = Rule("gather tensors that are added", frozenset({"add"}), _gather)

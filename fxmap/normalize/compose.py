@@ -1,6 +1,6 @@
 """op(f(w1, w2, ...)) = op(w): an operand that is put together from stored tensors is one tensor.
 
-Holds where f only moves, joins, scales and adds tensors of the state dict and constants; `fxmap.operands` follows it. A
+Holds where f only moves, joins, scales and adds tensors of the state dict and constants: `graph/operands.py` follows it. A
 slice that is the whole tensor is that tensor.
 """
 
@@ -17,7 +17,7 @@ from fxmap.graph.opgraph import TENSOR, Op, OpGraph, drop_dead
 
 def compose_operands(graph: OpGraph, operands: Operands) -> OpGraph:
     """Put one tensor in the place of every composed operand."""
-    graph = replace(graph, weights=frozenset(node.name for node in operands.nodes), numbering=operands.numbering)
+    graph = replace(graph, weights={node.name for node in operands.nodes}, numbering=operands.numbering)
     for node, composition in operands.composed.items():
         if node.name not in graph.network:
             continue

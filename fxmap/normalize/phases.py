@@ -1,0 +1,94 @@
+"""Normalise: bring an operation graph into the form that models are compared in.
+
+Operands that code puts together become tensors; rules bring every spelling of an operation to one; what the other model has
+nothing of is folded; joined layers are split while the data movement behind them is still there to follow; then what moves
+and scales values is read through. Each phase is an ordered list of rules, applied to a fixpoint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx
+
+from fxmap.graph.operands import Operands
+from fxmap.graph.opgraph import OpGraph
+from fxmap.normalize.compose import compose_operands
+from fxmap.normalize.driver import rewrite
+from fxmap.normalize.fold import Fold, Foldable
+from fxmap.normalize.rule import Context, Rewrites, Rule
+from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
+from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
+from fxmap.normalize.rules.covering import COVER_MAP
+from fxmap.normalize.rules.filled import FILL_CONSTANT
+from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
+from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, RESTORE_LINEAR
+from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING
+from fxmap.normalize.rules.movement import PASS_MOVEMENT, PASS_REPETITION
+from fxmap.normalize.rules.pooling import POOL_TO_MEAN
+from fxmap.normalize.rules.scaling import PASS_SCALING
+from fxmap.normalize.rules.squaring import UNIFY_SQUARE
+from fxmap.normalize.rules.sums import FLATTEN_SUM
+from fxmap.normalize.rules.terms import GATHER_TERMS
+from fxmap.normalize.rules.weight_norm import MERGE_WEIGHT_NORM, count_weight_norms, spread_weights
+from fxmap.normalize.split import split_joined
+
+# One spelling for each operation, one operation for each layer.
+SPELL: tuple[Rule, ...] = (
+    COVER_MAP,
+    DROP_IDENTITY,
+    DROP_NEUTRAL,
+    FILL_CONSTANT,
+    RESTORE_LINEAR,
+    MERGE_ADDED_BIAS,
+    MERGE_BATCH_NORM,
+    POOL_TO_MEAN,
+    UNIFY_SQUARE,
+    INDEX_TO_EMBEDDING,
+)
+
+
+# After the split of joined layers: only where values come from counts now.
+READ_THROUGH: tuple[Rule, ...] = (PASS_MOVEMENT, PASS_REPETITION, PASS_SCALING, FLATTEN_SUM, GATHER_TERMS)
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A normalised operation graph, what could be folded of it, and what the rules did."""
+
+    ops: OpGraph
+    foldable: Foldable = field(default_factory=Foldable)
+    rewrites: Rewrites = field(default_factory=Rewrites)
+
+
+def normalize(
+    ops: OpGraph,
+    graph: fx.Graph,
+    tensors: Mapping[str, Tensor],
+    constants: Mapping[str, Tensor] | None = None,
+    fold: Fold | None = None,
+) -> Normalized:
+    """Normalise a graph that was just built of `graph`, which reads `tensors` and `constants`.
+
+    Raises:
+        InternalError: a rule is applied without end.
+    """
+    constants, fold = constants or {}, fold or Fold()
+    context = Context(compose_operands(ops, Operands(graph, tensors, constants)), graph)
+    rewrites = Rewrites()
+    weight_norms = count_weight_norms(context.ops)
+    if fold.weight_norms:
+        rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
+        spread_weights(context)
+    rewrite(context, SPELL, rewrites)
+    sums, scales, norms_before = count_branches(context.ops)
+    rewrite(context, _folding(fold), rewrites)
+    split_joined(context.ops, graph, tensors, constants)
+    rewrite(context, READ_THROUGH, rewrites)
+    return Normalized(context.ops, Foldable(sums, scales, norms_before, weight_norms), rewrites)
+
+
+def _folding(fold: Fold) -> tuple[Rule, ...]:
+    """Return the rules that fold branches: a sum may leave a batch norm behind the layer that it becomes."""
+    norms = (FOLD_NORM_BEFORE,) if fold.norms_before else ()
+    sums = (FOLD_SUM, MERGE_BATCH_NORM) if fold.sums else ()
+    return (*norms, *sums, *((FOLD_SCALE,) if fold.scales else ()))

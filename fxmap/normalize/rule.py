@@ -1,0 +1,73 @@
+"""Rules: what one is, what it is applied to, and what it answers.
+
+A rule is an equation between operations that holds for every input, one a file. It is asked at one operation of the graph,
+where the left side of the equation may end, and writes the right side in its place, or says why it cannot.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import fx
+
+from fxmap.graph.opgraph import Op, OpGraph
+
+
+@dataclass(frozen=True)
+class Context:
+    """What rules are applied to: an operation graph, which they change, and the fx graph that it was built of."""
+
+    ops: OpGraph
+    graph: fx.Graph
+
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """The nodes of the fx graph by name."""
+        return {node.name: node for node in self.graph.nodes}
+
+
+# The names of the operations near a change, or why there is none: a sentence that ends "not applied: ...".
+Outcome = tuple[str, ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An equation: its name, the kinds of operations that its left side may end with, and what applies it at one of them.
+
+    An application must take an operation out of the graph or give one another kind for good: so it ends. A rule that looks
+    back from the end of a pattern goes `backwards`, consumers first, so that the largest pattern is found before its parts.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    apply: Callable[[Context, Op], Outcome]
+    backwards: bool = False
+
+
+@dataclass
+class Rewrites:
+    """How often each rule was applied, and why it was not: for each reason the operation that had it last.
+
+    >>> rewrites = Rewrites()
+    >>> rewrites.applied["merge batch norms"] = 2
+    >>> rewrites.refused["merge batch norms"] = {"the layer's weight is shared": Op("n", "batch_norm", module="bn3")}
+    >>> print(rewrites)
+    merge batch norms: applied 2 times; not at batch_norm bn3: the layer's weight is shared
+    """
+
+    applied: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, dict[str, Op]] = field(default_factory=dict)
+
+    def note(self, rule: Rule, op: Op, outcome: Outcome) -> None:
+        """Note what a rule answered at an operation."""
+        if isinstance(outcome, str):
+            self.refused.setdefault(rule.name, {})[outcome] = op
+        else:
+            self.applied[rule.name] = self.applied.get(rule.name, 0) + 1
+
+    def __str__(self) -> str:
+        lines = []
+        for name in dict.fromkeys((*self.applied, *self.refused)):
+            reasons = [f"; not at {op}: {reason}" for reason, op in self.refused.get(name, {}).items()]
+            lines.append(f"{name}: applied {self.applied.get(name, 0)} times{''.join(reasons)}")
+        return "\n".join(lines)
