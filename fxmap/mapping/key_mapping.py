@@ -30,6 +30,7 @@ from fxmap.mapping.python_source import HELPERS
 from fxmap.mapping.report import describe
 from fxmap.mapping.writing import check_fits, load_state, refuse_zero_divisors, snapshot
 from fxmap.model.wrappers import match_prefix
+from fxmap.trace import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class KeyMapping(Mapping[str, Expression]):
         expressions: for each destination key an expression, or a source key for a rename.
         knowledge: what is known beside that; by hand it may be left out.
         proof: the result of running both models, if they were run.
+        trace: the stages that led to the mapping; no part of its JSON, nor of what makes two mappings equal.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class KeyMapping(Mapping[str, Expression]):
         expressions: Mapping[str, Expression | str],
         knowledge: Knowledge | None = None,
         proof: Proof | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._expressions = {
             key: Source(value) if isinstance(value, str) else _checked(key, value) for key, value in expressions.items()
         }
         self.knowledge = knowledge or Knowledge(dict.fromkeys(self._expressions, Status.MATCHED))
         self.proof = proof
+        self.trace = trace or Trace()
 
     def __getitem__(self, key: str) -> Expression:
         if key not in self._expressions:
@@ -167,7 +171,7 @@ class KeyMapping(Mapping[str, Expression]):
         taken = self._with(Status.TAKEN)
         expressions = {key: part for key, part in self.items() if key not in taken}
         statuses = self.knowledge.statuses | dict.fromkeys(taken, Status.KEPT)
-        return KeyMapping(expressions, replace(self.knowledge, statuses=statuses, literals={}), self.proof)
+        return KeyMapping(expressions, replace(self.knowledge, statuses=statuses, literals={}), self.proof, self.trace)
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Do what `apply` does, without refusing static int8: its ranges, where `like` is given, are those of `like`."""
@@ -342,7 +346,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other knowledge."""
-        return KeyMapping(self._expressions, replace(self.knowledge, **changes), self.proof)
+        return KeyMapping(self._expressions, replace(self.knowledge, **changes), self.proof, self.trace)
 
     def __str__(self) -> str:
         return describe(self._expressions, self.knowledge, self.proof)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fxmap.trace import Trace
+
 # Of a proof, relative to the largest absolute value; the second where a model computes in float32 by itself.
 TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-5
 
@@ -46,7 +48,8 @@ class Proof:
     `ok`: the outputs agree, and every key that the output depends on is proven or tied. `error` is the largest relative
     error of the outputs in float64; `inputs` are their shapes; `forwards` counts forward passes, a backward pass as two.
     `reason` says why `ok` is false; `notes` are what else is to be known. A quantized destination is proven on its float
-    twin; `sqnr` is its own signal-to-noise ratio in dB against the float source, if it holds what the mapping makes.
+    twin; `sqnr` is its own signal-to-noise ratio in dB against the float source, if it holds what the mapping makes. `trace`
+    has the stages that `fxmap.verify` ran.
     """
 
     ok: bool = False
@@ -58,6 +61,7 @@ class Proof:
     reason: str = ""
     notes: tuple[str, ...] = ()
     sqnr: float | None = None
+    trace: Trace = field(default_factory=Trace, compare=False, repr=False)
 
     def status(self, key: str) -> Status:
         """Return what was shown of a destination key.

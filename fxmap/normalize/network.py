@@ -5,8 +5,9 @@ from functools import cached_property
 
 from fxmap.capture.captured import Captured
 from fxmap.graph.build import build
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR, OpGraph
 from fxmap.normalize.driver import Fold, normalize
+from fxmap.trace import stage
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,13 @@ class Network(Captured):
     def of(cls, captured: Captured, fold: Fold | None = None) -> "Network":
         """Build and normalise the operation graph of a captured model; `fold` says what of it is folded."""
         values = {field.name: getattr(captured, field.name) for field in fields(Captured)}
-        built = build(captured.graph, captured.tensors)
-        return cls(**values, ops=normalize(built, captured.graph, captured.tensors, captured.constants, fold))
+        with stage("build"):
+            built = build(captured.graph, captured.tensors)
+        with stage("normalise") as note:
+            ops = normalize(built, captured.graph, captured.tensors, captured.constants, fold)
+            count = sum(op.kind not in (INPUT, OUTPUT, TENSOR) for op in ops.ops())
+            note(f"{count} operations", operations=count)
+        return cls(**values, ops=ops)
 
     @cached_property
     def read(self) -> frozenset[str]:

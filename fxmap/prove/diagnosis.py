@@ -23,8 +23,8 @@ from fxmap.mapping.proof import TOLERANCE, Divergence
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.signatures import own_attributes
 from fxmap.matching.align.symmetry import rivals
+from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
-from fxmap.matching.structure import Plan
 from fxmap.prove.aligned import aligned, unaligned_before, varying_operations
 from fxmap.prove.equality import same_tensors
 
@@ -81,7 +81,7 @@ class Diagnosis:
             returned: which output of the source is which of the destination.
         """
         # What a recorded run returns is flat: its arguments are numbered as the outputs are.
-        self.compared = set() if self.dst.main.inputs is None else {f".{place}" for _, place in returned}
+        self.compared = {f".{place}" for _, place in returned} if self.dst.main.recorded else set()
         sizes = {pair: errors.get((pair.src, pair.dst), float("inf")) for pair in self.pairs}
         loose = set(loose)
         causes = {

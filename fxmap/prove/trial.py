@@ -22,8 +22,8 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, TOLERANCE, Proof, Status
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.symmetry import exchanged_values, rivals, ties
+from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
-from fxmap.matching.structure import Plan
 from fxmap.model.inputs import Given, Inputs, as_shared, others, resized
 from fxmap.model.kernels import DoubleKernels
 from fxmap.model.replica import run_fresh, unchanged
@@ -52,7 +52,7 @@ _TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
 def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
     """Return the mapping with its proof, and with the statuses that the proof gives."""
     proof = proof_of(mapping, plan, given)
-    return KeyMapping(mapping, replace(mapping.knowledge, statuses=proof.statuses), proof)
+    return KeyMapping(mapping, replace(mapping.knowledge, statuses=proof.statuses), proof, mapping.trace)
 
 
 def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
@@ -172,7 +172,7 @@ class Trial:
         def hook(node: Any, value: Any) -> Any:
             if node.name in watch and isinstance(value, Tensor):
                 # A recorded run may write into a value later on.
-                values[node.name] = value if self.src.main.inputs is None else value.clone()
+                values[node.name] = value.clone() if self.src.main.recorded else value
             return value
 
         runner = Calibrator(self.src.main, tensors, self.generator, hook)
