@@ -57,7 +57,8 @@ def verify(
     given = Given.of(example_inputs, dst_inputs)
     with recording() as steps:
         found = solve(Problem(src, dst, given, names=False))
-        assert found.mapping is not None and found.plan is not None
+        assert found.mapping is not None
+        assert found.plan is not None
         with stage("prove"):
             proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
         noise = _loss(by_hand, src, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
