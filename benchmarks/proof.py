@@ -28,11 +28,15 @@ from torch import Tensor, nn
 from benchmarks.near_miss_judge import SAME, Judge, randomise
 from benchmarks.near_misses import Alter, Case, cases, changed, planted
 from benchmarks.subjects import SUBJECTS, Subject
+from fxmap.capture.recorded import RECORDED
+from fxmap.capture.symbolic import SYMBOLIC
+from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, State
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof, Status
+from fxmap.matching.draft import mapping_of
 from fxmap.matching.sides import Side, side, sides
-from fxmap.matching.structure import map_by_structure
+from fxmap.matching.structure import plan_by_structure
 from fxmap.model.inputs import Given
 from fxmap.normalize.network import Network
 from fxmap.prove.trial import prove
@@ -102,8 +106,9 @@ class Trial:
         self.src, self.dst = randomise(subject.source(), 1), randomise(subject.target(), 2)
         example = None if subject.example is None else subject.example(0)
         self.given = Given.of(example)
-        self.sides: tuple[Side, Side] = sides(self.src, self.dst, self.given)
-        self.mapping, self.plan = map_by_structure(*self.sides)
+        self.sides: tuple[Side, Side] = _sides(self.src, self.dst, self.given)
+        self.plan = plan_by_structure(*self.sides)
+        self.mapping = mapping_of(self.plan)
         self.own = {key: value.clone() for key, value in self.dst.state_dict().items()}
         self.right: dict[str, Tensor] = dict(self.mapping.evaluate(self.src.state_dict()))
         self.judge = Judge(self.src, [subject.draw(seed) for seed in range(SIZES)])
@@ -179,11 +184,19 @@ class Trial:
         plan, knowledge = self.plan, self.mapping.knowledge
         if case.change is not None:
             theirs: Network = self.sides[1].main
-            own, plan = map_by_structure(self.sides[0], side(model, theirs.inputs))
-            knowledge = own.knowledge
+            plan = plan_by_structure(self.sides[0], side(model, theirs.inputs))
+            knowledge = mapping_of(plan).knowledge
         proof = prove(KeyMapping(expressions, knowledge), plan, self.given).proof
         assert proof is not None
         return proof
+
+
+def _sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
+    """Capture both models by the first source of graphs that has both."""
+    try:
+        return sides(SYMBOLIC, src, dst, given)
+    except CaptureError as error:
+        return sides(RECORDED, src, dst, given, str(error))
 
 
 def command(

@@ -1,12 +1,15 @@
-"""The trace: which stages ran, in what order, what each found, how long it took, and why a strategy was left.
+"""The trace: which stages ran, what each found, how long it took, and why a strategy was left for the next.
 
 Every stage reports itself. What is reported inside a `recording` is kept there, per thread; outside of one it costs nothing.
 
 >>> with recording() as steps:
-...     with stage("align") as note:
-...         note("3 of 4 operations")
+...     with stage("structure") as note:
+...         note(left="one operation has no counterpart")
+...         with stage("align") as inner:
+...             inner("3 of 4 operations")
 >>> print(Trace(tuple(steps)))  # doctest: +ELLIPSIS
-align: 3 of 4 operations (... s)
+structure; left, since one operation has no counterpart (... s)
+  align: 3 of 4 operations (... s)
 """
 
 import time
@@ -20,13 +23,16 @@ from dataclasses import dataclass, field
 class Step:
     """One stage that ran: what it found, and the seconds of the processor that it took, without those of stages inside it.
 
-    `left` says why a strategy was given up for the next one; empty where it was not.
+    `left` says why a strategy was given up for the next one, or why a stage failed; empty where neither. `operations` is
+    the size of the graph that a stage made, where it makes one; `depth` counts the stages around this one.
     """
 
     stage: str
     found: str = ""
     left: str = ""
     seconds: float = 0.0
+    operations: int = 0
+    depth: int = 0
 
     def __str__(self) -> str:
         what = f": {self.found}" if self.found else ""
@@ -35,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """The steps that led to a mapping, in the order in which they ended."""
+    """The steps that led to a mapping, in the order in which they began."""
 
     steps: tuple[Step, ...] = ()
 
@@ -46,8 +52,13 @@ class Trace:
             total[step.stage] = total.get(step.stage, 0.0) + step.seconds
         return total
 
+    @property
+    def operations(self) -> int:
+        """The number of operations of the largest graph that some stage made."""
+        return max((step.operations for step in self.steps), default=0)
+
     def __str__(self) -> str:
-        return "\n".join(map(str, self.steps))
+        return "\n".join(f"{'  ' * step.depth}{step}" for step in self.steps)
 
 
 @dataclass(slots=True)
@@ -71,25 +82,38 @@ def recording() -> Iterator[list[Step]]:
         _RECORDER.reset(token)
 
 
+class Note:
+    """What a running stage says of itself: `note("what it found")`, `note(left="why it was given up")`."""
+
+    def __init__(self) -> None:
+        self.found, self.left, self.operations = "", "", 0
+
+    def __call__(self, found: str = "", *, left: str = "", operations: int = 0) -> None:
+        """Note what was found; what was noted before stays where nothing new is said."""
+        self.found, self.left = found or self.found, left or self.left
+        self.operations = operations or self.operations
+
+
 @contextmanager
 def stage(name: str) -> Iterator[Callable[..., None]]:
-    """Report a stage: what the `with` block takes, and what it notes, as in `note("found")` or `note(left="reason")`."""
-    recorder = _RECORDER.get()
-    texts = {"found": "", "left": ""}
-
-    def note(found: str = "", *, left: str = "") -> None:
-        texts.update({key: value for key, value in (("found", found), ("left", left)) if value})
-
+    """Report a stage: the time that the `with` block takes, what it notes, and the error that it ends with, if any."""
+    recorder, note = _RECORDER.get(), Note()
     if recorder is None:
         yield note
         return
+    place, depth = len(recorder.steps), len(recorder.inner)
+    # The place among the steps is that of the beginning, so that a stage stands before those inside it.
+    recorder.steps.append(Step(name, depth=depth))
     recorder.inner.append(0.0)
     start = time.process_time()
     try:
         yield note
+    except Exception as error:
+        note(left=str(error) or type(error).__name__)
+        raise
     finally:
         took = time.process_time() - start
         own = took - recorder.inner.pop()
         if recorder.inner:
             recorder.inner[-1] += took
-        recorder.steps.append(Step(name, texts["found"], texts["left"], own))
+        recorder.steps[place] = Step(name, note.found, note.left, own, note.operations, depth)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,14 +10,15 @@ from torch import nn
 
 from fxmap.errors import CaptureError, ProofError, QuantizationError
 from fxmap.files.checkpoint import open_checkpoint
-from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
+from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
-from fxmap.matching.keys.destination import ask, run_with
-from fxmap.matching.keys.mapper import map_by_name
-from fxmap.matching.plan import make_plan
+from fxmap.matching.plan import Plan
+from fxmap.matching.strategies.problem import Problem
+from fxmap.matching.strategies.solve import solve
 from fxmap.model.inputs import Forward, Given
 from fxmap.prove.trial import prove
+from fxmap.trace import Trace, recording, stage
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ def auto_map(
         absorb_eps: move a different eps of two batch norms into the running variance, instead of reporting it.
 
     Returns:
-        The mapping. Neither model is changed.
+        The mapping. Neither model is changed. Its `trace` says which stages ran and for how long, what each found, and why a
+        strategy was left for the next one: `print(mapping.trace)`, `mapping.trace.seconds()`.
 
     Raises:
         CheckpointError: a path cannot be read.
@@ -66,55 +69,58 @@ def auto_map(
     fold_bias(0, 1.running_mean, 1.running_var, 1.weight, 1.bias, eps=1e-05)
     >>> mapping.proof.ok
     True
+    >>> [step.stage for step in mapping.trace.steps if step.stage in ("align", "derive", "prove")]
+    ['align', 'derive', 'prove']
     """
     if verify not in (True, False, "required"):
         raise ValueError(f'verify is True, False or "required", not {verify!r}')
     if not isinstance(dst, nn.Module):
         raise TypeError(f"the destination is a model (torch.nn.Module), not {type(dst).__name__}")
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
-    if isinstance(src, nn.Module):
-        if given.forward and example_inputs is None:
-            raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
-        mapping = _map_models(src, dst, given, verify=bool(verify), absorb_eps=absorb_eps)
-    else:
-        found = open_checkpoint(src)
-        why = "the source is a state dict, without a model"
-        mapping = _map_names(found.state, dst, why, given, run=bool(verify), notes=checkpoint_notes(found))
-    if verify and mapping.proof is None:
+    if isinstance(src, nn.Module) and given.forward and example_inputs is None:
+        raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
+    source = src if isinstance(src, nn.Module) else open_checkpoint(src)
+    with recording() as steps:
+        mapping = _map(Problem(source, dst, given, absorb_eps=absorb_eps, run=bool(verify)))
+    proof = mapping.proof
+    if verify and proof is None:
         known = mapping.knowledge
         # Without a graph, one note says why there is none; the others are no reasons.
         reason = "; ".join(known.notes_of(NoteKind.NO_GRAPH) or known.notes) or "no key could be mapped"
-        mapping = mapping.with_proof(Proof(statuses=known.statuses, reason=reason))
-    if verify == "required" and mapping.proof is not None and not mapping.proof.ok:
-        raise ProofError(f"not every key that the output depends on is proven: {mapping.proof}")
-    return mapping
+        proof = Proof(statuses=known.statuses, reason=reason)
+    if verify == "required" and proof is not None and not proof.ok:
+        raise ProofError(f"not every key that the output depends on is proven: {proof}")
+    return KeyMapping(mapping, mapping.knowledge, proof, Trace(tuple(steps)))
 
 
-def _map_models(src: nn.Module, dst: nn.Module, given: Given, *, verify: bool, absorb_eps: bool) -> KeyMapping:
-    try:
-        mapping, plan = make_plan(src, dst, given, absorb_eps=absorb_eps)
-    except CaptureError as error:
-        logger.warning("no graph, keys are mapped by name and shape: %s", error)
-        return _map_names(src.state_dict(), dst, str(error), given, run=verify)
-    if not verify or not len(mapping):
+def _map(problem: Problem) -> KeyMapping:
+    """Solve a problem, and prove the mapping if it came from graphs and the models may be run."""
+    mapping, plan = _solved(problem)
+    if plan is None or not problem.run or not len(mapping):
         return mapping
-    proven = prove(mapping, plan, given)
-    if proven.proof is None or proven.proof.forwards or proven.knowledge.blocked or plan.dst.main.inputs is not None:
+    proven = _proven(mapping, plan, problem.given)
+    ran = proven.proof is not None and proven.proof.forwards
+    if ran or proven.knowledge.blocked or plan.dst.main.recorded:
         return proven
     try:
         # Code may be traced to a graph that no interpreter runs: a list that a function changes is a constant of the graph.
-        recorded, plan = make_plan(src, dst, given, absorb_eps=absorb_eps, traced=False)
+        again, plan = _solved(replace(problem, traced=False, names=False))
     except (CaptureError, QuantizationError) as error:
         logger.info("the traced graphs cannot be run, and no run can be recorded: %s", error)
         return proven
-    return prove(recorded, plan, given) if len(recorded) >= len(mapping) else proven
+    return _proven(again, plan, problem.given) if plan is not None and len(again) >= len(mapping) else proven
 
 
-def _map_names(
-    state: Mapping[str, Any], dst: nn.Module, why: str, given: Given, *, run: bool, notes: tuple[Note, ...] = ()
-) -> KeyMapping:
-    """Map without a graph of the source, with what the destination alone can tell."""
-    told = ask(dst)
-    mapping = map_by_name(state, dst.state_dict(), why, notes=notes, unread=told.unread, exchanges=told.exchanges)
-    ran = run_with(mapping, state, dst, given.dst) if run else ""
-    return mapping.with_notes(Note(ran, NoteKind.TRIAL_RUN)) if ran else mapping
+def _solved(problem: Problem) -> tuple[KeyMapping, Plan | None]:
+    outcome = solve(problem)
+    assert outcome.mapping is not None
+    return outcome.mapping, outcome.plan
+
+
+def _proven(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
+    with stage("prove") as note:
+        proven = prove(mapping, plan, given)
+        if proven.proof is not None:
+            reason = "" if proven.proof.ok else proven.proof.reason
+            note("ok" if proven.proof.ok else "not ok", left=reason)
+    return proven

@@ -11,13 +11,15 @@ from fxmap.errors import MappingError, QuantizationError, shorten
 from fxmap.expressions.base import Expression
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
-from fxmap.matching.plan import make_plan
-from fxmap.matching.structure import Plan
+from fxmap.matching.plan import Plan
+from fxmap.matching.strategies.problem import Problem
+from fxmap.matching.strategies.solve import solve
 from fxmap.model.inputs import Given
 from fxmap.model.replica import replicate
 from fxmap.prove.choose_inputs import choose_inputs
 from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
+from fxmap.trace import Trace, recording, stage
 
 
 def verify(
@@ -54,9 +56,14 @@ def verify(
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, src, dst)
     given = Given.of(example_inputs, dst_inputs)
-    own, plan = make_plan(src, dst, given)
-    proof = proof_of(KeyMapping(by_hand, own.knowledge), plan, given)
-    return replace(proof, sqnr=_loss(by_hand, src, plan, given)) if plan.dst.twin.converted else proof
+    with recording() as steps:
+        found = solve(Problem(src, dst, given, names=False))
+        assert found.mapping is not None
+        assert found.plan is not None
+        with stage("prove"):
+            proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
+        noise = _loss(by_hand, src, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
+    return replace(proof, sqnr=noise, trace=Trace(tuple(steps)))
 
 
 def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> float | None:

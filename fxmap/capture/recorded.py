@@ -16,14 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.capture.captured import Captured
 from fxmap.capture.recurrent import Unrolled
 from fxmap.capture.rewrites.contract import CONTRACT
 from fxmap.capture.rewrites.driver import sweep
 from fxmap.capture.rewrites.regroup import REGROUP
+from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
 from fxmap.graph.kinds import out_of_place
+from fxmap.model.inputs import Inputs
 from fxmap.model.kernels import can_part, grouped_mm
-from fxmap.model.replica import run_fresh
+from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
 from fxmap.model.tensors import tensors_of
 
 
@@ -157,13 +160,30 @@ def _getitem(values: Any, index: int) -> Any:
 _getitem.__name__ = "getitem"
 
 
-def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Recording:
+def capture_run(replica: nn.Module, inputs: Inputs | None) -> Captured:
+    """Capture a replica by recording a run on inputs; it is switched to eval mode.
+
+    Raises:
+        CaptureError: it does not run on them.
+    """
+    assert inputs is not None
+    replica.eval()
+    tensors = tensors_by_path(replica)
+    with unchanged(replica):
+        recording = record(replica, tensors, inputs)
+    return Captured(replica, recording.graph, tensors, RECORDED.name, recording.constants, inputs, recording.returned)
+
+
+RECORDED = GraphSource("recorded run", capture_run, needs_inputs=True)
+
+
+def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) -> Recording:
     """Run a replica once on its inputs and return the graph.
 
     Args:
         replica: a replica in eval mode; only it gets hooks, and loses them again.
         tensors: its parameters and buffers by path.
-        inputs: what to call it with, see `fxmap.inputs.Inputs`.
+        inputs: what to call it with, see `fxmap.model.inputs.Inputs`.
 
     Raises:
         CaptureError: the model does not run on these inputs.

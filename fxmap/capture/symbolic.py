@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy
 
 import fxmap.errors as fxmap_errors
+from fxmap.capture.captured import Captured
+from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
-from fxmap.model.replica import named_tensors
+from fxmap.model.inputs import Inputs
+from fxmap.model.replica import named_tensors, tensors_by_path, unchanged
 
 
 class FunctionTracer(fx.Tracer):
@@ -66,6 +69,32 @@ class Traced:
 
     graph: fx.Graph
     returned: dict[str, list[str]] = field(default_factory=dict)
+
+
+def capture_symbolic(replica: nn.Module, _: Inputs | None = None, *, training_heads: bool = False) -> Captured:
+    """Capture a replica by symbolic tracing; it is switched to eval mode.
+
+    With `training_heads`, containers stay in training mode: the graph then has the heads that exist in training only, while
+    norms and dropout behave as in eval.
+
+    Raises:
+        CaptureError: it cannot be traced.
+    """
+    replica.eval()
+    if training_heads:
+        for module in replica.modules():
+            module.training = bool(module._modules)
+    tensors = tensors_by_path(replica)
+    with unchanged(replica):
+        traced = trace(replica)
+        # Tensors that forward makes are attributes of the replica from now on, and are taken off it again.
+        made = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"} - tensors.keys()
+        constants = {name: value for name in made if isinstance(value := vars(replica).get(name), Tensor)}
+    replica.eval()
+    return Captured(replica, traced.graph, tensors, SYMBOLIC.name, constants, returned=traced.returned)
+
+
+SYMBOLIC = GraphSource("symbolic trace", capture_symbolic)
 
 
 def trace(replica: nn.Module) -> Traced:

@@ -148,7 +148,7 @@ def explain(
     weights: Weights = None,
     inputs: Inputs = None,
 ) -> None:
-    """Say how one key of DST is made, what is known of it, and why.
+    """Say how one key of DST is made, what is known of it, why, and by which stages that was found.
 
     Exit status: 0 the key is proven, tied or without effect; 1 it is not; 2 wrong use; 3 refused input.
     """

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Ou
 
 
 def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
-    """Say how one destination key is made."""
+    """Say how one destination key is made, and by which stages that was found."""
     source, destination = resolve(src, weights), resolve(dst)
     ours, theirs = _state(source), _state(destination)
     if key not in theirs:
@@ -67,6 +67,7 @@ def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: st
         "reason": mapping.knowledge.reasons.get(key, ""),
         "captured": list(mapping.knowledge.rungs),
         "proof": None if proof is None else str(proof),
+        "trace": [asdict(step) for step in mapping.trace.steps],
     }
     lines = [
         f"{key} {data['shape']}",
@@ -76,6 +77,7 @@ def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: st
         *([f"  because: {data['reason']}"] if data["reason"] else []),
         f"  captured by: {mapping.knowledge.rungs[0] or 'nothing'} and {mapping.knowledge.rungs[1] or 'nothing'}",
         *([f"  {data['proof']}"] if data["proof"] else []),
+        *(["", "stages, with their seconds:", str(mapping.trace)] if mapping.trace.steps else []),
     ]
     return Outcome("\n".join(lines), data, status.is_proven)
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fxmap.capture.captured import capture
+from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.errors import CaptureError, QuantizationError
 from fxmap.forms.pyramid import Pyramid
 from fxmap.forms.twin import float_twin
@@ -83,7 +83,7 @@ def _like(model: nn.Module, example: Any) -> Tensor:
 
 
 def _found_inputs(model: nn.Module) -> list[Inputs]:
-    network = Network.of(capture(model))
+    network = Network.of(SYMBOLIC.capture(model))
     return find_inputs(network, network, count=1)
 
 

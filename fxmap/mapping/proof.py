@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
+from fxmap.trace import Trace
+
 # Of a proof, relative to the largest absolute value; the second where a model computes in float32 by itself.
 TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-5
 
@@ -90,6 +92,7 @@ class Proof:
         notes: what else is to be known.
         sqnr: of an int8 destination that holds what the mapping makes, its signal to quantization noise ratio against the
             float source, in dB.
+        trace: the stages that `fxmap.verify` ran.
     """
 
     ok: bool = False
@@ -101,6 +104,7 @@ class Proof:
     reason: str = ""
     notes: tuple[str, ...] = ()
     sqnr: float | None = None
+    trace: Trace = field(default_factory=Trace, compare=False, repr=False)
 
     def status(self, key: str) -> Status:
         """Return what was shown of a destination key.

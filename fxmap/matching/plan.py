@@ -1,51 +1,89 @@
-"""Plan: what every key is made of, by structure first, and by values where structure leaves something open."""
+"""The plan: what alignment and derivation found between two models, before it is said in keys of their state dicts."""
 
-import logging
+from collections import Counter
+from dataclasses import dataclass, field
 
-from torch import nn
+from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR
+from fxmap.matching.align.alignment import Alignment
+from fxmap.matching.derive.derivation import Derivation
+from fxmap.matching.sides import Side
 
-from fxmap.errors import CaptureError
-from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.matching.align.alignment import align
-from fxmap.matching.search.walk import search
-from fxmap.matching.sides import recorded_sides, sides
-from fxmap.matching.structure import Plan, map_by_structure
-from fxmap.model.inputs import Given
+# Below this share of the smaller network, two models are different networks.
+SAME_NETWORK = 0.2
 
-logger = logging.getLogger(__name__)
-
-
-def make_plan(
-    src: nn.Module, dst: nn.Module, given: Given, *, absorb_eps: bool = False, traced: bool = True
-) -> tuple[KeyMapping, Plan]:
-    """Capture and align two models, and derive the mapping; by a recorded run from the start unless `traced`.
-
-    Raises:
-        CaptureError: they have no graphs by the same rung of the ladder.
-        QuantizationError: a quantized module has no float counterpart.
-    """
-    # Weak evidence is asked only where strong evidence leaves something open, and values cannot tell.
-    both = sides(src, dst, given) if traced else recorded_sides(src, dst, given, "a traced graph cannot be run")
-    mapping, plan = map_by_structure(*both, thorough=False, absorb_eps=absorb_eps)
-    return (mapping, plan) if plan.certain else _decide_by_values(src, dst, given, plan, absorb_eps=absorb_eps)
+# Evidence that leaves room for doubt. "tied" is among it: signatures ignore data movement, so that layers which differ only
+# in what is transposed before them (height and width of a map) look interchangeable.
+_WEAK = {"neighbourhood", "assigned", "position", "tied"}
 
 
-def _decide_by_values(
-    src: nn.Module, dst: nn.Module, given: Given, plan: Plan, *, absorb_eps: bool
-) -> tuple[KeyMapping, Plan]:
-    """Look for what structure leaves open in a run of both models; where they cannot be run, by weaker evidence."""
-    ours, theirs = plan.src, plan.dst
-    try:
-        if ours.main.inputs is None or theirs.main.inputs is None:
-            ours, theirs = recorded_sides(src, dst, given, "structure leaves something open")
-            prior = align(ours.main.ops, theirs.main.ops, thorough=False)
-        else:
-            prior = plan.alignment
-        anchors, columns = search(ours.main, theirs.main, prior)
-    except (CaptureError, RuntimeError) as error:
-        logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
-        return map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps)
-    found = map_by_structure(ours, theirs, anchors, columns, absorb_eps=absorb_eps)
-    if len(found[0]) >= len(plan.derivation.expressions):
-        return found
-    return max(found, map_by_structure(plan.src, plan.dst, absorb_eps=absorb_eps), key=lambda result: len(result[0]))
+@dataclass(frozen=True)
+class Plan:
+    """What alignment and derivation found between two models: what a mapping is written from, and a proof starts from."""
+
+    src: Side
+    dst: Side
+    alignment: Alignment
+    derivation: Derivation = field(default_factory=Derivation)
+
+    @property
+    def different(self) -> bool:
+        """Whether so little aligns that these are two different networks; nothing is derived then."""
+        return self.alignment.share < SAME_NETWORK
+
+    @property
+    def certain(self) -> bool:
+        """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """What structure left open, in words; empty where nothing."""
+        tensors = self.dst.main.ops.tensors
+        weak = next((pair for pair in self.alignment.pairs if pair.evidence in _WEAK and tensors(pair.dst)), None)
+        if weak is not None:
+            return f"{weak.dst} is {weak.src} on weak evidence ({weak.evidence})"
+        unsplit = self.src.main.ops.unsplit or self.dst.main.ops.unsplit
+        if unsplit:
+            return f"{min(unsplit)} holds several layers joined, and where they part is not known without shapes"
+        without = self._without_source()
+        if without:
+            return f"{len(without)} tensors that the destination reads have no source, such as {min(without)}"
+        crossed = self._crossed()
+        return f"{crossed} joins its operands in another order than its counterpart" if crossed else ""
+
+    def _without_source(self) -> frozenset[str]:
+        return self.dst.main.read - (self.derivation.expressions.keys() | self.derivation.mismatched.keys())
+
+    def _crossed(self) -> str:
+        """Return an operation that reads as one argument what its counterpart reads as another; empty if there is none."""
+        src, dst = self.src.main.ops, self.dst.main.ops
+        partners = {pair.dst: pair.src for pair in self.alignment.pairs}
+        for pair in self.alignment.pairs:
+            ours = src.operands(pair.src)
+            if len(ours) < 2:
+                continue  # nothing to exchange, however it is called
+            for argument, producers in dst.operands(pair.dst).items():
+                known = {partners[producer] for producer in producers if producer in partners}
+                others = {name for use, names in ours.items() if use != argument for name in names}
+                if known & others and not known <= set(ours.get(argument, ())):
+                    return pair.dst
+        return ""
+
+    def __str__(self) -> str:
+        evidence = Counter(pair.evidence for pair in self.alignment.pairs)
+        counts = ", ".join(f"{count} {name}" for name, count in evidence.most_common())
+        made = self.derivation
+        return "\n".join(
+            (
+                f"source: {_described(self.src)}",
+                f"destination: {_described(self.dst)}",
+                f"{len(self.alignment.pairs)} pairs of operations ({counts}) cover {self.alignment.share:.0%}",
+                f"{len(made.expressions)} tensors are made, {len(made.mismatched)} have another shape, "
+                f"{len(self._without_source())} that are read have no source",
+            )
+        )
+
+
+def _described(side: Side) -> str:
+    count = sum(op.kind not in (INPUT, OUTPUT, TENSOR) for op in side.main.ops.ops())
+    return f"{type(side.model).__name__}, {side.twin.stage}, {count} operations by {side.main.rung}"

@@ -1,12 +1,15 @@
-"""One of the two models on its way through the stages."""
+"""The two sides of a mapping, source and destination: from a user's model to the normalised graph that is aligned."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
-from fxmap.capture.captured import Captured, capture, capture_run
+from fxmap.capture.captured import Captured
+from fxmap.capture.recorded import RECORDED
 from fxmap.capture.rewrites.norms import scaling_norms, take_apart
+from fxmap.capture.source import GraphSource
+from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.forms.twin import Twin, float_twin
@@ -20,9 +23,11 @@ from fxmap.run.example_inputs import guess_inputs
 
 @dataclass(frozen=True)
 class Side:
-    """A model without its wrappers, its float twin, and the graph of that in eval mode.
+    """One of the two models, source or destination, with everything that matching reads of it.
 
-    `prefix` is what the wrappers put before every key of the user's model.
+    `model` is the user's model without wrappers such as DataParallel or torch.compile, and `prefix` what those put before
+    every key of its state dict. `twin` is the float model that computes the same as a quantized one (for a float model, a
+    replica of itself), and `main` the normalised graph of the twin in eval mode.
     """
 
     model: nn.Module
@@ -31,11 +36,11 @@ class Side:
     prefix: str = ""
 
     def decoded(self) -> dict[str, Expression]:
-        """Return how every tensor of the twin is read from the state dict of the user's model."""
+        """Return for every tensor of the twin the expression that reads it from the state dict of the user's model."""
         return {name: self._prefixed(part) for name, part in self.twin.decoded().items()}
 
     def held(self) -> dict[Expression, Expression]:
-        """Return for the weights that the user's model holds quantized what makes each in float, and as it is."""
+        """Return for every weight that the model holds quantized: its float expression, and that of what is stored."""
         return {self._prefixed(made): self._prefixed(part) for made, part in self.twin.held().items()}
 
     def _prefixed(self, expression: Expression) -> Expression:
@@ -49,7 +54,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Unnormalised:
     """A model without its wrappers, its float twin, and the fx graph of that: a side before its graph is normalised."""
 
     model: nn.Module
@@ -58,11 +63,10 @@ class _Seen:
     prefix: str
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs | None = None) -> "_Seen":
+    def of(cls, model: nn.Module, source: GraphSource, inputs: Inputs | None) -> "_Unnormalised":
         inner, prefix = unwrap(model)
         twin = float_twin(inner, marked=True)
-        captured = capture(twin.module) if inputs is None else capture_run(twin.module, inputs)
-        return cls(inner, twin, captured, prefix)
+        return cls(inner, twin, source.capture(twin.module, inputs), prefix)
 
     def side(self) -> Side:
         return Side(self.model, self.twin, Network.of(self.captured), self.prefix)
@@ -75,43 +79,40 @@ def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
         CaptureError: it has no graph.
         QuantizationError: it has a quantized module without a float counterpart.
     """
-    return _Seen.of(model, inputs).side()
+    return _Unnormalised.of(model, SYMBOLIC if inputs is None else RECORDED, inputs).side()
 
 
-def sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
-    """Capture both models by the highest rung that works for both, so that their graphs speak of the same operations.
+def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, reason: str = "") -> tuple[Side, Side]:
+    """Capture both models by one source of graphs, so that their graphs speak of the same operations, and normalise them.
 
-    Raises:
-        CaptureError: there is none; the message says why, for each.
-    """
-    if given.forward:
-        return recorded_sides(src, dst, given, "a function was given to run in the place of forward")
-    try:
-        return _folded(side(src), side(dst))
-    except CaptureError as error:
-        return recorded_sides(src, dst, given, str(error))
-
-
-def recorded_sides(src: nn.Module, dst: nn.Module, given: Given, reason: str) -> tuple[Side, Side]:
-    """Capture both models by recording a run, on the inputs that were given or on the first that both accept.
+    A source that needs inputs gets those that were given, or the first ones guessed that both models accept.
 
     Raises:
-        CaptureError: there are none; the message says why, after the `reason` why no higher rung serves.
+        CaptureError: a model has no graph by this source; the message says why, after the `reason` why no better source
+            serves.
+        QuantizationError: a model has a quantized module without a float counterpart.
     """
+    if not source.needs_inputs:
+        return _folded(*(_Unnormalised.of(model, source, None).side() for model in (src, dst)))
     tried = ""
-    if given.src is not None and given.dst is not None:
-        choices: Iterable[tuple[Inputs, Inputs]] = [(given.src, given.dst)]
-    else:
-        choices = ((inputs, inputs) for inputs in guess_inputs(unwrap(dst)[0], unwrap(src)[0]))
-    for ours, theirs in choices:
+    for ours, theirs in _choices(src, dst, given):
         try:
-            found = _Seen.of(src, ours), _Seen.of(dst, theirs)
+            found = _Unnormalised.of(src, source, ours), _Unnormalised.of(dst, source, theirs)
         except CaptureError as error:
             tried = str(error)
             continue
         _level_norms(found[0].captured.graph, found[1].captured.graph)
-        return _folded(*(seen.side() for seen in found))
+        return _folded(*(one.side() for one in found))
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
+
+
+def _choices(src: nn.Module, dst: nn.Module, given: Given) -> Iterator[tuple[Inputs, Inputs]]:
+    """Yield inputs for both models: those that were given, else guesses that are the same for both."""
+    if given.src is not None and given.dst is not None:
+        yield given.src, given.dst
+        return
+    for inputs in guess_inputs(unwrap(dst)[0], unwrap(src)[0]):
+        yield inputs, inputs
 
 
 def _folded(src: Side, dst: Side) -> tuple[Side, Side]:

@@ -150,3 +150,8 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         for attribute in (*module._parameters, *module._buffers):
             if getattr(module, attribute, None) is not None and attribute not in module._non_persistent_buffers_set:
                 yield (f"{path}.{attribute}" if path else attribute), module, attribute
+
+
+def tensors_by_path(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and persistent buffer, by every path that it has."""
+    return {path: getattr(owner, attribute) for path, owner, attribute in named_tensors(model)}

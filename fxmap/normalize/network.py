@@ -5,10 +5,11 @@ from functools import cached_property
 
 from fxmap.capture.captured import Captured
 from fxmap.graph.build import build
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR, OpGraph
 from fxmap.normalize.fold import Fold, Foldable
 from fxmap.normalize.phases import normalize
 from fxmap.normalize.rule import Rewrites
+from fxmap.trace import stage
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,12 @@ class Network(Captured):
     def of(cls, captured: Captured, fold: Fold | None = None) -> "Network":
         """Build and normalise the operation graph of a captured model; `fold` says what of it is folded."""
         values = {field.name: getattr(captured, field.name) for field in fields(Captured)}
-        built = build(captured.graph, captured.tensors)
-        made = normalize(built, captured.graph, captured.tensors, captured.constants, fold)
+        with stage("build"):
+            built = build(captured.graph, captured.tensors)
+        with stage("normalise") as note:
+            made = normalize(built, captured.graph, captured.tensors, captured.constants, fold)
+            count = sum(op.kind not in (INPUT, OUTPUT, TENSOR) for op in made.ops.ops())
+            note(f"{count} operations", operations=count)
         return cls(**values, ops=made.ops, foldable=made.foldable, rewrites=made.rewrites)
 
     @cached_property

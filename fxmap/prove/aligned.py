@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR
 from fxmap.matching.align.alignment import Pair
+from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
-from fxmap.matching.structure import Plan
 
 
 def aligned(plan: Plan) -> list[Pair]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fxmap.matching.structure import Plan
+from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Given, Inputs, as_shared, others, resized
 from fxmap.run.example_inputs import find_inputs
 

@@ -8,8 +8,8 @@ from torch import fx
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.align.alignment import Pair
+from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
-from fxmap.matching.structure import Plan
 from fxmap.prove.equality import same_tensors
 from fxmap.prove.weights import Weights
 

@@ -4,9 +4,9 @@ Idea: an operation is the same as its counterpart if both gave equal values on e
 are read alike. The first one that is not, in the order in which the destination computes, is where the two models part.
 
 How far equal values reach depends on the operation. Operations that are analytic in their inputs and tensors and agree at a
-random point agree everywhere, with probability one (`Trait.ANALYTIC` in `graph/kinds.py`): this is polynomial identity testing (Schwartz
-1980, doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73) for analytic functions. Operations that are made
-of pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same by kind and
+random point agree everywhere, with probability one (`Trait.ANALYTIC`): this is polynomial identity testing (Schwartz 1980,
+doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73) for analytic functions. Operations that are made of
+pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same by kind and
 attributes alone, and one without a counterpart stands against a proof whatever the values say.
 
 >>> from torch import nn

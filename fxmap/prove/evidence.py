@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, TOLERANCE
 from fxmap.matching.align.alignment import Pair
-from fxmap.matching.structure import Plan
+from fxmap.matching.plan import Plan
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.influence import Influence
 from fxmap.prove.own_code import OwnCodeRun

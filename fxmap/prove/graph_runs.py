@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxmap.errors import FxmapError
 from fxmap.matching.align.alignment import Pair
-from fxmap.matching.structure import Plan
+from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
 from fxmap.model.tensors import tensors_of
 from fxmap.prove.passes import Passes
@@ -65,7 +65,7 @@ class GraphRuns:
         def hook(node: fx.Node, value: Any) -> Any:
             if node.name in watched and isinstance(value, Tensor):
                 # A recorded run may write into a value later on.
-                values[node.name] = value if main.inputs is None else value.clone()
+                values[node.name] = value.clone() if main.recorded else value
             return value
 
         return hook

@@ -65,7 +65,7 @@ def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> f
 
     A recorded run returns a flat list, whose arguments are numbered as the outputs are.
     """
-    return frozenset() if context.dst.main.inputs is None else frozenset(f".{number}" for _, number in returned)
+    return frozenset(f".{number}" for _, number in returned) if context.dst.main.recorded else frozenset()
 
 
 def is_consistent(context: Context, pair: Pair, compared: Set[str]) -> bool:

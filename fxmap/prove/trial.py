@@ -37,7 +37,7 @@ from torch import Tensor
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.align.symmetry import ties
-from fxmap.matching.structure import Plan
+from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Given
 from fxmap.model.kernels import DoubleKernels
 from fxmap.prove.aligned import aligned

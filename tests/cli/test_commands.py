@@ -131,7 +131,13 @@ def test_explain(run: Any) -> None:
     assert status == 0
     assert "weight [2, 3] float32" in out
     assert "status: proven" in out
-    assert json.loads(run("explain", LINEAR, LINEAR, "weight", "--json")[1])["expression"] == "weight"
+    assert "\nstructure, by symbolic trace: 2 keys (" in out
+    assert "\n  align: 3 pairs, 100% of the smaller network (" in out
+    assert "\nprove: ok (" in out
+    data = json.loads(run("explain", LINEAR, LINEAR, "weight", "--json")[1])
+    assert data["expression"] == "weight"
+    assert [step["stage"] for step in data["trace"] if not step["depth"]] == ["structure, by symbolic trace", "prove"]
+    assert all(step["seconds"] >= 0 for step in data["trace"])
     status, _, err = run("explain", LINEAR, LINEAR, "wieght")
     assert status == 2
     assert "not a key of torch.nn:Linear(3, 2), which has 2; the closest are weight" in err

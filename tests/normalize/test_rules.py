@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.capture.captured import capture
+from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.graph.opgraph import TENSOR
 from fxmap.mapping.proof import Status
 from fxmap.matching.sides import side
@@ -18,7 +18,7 @@ from fxmap.normalize.network import Network
 
 
 def _kinds(model: nn.Module, x: Tensor | None = None) -> list[str]:
-    ops = Network.of(capture(replicate(model))).ops if x is None else side(model, as_inputs(x)).main.ops
+    ops = Network.of(SYMBOLIC.capture(replicate(model))).ops if x is None else side(model, as_inputs(x)).main.ops
     return [op.kind for op in ops.ops() if op.kind != TENSOR]
 
 

@@ -81,7 +81,7 @@ def in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivati
     """Rewrite what was derived for composed operands, of either side, in terms of the tensors that are stored."""
     own = {key: in_stored_sources(made, src) for key, made in found.expressions.items()}
     mismatched = {key: replace(m, source=src.parts(m.source)[0]) for key, m in found.mismatched.items()}
-    result = replace(found, expressions=own, mismatched=mismatched)
+    result = replace(found, expressions=own, mismatched=mismatched, reasons=dict(found.reasons))
     for name, computed in dst.computed.items():
         if name in own:
             own |= _solved(computed, own.pop(name))
@@ -91,7 +91,7 @@ def in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivati
         if name in mismatched:
             mismatch = mismatched.pop(name)
             mismatched.update({part: replace(mismatch, key=part) for part in computed.sources()})
-    names = [name for name in dst.composed if name in own or name in mismatched or name in found.reasons]
+    names = [name for name in dst.composed if name in own or name in mismatched or name in result.reasons]
     if not names:
         return result
     composed = {name: own.pop(name) for name in names if name in own}

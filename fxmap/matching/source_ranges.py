@@ -1,0 +1,43 @@
+"""Which ranges of activations an int8 destination takes over from an int8 source: see `derive.ranges`."""
+
+from fxmap.errors import shorten
+from fxmap.expressions.base import Source
+from fxmap.forms.stage import Stage
+from fxmap.forms.twin import LITERAL
+from fxmap.matching.derive.derivation import Derivation
+from fxmap.matching.derive.ranges import Quantizer, Taken, take_over
+from fxmap.matching.plan import Plan
+
+
+def source_ranges(plan: Plan) -> Taken | str:
+    """Find the ranges of an int8 source for an int8 destination; or say why they do not correspond one to one."""
+    src, dst, found = plan.src, plan.dst, plan.derivation
+    sites = {name for site in dst.twin.sites for name in (site.scale, site.zero_point) if isinstance(name, str)}
+    literals = {site.node for site in dst.twin.sites if site.node}
+    named = {name.removesuffix(LITERAL) for name in dst.twin.ranges}
+    if not named or not src.twin.sites:
+        return Taken()
+    if named != sites | literals:
+        return f"{shorten(sorted(named ^ (sites | literals)))}: it is not known where this is read"
+    ours, theirs = (
+        Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage is Stage.CONVERTED)
+        for side in (src, dst)
+    )
+    ops = dst.main.ops
+    # What an operation gives whose tensors the source does not make is not in the source's range.
+    made = (
+        pair
+        for pair in plan.alignment.pairs
+        if all(t.key in found.expressions or t.key in ops.composed for t in ops.tensors(pair.dst).values())
+    )
+    return take_over(ours, theirs, made, _owners(found))
+
+
+def _owners(found: Derivation) -> dict[str, str]:
+    """Return for every module of the destination the one whose tensors it has, under their names; none if there are more."""
+    owners: dict[str, set[str]] = {}
+    for path, expression in found.expressions.items():
+        owner, _, name = path.rpartition(".")
+        source, _, other = expression.key.rpartition(".") if isinstance(expression, Source) else ("", "", "")
+        owners.setdefault(owner, set()).add(source if name == other else "")
+    return {owner: next(iter(sources)) for owner, sources in owners.items() if len(sources) == 1}

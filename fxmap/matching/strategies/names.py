@@ -1,0 +1,37 @@
+"""By names: without graphs, keys are matched by shapes, names and order, with what the destination alone can tell."""
+
+import logging
+
+from torch import nn
+
+from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
+from fxmap.matching.keys.destination import ask, run_with
+from fxmap.matching.keys.mapper import map_by_name
+from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan, no_graph
+from fxmap.trace import stage
+
+logger = logging.getLogger(__name__)
+
+
+def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
+    if first_plan(earlier) is not None:
+        return Outcome(left="the models have graphs")
+    if not problem.names:
+        return Outcome(left="graphs are asked for")
+    src, why = problem.src, no_graph(earlier)
+    if isinstance(src, nn.Module):
+        logger.warning("no graph, keys are mapped by name and shape: %s", why)
+    state = src.state_dict() if isinstance(src, nn.Module) else src.state
+    notes = () if isinstance(src, nn.Module) else checkpoint_notes(src)
+    told = ask(problem.dst)
+    with stage("keys") as note:
+        mapping = map_by_name(
+            state, problem.dst.state_dict(), why, notes=notes, unread=told.unread, exchanges=told.exchanges
+        )
+        note(f"{len(mapping)} of {len(mapping.knowledge.statuses)} keys")
+    ran = run_with(mapping, state, problem.dst, problem.given.dst) if problem.run else ""
+    mapping = mapping.with_notes(Note(ran, NoteKind.TRIAL_RUN)) if ran else mapping
+    return Outcome(mapping, certain=True)
+
+
+NAMES = Strategy("names", _attempt)
