@@ -23,7 +23,7 @@ from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCali
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.serial import parse
 from fxmap.expressions.wrapped import fitted
-from fxmap.forms.graph import divisors
+from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.knowledge import Knowledge, Mismatch
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import HELPERS

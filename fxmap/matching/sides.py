@@ -9,7 +9,8 @@ from fxmap.capture.captured import Captured, capture, capture_run
 from fxmap.capture.rewrites.norms import scaling_norms, take_apart
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, Source, substitute
-from fxmap.forms.twin import Twin, float_twin
+from fxmap.forms.form import Twin
+from fxmap.forms.twin import float_twin
 from fxmap.graph.affine import AFFINE
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from fxmap.capture.captured import capture
 from fxmap.errors import CaptureError, shorten
 from fxmap.expressions.base import Expression, Source, substitute
+from fxmap.forms import stages
 from fxmap.forms.domain import floats_inside
-from fxmap.forms.stage import Stage
 from fxmap.forms.store import COPY
-from fxmap.forms.twin import LITERAL
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.knowledge import Knowledge, Mismatch
 from fxmap.mapping.proof import Status
@@ -149,10 +148,12 @@ class _Draft:
             unexpected=self._unexpected(),
             mismatched=tuple(self.mismatched),
             unread=tuple(self.unread),
-            ranges=tuple(key for name in self.dst.twin.ranges if (key := self.dst.prefix + name) not in self.taken.idle),
+            ranges=tuple(
+                key for number in self.dst.twin.ranges if (key := f"{self.dst.prefix}{number}") not in self.taken.idle
+            ),
             reasons={key: reason for key, reason in self.reasons.items() if reason},
             notes=tuple(self._notes(blocked)),
-            stages=(self.src.twin.stage, self.dst.twin.stage),
+            stages=(self.src.twin.stage.name, self.dst.twin.stage.name),
             rungs=(self.src.main.rung, self.dst.main.rung),
             literals=self.taken.literals,
             blocked=blocked,
@@ -180,7 +181,7 @@ class _Draft:
             sources = [next(self.decoded[mismatch.source].sources()) for mismatch in wrong]
             self.replaced.update(sources)
             self.mismatched.append(replace(wrong[0], key=name, source=sources[0]))
-        elif name in self.unread and self.dst.twin.stage is Stage.PT2E_CONVERTED:
+        elif name in self.unread and self.dst.twin.stage.ranges_in_graph:
             self.statuses[name] = Status.KEPT
             self.reasons[name] = "dead: the graph does not read it"
         elif counter:
@@ -220,7 +221,7 @@ class _Draft:
                 f"the source's eps of {ours:g} was absorbed in the running variance, since the destination's is {theirs:g}: "
                 f"{key} and {len(self.found.absorbed) - 1} more"
             )
-        if self.dst.twin.stage is Stage.FUSED:
+        if self.dst.twin.stage == stages.FUSED:
             notes.append(
                 "nothing in the destination is quantized: it is a fused float model. If you built it with torchvision's "
                 'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"'
@@ -257,13 +258,13 @@ def _taken(src: Side, dst: Side, found: Derivation, pairs: Iterable[Pair]) -> Ta
     """Find the ranges of an int8 source for an int8 destination; or say why they do not correspond one to one."""
     sites = {name for site in dst.twin.sites for name in (site.scale, site.zero_point) if isinstance(name, str)}
     literals = {site.node for site in dst.twin.sites if site.node}
-    named = {name.removesuffix(LITERAL) for name in dst.twin.ranges}
+    named = {number.name for number in dst.twin.ranges}
     if not named or not src.twin.sites:
         return Taken()
     if named != sites | literals:
         return f"{shorten(sorted(named ^ (sites | literals)))}: it is not known where this is read"
     ours, theirs = (
-        Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage is Stage.CONVERTED)
+        Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage.runs_int8)
         for side in (src, dst)
     )
     ops = dst.main.ops
@@ -286,7 +287,7 @@ def _owners(found: Derivation) -> dict[str, str]:
 
 def _float_inside(dst: Side) -> str:
     inside = list(dst.twin.inside)
-    if dst.twin.stage is Stage.CONVERTED and not inside:
+    if dst.twin.stage.runs_int8 and not inside:
         inside = floats_inside(dst.main.graph, set(dst.twin.converted))
     if not inside:
         return ""
@@ -310,7 +311,7 @@ def _different(src: Side, dst: Side, alignment: Alignment) -> KeyMapping:
         statuses=statuses,
         unexpected=tuple(src.prefix + key for key in src.twin.stores),
         notes=(text,),
-        stages=(src.twin.stage, dst.twin.stage),
+        stages=(src.twin.stage.name, dst.twin.stage.name),
         rungs=(src.main.rung, dst.main.rung),
         different=text,
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.cli.demo.data import Network
-from fxmap.forms.eager import run as run_batches
+from fxmap.forms.fill import run as run_batches
 from fxmap.mapping.key_mapping import KeyMapping
 
 
