@@ -25,7 +25,7 @@ from fxmap.forms.registry import FORMS
 from fxmap.forms.sites import KeptReason, RangeRef, Site
 from fxmap.forms.stages import Stage
 from fxmap.forms.store import Store
-from fxmap.model.replica import named_tensors, replicate
+from fxmap.model.replica import Replace, named_tensors, replicate
 
 
 def float_twin(model: nn.Module, *, marked: bool = False) -> Twin:
@@ -122,9 +122,7 @@ class _LeftOut:
         return (*self.graph_sites, *(site for site in self.module_sites if {site.scale, site.zero_point} <= ranged))
 
 
-def _converter(
-    rows: list[tuple[Form, Conversion]], left: _LeftOut, *, narrow: bool
-) -> Callable[[str, nn.Module], nn.Module | None]:
+def _converter(rows: list[tuple[Form, Conversion]], left: _LeftOut, *, narrow: bool) -> Replace:
     """Return what replaces a module by its float counterpart, by the first row that matches, and notes what it left."""
 
     def convert(path: str, module: nn.Module) -> nn.Module | None:
