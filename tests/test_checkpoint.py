@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import fxmap
-from fxmap.files.checkpoint import read, unwrap
+from fxmap.files.checkpoint import read, weights_of
 from fxmap.files.writing import save
 from fxmap.model.wrappers import match_prefix
 
@@ -75,7 +75,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [{}, [], 3, {"a": 1}, {"state_dict": {}}, {3: torch.ones(1)}])
 def test_what_is_no_state_dict_is_refused(data: object) -> None:
     with pytest.raises(fxmap.CheckpointError):
-        unwrap(data, "here")
+        weights_of(data, "here")
 
 
 def test_a_refusal_names_the_globals_and_what_to_do(tmp_path: Path) -> None:

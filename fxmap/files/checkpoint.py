@@ -74,7 +74,7 @@ def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]
     return open_checkpoint(Path(path), weights).state
 
 
-def unwrap(data: object, where: str) -> "OrderedDict[str, Any]":
+def weights_of(data: object, where: str) -> "OrderedDict[str, Any]":
     """Return the state dict of what a checkpoint file holds; as `open_checkpoint`."""
     return _choose(data, where, None).state
 

@@ -24,6 +24,12 @@ class Site:
     def __str__(self) -> str:
         return self.node or str(self.scale)
 
+    def numbers(self) -> set["RangeRef"]:
+        """Return where the scale and zero point stand."""
+        if self.node:
+            return {RangeRef(self.node, literal=True)}
+        return {RangeRef(key) for key in (self.scale, self.zero_point) if isinstance(key, str)}
+
     @classmethod
     def of(cls, path: str, scale: str | float, zero_point: str | int, dtype: torch.dtype) -> "Site":
         """Make a site that uses all integers of a quantized dtype."""

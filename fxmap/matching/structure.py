@@ -148,9 +148,7 @@ class _Draft:
             unexpected=self._unexpected(),
             mismatched=tuple(self.mismatched),
             unread=tuple(self.unread),
-            ranges=tuple(
-                key for number in self.dst.twin.ranges if (key := f"{self.dst.prefix}{number}") not in self.taken.idle
-            ),
+            ranges=tuple(f"{self.dst.prefix}{number}" for number in self.dst.twin.ranges if number not in self.taken.idle),
             reasons={key: reason for key, reason in self.reasons.items() if reason},
             notes=tuple(self._notes(blocked)),
             stages=(self.src.twin.stage.name, self.dst.twin.stage.name),
@@ -256,13 +254,11 @@ class _Draft:
 
 def _taken(src: Side, dst: Side, found: Derivation, pairs: Iterable[Pair]) -> Taken | str:
     """Find the ranges of an int8 source for an int8 destination; or say why they do not correspond one to one."""
-    sites = {name for site in dst.twin.sites for name in (site.scale, site.zero_point) if isinstance(name, str)}
-    literals = {site.node for site in dst.twin.sites if site.node}
-    named = {number.name for number in dst.twin.ranges}
-    if not named or not src.twin.sites:
+    needed, known = set(dst.twin.ranges), {number for site in dst.twin.sites for number in site.numbers()}
+    if not needed or not src.twin.sites:
         return Taken()
-    if named != sites | literals:
-        return f"{shorten(sorted(named ^ (sites | literals)))}: it is not known where this is read"
+    if needed != known:
+        return f"{shorten(sorted(number.name for number in needed ^ known))}: it is not known where this is read"
     ours, theirs = (
         Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage.runs_int8)
         for side in (src, dst)
