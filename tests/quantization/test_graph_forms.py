@@ -162,7 +162,7 @@ def test_literals_are_put_back_where_loading_fails(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["fx-qat", "pt2e-x86-qat", "fx-fused"])
 def test_calibration_without_ranges_names_what_to_build(name: str) -> None:
-    with pytest.raises(fxmap.QuantizationError, match="it is " + re.escape(FORMS[name].value)):
+    with pytest.raises(fxmap.QuantizationError, match="it is " + re.escape(FORMS[name].name)):
         fxmap.transfer(branches(1), _form(name, 2), calibration=DATA)
 
 
