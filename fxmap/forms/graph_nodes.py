@@ -49,6 +49,7 @@ def quantizes_activation(node: fx.Node) -> bool:
 def quantized_name(node: fx.Node) -> str | None:
     """Return which function of torch.ops.quantized a node calls; None if none.
 
+    >>> import torch
     >>> graph = fx.Graph()
     >>> x = graph.placeholder("x")
     >>> quantized_name(graph.call_function(torch.ops.quantized.add_relu, (x, x, 1.0, 0)))
