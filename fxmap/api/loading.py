@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxmap.api.automap import auto_map
@@ -15,11 +15,11 @@ from fxmap.expressions.base import Expression, contains
 from fxmap.expressions.quantized import Requantized
 from fxmap.files.checkpoint import open_checkpoint
 from fxmap.forms.distill import distilled_batches
-from fxmap.forms.eager import arguments, calibrated_state, filled_twin
-from fxmap.forms.fx_mode import calibrated_graph_state
-from fxmap.forms.pt2e import Refilled, refill, rewrite_literals
-from fxmap.forms.saturation import FULL_RANGE, Saturations
-from fxmap.forms.stage import Stage
+from fxmap.forms.eager import fill_twin
+from fxmap.forms.fill import FillRequest, arguments
+from fxmap.forms.form import Twin
+from fxmap.forms.saturation import FULL_RANGE
+from fxmap.forms.sites import KeptReason
 from fxmap.forms.twin import float_twin
 from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
@@ -142,7 +142,8 @@ def fill(
     calibration = options.calibration
     if mapping.knowledge.blocked:
         raise QuantizationError(mapping.knowledge.blocked)
-    stage = float_twin(unwrap(dst)[0]).stage
+    twin = float_twin(unwrap(dst)[0])
+    stage = twin.stage
     if calibration is not None:
         mapping = mapping.without_ranges()
     if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
@@ -150,33 +151,33 @@ def fill(
         return mapping
     if options.on_mismatch == "raise":
         mapping.require_complete()
-    if calibration == "keep" and stage is not Stage.PT2E_CONVERTED:
+    if calibration == "keep" and not stage.ranges_in_graph:
         mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
         return mapping
     if not stage.takes_calibration:
         raise QuantizationError(
-            f"calibration was given, but the destination has no activation ranges: it is {stage.value}. "
+            f"calibration was given, but the destination has no activation ranges: it is {stage}. "
             + "".join(f"{note}. " for note in mapping.knowledge.notes)
             + "Leave calibration out to load the float weights, or build the stage that has ranges: converted to int8, or "
             f"prepared with observers{', by prepare instead of prepare_qat' if stage.is_qat else ''}."
         )
-    if options.relu6 == "clamp" and stage is not Stage.CONVERTED:
+    if options.relu6 == "clamp" and not stage.runs_int8:
         raise QuantizationError(
-            f'relu6="clamp" sets the ranges of a static int8 destination, and this one is {stage.value}: its ranges are '
+            f'relu6="clamp" sets the ranges of a static int8 destination, and this one is {stage}: its ranges are '
             "made when it is converted. Convert it first"
         )
     if calibration == "distilled":
         images, note = distilled_batches(src, state, options.example_inputs)
-        filled = _calibrate(mapping, src, dst, stage, state, replace(options, calibration=images))
+        filled = _calibrate(mapping, src, dst, twin, state, replace(options, calibration=images))
         return filled.with_notes(Note(note, NoteKind.DISTILLED))
-    return _calibrate(mapping, src, dst, stage, state, options)
+    return _calibrate(mapping, src, dst, twin, state, options)
 
 
 def _calibrate(
     mapping: KeyMapping,
     src: nn.Module | None,
     dst: nn.Module,
-    stage: Stage,
+    twin: Twin,
     state: Mapping[str, Any],
     options: Filling,
 ) -> KeyMapping:
@@ -188,17 +189,20 @@ def _calibrate(
     lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
     kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
     bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
-    made = _made(inner, stage, own, state, batches, options, frozenset(kept), bounded, mapping.knowledge.literals)
+    assert twin.form.fill is not None
+    literals = mapping.knowledge.literals
+    request = FillRequest(inner, own, state, batches, options.qconfig, frozenset(kept), bounded, literals)
+    made = twin.form.fill(twin, request)
     values = made.state
     if options.qconfig is None:
         # Integers that the source has in the destination's scheme are not made anew.
         values |= {key: part.evaluate(state) for key, part in own.items() if contains(part, Requantized) and key not in kept}
     full = OrderedDict((prefix + key, value) for key, value in values.items())
-    before = made.write(inner)
+    before = made.write_literals(inner)
     try:
         mapping.write(dst, full)
     except BaseException:
-        rewrite_literals(inner, before)
+        before.write_literals(inner)
         raise
     if batches is None:
         return mapping
@@ -207,7 +211,7 @@ def _calibrate(
         for key, status in mapping.knowledge.statuses.items()
         if status is Status.KEPT
         and key.removeprefix(prefix) not in kept
-        and _is_range(mapping.knowledge.reasons.get(key, ""))
+        and mapping.knowledge.reasons.get(key) in (KeptReason.RANGE, KeptReason.OBSERVER)
     }
     notes = list(mapping.knowledge.notes_but(NoteKind.RANGES_NEEDED))
     if src is not None and mapping.knowledge.ranges:
@@ -216,34 +220,10 @@ def _calibrate(
         text = (
             f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers; {FULL_RANGE}"
             if bounded
-            else _cost_of_relu(mapping, src, state, filled_twin(inner, own, state).module, batches.first)
+            else _cost_of_relu(mapping, src, state, _filled_twin(inner, own, state), batches.first)
         )
         notes.append(Note(text, NoteKind.SATURATION))
     return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
-
-
-def _made(
-    inner: nn.Module,
-    stage: Stage,
-    expressions: Mapping[str, Expression],
-    state: Mapping[str, Any],
-    batches: "_First | None",
-    options: Filling,
-    kept: frozenset[str],
-    saturating: Saturations,
-    ranges: Mapping[str, tuple[Expression, Expression]],
-) -> Refilled:
-    """Make the destination's state, by the way that its form was made."""
-    if isinstance(inner, fx.GraphModule) and stage is Stage.PT2E_CONVERTED:
-        return refill(inner, expressions, state, batches, options.qconfig, kept, ranges)
-    assert batches is not None
-    if isinstance(inner, fx.GraphModule):
-        return Refilled(calibrated_graph_state(inner, expressions, state, batches, options.qconfig, kept), {})
-    return Refilled(calibrated_state(inner, expressions, state, batches, options.qconfig, kept, saturating), {})
-
-
-def _is_range(reason: str) -> bool:
-    return reason in ("activation range", "observer")
 
 
 def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:
@@ -265,6 +245,13 @@ def _cost_of_relu(mapping: KeyMapping, src: nn.Module | None, state: Mapping[str
         f"the source clamps at {bound:g} where the destination has {len(bounds)} relus that do not saturate{cost}. "
         f'relu6="clamp" lets their int8 ranges end at {bound:g}, which computes the source\'s function'
     )
+
+
+def _filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> nn.Module:
+    """Return the destination's float twin, in eval mode, with the mapped weights."""
+    twin = float_twin(dst)
+    fill_twin(twin, expressions, state)
+    return twin.module.eval()
 
 
 def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:

@@ -1,5 +1,6 @@
-"""All that fxmap knows of torch.ao.quantization and torchao, whose modules are imported only where a model holds them.
+"""Quantized forms of models: how each is made float, named, and filled.
 
-`twin.py` takes the quantization out of a model; `graph.py` does that for graphs, and `exported.py` for what torch.export
-adds. `calibrate.py` fills eager models, `fx.py` those of FX mode, and `pt2e.py` those of PT2E.
+A form stands in one file (`eager.py`, `fx_mode.py`, `reference.py`, `pt2e.py`, `torchao.py`, `quanto.py`, `plain.py`) and
+has one entry in `registry.py`; `form.py` says what it consists of. `twin.py` takes the quantization out of a model by what
+the forms contribute. Packages of quantization are imported only where a model holds their modules.
 """

@@ -2,7 +2,7 @@
 
 from torch import fx
 
-from fxmap.forms.graph import border, quantized_name
+from fxmap.forms.graph_nodes import border, quantized_name
 
 
 def floats_inside(graph: fx.Graph, converted: set[str]) -> list[str]:

@@ -1,16 +1,15 @@
-"""Fill a converted or observed model in place: torch's own prepare and convert, run on its float twin.
+"""The form of eager torch.ao: quantizable, fused, prepared, QAT, and converted models, static and dynamic.
 
-The twin of a static int8 model gets the mapped float weights, torch's `prepare` puts observers where the model has ranges,
-the calibration batches run through it, and torch's `convert` makes the very state dict that the reference recipe (load
-float weights, fuse, prepare, calibrate, convert) would have made. Only then is the destination written.
+Such a model is filled by torch's own prepare and convert, run on its float twin: the twin of a static int8 model gets the
+mapped float weights, `prepare` puts observers where the model has ranges, the calibration batches run through it, and
+`convert` makes the very state dict that the reference recipe (load float weights, fuse, prepare, calibrate, convert) would
+have made. Only then is the destination written.
 """
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,103 +18,77 @@ from fxmap.errors import QuantizationError
 from fxmap.expressions.base import Expression
 from fxmap.expressions.packing import clone
 from fxmap.expressions.scheme import Scheme
-from fxmap.forms.saturation import Saturations, saturated, saturating_ranges
-from fxmap.forms.stage import Stage
-from fxmap.forms.twin import Twin, float_twin
+from fxmap.forms import eager_modules, eager_recurrent, stages
+from fxmap.forms.conversion import Conversion, Seen
+from fxmap.forms.fill import Filled, FillRequest, attempt, run
+from fxmap.forms.form import Findings, Form, Twin
+from fxmap.forms.saturation import saturated, saturating_ranges
+from fxmap.forms.stages import Stage
 from fxmap.model.replica import named_tensors
 
-Result = TypeVar("Result")
+
+def observed_or_converted(found: Findings) -> Stage | None:
+    """Name the stage of a model with observers or int8 modules of torch.ao, in eager or FX graph mode; None without."""
+    if found.has(Seen.INT8):
+        return stages.CONVERTED if found.has(Seen.RANGE) else stages.DYNAMIC
+    if found.has(Seen.OBSERVER):
+        return stages.QAT if found.has(Seen.QAT_LAYER) else stages.PREPARED
+    return None
 
 
-def calibrated_state(
-    dst: nn.Module,
-    expressions: Mapping[str, Expression],
-    state: Mapping[str, Any],
-    batches: Iterable[Any],
-    qconfig: Any = None,
-    kept: frozenset[str] = frozenset(),
-    saturating: Saturations = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Make the destination's full state dict from mapped weights and calibration batches; `dst` is not changed.
+def _recognise(found: Findings) -> Stage | None:
+    import torch.ao.nn.intrinsic as nni
+    import torch.ao.quantization as tq
 
-    Args:
-        dst: a model that was converted to static int8, or prepared with observers.
-        expressions: how its keys are made, as in a mapping.
-        state: the source's state dict.
-        batches: inputs of the model: tensors, tuples of arguments (more than forward takes are dropped, as labels that a
-            data loader adds), or dicts of keyword arguments.
-        qconfig: observers; by default the model's own, or default_observer with weights as in the model.
-        kept: keys of weights that the destination keeps.
-        saturating: relus that saturate, by the ranges behind them.
+    modules = list(found.model.modules())
+    if stage := observed_or_converted(found):
+        return stage
+    if any(isinstance(module, nni.ConvBn1d | nni.ConvBnReLU1d | nni.ConvBn2d | nni.ConvBnReLU2d) for module in modules):
+        return stages.FUSED_QAT
+    stubs = any(isinstance(module, tq.QuantStub) for module in modules)
+    fused = any(isinstance(module, nni._FusedModule) for module in modules)
+    if fused or (stubs and not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)):
+        return stages.FUSED
+    return stages.QUANTIZABLE if stubs else None
+
+
+def _conversions() -> tuple[Conversion, ...]:
+    # Embeddings come before the general row for quantized modules, which would match them.
+    return (*eager_modules.conversions(), *eager_recurrent.conversions(), *eager_modules.layer_conversions())
+
+
+def fill(twin: Twin, request: FillRequest) -> Filled:
+    """Make the full state dict of a model that was converted to static int8, or prepared with observers.
+
+    Observers are by default the model's own, or default_observer with weights as in the model.
 
     Raises:
         QuantizationError: there are no batches, the model refuses one, or a layer refuses the scheme.
     """
     import torch.ao.quantization as tq
 
-    twin = filled_twin(dst, expressions, state)
-    module = twin.module
-    _assign_qconfig(dst, twin, qconfig)
+    fill_twin(twin, request.expressions, request.state)
+    module = twin.module.eval()
+    _assign_qconfig(request.dst, twin, request.qconfig)
     with warnings.catch_warnings():
         # Notices of torch about its own deprecations, and about heads that the batches do not reach.
         warnings.simplefilter("ignore")
         attempt(partial(tq.prepare, module, inplace=True), "prepare")
-        with saturated(module, saturating):
-            run(module, batches)
-        if twin.stage is Stage.CONVERTED:
+        with saturated(module, request.saturating):
+            run(module, request.batches)
+        if twin.stage == stages.CONVERTED:
             attempt(partial(tq.convert, module, inplace=True), "convert")
     made = module.state_dict()
-    made |= saturating_ranges(made, saturating)
-    own = dst.state_dict()
+    made |= saturating_ranges(made, request.saturating)
+    own = request.dst.state_dict()
     if set(made) != set(own):
         odd = sorted(set(made) ^ set(own))
         raise QuantizationError(
             f"{odd[0]} (and {len(odd) - 1} more keys): the destination was not made by prepare and convert of one qconfig, "
             "and cannot be rebuilt from its float twin; build it with torch.ao.quantization from the float weights"
         )
-    values = {key: own[key] if key in kept else made[key] for key in own}
-    return {key: clone(value) if isinstance(value, Tensor) else value for key, value in values.items()}
-
-
-def filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> Twin:
-    """Return the destination's float twin, in eval mode, with the mapped weights."""
-    twin = float_twin(dst)
-    twin.module.eval()
-    fill_twin(twin, expressions, state)
-    return twin
-
-
-def run(module: nn.Module, batches: Iterable[Any]) -> int:
-    """Run a model over batches without gradients; return how many there were.
-
-    Raises:
-        QuantizationError: there were none, or the model refused one.
-    """
-    count = 0
-    with torch.no_grad():
-        for batch in batches:
-            args, kwargs = arguments(module, batch)
-            try:
-                module(*args, **kwargs)
-            except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-                # Guards of an exported graph assert.
-                raise QuantizationError(f"calibration batch {count}: the model refuses it: {error}") from error
-            count += 1
-    if not count:
-        raise QuantizationError("calibration has no batches; give an iterable of inputs of the destination")
-    return count
-
-
-def arguments(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn a batch into arguments of forward."""
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    if not isinstance(batch, list | tuple):
-        return (batch,), {}
-    parameters = inspect.signature(module.forward).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return tuple(batch), {}
-    return tuple(batch[: len(parameters)]), {}
+    values = {key: own[key] if key in request.kept else made[key] for key in own}
+    return Filled({key: clone(value) if isinstance(value, Tensor) else value for key, value in values.items()})
 
 
 def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> None:
@@ -139,7 +112,7 @@ def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
     import torch.ao.quantization as tq
     from torch.ao.quantization.quantization_mappings import DEFAULT_STATIC_QUANT_MODULE_MAPPINGS
 
-    if twin.stage is Stage.PREPARED:
+    if twin.stage == stages.PREPARED:
         originals = dict(dst.named_modules())
         for path, module in twin.module.named_modules():
             own = getattr(originals.get(path), "qconfig", None)
@@ -186,16 +159,11 @@ def weight_qconfig(scheme: Scheme | None) -> Any:
     return tq.QConfig(activation=tq.default_observer, weight=weight)
 
 
-def attempt(step: Callable[[], Result], name: str) -> Result:
-    """Run a step of torch's own.
-
-    Raises:
-        QuantizationError: torch refuses.
-    """
-    try:
-        return step()
-    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-        raise QuantizationError(
-            f"torch's {name} refuses the destination's layers with this qconfig: {error}. Nothing was written; "
-            "give a qconfig that every layer takes, such as one with per-tensor weights (default_weight_observer)"
-        ) from error
+EAGER = Form(
+    "eager torch.ao",
+    _recognise,
+    packages=("torch.ao.quantization",),
+    conversions=_conversions,
+    tidy=eager_modules.tidy,
+    fill=fill,
+)

@@ -1,192 +1,135 @@
-"""Exported graphs of torchao's PT2E: their evaluation, and how their weights are kept.
+"""Rewrites of graphs of torch.export: to what they compute in eval mode, with the scaled weights of QAT taken back.
 
-An exported graph has no modes: what was exported for training trains, whatever its module is told. Preparing for QAT writes
-every batch norm as
-
-    batch_norm(conv(x, w * s) / s),  s = gamma / sqrt(var + eps)
-
-so that w * s can be fake-quantized; conv(x, w * s) / s = conv(x, w) takes that back.
+An exported graph has no modes: what was exported for training trains, whatever its module is told. It writes in place, too.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from fxmap.expressions.arithmetic import Full
-from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.scheme import Scheme
+from fxmap.forms.conversion import NodeRule, Within, rewrite_nodes
 from fxmap.graph.kinds import out_of_place
 
-_DTYPES = {torch.int8: "qint8", torch.uint8: "quint8", torch.int32: "qint32"}
+aten = torch.ops.aten
 
 
-@dataclass(frozen=True, slots=True)
-class GraphWeight:
-    """A weight that a graph quantizes or dequantizes: its path, the node, and its scales and zero points.
-
-    These are paths, or numbers where the graph has them as literals. `axis` is -1 where there is one scale for all.
-    """
-
-    target: str
-    node: fx.Node
-    scale: str | float
-    zero_point: str | int
-    axis: int
-    low: int
-    high: int
-    dtype: torch.dtype
-
-    def scheme(self, zero_point: Tensor | None) -> Scheme:
-        """Return how the weight is quantized."""
-        symmetric = not bool(zero_point.any()) if zero_point is not None else self.zero_point == 0
-        kind = f"per_{'channel' if self.axis >= 0 else 'tensor'}_{'symmetric' if symmetric else 'affine'}"
-        return Scheme(_DTYPES[self.dtype], kind, max(self.axis, 0), self.low, self.high, self._eps())
-
-    def parts(self) -> tuple[Expression, Expression]:
-        """Return where scales and zero points are read."""
-        whole = Source(self.target)
-        scale, zero_point = (
-            Source(part) if isinstance(part, str) else Full((1,), float(part), whole)
-            for part in (self.scale, self.zero_point)
-        )
-        return scale, zero_point
-
-    def specification(self) -> Any:
-        """Return how the layer's weight was annotated, as far as the graph remembers it; None where it does not."""
-        borders = [user for user in self.node.users if getattr(user.target, "namespace", "") == "quantized_decomposed"]
-        for user in (user for node in (self.node, *borders) for user in node.users):
-            annotation = user.meta.get("quantization_annotation")
-            for spec in getattr(annotation, "input_qspec_map", {}).values():
-                if hasattr(spec, "observer_or_fake_quant_ctr") and self._is_own(spec):
-                    return spec
-        return None
-
-    def _is_own(self, spec: Any) -> bool:
-        """Whether a specification is the weight's and not an activation's, which is asymmetric."""
-        kind = f"torch.per_{'channel' if self.axis >= 0 else 'tensor'}_symmetric"
-        return str(spec.qscheme) == kind and (spec.dtype, spec.quant_min, spec.quant_max) == (
-            self.dtype,
-            self.low,
-            self.high,
-        )
-
-    def _eps(self) -> float:
-        """Return the least scale of the quantizer's observers, as far as the graph remembers it."""
-        options = getattr(
-            getattr(getattr(self.specification(), "observer_or_fake_quant_ctr", None), "p", None), "keywords", {}
-        )
-        return float(options.get("eps", torch.finfo(torch.float32).eps))
+def is_exported(graph: fx.Graph) -> bool:
+    """Whether the operations of a graph are those of torch.export."""
+    return any(getattr(node.target, "namespace", "") == "aten" for node in graph.nodes)
 
 
-def graph_weight(node: fx.Node) -> GraphWeight | None:
-    """Return the weight that a node of `quantized_decomposed` reads; None for activations, and for other nodes."""
-    if getattr(node.target, "namespace", "") != "quantized_decomposed":
-        return None
-    if not node.args or not isinstance(node.args[0], fx.Node) or node.args[0].op != "get_attr":
-        return None
-    target = str(node.args[0].target)
-    arguments = [str(value.target) if isinstance(value, fx.Node) else value for value in node.args[1:]]
-    values: list[Any] = arguments if len(arguments) == 6 else [*arguments[:2], -1, *arguments[2:]]
-    scale, zero_point, axis, low, high, dtype = values[:6]
-    return GraphWeight(target, node, scale, zero_point, axis, low, high, dtype)
+def evaluate(graph: fx.Graph, within: Within) -> None:
+    """Rewrite an exported graph to what it computes in eval mode, out of place, with unscaled weights."""
+    rewrite_nodes(graph.nodes, EVAL_RULES, within)
+    rewrite_nodes(graph.nodes, (UNSCALE,), within)
+    # Calls of modules are told apart by the module, which a graph of its own does not know.
+    graph.eliminate_dead_code(lambda node: node.op == "call_module" or node.is_impure())
 
 
-def float_copy(weight: GraphWeight, live: Tensor, dead: Mapping[str, Any]) -> str | None:
-    """Return which of the tensors that nothing reads is the float weight that the integers were made of; None if none is.
-
-    Told by its values, which are the live weight's up to rounding; or, where they were overwritten, by the layer's path.
-    """
-    scale = float(live.abs().amax()) / max(weight.high, 1)
-    same = {key: value for key, value in dead.items() if isinstance(value, Tensor) and value.shape == live.shape}
-    floats = {key: value for key, value in same.items() if value.is_floating_point()}
-    for key, value in floats.items():
-        if float((value - live).abs().amax()) <= _ROUNDING * scale:
-            return key
-    for user in (user for node in (weight.node, *weight.node.users) for user in node.users):
-        stack = list((user.meta.get("nn_module_stack") or {}).values())
-        if stack and f"{stack[-1][0]}.weight" in floats:
-            return f"{stack[-1][0]}.weight"
-    return None
+def _calls(node: fx.Node, function: Any) -> bool:
+    return node.op == "call_function" and node.target is function
 
 
-# Half a step, and a little for the arithmetic of float32.
-_ROUNDING = 0.51
+def _is_batch_norm(node: fx.Node, within: Within) -> bool:
+    return _calls(node, aten.batch_norm.default)
 
 
-def evaluate(graph: fx.Graph) -> None:
-    """Put an exported graph in eval mode: running statistics, no dropout, no counting; nothing is written in place."""
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        if node.target is torch.ops.aten.batch_norm.default:
-            node.update_arg(5, False)
-        elif node.target is torch.ops.aten.dropout.default:
-            node.update_arg(2, False)
-        elif node.target is torch.ops.aten.add_.Tensor and not node.users and _is_read(node.args[0]):
-            graph.erase_node(node)
-        else:
-            _out_of_place(node)
+def _use_running_statistics(node: fx.Node, within: Within) -> None:
+    """batch_norm(x, gamma, beta, mean, var, training=True)  ->  batch_norm(x, gamma, beta, mean, var, training=False)."""
+    node.update_arg(5, False)
 
 
-def _out_of_place(node: fx.Node) -> None:
-    """Make a node return what it writes into its first argument; what reads that later on reads the node."""
-    plain = out_of_place(node.target)
-    if plain is None or not isinstance(node.args[0], fx.Node):
-        return
-    node.target = plain
+def _is_dropout(node: fx.Node, within: Within) -> bool:
+    return _calls(node, aten.dropout.default)
+
+
+def _drop_nothing(node: fx.Node, within: Within) -> None:
+    """dropout(x, p, training=True)  ->  dropout(x, p, training=False)."""
+    node.update_arg(2, False)
+
+
+def _counts_batches(node: fx.Node, within: Within) -> bool:
+    return _calls(node, aten.add_.Tensor) and not node.users and _is_read(node.args[0])
+
+
+def _count_nothing(node: fx.Node, within: Within) -> None:
+    """add_(num_batches_tracked, 1)  ->  nothing."""
+    node.graph.erase_node(node)
+
+
+def _writes_in_place(node: fx.Node, within: Within) -> bool:
+    return node.op == "call_function" and out_of_place(node.target) is not None and isinstance(node.args[0], fx.Node)
+
+
+def _return_instead(node: fx.Node, within: Within) -> None:
+    """f_(x); g(x)  ->  y = f(x); g(y)."""
     written = node.args[0]
+    assert isinstance(written, fx.Node)
+    node.target = out_of_place(node.target)  # type: ignore[assignment]
     later = [user for user in written.users if user > node]
     for user in later:
         user.replace_input_with(written, node)
 
 
-def unscale_convolutions(graph: fx.Graph) -> None:
-    """Rewrite conv(x, w * s) / s to conv(x, w), and put a bias that was taken out of it back."""
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target is not torch.ops.aten.div.Tensor:
-            continue
-        layer, divisor = node.args
-        weight = _scaled_weight(layer, _origin(divisor))
-        if not isinstance(layer, fx.Node) or weight is None:
-            continue
-        layer.update_arg(1, weight)
-        node.replace_all_uses_with(layer)
-        graph.erase_node(node)
-        bias = layer.args[2] if len(layer.args) > 2 else None
-        if isinstance(bias, fx.Node) and bias.op == "call_function":
-            _restore_bias(graph, layer)
-    # Calls of modules are told apart by the module, which a graph of its own does not know.
-    graph.eliminate_dead_code(lambda node: node.op == "call_module" or node.is_impure())
+EVAL_RULES = (
+    NodeRule(_is_batch_norm, _use_running_statistics),
+    NodeRule(_is_dropout, _drop_nothing),
+    NodeRule(_counts_batches, _count_nothing),
+    NodeRule(_writes_in_place, _return_instead),
+)
 
 
-def _scaled_weight(layer: Any, scale: fx.Node | None) -> fx.Node | None:
+def _divides_scaled_layer(node: fx.Node, within: Within) -> bool:
+    return _calls(node, aten.div.Tensor) and _unscaled_weight(node) is not None
+
+
+def _unscale(node: fx.Node, within: Within) -> None:
+    """conv(x, w * s) / s  ->  conv(x, w), and conv(x, w * s, zeros) / s + b  ->  conv(x, w, b).
+
+    Preparing for QAT writes every batch norm as batch_norm(conv(x, w * s) / s) with s = gamma / sqrt(var + eps), so that
+    w * s can be fake-quantized. A bias is taken out of the layer, which has zeros in its place, and added behind.
+    """
+    layer = node.args[0]
+    assert isinstance(layer, fx.Node)
+    layer.update_arg(1, _unscaled_weight(node))
+    node.replace_all_uses_with(layer)
+    node.graph.erase_node(node)
+    bias = layer.args[2] if len(layer.args) > 2 else None
+    if isinstance(bias, fx.Node) and bias.op == "call_function":
+        _restore_bias(layer)
+
+
+UNSCALE = NodeRule(_divides_scaled_layer, _unscale)
+
+
+def _unscaled_weight(division: fx.Node) -> fx.Node | None:
+    """Return w where a node is layer(x, w * s) / s, and nothing else reads the layer; None for other nodes."""
+    layer, scale = division.args[0], _origin(division.args[1])
     if not isinstance(layer, fx.Node) or scale is None or len(layer.args) < 2 or len(layer.users) != 1:
         return None
     product = layer.args[1]
-    if not isinstance(product, fx.Node) or product.target is not torch.ops.aten.mul.Tensor:
+    if not isinstance(product, fx.Node) or product.target is not aten.mul.Tensor:
         return None
     weight, factor = product.args
     return weight if _is_read(weight) and isinstance(weight, fx.Node) and _origin(factor) is scale else None
 
 
-def _restore_bias(graph: fx.Graph, layer: fx.Node) -> None:
-    """Undo `conv(x, w, zeros) + b`, which stands where the convolution has a bias."""
+def _restore_bias(layer: fx.Node) -> None:
+    """conv(x, w, zeros) + b  ->  conv(x, w, b)."""
     (user,) = layer.users
-    if user.target is not torch.ops.aten.add.Tensor:
+    if user.target is not aten.add.Tensor:
         return
     bias = _origin(user.args[1])
     if bias is not None and _is_read(bias):
         layer.update_arg(2, bias)
         user.replace_all_uses_with(layer)
-        graph.erase_node(user)
+        layer.graph.erase_node(user)
 
 
 def _origin(value: Any) -> fx.Node | None:
     """Return the node behind a reshape."""
-    while isinstance(value, fx.Node) and value.target is torch.ops.aten.reshape.default:
+    while isinstance(value, fx.Node) and value.target is aten.reshape.default:
         value = value.args[0]
     return value if isinstance(value, fx.Node) else None
 

@@ -1,13 +1,14 @@
-"""Fill a model of torch.ao's FX mode: torch's own prepare_fx and convert_fx, run on its float twin.
+"""The form of FX graph mode: models of prepare_fx, prepare_qat_fx and convert_fx.
 
-The twin gets the mapped weights, and goes the way that the model went: the graph that comes out is the model's own, node by
-node, and so its state dict is what the reference recipe (load float weights, prepare_fx, calibrate, convert_fx) makes.
-Ranges that a form shares (the inputs of a concatenation, through pools and activations) are shared by prepare_fx itself.
+Such a model is filled by torch's own prepare_fx and convert_fx, run on its float twin. The twin gets the mapped weights, and
+goes the way that the model went: the graph that comes out is the model's own, node by node, and so its state dict is what
+the reference recipe (load float weights, prepare_fx, calibrate, convert_fx) makes. Ranges that a form shares (the inputs of
+a concatenation, through pools and activations) are shared by prepare_fx itself.
 """
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -16,70 +17,73 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxmap.errors import QuantizationError
-from fxmap.expressions.base import Expression
-from fxmap.forms.eager import arguments, attempt, fill_twin, owner_of, run, weight_qconfig
-from fxmap.forms.graph import is_observer, set_tensor
-from fxmap.forms.stage import Stage
-from fxmap.forms.twin import Twin, float_twin
+from fxmap.forms import stages
+from fxmap.forms.eager import fill_twin, observed_or_converted, owner_of, weight_qconfig
+from fxmap.forms.fill import Filled, FillRequest, arguments, attempt, run
+from fxmap.forms.form import Findings, Form, Twin
+from fxmap.forms.graph_nodes import is_observer, set_tensor
+from fxmap.forms.node_rules import DROP_BORDER, DROP_IDENTITY, QUANTIZED_FUNCTION
+from fxmap.forms.stages import Stage
 from fxmap.model.replica import replicate
 
 
-def calibrated_graph_state(
-    dst: fx.GraphModule,
-    expressions: Mapping[str, Expression],
-    state: Mapping[str, Any],
-    batches: Iterable[Any],
-    qconfig: Any = None,
-    kept: frozenset[str] = frozenset(),
-) -> dict[str, Any]:
-    """Do for a model of the FX mode what `calibrate.calibrated_state` does for an eager one; `dst` is not changed.
+def _recognise(found: Findings) -> Stage | None:
+    return observed_or_converted(found) if isinstance(found.model, fx.GraphModule) else None
+
+
+def fill(twin: Twin, request: FillRequest) -> Filled:
+    """Build an FX model's full state dict from mapped weights and calibration batches.
 
     `qconfig` is a QConfig or a QConfigMapping; by default the model's own, which its graph remembers, else default_observer
     with weights as in the model.
 
     Raises:
-        QuantizationError: as there; or prepare_fx and convert_fx make another graph of the twin.
+        QuantizationError: there are no batches, the model refuses one, a layer refuses the scheme, or prepare_fx and
+            convert_fx make another graph of the twin.
     """
-    twin = float_twin(dst)
-    made = _observed(dst, twin, expressions, state, batches) if twin.stage in (Stage.PREPARED, Stage.PT2E_PREPARED) else None
-    if made is None:
-        fill_twin(twin, expressions, state)
-        made = _converted(dst, twin, batches, qconfig)
-    return {key: value if key in kept else made[key] for key, value in dst.state_dict().items()}
+    if twin.stage == stages.PREPARED:
+        return fill_observed(request)
+    fill_twin(twin, request.expressions, request.state)
+    return _kept_or_made(request, _converted(twin, request))
 
 
-def _converted(dst: fx.GraphModule, twin: Twin, batches: Iterable[Any], qconfig: Any) -> dict[str, Any]:
+def _kept_or_made(request: FillRequest, made: dict[str, Any]) -> Filled:
+    own = request.dst.state_dict()
+    return Filled({key: value if key in request.kept else made[key] for key, value in own.items()})
+
+
+def _converted(twin: Twin, request: FillRequest) -> dict[str, Any]:
     from torch.ao.nn.quantized import Dropout
     from torch.ao.quantization import quantize_fx
 
+    dst: Any = request.dst
     module = replicate(twin.module, lambda path, part: nn.Dropout(part.p) if isinstance(part, Dropout) else None).eval()
-    convert = quantize_fx.convert_to_reference_fx if twin.stage is Stage.REFERENCE else quantize_fx.convert_fx
-    batches = iter(batches)
+    convert = quantize_fx.convert_to_reference_fx if twin.stage == stages.REFERENCE else quantize_fx.convert_fx
+    batches = iter(request.batches or ())
     first = list(islice(batches, 1))
     example = arguments(module, first[0])[0] if first else ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's notices of its own deprecations
-        mapping = _qconfig_mapping(dst, twin, qconfig)
+        mapping = _qconfig_mapping(dst, twin, request.qconfig)
         prepared = attempt(partial(quantize_fx.prepare_fx, module, mapping, example), "prepare_fx")
         run(prepared, chain(first, batches))
         result = attempt(partial(convert, prepared), "convert_fx")
     return _renamed(result, dst)
 
 
-def _observed(
-    dst: fx.GraphModule, twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str, Any], batches: Iterable[Any]
-) -> dict[str, Any]:
-    """Show batches to fresh observers of a prepared model, in a replica that has the mapped weights."""
+def fill_observed(request: FillRequest) -> Filled:
+    """Show batches to fresh observers of a prepared graph, in a replica that has the mapped weights."""
+    dst = request.dst
     observers = [path for path, part in dst.named_modules() if is_observer(part)]
     replica = replicate(dst, lambda path, part: copy.deepcopy(part) if path in observers else None).eval()
     for path in observers:
         reset(replica.get_submodule(path))
     own = dst.state_dict()
-    weights = {key: expression.evaluate(state) for key, expression in expressions.items() if key in own}
+    weights = {key: expression.evaluate(request.state) for key, expression in request.expressions.items() if key in own}
     for key, value in weights.items():
         set_tensor(replica, key, value)
-    run(replica, batches)
-    return dict(replica.state_dict())
+    run(replica, request.batches)
+    return _kept_or_made(request, dict(replica.state_dict()))
 
 
 def reset(observer: nn.Module) -> None:
@@ -183,3 +187,12 @@ def _other_graph(one: fx.Node, other: fx.Node) -> str:
         "the destination was not made with this configuration; pass qconfig= the QConfigMapping that it was prepared "
         "with. Nothing was written"
     )
+
+
+FX_MODE = Form(
+    "FX graph mode of torch.ao",
+    _recognise,
+    packages=("torch.ao.quantization",),
+    node_rules=(DROP_BORDER, DROP_IDENTITY, QUANTIZED_FUNCTION),
+    fill=fill,
+)

@@ -1,4 +1,4 @@
-"""Fill a converted graph of torchao's PT2E: integers of weights in its state dict, ranges of activations in its code.
+"""The form of torchao's PT2E: exported graphs with integers in their state dict, and ranges of activations in their code.
 
 convert_pt2e replaces every observer by a pair of nodes, `dequantize(quantize(x, scale, zero_point))`, whose numbers are
 literals, and leaves the rest of the graph as it was. So the graph itself says where its observers were: fresh ones take the
@@ -6,76 +6,68 @@ place of the pairs, those that shared a range share an observer again, and the b
 them, as they did when it was made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxmap.expressions.base import Expression
-from fxmap.forms.eager import fill_twin, run
-from fxmap.forms.exported import graph_weight
-from fxmap.forms.graph import border, drop_dead_reads, is_observer, quantizes_activation, set_tensor, tensor_at
-from fxmap.forms.twin import Twin, float_twin
-
-Literals = dict[fx.Node, tuple[float, int]]
-
-
-@dataclass(frozen=True)
-class Refilled:
-    """A state dict, and for the nodes of the graph that have a range of their own, scale and zero point."""
-
-    state: dict[str, Any]
-    literals: Literals
-
-    def write(self, dst: nn.Module) -> Literals:
-        """Write the literals into a graph, and return what they were."""
-        before: Any = {node: (node.args[1], node.args[2]) for node in self.literals}
-        rewrite_literals(dst, self.literals)
-        literals: Literals = before
-        return literals
+from fxmap.forms import eager, fx_mode, stages
+from fxmap.forms.conversion import Seen, Within
+from fxmap.forms.eager import fill_twin
+from fxmap.forms.exported import evaluate, is_exported
+from fxmap.forms.fill import Filled, FillRequest, Literals, run
+from fxmap.forms.form import Findings, Form, Twin
+from fxmap.forms.graph_nodes import border, drop_dead_reads, is_observer, quantizes_activation, set_tensor, tensor_at
+from fxmap.forms.graph_weights import graph_weight
+from fxmap.forms.node_rules import DROP_BORDER, DROP_IDENTITY
+from fxmap.forms.stages import Stage
 
 
-def rewrite_literals(dst: nn.Module, literals: Literals) -> None:
-    """Give nodes other scales and zero points, and compile the graph anew."""
-    for node, (scale, zero_point) in literals.items():
-        node.args = (node.args[0], scale, zero_point, *node.args[3:])
-    if literals and isinstance(dst, fx.GraphModule):
-        dst.recompile()
+def _recognise(found: Findings) -> Stage | None:
+    if PT2E not in found.forms:
+        return None
+    if found.has(Seen.RANGE):
+        return stages.PT2E_CONVERTED
+    if found.has(Seen.OBSERVER):
+        return stages.PT2E_QAT if found.has(Seen.FAKE_QUANT) else stages.PT2E_PREPARED
+    return None
 
 
-def refill(
-    dst: fx.GraphModule,
-    expressions: Mapping[str, Expression],
-    state: Mapping[str, Any],
-    batches: Iterable[Any] | None,
-    observer: Any = None,
-    kept: frozenset[str] = frozenset(),
-    ranges: Mapping[str, tuple[Expression, Expression]] = MappingProxyType({}),
-) -> Refilled:
-    """Make the state dict and the literals of a converted graph from mapped weights; `dst` is not changed.
+def _finish(graph: fx.Graph, within: Within) -> bool:
+    if is_exported(graph):
+        evaluate(graph, within)
+        return True
+    return False
 
-    Args:
-        dst: a graph of convert_pt2e.
-        expressions, state, kept: as in `calibrate.calibrated_state`.
-        batches: calibration data; without it, ranges of activations stay, and literals of weights alone are made.
-        observer: makes the observers of activations; by default those that the graph remembers.
-        ranges: without batches, scales and zero points of activations that an int8 source gives, by the name of the node.
+
+def _fill(twin: Twin, request: FillRequest) -> Filled:
+    if not isinstance(request.dst, fx.GraphModule):
+        return eager.fill(twin, request)
+    return refill(twin, request) if twin.stage == stages.PT2E_CONVERTED else fx_mode.fill_observed(request)
+
+
+def refill(twin: Twin, request: FillRequest) -> Filled:
+    """Make the state dict and the literals of a converted graph from mapped weights.
+
+    Without batches, ranges of activations are those that the request gives, or stay. Observers are by default those that the
+    graph remembers.
 
     Raises:
         QuantizationError: there are no batches, the model refuses one, or a range is not found.
     """
+    dst, expressions, state, kept = request.dst, request.expressions, request.state, request.kept
+    assert isinstance(dst, fx.GraphModule)
     own = dst.state_dict()
     made = {key: expression.evaluate(state) for key, expression in expressions.items()}
     full = {key: value if key in kept else made.get(key, value) for key, value in own.items()}
     literals = dict(_weight_literals(dst, expressions, state, kept))
-    if batches is not None:
-        literals |= _observed(dst, expressions, state, batches, observer)
+    if request.batches is not None:
+        literals |= _observed(dst, twin, request)
     else:
-        literals |= _given(dst, ranges, state)
-    return Refilled(full, literals)
+        literals |= _given(dst, request.ranges, state)
+    return Filled(full, literals)
 
 
 def _given(dst: fx.GraphModule, ranges: Mapping[str, tuple[Expression, Expression]], state: Mapping[str, Any]) -> Literals:
@@ -107,25 +99,19 @@ def _weight_literals(
                 yield user, (quantized.q_scale(), quantized.q_zero_point())
 
 
-def _observed(
-    dst: fx.GraphModule,
-    expressions: Mapping[str, Expression],
-    state: Mapping[str, Any],
-    batches: Iterable[Any],
-    observer: Any,
-) -> Literals:
-    twin = float_twin(dst)
-    fill_twin(twin, expressions, state)
+def _observed(dst: fx.GraphModule, twin: Twin, request: FillRequest) -> Literals:
+    """Run the batches through the float graph with fresh observers, and return the ranges that they saw."""
+    fill_twin(twin, request.expressions, request.state)
     module = fx.GraphModule(nn.Module(), fx.Graph())
     vars(module).update({name: value for name, value in vars(twin.module).items() if name not in ("_graph", "_code")})
     observers: dict[fx.Node, nn.Module] = {}
     for index, group in enumerate(shared_ranges(dst.graph)):
-        common = make_observer(group, observer)
+        common = make_observer(group, request.qconfig)
         module.add_module(f"range_{index}", common)
         observers |= dict.fromkeys(group, common)
     _round_weights(dst, twin)
     module.graph = _with_observers(dst.graph, {observer: path for path, observer in module.named_children()}, observers)
-    run(module, batches)
+    run(module, request.batches)
     literals: Literals = {}
     for node, found in observers.items():
         calculate: Any = found.calculate_qparams
@@ -240,3 +226,13 @@ def _specification(node: fx.Node) -> Any:
             if operand.name == getattr(producer, "name", "") and hasattr(spec, "observer_or_fake_quant_ctr"):
                 return spec
     return None
+
+
+PT2E = Form(
+    "PT2E of torchao",
+    _recognise,
+    packages=("torch.ao.quantization", "torchao.quantization.pt2e"),
+    node_rules=(DROP_BORDER, DROP_IDENTITY),
+    finish=_finish,
+    fill=_fill,
+)

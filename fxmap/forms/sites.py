@@ -1,6 +1,7 @@
-"""Where a converted model quantizes activations, and with which numbers."""
+"""Where a converted model quantizes activations, with which numbers, and what else its state dict keeps."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 
@@ -23,6 +24,12 @@ class Site:
     def __str__(self) -> str:
         return self.node or str(self.scale)
 
+    def numbers(self) -> set["RangeRef"]:
+        """Return where the scale and zero point stand."""
+        if self.node:
+            return {RangeRef(self.node, literal=True)}
+        return {RangeRef(key) for key in (self.scale, self.zero_point) if isinstance(key, str)}
+
     @classmethod
     def of(cls, path: str, scale: str | float, zero_point: str | int, dtype: torch.dtype) -> "Site":
         """Make a site that uses all integers of a quantized dtype."""
@@ -34,3 +41,27 @@ class Site:
         scale = prefix + self.scale if isinstance(self.scale, str) else self.scale
         zero_point = prefix + self.zero_point if isinstance(self.zero_point, str) else self.zero_point
         return replace(self, path=prefix + self.path, scale=scale, zero_point=zero_point)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRef:
+    """A number that must come from calibration: a key of the state dict, or the literals of a node of a graph.
+
+    >>> print(RangeRef("conv.scale"), RangeRef("quantize_per_tensor_1", literal=True), sep=", ")
+    conv.scale, quantize_per_tensor_1 (a literal of the graph)
+    """
+
+    name: str
+    literal: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} (a literal of the graph)" if self.literal else self.name
+
+
+class KeptReason(StrEnum):
+    """What a key of a state dict is that has no float counterpart; the values stand in reports."""
+
+    RANGE = "activation range"
+    OBSERVER = "observer"
+    CONSTANT = "constant of a converted module"
+    NEVER_READ = "never read: this attention has a linear layer for each projection"

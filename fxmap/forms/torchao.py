@@ -1,13 +1,17 @@
-"""Models of torchao: weights that are tensor subclasses, and layers that were prepared for QAT."""
+"""The forms of torchao: weights that are tensor subclasses, and layers that were prepared for QAT."""
 
 from torch import nn
 
-from fxmap.errors import QuantizationError
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.wrapped import plain
+from fxmap.forms import stages
+from fxmap.forms.conversion import Conversion, Converted, Part
+from fxmap.forms.eager_modules import float_base
+from fxmap.forms.form import Findings, Form
+from fxmap.forms.stages import Stage
 
 
-def unwrap_tensors(twin: nn.Module) -> list[str]:
+def _unwrap(twin: nn.Module) -> list[str]:
     """Put float parameters in the place of the wrapped ones of a twin; return their paths."""
     found: list[str] = []
     for path, module in twin.named_modules():
@@ -19,20 +23,29 @@ def unwrap_tensors(twin: nn.Module) -> list[str]:
     return found
 
 
-def refuse_foreign(model: nn.Module) -> None:
-    """Refuse layers of optimum-quanto, which keep their weights under other keys, and quantize what they compute by hooks.
-
-    Raises:
-        QuantizationError: there is one; the message says what to do.
-    """
-    for path, module in model.named_modules():
-        if any(kind.__module__.startswith("optimum.quanto.") for kind in type(module).__mro__):
-            raise QuantizationError(
-                f"{path or 'the model'} is a {type(module).__name__} of optimum-quanto, which is neither filled nor read: "
-                "transfer into the float model, and quantize and freeze that; as a source, give the float model"
-            )
+def _recognise_tensors(found: Findings) -> Stage | None:
+    return stages.WRAPPED if TORCHAO_TENSORS in found.forms else None
 
 
-def is_fake_quantized(module: nn.Module) -> bool:
+def _is_fake_quantized(module: nn.Module) -> bool:
     """Whether a module is a layer that torchao prepared for quantization-aware training."""
     return type(module).__module__.startswith("torchao.quantization.qat") and isinstance(module, nn.Linear | nn.Embedding)
+
+
+def _convert(part: Part) -> Converted:
+    return Converted(float_base(part.module))
+
+
+def _recognise_qat(found: Findings) -> Stage | None:
+    return stages.WRAPPED_QAT if TORCHAO_QAT in found.forms else None
+
+
+TORCHAO_TENSORS = Form("tensors of torchao", _recognise_tensors, unwrap=_unwrap)
+
+
+TORCHAO_QAT = Form(
+    "QAT of torchao",
+    _recognise_qat,
+    packages=("torchao.quantization.qat",),
+    conversions=lambda: (Conversion(_is_fake_quantized, _convert),),
+)

@@ -21,21 +21,14 @@ from typing import Self
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression
 from fxmap.files.checkpoint import Checkpoint
-from fxmap.forms.stage import Stage
 from fxmap.mapping.proof import Status
 
 # Keys, pairs of shapes and reasons that are printed; the fields have them all.
 _MANY = 6
 
 
-class Rung(StrEnum):
-    """How the graph of a model was captured; the value is what a report says."""
-
-    NONE = ""
-    TRACED = "symbolic trace"
-    RECORDED = "recorded run"
-    # There is no graph: keys are matched by names, shapes and order.
-    NAMES = "names"
+# What stands in the place of a source of graphs where there is none: keys are matched by names, shapes and order.
+NAMES_ALONE = "names"
 
 
 class NoteKind(StrEnum):
@@ -109,8 +102,8 @@ class Findings:
         ranges: keys of the activation ranges of a static int8 destination.
         reasons: why a key could not be made, or is kept.
         notes: sentences for the report, each with its kind.
-        stages: how far source and destination are quantized; None where that was not looked at.
-        rungs: how the graphs of source and destination were captured.
+        stages: how far source and destination are quantized, in words; empty where that was not looked at.
+        rungs: the sources of both models' graphs, such as "symbolic trace", or NAMES_ALONE.
         saturating: relus of an int8 destination whose counterpart saturates (ReLU6): by path, the int8 module whose range
             bounds the relu, and where that range must end.
         literals: ranges that an int8 source gives to a graph which has them in its code: scale and zero point, by the name
@@ -126,8 +119,8 @@ class Findings:
     ranges: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
-    stages: tuple[Stage | None, Stage | None] = (None, None)
-    rungs: tuple[Rung, Rung] = (Rung.NONE, Rung.NONE)
+    stages: tuple[str, str] = ("", "")
+    rungs: tuple[str, str] = ("", "")
     saturating: dict[str, tuple[str, float]] = field(default_factory=dict)
     literals: dict[str, tuple[Expression, Expression]] = field(default_factory=dict)
     different: str = ""
@@ -160,7 +153,7 @@ class Findings:
         """Yield the findings as the lines of a report."""
         if self.stages[0] or self.stages[1]:
             captured = f"captured by {self.rungs[1] or 'nothing'}"
-            yield f"source: {self.stages[0] or ''}; destination: {self.stages[1] or ''}; {captured}"
+            yield f"source: {self.stages[0]}; destination: {self.stages[1]}; {captured}"
         counts = Counter(self.statuses.values())
         yield from (f"  {counts[status]:5d}  {status.meaning}" for status in Status if counts[status])
         if self.mismatched:

@@ -8,8 +8,7 @@ from typing import Any
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression
 from fxmap.expressions.serial import parse
-from fxmap.forms.stage import Stage
-from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind, Rung
+from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.proof import Status
 
 _FORMAT = 1
@@ -23,7 +22,7 @@ def write_json(expressions: Mapping[str, Expression], findings: Findings) -> str
     literals = {name: [part.to_json() for part in pair] for name, pair in findings.literals.items()}
     known = asdict(replace(findings, literals={})) | {
         "literals": literals,
-        "stages": [stage or "" for stage in findings.stages],
+        "stages": list(findings.stages),
         "note_kinds": [note.kind for note in findings.notes],
     }
     written = {key: expression.to_json() for key, expression in expressions.items()}
@@ -59,10 +58,9 @@ def _findings(known: dict[str, Any]) -> Findings:
     texts = [str(text) for text in known["notes"]]
     kinds = known.pop("note_kinds", [NoteKind.OTHER] * len(texts))
     known["notes"] = tuple(Note(text, NoteKind(kind)) for text, kind in zip(texts, kinds, strict=True))
-    src, dst = known["stages"]
-    known["stages"] = (Stage(src) if src else None, Stage(dst) if dst else None)
-    src, dst = known["rungs"]
-    known["rungs"] = (Rung(src), Rung(dst))
+    for name in ("stages", "rungs"):
+        src, dst = known[name]
+        known[name] = str(src), str(dst)
     known["saturating"] = {
         str(path): (str(owner), float(bound)) for path, (owner, bound) in known.get("saturating", {}).items()
     }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxmap.errors import LoadError, QuantizationError, shorten
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import clone, is_object, unpack
-from fxmap.forms.graph import divisors
+from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.proof import Status
 

@@ -1,7 +1,7 @@
 """Draft: the mapping that a plan gives, in keys of the two state dicts, before anything is proven."""
 
 from fxmap.expressions.base import Expression
-from fxmap.mapping.findings import Findings, Note, NoteKind, Rung
+from fxmap.mapping.findings import Findings, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.matching.derive.ranges import Taken
@@ -28,11 +28,11 @@ def mapping_of(plan: Plan) -> KeyMapping:
         unexpected=_unexpected(src, expressions, {key for one in found for key in one.replaced}),
         mismatched=tuple(one.mismatch for one in found if one.mismatch is not None),
         unread=tuple(one.key for one in found if one.unread),
-        ranges=tuple(key for name in dst.twin.ranges if (key := dst.prefix + name) not in taken.idle),
+        ranges=tuple(f"{dst.prefix}{number}" for number in dst.twin.ranges if number not in taken.idle),
         reasons={one.key: one.reason for one in found if one.reason},
         notes=tuple(notes_on(plan, taken, untaken, blocked)),
-        stages=(src.twin.stage, dst.twin.stage),
-        rungs=(Rung(src.main.rung), Rung(dst.main.rung)),
+        stages=(src.twin.stage.name, dst.twin.stage.name),
+        rungs=(src.main.rung, dst.main.rung),
         saturating=saturations(src.main.ops, dst.main.ops, plan.alignment.pairs, dst.twin.module, dst.twin.converted),
         literals=taken.literals,
         blocked=blocked,
@@ -67,8 +67,8 @@ def _nothing(plan: Plan) -> KeyMapping:
         statuses=statuses,
         unexpected=tuple(src.prefix + key for key in src.twin.stores),
         notes=(Note(text, NoteKind.DIFFERENT_NETWORKS),),
-        stages=(src.twin.stage, dst.twin.stage),
-        rungs=(Rung(src.main.rung), Rung(dst.main.rung)),
+        stages=(src.twin.stage.name, dst.twin.stage.name),
+        rungs=(src.main.rung, dst.main.rung),
         different=text,
     )
     return KeyMapping({}, knowledge)

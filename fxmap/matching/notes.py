@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from fxmap.errors import shorten
+from fxmap.forms import stages
 from fxmap.forms.domain import floats_inside
-from fxmap.forms.stage import Stage
 from fxmap.forms.store import COPY
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.matching.derive.ranges import Taken
@@ -29,7 +29,7 @@ def notes_on(plan: Plan, taken: Taken, untaken: str, blocked: str) -> Iterator[N
             f"{key} and {len(absorbed) - 1} more",
             NoteKind.EPS_ABSORBED,
         )
-    if dst.twin.stage is Stage.FUSED:
+    if dst.twin.stage == stages.FUSED:
         yield Note(
             "nothing in the destination is quantized: it is a fused float model. If you built it with torchvision's "
             'quantize=True and backend="x86", that quantizes nothing, silently: use backend="fbgemm" or "qnnpack"',
@@ -80,7 +80,7 @@ def _notes_on_ranges(plan: Plan, taken: Taken, untaken: str, blocked: str) -> It
 def float_inside(dst: Side) -> str:
     """Say that a float layer stands where the destination's int8 activations arrive, so that it cannot run; else empty."""
     inside = list(dst.twin.inside)
-    if dst.twin.stage is Stage.CONVERTED and not inside:
+    if dst.twin.stage.runs_int8 and not inside:
         inside = floats_inside(dst.main.graph, set(dst.twin.converted))
     if not inside:
         return ""

@@ -12,7 +12,8 @@ from fxmap.capture.source import GraphSource
 from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, Source, substitute
-from fxmap.forms.twin import Twin, float_twin
+from fxmap.forms.form import Twin
+from fxmap.forms.twin import float_twin
 from fxmap.graph.kinds import Trait, kinds
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap

@@ -2,8 +2,6 @@
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Source
-from fxmap.forms.stage import Stage
-from fxmap.forms.twin import LITERAL
 from fxmap.matching.derive.derivation import Derivation
 from fxmap.matching.derive.ranges import Quantizer, Taken, take_over
 from fxmap.matching.plan import Plan
@@ -12,15 +10,13 @@ from fxmap.matching.plan import Plan
 def source_ranges(plan: Plan) -> Taken | str:
     """Find the ranges of an int8 source for an int8 destination; or say why they do not correspond one to one."""
     src, dst, found = plan.src, plan.dst, plan.derivation
-    sites = {name for site in dst.twin.sites for name in (site.scale, site.zero_point) if isinstance(name, str)}
-    literals = {site.node for site in dst.twin.sites if site.node}
-    named = {name.removesuffix(LITERAL) for name in dst.twin.ranges}
-    if not named or not src.twin.sites:
+    needed, known = set(dst.twin.ranges), {number for site in dst.twin.sites for number in site.numbers()}
+    if not needed or not src.twin.sites:
         return Taken()
-    if named != sites | literals:
-        return f"{shorten(sorted(named ^ (sites | literals)))}: it is not known where this is read"
+    if needed != known:
+        return f"{shorten(sorted(number.name for number in needed ^ known))}: it is not known where this is read"
     ours, theirs = (
-        Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage is Stage.CONVERTED)
+        Quantizer(side.twin.sites, side.main, side.model.state_dict(), side.prefix, side.twin.stage.runs_int8)
         for side in (src, dst)
     )
     ops = dst.main.ops

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fxmap.expressions.base import Expression, substitute
-from fxmap.forms.stage import Stage
 from fxmap.forms.store import COPY
 from fxmap.mapping.findings import Mismatch
 from fxmap.mapping.proof import Status
@@ -72,7 +71,7 @@ class _Keys:
             sources = tuple(next(self.decoded[mismatch.source].sources()) for mismatch in wrong)
             mismatch = replace(wrong[0], key=name, source=sources[0])
             return KeyFinding(name, Status.MISMATCHED, mismatch=mismatch, replaced=sources, unread=unread)
-        if unread and dst.twin.stage is Stage.PT2E_CONVERTED:
+        if unread and dst.twin.stage.ranges_in_graph:
             return KeyFinding(name, Status.KEPT, reason="dead: the graph does not read it", unread=unread)
         if counter:
             reason = "integers that the model makes itself: a counter, or a table of positions"

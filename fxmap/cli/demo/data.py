@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxmap.forms.eager import run as run_batches
+from fxmap.forms.fill import run as run_batches
 
 FILE_NAME = "float.pth"
 

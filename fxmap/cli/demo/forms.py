@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxmap.cli.demo.data import Network
-from fxmap.forms.eager import run as run_batches
+from fxmap.forms.fill import run as run_batches
 
 
 def as_is(model: Any, batches: Sequence[Tensor], engine: str) -> nn.Module:

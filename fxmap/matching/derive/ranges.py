@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from fxmap.expressions.arithmetic import Number, Shifted
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Reshape
-from fxmap.forms.sites import Site
+from fxmap.forms.sites import RangeRef, Site
 from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.matching.align.alignment import Pair
 from fxmap.normalize.network import Network
@@ -51,13 +51,13 @@ Place = tuple[str, tuple[str, ...]]
 class Taken:
     """Ranges that are taken over: of keys, and of literals, by the name of their node (scale before zero point).
 
-    `idle` are keys of ranges that no operation reads: functions that are never called. `others` counts the source's ranges
+    `idle` are ranges that no operation reads: functions that are never called. `others` counts the source's ranges
     that the destination has nothing for.
     """
 
     keys: dict[str, Expression] = field(default_factory=dict)
     literals: dict[str, tuple[Expression, Expression]] = field(default_factory=dict)
-    idle: set[str] = field(default_factory=set)
+    idle: set[RangeRef] = field(default_factory=set)
     others: int = 0
 
 
@@ -92,7 +92,7 @@ def take_over(
         ranges = {ours.numbers(found[site]) if site in found else theirs.numbers(site) for site in before}
         if behind and ranges != {ours.numbers(behind[0])}:
             return f"the destination has one range before and behind {theirs.describe((name, ()))}, the source several"
-    idle = {dst.prefix + str(key) for site in theirs.idle for key in (site.scale, site.zero_point)}
+    idle = {number for site in theirs.idle for number in site.numbers()}
     taken = Taken(idle=idle, others=len(set(src.sites) - set(ours.idle) - set(found.values())))
     for other, one in found.items():
         _add(taken, src, one, dst, other)

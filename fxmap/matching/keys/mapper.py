@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression, Source
-from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind, Rung
+from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.matching.keys.coherence import torn_apart
@@ -76,7 +76,7 @@ def map_by_name(
             *notes,
             *found.notes,
         ),
-        rungs=(Rung.NAMES, Rung.NAMES),
+        rungs=(NAMES_ALONE, NAMES_ALONE),
     )
     return KeyMapping({key: found.expressions[key] for key in dst if key in found.expressions}, knowledge)
 

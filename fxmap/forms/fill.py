@@ -1,0 +1,110 @@
+"""What it takes to fill a destination, what comes out, and the steps that all forms share: run batches, ask torch."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import fx, nn
+
+from fxmap.errors import QuantizationError
+from fxmap.expressions.base import Expression
+from fxmap.forms.saturation import Saturations
+
+Result = TypeVar("Result")
+
+
+# Scale and zero point of every node of a graph that has its own.
+Literals = dict[fx.Node, tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class FillRequest:
+    """A destination to fill, and what with.
+
+    Attributes:
+        dst: the destination; it is not changed.
+        expressions: how its keys are made, as in a mapping.
+        state: the source's state dict.
+        batches: calibration data, inputs of the model: tensors, tuples of arguments (more than forward takes are dropped, as
+            labels that a data loader adds), or dicts of keyword arguments. None where ranges come from elsewhere.
+        qconfig: observers; by default the model's own, or those of the usual recipe with weights as in the model.
+        kept: keys of weights that the destination keeps.
+        saturating: relus that saturate, by the ranges behind them.
+        ranges: scales and zero points that an int8 source gives, by the node of the destination's graph.
+    """
+
+    dst: nn.Module
+    expressions: Mapping[str, Expression]
+    state: Mapping[str, Any]
+    batches: Iterable[Any] | None = None
+    qconfig: Any = None
+    kept: frozenset[str] = frozenset()
+    saturating: Saturations = field(default_factory=dict)
+    ranges: Mapping[str, tuple[Expression, Expression]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A destination's full state: its state dict, and the literals of its graph."""
+
+    state: dict[str, Any]
+    literals: Literals = field(default_factory=dict)
+
+    def write_literals(self, dst: nn.Module) -> "Filled":
+        """Write the literals into a graph, compile it anew, and return what undoes this."""
+        before: Any = {node: (node.args[1], node.args[2]) for node in self.literals}
+        for node, (scale, zero_point) in self.literals.items():
+            node.args = (node.args[0], scale, zero_point, *node.args[3:])
+        if self.literals and isinstance(dst, fx.GraphModule):
+            dst.recompile()
+        return Filled({}, before)
+
+
+def run(module: nn.Module, batches: Iterable[Any] | None) -> int:
+    """Run a model over batches without gradients; return how many there were.
+
+    Raises:
+        QuantizationError: there were none, or the model refused one.
+    """
+    count = 0
+    with torch.no_grad():
+        for batch in batches or ():
+            args, kwargs = arguments(module, batch)
+            try:
+                module(*args, **kwargs)
+            except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+                # Guards of an exported graph assert.
+                raise QuantizationError(f"calibration batch {count}: the model refuses it: {error}") from error
+            count += 1
+    if not count:
+        raise QuantizationError("calibration has no batches; give an iterable of inputs of the destination")
+    return count
+
+
+def arguments(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn a batch into arguments of forward."""
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    if not isinstance(batch, list | tuple):
+        return (batch,), {}
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return tuple(batch), {}
+    return tuple(batch[: len(parameters)]), {}
+
+
+def attempt(step: Callable[[], Result], name: str) -> Result:
+    """Run a step of torch's own.
+
+    Raises:
+        QuantizationError: torch refuses.
+    """
+    try:
+        return step()
+    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+        raise QuantizationError(
+            f"torch's {name} refuses the destination's layers with this qconfig: {error}. Nothing was written; "
+            "give a qconfig that every layer takes, such as one with per-tensor weights (default_weight_observer)"
+        ) from error
