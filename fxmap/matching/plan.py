@@ -6,7 +6,7 @@ from torch import nn
 
 from fxmap.errors import CaptureError
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.matching.align.alignment import align
+from fxmap.matching.align.align import align
 from fxmap.matching.search.walk import search
 from fxmap.matching.sides import recorded_sides, sides
 from fxmap.matching.structure import Plan, map_by_structure

@@ -14,7 +14,8 @@ from fxmap.forms.twin import LITERAL
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.knowledge import Knowledge, Mismatch
 from fxmap.mapping.proof import Status
-from fxmap.matching.align.alignment import Alignment, Pair, align
+from fxmap.matching.align.align import align
+from fxmap.matching.align.alignment import Alignment, Pair
 from fxmap.matching.derive.derivation import Derivation, Orders, derive, siblings
 from fxmap.matching.derive.ranges import Quantizer, Taken, take_over
 from fxmap.matching.derive.saturation import saturations
@@ -41,7 +42,7 @@ class Plan:
     def certain(self) -> bool:
         """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
         made = self.derivation.expressions.keys() | self.derivation.mismatched.keys()
-        weak = any(pair.evidence in _WEAK and self.dst.main.ops.tensors(pair.dst) for pair in self.alignment.pairs)
+        weak = any(pair.evidence.weak and self.dst.main.ops.tensors(pair.dst) for pair in self.alignment.pairs)
         parted = self.src.main.ops.unsplit or self.dst.main.ops.unsplit
         return not weak and not parted and self.dst.main.read <= made and not self._crossed()
 
@@ -59,10 +60,6 @@ class Plan:
                 if known & others and not known <= set(ours.get(argument, ())):
                     return True
         return False
-
-
-# A tie is one up to the data movement that structure passes over: rows and columns of a map are none.
-_WEAK = {"neighbourhood", "assigned", "position", "tied"}
 
 
 def map_by_structure(

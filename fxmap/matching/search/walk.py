@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.matching.align import signatures
-from fxmap.matching.align.alignment import Alignment, Pair
+from fxmap.matching.align.alignment import Alignment, Evidence, Pair
 from fxmap.matching.derive.derivation import Orders, derive_operands, in_stored_sources, in_stored_tensors
 from fxmap.matching.search.channels import order_of_channels
 from fxmap.matching.search.fingerprint import fingerprint, is_data, same_prints, single
@@ -186,7 +186,7 @@ class _Walk:
 
     def _assign(self, members: Sequence[Layer]) -> None:
         """Make the tensors that layers read from those of their partners."""
-        pairs = tuple(Pair(self.partners[m.name].name, m.name, "values") for m in members if m.name in self.partners)
+        pairs = tuple(Pair(self.partners[m.name].name, m.name, Evidence.VALUES) for m in members if m.name in self.partners)
         ours, theirs = self.source.captured.ops, self.captured.ops
         operands = derive_operands(ours, theirs, Alignment(pairs, 1.0))
         made = in_stored_tensors(operands, ours, theirs).expressions
