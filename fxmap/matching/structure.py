@@ -79,38 +79,35 @@ def map_by_structure(
     if alignment.share < SAME_NETWORK:
         return _different(src, dst, alignment), Plan(src, dst, alignment)
     found = derive(src.main.ops, dst.main.ops, alignment, columns, absorb_eps=absorb_eps)
-    _add_auxiliary(src, dst, found, absorb_eps)
-    _add_siblings(src, dst, found)
+    found = _with_siblings(src, dst, _with_auxiliary(src, dst, found, absorb_eps))
     mapping = _Draft(src, dst, found, alignment.pairs).mapping()
     bounded = saturations(src.main.ops, dst.main.ops, alignment.pairs, dst.twin.module, dst.twin.converted)
     return mapping.with_knowledge(saturating=bounded), Plan(src, dst, alignment, found)
 
 
-def _add_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> None:
+def _with_auxiliary(src: Side, dst: Side, found: Derivation, absorb_eps: bool) -> Derivation:
     """Add heads that exist in training only, of one model or of both: tensors that its eval graph does not read."""
     floats = [{path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} for side in (src, dst)]
     wanted = floats[1] - found.expressions.keys() - found.mismatched.keys()
     if not wanted or not (floats[0] - src.main.read or wanted - dst.main.read):
-        return
+        return found
     try:
         ours, theirs = (Network.of(capture(side.twin.module, auxiliary=True)).ops for side in (src, dst))
     except CaptureError as error:
         logger.info("no graph in training mode: %s", error)
-        return
+        return found
     heads = derive(ours, theirs, align(ours, theirs), absorb_eps=absorb_eps)
     used = {path for expression in found.expressions.values() for path in expression.sources()}
-    for key in wanted & heads.expressions.keys():
-        if used.isdisjoint(heads.expressions[key].sources()):
-            found.expressions[key] = heads.expressions[key]
-    for key in wanted & heads.mismatched.keys():
-        found.mismatched[key] = heads.mismatched[key]
+    made = {key: e for key, e in heads.expressions.items() if key in wanted and used.isdisjoint(e.sources())}
+    mismatched = {key: mismatch for key, mismatch in heads.mismatched.items() if key in wanted}
+    return replace(found, expressions={**found.expressions, **made}, mismatched={**found.mismatched, **mismatched})
 
 
-def _add_siblings(src: Side, dst: Side, found: Derivation) -> None:
+def _with_siblings(src: Side, dst: Side, found: Derivation) -> Derivation:
     """Add what no graph reads, such as batch counters, by the module that owns it."""
     ours, theirs = (_unread(side) for side in (src, dst))
     missing = {path: shape for path, shape in theirs.items() if path not in found.expressions}
-    found.expressions.update(siblings(found.expressions, ours, missing))
+    return replace(found, expressions={**found.expressions, **siblings(found.expressions, ours, missing)})
 
 
 def _unread(side: Side) -> dict[str, tuple[int, ...]]:
