@@ -17,7 +17,8 @@ from fxmap.mapping.proof import Status
 from fxmap.matching.align.align import align
 from fxmap.matching.align.alignment import Alignment, Pair
 from fxmap.matching.derive.derivation import Derivation, Orders, derive, siblings
-from fxmap.matching.derive.ranges import Quantizer, Taken, take_over
+from fxmap.matching.derive.places import Quantizer
+from fxmap.matching.derive.ranges import Taken, take_over
 from fxmap.matching.derive.saturation import saturations
 from fxmap.matching.sides import Side
 from fxmap.normalize.network import Network

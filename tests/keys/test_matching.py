@@ -1,6 +1,7 @@
 """Keys matched by shapes, names and order: real pairs, what stays open, and what joined weights become."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 import fxmap
 from benchmarks.names import OURS, measure
 from benchmarks.names_data import NamedPair, read
-from fxmap.matching.keys import evidence, matching
+from fxmap.matching.keys import choice, groups, scores
 from fxmap.matching.keys.mapper import map_by_name
+from fxmap.matching.keys.weights import LIMITS
 
 PAIRS = {pair.id: pair for pair in read()}
 
@@ -180,10 +182,10 @@ def test_tables_that_are_too_large_are_stored_by_their_possible_cells(monkeypatc
     dst = {f"net.{i}.mlp.{part}.weight": torch.empty(8, device="meta") for i in range(40) for part in ("fc1", "fc2")}
     right = dict(zip(dst, src, strict=True))
     assert map_by_name(src, dst, "test").renames == right
-    monkeypatch.setattr(matching, "_MANY_GROUPS", 10)
-    monkeypatch.setattr(matching, "_MANY_CELLS", 10)
+    monkeypatch.setattr(groups, "LIMITS", replace(LIMITS, group_cells=10))
+    monkeypatch.setattr(choice, "LIMITS", replace(LIMITS, block_cells=10))
     assert map_by_name(src, dst, "test").renames == right
-    monkeypatch.setattr(evidence, "_MANY", 1000)
+    monkeypatch.setattr(scores, "LIMITS", replace(LIMITS, pairs=1000))
     assert map_by_name(src, dst, "test").renames == right
 
 

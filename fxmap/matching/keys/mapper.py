@@ -17,14 +17,8 @@ from fxmap.matching.keys.coherence import torn_apart
 from fxmap.matching.keys.entries import Entry, comparable, compose, entries_of
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.matching import Matches, match_entries
+from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
-
-# What the best exchange with other keys must lose in score, or a key stays open; more where the files differ in order.
-MARGIN, MARGIN_WITHOUT_ORDER = 0.3, 2.8
-
-
-# What exchanging whole modules must lose where the order of the files says less than this.
-MODULE_MARGIN, NO_ORDER = 0.6, 0.7
 
 
 def map_by_name(
@@ -48,7 +42,7 @@ def map_by_name(
         unread: destination keys that the destination is known not to read.
         exchanges: destination keys that may change places without any effect, and with which.
 
-    Cost: see `fxmap.keys.matching`; a few seconds for a thousand keys.
+    Cost: see `fxmap.matching.keys.matching`; a few seconds for a thousand keys.
 
     >>> import torch
     >>> src = {"module.fc.weight": torch.zeros(3, 2), "module.fc.bias": torch.zeros(3)}
@@ -118,8 +112,8 @@ def _by_matching(
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties))
     folded = _folded(ours, theirs, matches)
-    needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
-    module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf
+    needed = WEIGHTS.margin + (WEIGHTS.margin_without_order - WEIGHTS.margin) * (1 - matches.order)
+    module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
     torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
     sure = {
         m.dst: m
