@@ -35,13 +35,13 @@ from fxmap.matching.align.signatures import own_attributes
 class AssignmentWeights:
     """What each disagreement of two operations adds to the cost of pairing them.
 
-    Chosen so that each term decides only where those before it are equal; checked on `python -m benchmarks pairs`.
+    Neighbours count most, then attributes, then order, and names least; chosen on `python -m benchmarks pairs`.
     """
 
     neighbour: float = 8.0  # times the share of neighbours that are not matched to one another: structure comes first
-    attribute: float = 2.0  # static attributes, such as stride, that differ: more than any distance in the order
+    attribute: float = 2.0  # static attributes, such as stride, that differ: more than the largest distance in the order
     position: float = 1.0  # times the distance in the order of execution, as a share of the whole graph
-    name: float = 0.1  # times the unlikeness of the modules' names: breaks ties, and never outvotes structure
+    name: float = 0.1  # times the unlikeness of the modules' names: breaks ties that structure leaves
     # Names are compared letter by letter, which is slow: only in blocks of at most so many pairs.
     names_compared: int = 2_500
 
