@@ -11,10 +11,6 @@ from fxmap.matching.sides import Side
 # Below this share of the smaller network, two models are different networks.
 SAME_NETWORK = 0.2
 
-# Evidence that leaves room for doubt. "tied" is among it: signatures ignore data movement, so that layers which differ only
-# in what is transposed before them (height and width of a map) look interchangeable.
-_WEAK = {"neighbourhood", "assigned", "position", "tied"}
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -39,7 +35,7 @@ class Plan:
     def doubt(self) -> str:
         """What structure left open, in words; empty where nothing."""
         tensors = self.dst.main.ops.tensors
-        weak = next((pair for pair in self.alignment.pairs if pair.evidence in _WEAK and tensors(pair.dst)), None)
+        weak = next((pair for pair in self.alignment.pairs if pair.evidence.weak and tensors(pair.dst)), None)
         if weak is not None:
             return f"{weak.dst} is {weak.src} on weak evidence ({weak.evidence})"
         unsplit = self.src.main.ops.unsplit or self.dst.main.ops.unsplit

@@ -3,7 +3,8 @@
 from fxmap.errors import shorten
 from fxmap.expressions.base import Source
 from fxmap.matching.derive.derivation import Derivation
-from fxmap.matching.derive.ranges import Quantizer, Taken, take_over
+from fxmap.matching.derive.places import Quantizer
+from fxmap.matching.derive.ranges import Taken, take_over
 from fxmap.matching.plan import Plan
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from fxmap.capture.symbolic import capture_symbolic
 from fxmap.errors import CaptureError
 from fxmap.graph.opgraph import OpGraph
-from fxmap.matching.align.alignment import Alignment, align
+from fxmap.matching.align.align import align
+from fxmap.matching.align.alignment import Alignment
 from fxmap.matching.derive.derivation import Derivation, Orders, derive, siblings
 from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
@@ -81,7 +82,7 @@ def _with_training_heads(src: Side, dst: Side, found: Derivation, *, absorb_eps:
         if used.isdisjoint(heads.expressions[key].sources())
     }
     wrong = {key: heads.mismatched[key] for key in wanted & heads.mismatched.keys()}
-    return replace(found, expressions=found.expressions | made, mismatched=found.mismatched | wrong)
+    return replace(found, expressions={**found.expressions, **made}, mismatched={**found.mismatched, **wrong})
 
 
 def _training_graph(side: Side) -> OpGraph:
@@ -95,7 +96,7 @@ def _with_siblings(src: Side, dst: Side, found: Derivation) -> Derivation:
     """Add what no graph reads, such as batch counters, by the module that owns it."""
     ours, theirs = (_unread(side) for side in (src, dst))
     missing = {path: shape for path, shape in theirs.items() if path not in found.expressions}
-    return replace(found, expressions=found.expressions | siblings(found.expressions, ours, missing))
+    return replace(found, expressions={**found.expressions, **siblings(found.expressions, ours, missing)})
 
 
 def _unread(side: Side) -> dict[str, tuple[int, ...]]:

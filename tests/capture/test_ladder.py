@@ -15,8 +15,8 @@ from fxmap.matching.strategies.solve import solve
 from fxmap.matching.strategies.structure import structure
 from fxmap.model.inputs import Given, Inputs, as_inputs
 from fxmap.model.replica import replicate
+from fxmap.testing.planted import randomised
 from fxmap.trace import recording
-from tests.networks import randomised
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 

@@ -18,8 +18,8 @@ from fxmap.model.inputs import as_inputs
 from fxmap.model.replica import replicate
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
-from tests.normalize.test_branches import Branches
-from tests.test_rotary import Attention
+from fxmap.testing.branches import Branches
+from tests.matching.search.test_rotary import Attention
 
 IMAGE = torch.randn(1, 3, 64, 64)
 EVERYTHING = Fold(sums=True, scales=True, norms_before=True, weight_norms=True)

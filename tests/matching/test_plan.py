@@ -12,7 +12,7 @@ from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side, sides
 from fxmap.matching.structure import plan_by_structure
 from fxmap.model.inputs import Given
-from tests.networks import randomised
+from fxmap.testing.planted import randomised
 
 
 class Joined(nn.Module):

@@ -1,12 +1,32 @@
-"""Structural signatures: what an operation is, by what leads to it and what follows from it.
+"""Structural signatures: labels that say what an operation is by the operations around it.
 
-The forward signature of an operation is a label of all its ancestors with their arrangement, the backward signature one of
-all its descendants; equal and unique in both directions pins a pair. One direction alone survives a replaced head or
-another stem, and a label of the neighbourhood up to a radius (Weisfeiler-Lehman, directed and aware of arguments) survives
-differences on both sides. Labels are interned integers, shared by the two graphs, so that equality is exact.
+Idea: Weisfeiler-Lehman colour refinement on directed graphs. An operation's label is made from its own kind and shapes and
+from the labels of its neighbours; equal labels mean equal surroundings. `forward` labels an operation by all its ancestors,
+`backward` by all its descendants: a pair whose two labels are equal, and unique in each graph, corresponds. One direction
+alone survives a replaced head or another stem; `neighbourhoods` label by the surroundings up to a radius, which survives
+differences on both sides. Labels are integers shared by the two graphs, so that they can be compared; the edges' directions
+and arguments are part of them.
+
+>>> from fxmap.graph.opgraph import Op, OpGraph
+>>> from fxmap.matching.align.view import view
+>>> graph = OpGraph()
+>>> for name, kind in (("x", "input"), ("a", "relu"), ("b", "relu"), ("c", "relu")):
+...     graph.add(Op(name, kind))
+>>> for edge in (("x", "a"), ("x", "b"), ("b", "c")):
+...     _ = graph.network.add_edge(*edge, argument="input")
+>>> side, labels = view(graph), Labels()
+>>> [op.name for op in side.ops]
+['x', 'a', 'b', 'c']
+>>> own = base(side, labels, attributes=True)
+>>> x, a, b, c = forward(side, labels, own)
+>>> a == b, b == c
+(True, False)
+>>> x, a, b, c = backward(side, labels, own)
+>>> a == b, a == c
+(False, True)
 
 Cost: linear in edges for each signature, times the radius for neighbourhoods.
-Source: B. Weisfeiler, A. Leman (1968); N. Shervashidze et al., JMLR 12 (2011) 2539-2561.
+Source: B. Weisfeiler, A. Leman, NTI Series 2 (1968) 12-16; N. Shervashidze et al., JMLR 12 (2011) 2539-2561.
 """
 
 from collections.abc import Hashable

@@ -1,9 +1,24 @@
 """Symmetry: which operations of one graph may be exchanged without changing the function.
 
-An automorphism that exchanges two operations exchanges what they read and what reads them along with them: follow both, edge
-by edge, until the two walks meet in operations that they share. If they do, either choice gives the same function whatever
-the values are; if they part, the two are no tie. Operations with equal inputs that were told apart by assignment alone are
-tried the other way round: a tie if the outputs agree all the same, and refuted if not.
+Idea: an automorphism of the graph that exchanges two operations also exchanges what only one of them reads and what reads
+only one of them. Follow both, edge by edge, until the two walks meet in operations that they share (`exchange`). If they
+do, either choice gives the same function whatever the values are: a tie. If the walks part, the graph has no such symmetry.
+Operations with equal inputs that were told apart by assignment alone are run the other way round: a tie if the outputs
+agree all the same, and refuted if not (`ties`).
+
+>>> from fxmap.graph.opgraph import Op
+>>> graph = OpGraph()
+>>> for name, kind in (("x", "input"), ("left", "relu"), ("right", "relu"), ("sum", "add")):
+...     graph.add(Op(name, kind))
+>>> for edge in (("x", "left"), ("x", "right"), ("left", "sum"), ("right", "sum")):
+...     _ = graph.network.add_edge(*edge, argument="input")
+>>> sorted(ties(graph, [Pair("a", "left", Evidence.TIED), Pair("b", "right", Evidence.TIED)], None)[0])
+['left', 'right']
+
+Cost: `exchange` is linear in the edges of what moves; `ties` calls it for each pair of open operations of one kind and
+shapes, and runs the model at most a few times for each (`_TRIED`). The general problem, the automorphism group of a graph,
+is B. D. McKay, A. Piperno, J. Symbolic Computation 60 (2014) 94-112, doi:10.1016/j.jsc.2013.09.003; only exchanges of two
+branches are needed here, and are found without backtracking.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +26,13 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 from fxmap.graph.opgraph import TENSOR, OpGraph
-from fxmap.matching.align.alignment import Pair
+from fxmap.matching.align.alignment import Evidence, Pair
 
 # So many alternatives of one operation are tried by running them.
 _TRIED = 4
+
+# Evidence that leaves open whether another operation would do as well.
+_OPEN = (Evidence.TIED, Evidence.ASSIGNED, Evidence.VALUES)
 
 
 def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]], bool] | None) -> tuple[set[str], int]:
@@ -22,11 +40,11 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
 
     Args:
         graph: the destination.
-        pairs: what was aligned; only pairs whose evidence is "tied", "assigned" or "values" are open.
+        pairs: what was aligned; only pairs that alignment chose, and that a run told apart, are looked at (see `_OPEN`).
         agrees: runs the destination with its tensors exchanged, by path, and tells whether the outputs stay the same; None
             where they are wrong anyway.
     """
-    evidence = {pair.dst: pair.evidence for pair in pairs if pair.evidence in ("tied", "assigned", "values")}
+    evidence = {pair.dst: pair.evidence for pair in pairs if pair.evidence in _OPEN}
     tied: set[str] = set()
     tried = 0
     for name, why in evidence.items():
@@ -36,7 +54,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
         alike = [
             other
             for other in evidence
-            if other != name and _shapes(graph, other) == _shapes(graph, name) and (why != "values" or other in near)
+            if other != name and _shapes(graph, other) == _shapes(graph, name) and (why != Evidence.VALUES or other in near)
         ]
         image = next((found for other in alike if (found := exchange(graph, name, other))), None)
         if image is not None:
@@ -47,7 +65,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
             if not runnable or agrees is None or agrees(moved):
                 tied |= image.keys()
             continue
-        if why == "values":
+        if why == Evidence.VALUES:
             continue  # the run told them apart
         if not all(graph.is_stored(str(tensor.key)) for tensor in graph.tensors(name).values()):
             continue

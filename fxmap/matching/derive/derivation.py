@@ -1,7 +1,28 @@
 """Derive: from aligned operations to one expression for each tensor of the destination.
 
-Two affine layers that correspond may carry their batch norm apart or folded, and a bias or not. All combinations follow
-from one view of them: weight, bias, and an optional norm of gamma, beta, mean, var and eps.
+Idea: a pair of operations that correspond says how each tensor that the destination's operation reads is made from the
+tensors that the source's reads (`layer_pair`): a copy, a reshape, or a batch norm folded into the layer before it. Where
+code puts an operand together from stored tensors (q, k and v joined into one weight), what was derived for the operand is
+then rewritten for the tensors that are stored (`composed`).
+
+>>> from fxmap.graph.opgraph import Op
+>>> from fxmap.matching.align.alignment import Evidence, Pair
+>>> def layer(name, *shape):
+...     graph = OpGraph()
+...     graph.add(Op(name, "linear"))
+...     graph.add(Op(f"%{name}.weight", "tensor", key=f"{name}.weight", shape=shape))
+...     _ = graph.network.add_edge(f"%{name}.weight", name, argument="weight")
+...     return graph
+>>> pairs = Alignment((Pair("fc", "head", Evidence.SIGNATURE),), 1.0)
+>>> print(derive(layer("fc", 3, 2), layer("head", 3, 2), pairs))
+1 tensors made, 0 of another shape, 0 without a source
+>>> print(derive(layer("fc", 3, 2), layer("head", 5, 2), pairs))
+0 tensors made, 1 of another shape, 0 without a source
+  head.weight: source fc.weight (3, 2), destination (5, 2)
+
+Cost: linear in the number of pairs, and in the elements of operands that are put together by code. A norm is folded as
+torch.nn.utils.fusion does; the equations stand at the expressions (`fxmap.expressions.arithmetic`). Source of the folding:
+B. Jacob et al., CVPR 2018, section 3.2, doi:10.1109/CVPR.2018.00286.
 """
 
 from collections.abc import Mapping
@@ -14,44 +35,62 @@ from fxmap.expressions.simplify import simplify
 from fxmap.graph.opgraph import OpGraph
 from fxmap.mapping.findings import Mismatch
 from fxmap.matching.align.alignment import Alignment
-from fxmap.matching.derive.layer import LayerPair, Piece, assemble
-from fxmap.matching.derive.layout import composed_expression, counterparts, store
+from fxmap.matching.derive.composed import composed_expression, corresponding_parts, solve_parts
+from fxmap.matching.derive.layer_pair import LayerPair, Piece, assemble
 
+# For a destination operation, by name: which of the source's input channels each of its own is.
 Orders = Mapping[str, tuple[int, ...]]
+
+# So many mismatches and reasons are printed.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Derivation:
     """What the destination's tensors are made of, in terms of the source's tensors.
 
-    `reasons` say why a tensor that has a counterpart cannot be made from it.
+    `mismatched` are tensors whose counterpart has another shape; `reasons` say why another one cannot be made; `absorbed`
+    are running variances into which a difference of two eps (source, destination) was moved.
     """
 
-    expressions: dict[str, Expression] = field(default_factory=dict)
-    mismatched: dict[str, Mismatch] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    absorbed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    expressions: Mapping[str, Expression] = field(default_factory=dict)
+    mismatched: Mapping[str, Mismatch] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    absorbed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{key}: source {m.source} {m.src_shape}, destination {m.dst_shape}" for key, m in self.mismatched.items()]
+        lines += [f"{key}: {reason}" for key, reason in self.reasons.items()]
+        more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        summary = (
+            f"{len(self.expressions)} tensors made, {len(self.mismatched)} of another shape, "
+            f"{len(self.reasons)} without a source"
+        )
+        return "\n".join([summary, *(f"  {line}" for line in lines[:_SHOWN]), *more])
 
 
 def derive(
     src: OpGraph, dst: OpGraph, alignment: Alignment, columns: Orders | None = None, *, absorb_eps: bool = False
 ) -> Derivation:
-    """Derive an expression for every destination tensor that an aligned operation reads. Linear time.
+    """Derive an expression for every stored tensor that an aligned operation of the destination reads.
 
     `columns` say for destination operations in which order of the source's input channels they read theirs. With
     `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
     """
     found = derive_operands(src, dst, alignment, absorb_eps=absorb_eps)
+    expressions = dict(found.expressions)
     for name, order in (columns or {}).items():
         weight = dst.tensors(name)["weight"].key
-        if weight in found.expressions:
-            found.expressions[weight] = Columns(found.expressions[weight], order)
-    return in_stored_tensors(found, src, dst)
+        if weight in expressions:
+            expressions[weight] = Columns(expressions[weight], order)
+    return in_stored_tensors(replace(found, expressions=expressions), src, dst)
 
 
 def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool = False) -> Derivation:
     """Derive an expression for every operand that an aligned operation reads, also those that are put together by code."""
-    result = Derivation()
+    mismatched: dict[str, Mismatch] = {}
+    reasons: dict[str, str] = {}
+    absorbed: dict[str, tuple[float, float]] = {}
     pieces: dict[str, list[Piece]] = {}
     for pair in alignment.pairs:
         layer = LayerPair(src, src.op(pair.src), dst, dst.op(pair.dst), absorb_eps)
@@ -59,56 +98,79 @@ def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_
             assert tensor.key is not None
             outcome = layer.make(argument)
             if isinstance(outcome, Mismatch):
-                result.mismatched.setdefault(tensor.key, outcome)
+                mismatched.setdefault(tensor.key, outcome)
             elif isinstance(outcome, str):
-                result.reasons.setdefault(tensor.key, outcome)
+                reasons.setdefault(tensor.key, outcome)
             else:
                 pieces.setdefault(tensor.key, []).append(layer.piece(argument, outcome))
                 if isinstance(outcome, Shifted):
-                    result.absorbed[tensor.key] = layer.eps
+                    absorbed[tensor.key] = layer.eps
+    expressions: dict[str, Expression] = {}
     for key, found in pieces.items():
         expression = assemble(found)
         if isinstance(expression, str):
-            result.reasons.setdefault(key, expression)
-            continue
-        result.expressions[key] = expression
-        result.mismatched.pop(key, None)
-        result.reasons.pop(key, None)
-    return result
+            reasons.setdefault(key, expression)
+        else:
+            expressions[key] = expression
+    return Derivation(
+        expressions,
+        {key: mismatch for key, mismatch in mismatched.items() if key not in expressions},
+        {key: reason for key, reason in reasons.items() if key not in expressions},
+        absorbed,
+    )
 
 
-def in_stored_tensors(found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
-    """Rewrite what was derived for composed operands, of either side, in terms of the tensors that are stored."""
-    own = {key: in_stored_sources(made, src) for key, made in found.expressions.items()}
-    mismatched = {key: replace(m, source=src.parts(m.source)[0]) for key, m in found.mismatched.items()}
-    result = replace(found, expressions=own, mismatched=mismatched, reasons=dict(found.reasons))
+def in_stored_tensors(operands: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
+    """Rewrite what was derived for operands, of either side, in terms of the tensors that are stored."""
+    found = replace(
+        operands,
+        expressions={key: in_stored_sources(made, src) for key, made in operands.expressions.items()},
+        mismatched={key: replace(m, source=src.parts(m.source)[0]) for key, m in operands.mismatched.items()},
+    )
+    return _for_parts_of_composed(operands, _for_parts_of_computed(found, dst), src, dst)
+
+
+def _for_parts_of_computed(found: Derivation, dst: OpGraph) -> Derivation:
+    """Say of the stored tensors of every computed operand (a weight norm's direction and size) what was said of it."""
+    expressions, mismatched, reasons = dict(found.expressions), dict(found.mismatched), dict(found.reasons)
     for name, computed in dst.computed.items():
-        if name in own:
-            own |= _solved(computed, own.pop(name))
-        if name in result.reasons:
-            reason = result.reasons.pop(name)
-            result.reasons.update(dict.fromkeys(computed.sources(), reason))
+        if name in expressions:
+            expressions |= _solved(computed, expressions.pop(name))
+        if name in reasons:
+            reasons |= dict.fromkeys(computed.sources(), reasons.pop(name))
         if name in mismatched:
             mismatch = mismatched.pop(name)
-            mismatched.update({part: replace(mismatch, key=part) for part in computed.sources()})
-    names = [name for name in dst.composed if name in own or name in mismatched or name in result.reasons]
+            mismatched |= {part: replace(mismatch, key=part) for part in computed.sources()}
+    return replace(found, expressions=expressions, mismatched=mismatched, reasons=reasons)
+
+
+def _for_parts_of_composed(operands: Derivation, found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
+    """Say of the stored tensors that operands are put together from (q, k, v of a joined weight) what was said of these.
+
+    `operands` is what was derived before the source's operands were rewritten: it shows which were put together alike.
+    """
+    known = found.expressions.keys() | found.mismatched.keys() | found.reasons.keys()
+    names = [name for name in dst.composed if name in known]
     if not names:
-        return result
-    composed = {name: own.pop(name) for name in names if name in own}
+        return found
+    composed = {name: found.expressions[name] for name in names if name in found.expressions}
+    expressions = {key: made for key, made in found.expressions.items() if key not in composed}
     for name in composed:
-        for path, source in counterparts(found.expressions[name], src, dst, dst.composed[name]).items():
-            own.setdefault(path, source)
-    wanted = {path for name in names for path in dst.parts(name)} - own.keys()
-    made, reasons = store(composed, dst, wanted)
-    own |= {path: in_stored_sources(expression, src) for path, expression in made.items()}
+        for path, source in corresponding_parts(operands.expressions[name], src, dst, dst.composed[name]).items():
+            expressions.setdefault(path, source)
+    wanted = {path for name in names for path in dst.parts(name)} - expressions.keys()
+    made, lacking = solve_parts(composed, dst, wanted)
+    expressions |= {path: in_stored_sources(expression, src) for path, expression in made.items()}
+    mismatched = {key: mismatch for key, mismatch in found.mismatched.items() if key not in names}
+    reasons = {key: reason for key, reason in found.reasons.items() if key not in names}
     for name in names:
-        wrong, reason = mismatched.pop(name, None), result.reasons.pop(name, "")
+        mismatch, reason = found.mismatched.get(name), found.reasons.get(name, "")
         for path in dst.parts(name):
-            if path not in own and wrong is not None:
-                mismatched.setdefault(path, replace(wrong, key=path))
-            elif path not in own:
-                result.reasons.setdefault(path, reason or reasons.get(path, ""))
-    return result
+            if path not in expressions and mismatch is not None:
+                mismatched.setdefault(path, replace(mismatch, key=path))
+            elif path not in expressions:
+                reasons.setdefault(path, reason or lacking.get(path, ""))
+    return replace(found, expressions=expressions, mismatched=mismatched, reasons=reasons)
 
 
 def _solved(made: Expression, value: Expression) -> dict[str, Expression]:

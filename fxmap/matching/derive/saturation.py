@@ -1,11 +1,15 @@
-"""ReLU6 in the source, ReLU in the destination: where an int8 range can do what the activation no longer does.
+"""ReLU6 in the source, ReLU in the destination: an int8 range can clamp where the activation no longer does.
 
-An int8 activation saturates at the largest value of its range. Where that is 6, the saturation is the ReLU6: relu(x) in
-integers 0..255 of scale 6/255 is min(max(x, 0), 6). Which activations these are follows from the alignment: an operation
-that clamps to 0..b, matched with a relu.
+Idea: an int8 activation saturates at the largest value of its range. Where that is 6, the saturation is the ReLU6: relu(x)
+in integers 0..255 of scale 6/255 is min(max(x, 0), 6). Which activations these are follows from the alignment: an operation
+that clamps to 0..b, matched with a relu. The range to set is that of the int8 module that the relu is a part of, or of the
+one before it that nothing else reads.
 
 These ranges have no headroom. Kernels that add pairs of products in 16 bits can overflow on integers above 127, which is why
 torch's default observers leave the upper half unused; so those of the other activations still do.
+
+Cost: linear in the pairs. Source: clamping by saturation is usual in integer inference, B. Jacob et al., CVPR 2018, section
+2.4, doi:10.1109/CVPR.2018.00286.
 """
 
 from collections.abc import Iterable
@@ -15,6 +19,9 @@ from torch import nn
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.matching.align.alignment import Pair
 
+# The attributes that say where an operation clamps, lower and upper, and their defaults.
+_BOUNDS = {"hardtanh": (("min_val", -1.0), ("max_val", 1.0)), "clamp": (("min", None), ("max", None))}
+
 
 def upper_bound(op: Op) -> float | None:
     """Return the `b` of an operation that clamps to 0..b; None for any other.
@@ -22,10 +29,10 @@ def upper_bound(op: Op) -> float | None:
     >>> upper_bound(Op("a", "hardtanh", (("max_val", 6.0), ("min_val", 0.0))))
     6.0
     """
-    names = {"hardtanh": ("min_val", "max_val", -1.0, 1.0), "clamp": ("min", "max", None, None)}.get(op.kind)
-    if names is None:
+    bounds = _BOUNDS.get(op.kind)
+    if bounds is None:
         return None
-    low, high = op.attribute(names[0], names[2]), op.attribute(names[1], names[3])
+    low, high = (op.attribute(name, default) for name, default in bounds)
     return float(high) if low == 0 and isinstance(high, int | float) else None
 
 
@@ -39,13 +46,13 @@ def saturations(
         module: the destination's float twin.
         converted: the paths of its int8 modules.
     """
-    own, found = set(converted), {}
-    relus = {path for path, part in module.named_modules() if isinstance(part, nn.ReLU)} if own else set()
+    int8_modules, found = set(converted), {}
+    relus = {path for path, part in module.named_modules() if isinstance(part, nn.ReLU)} if int8_modules else set()
     for pair in pairs if relus else ():
         bound, relu = upper_bound(src.op(pair.src)), dst.op(pair.dst)
         if bound is None or relu.kind != "relu" or relu.module not in relus:
             continue
-        owner = _range_owner(dst, relu, own)
+        owner = _range_owner(dst, relu, int8_modules)
         if owner is not None:
             found[relu.module] = owner, bound
     return found

@@ -1,4 +1,8 @@
-"""What a destination alone can tell: which keys it reads, and whether it runs with what was mapped."""
+"""What the destination's model tells of its keys without a source model: its graph, and whether it runs.
+
+Two questions. Before keys are matched, `ask`: which keys does it never read, and which may be exchanged without any effect,
+so that it does not matter which of them is which? After that, `run_with`: does it run with the mapped weights?
+"""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Told:
+class KeyFacts:
     """What a destination's graph tells of its keys.
 
     `unread` are the keys that it never reads in eval mode. Each of `exchanges` moves the keys of two branches that compute
@@ -42,7 +46,7 @@ class Told:
     exchanges: tuple[Exchange, ...] = ()
 
 
-def ask(model: nn.Module) -> Told:
+def ask(model: nn.Module) -> KeyFacts:
     """Ask a destination's graph about its keys; nothing is told where it has none.
 
     >>> class Sum(nn.Module):
@@ -52,16 +56,16 @@ def ask(model: nn.Module) -> Told:
     ...     def forward(self, x):
     ...         return self.one(x) + self.two(x)
     >>> ask(Sum())
-    Told(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},))
+    KeyFacts(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},))
     """
     try:
         known = side(model)
     except (CaptureError, QuantizationError) as error:
         logger.info("what the destination does with its keys is not known: %s", error)
-        return Told()
+        return KeyFacts()
     keys = (key for key in known.model.state_dict() if key in known.twin.stores)
     unread = frozenset(known.prefix + key for key in keys if known.main.read.isdisjoint(known.names(key)))
-    return Told(unread, tuple(_exchanges(known)))
+    return KeyFacts(unread, tuple(_exchanges(known)))
 
 
 def _exchanges(known: Side) -> Iterator[Exchange]:

@@ -1,8 +1,16 @@
-"""No graph: keys are matched by shapes, names and order. A guess, and said to be one."""
+"""Map two state dicts by their keys alone, where there is no graph: a guess, and said to be one.
+
+Idea: where both sides have the same names, wrappers such as `module.` apart, these decide. Otherwise keys are made
+comparable (`entries`: joined projections taken apart, matrices turned the same way), matched (`matching`), and kept only
+where the choice was clear: a margin over the best other choice, modules that correspond to modules (`coherence`), and no
+norm left over in the source that would have to be folded. The rest stays open, with its candidates.
+
+Example and cost: see `map_by_name`, and `fxmap.matching.keys.matching` for the algorithm and its sources.
+"""
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +24,9 @@ from fxmap.mapping.proof import Status
 from fxmap.matching.keys.coherence import torn_apart
 from fxmap.matching.keys.entries import Entry, comparable, compose, entries_of
 from fxmap.matching.keys.exchanges import Exchange
-from fxmap.matching.keys.matching import Matches, match_entries
+from fxmap.matching.keys.matching import Match, Matches, match_entries
+from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
-
-# What the best exchange with other keys must lose in score, or a key stays open; more where the files differ in order.
-MARGIN, MARGIN_WITHOUT_ORDER = 0.3, 2.8
-
-
-# What exchanging whole modules must lose where the order of the files says less than this.
-MODULE_MARGIN, NO_ORDER = 0.6, 0.7
 
 
 def map_by_name(
@@ -48,7 +50,7 @@ def map_by_name(
         unread: destination keys that the destination is known not to read.
         exchanges: destination keys that may change places without any effect, and with which.
 
-    Cost: see `fxmap.keys.matching`; a few seconds for a thousand keys.
+    Cost: see `fxmap.matching.keys.matching`; a few seconds for a thousand keys.
 
     >>> import torch
     >>> src = {"module.fc.weight": torch.zeros(3, 2), "module.fc.bias": torch.zeros(3)}
@@ -83,6 +85,8 @@ def map_by_name(
 
 @dataclass
 class _Found:
+    """What is known so far of the destination's keys, by key; `kept` are those that need no source."""
+
     expressions: dict[str, Expression] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     mismatched: list[Mismatch] = field(default_factory=list)
@@ -118,27 +122,24 @@ def _by_matching(
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties))
     folded = _folded(ours, theirs, matches)
-    needed = MARGIN + (MARGIN_WITHOUT_ORDER - MARGIN) * (1 - matches.order)
-    module = MODULE_MARGIN if matches.order < NO_ORDER else -math.inf
-    torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
-    sure = {
-        m.dst: m
-        for m in matches.matches
-        if m.margin >= needed
-        and m.module_margin >= module
-        and (m.src, m.dst) not in torn
-        and theirs[m.dst].key not in folded
-    }
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
-    for match in sure.values():
-        parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
-    found = _Found()
-    for key, value in dst.items():
-        made = compose(tuple(value.shape), parts[key]) if key in parts else None
-        if made is not None:
-            found.expressions[key] = made
+    for match in _clear(ours, theirs, matches):
+        if theirs[match.dst].key not in folded:
+            parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
+    made = {key: compose(tuple(value.shape), parts[key]) for key, value in dst.items() if key in parts}
+    found = _Found({key: expression for key, expression in made.items() if expression is not None})
     _explain(dst, src, spelling, (ours, theirs, matches), folded, found)
     return found
+
+
+def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator[Match]:
+    """Yield the matches that no other choice comes near, and whose modules correspond as a whole."""
+    needed = WEIGHTS.margin + (WEIGHTS.margin_without_order - WEIGHTS.margin) * (1 - matches.order)
+    module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
+    torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
+    for match in matches.matches:
+        if match.margin >= needed and match.module_margin >= module and (match.src, match.dst) not in torn:
+            yield match
 
 
 def _explain(

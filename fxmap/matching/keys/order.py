@@ -2,16 +2,14 @@
 
 import numpy as np
 
-from fxmap.matching.keys.evidence import Candidates, Numbers, Scores
-
-# Above this number of cells the order of the whole file is not looked at; that within each shape always is.
-_MANY_CELLS = 100_000_000
+from fxmap.matching.keys.scores import Candidates, Numbers, Scores
+from fxmap.matching.keys.weights import LIMITS
 
 
 def in_order(scores: Scores, pairs: Candidates, file_weight: float, block_weight: float) -> Scores:
     """Weigh the pairs on the best path that never goes back, through the whole file and through each shape alone."""
     result = np.zeros(len(scores))
-    if (pairs.src.max() + 1) * (pairs.dst.max() + 1) <= _MANY_CELLS:
+    if (pairs.src.max() + 1) * (pairs.dst.max() + 1) <= LIMITS.order_cells:
         result[best_path(scores, pairs.src, pairs.dst)] += file_weight
     for block in pairs.blocks:
         _, row = np.unique(pairs.src[block], return_inverse=True)

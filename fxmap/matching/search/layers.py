@@ -14,7 +14,7 @@ RADII = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class RecordedLayer:
     """An operation with weights, and where its values are: the fx nodes of its data inputs, and that of its output.
 
     `rows` are the channels, along `axis`, of the output that are this operation. `likeness` labels its neighbourhoods, from
@@ -35,7 +35,7 @@ class Layer:
         return channels(value, self.rows, self.axis)
 
 
-def layers(captured: Network, labels: signatures.Labels) -> list[Layer]:
+def recorded_layers(captured: Network, labels: signatures.Labels) -> list[RecordedLayer]:
     """Return the operations that read tensors of the state dict, in the order of execution."""
     seen = view(captured.ops)
     likeness = _likeness(seen, labels)
@@ -48,7 +48,7 @@ def layers(captured: Network, labels: signatures.Labels) -> list[Layer]:
             continue
         inputs = tuple(part for part in start.all_input_nodes if part.name not in captured.ops.weights)
         form = (seen.kinds[i], seen.shapes[i])
-        found.append(Layer(op.name, form, start, inputs, output, op.rows, op.channel_axis, likeness[i]))
+        found.append(RecordedLayer(op.name, form, start, inputs, output, op.rows, op.channel_axis, likeness[i]))
     return sorted(found, key=lambda layer: position[layer.start])
 
 

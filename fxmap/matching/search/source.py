@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.matching.search.fingerprint import SAME, fingerprint, is_data, single
-from fxmap.matching.search.layers import Layer
+from fxmap.matching.search.layers import RecordedLayer
 from fxmap.normalize.network import Network
 from fxmap.run.calibrator import run_calibrated
 from fxmap.run.randomize import random_tensors
@@ -22,7 +22,7 @@ def arguments_of(captured: Network) -> list[Tensor]:
 class SourceRun:
     """The run of the source: the fingerprint of every value, and its layers by form."""
 
-    def __init__(self, captured: Network, found: list[Layer]) -> None:
+    def __init__(self, captured: Network, found: list[RecordedLayer]) -> None:
         self.captured = captured
         generator = torch.Generator().manual_seed(0)
         # In single precision: what is asked is whether values are the same, not how exactly.
@@ -42,12 +42,12 @@ class SourceRun:
         self.nodes = list(prints)
         self.prints = torch.stack(list(prints.values())) if prints else torch.zeros(0, 4)
         self.number = {node: index for index, node in enumerate(self.nodes)}
-        self.layers: dict[Hashable, list[Layer]] = defaultdict(list)
+        self.layers: dict[Hashable, list[RecordedLayer]] = defaultdict(list)
         for layer in found:
             if layer.output in self.values:
                 self.layers[layer.form].append(layer)
 
-    def reads(self, layer: Layer, places: Sequence[frozenset[int]]) -> bool:
+    def reads(self, layer: RecordedLayer, places: Sequence[frozenset[int]]) -> bool:
         """Whether the values at these places are what a layer reads."""
         numbers = {self.number[node] for node in layer.inputs if node in self.number}
         return len(numbers) == len(places) and all(not numbers.isdisjoint(place) for place in places)

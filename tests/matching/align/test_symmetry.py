@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import fxmap
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.mapping.proof import Status
-from fxmap.matching.align.alignment import Pair
+from fxmap.matching.align.alignment import Evidence, Pair
 from fxmap.matching.align.symmetry import exchange, rivals, ties
 from fxmap.testing.planted import randomised
 
@@ -58,11 +58,11 @@ def test_operations_with_equal_inputs_are_tried_the_other_way_round(same: bool, 
 
     assert exchange(graph, "q", "k") is None
     assert rivals(graph, "q") == ["k"]
-    tied, count = ties(graph, [Pair("a", "q", "assigned"), Pair("b", "k", "assigned")], agrees)
+    tied, count = ties(graph, [Pair("a", "q", Evidence.ASSIGNED), Pair("b", "k", Evidence.ASSIGNED)], agrees)
     assert tied == found
     assert count == len(tried) > 0
     assert tried[0] == {"q.weight": "k.weight", "k.weight": "q.weight"}
-    assert ties(graph, [Pair("a", "q", "signature"), Pair("b", "k", "signature")], agrees) == (set(), 0)
+    assert ties(graph, [Pair("a", "q", Evidence.SIGNATURE), Pair("b", "k", Evidence.SIGNATURE)], agrees) == (set(), 0)
 
 
 def test_a_tensor_that_both_share_does_not_move() -> None:

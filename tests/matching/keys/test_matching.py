@@ -1,14 +1,16 @@
 """Keys matched by shapes, names and order: what stays open, and what joined weights become; real pairs: tests/benchmarks."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.matching.keys import evidence, matching
+from fxmap.matching.keys import choice, groups, scores
 from fxmap.matching.keys.mapper import map_by_name
+from fxmap.matching.keys.weights import LIMITS
 
 
 def attention(**layers: nn.Module) -> dict[str, Tensor]:
@@ -129,10 +131,10 @@ def test_tables_that_are_too_large_are_stored_by_their_possible_cells(monkeypatc
     dst = {f"net.{i}.mlp.{part}.weight": torch.empty(8, device="meta") for i in range(40) for part in ("fc1", "fc2")}
     right = dict(zip(dst, src, strict=True))
     assert map_by_name(src, dst, "test").renames == right
-    monkeypatch.setattr(matching, "_MANY_GROUPS", 10)
-    monkeypatch.setattr(matching, "_MANY_CELLS", 10)
+    monkeypatch.setattr(groups, "LIMITS", replace(LIMITS, group_cells=10))
+    monkeypatch.setattr(choice, "LIMITS", replace(LIMITS, block_cells=10))
     assert map_by_name(src, dst, "test").renames == right
-    monkeypatch.setattr(evidence, "_MANY", 1000)
+    monkeypatch.setattr(scores, "LIMITS", replace(LIMITS, pairs=1000))
     assert map_by_name(src, dst, "test").renames == right
 
 

@@ -15,8 +15,8 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy
 from fxmap.matching.strategies.solve import STRATEGIES, solve
 from fxmap.model.inputs import Given
+from fxmap.testing.planted import randomised
 from fxmap.trace import Step, recording
-from tests.networks import randomised
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 NAMES = {

@@ -1,4 +1,27 @@
-"""Layout: from index maps of composed operands to expressions, and back to the tensors that are stored."""
+"""Composed operands: from index maps to expressions of the stored tensors, and back.
+
+Code may put an operand together from stored tensors: `torch.cat([q, k, v])`, a slice, a transpose, a sum of two tables. The
+graph keeps of it an index map: for each element of the operand, the number of the stored element that it is (see
+`fxmap.graph.index_maps`). Here the index map becomes an expression that a person can read.
+
+Idea: of several expressions that give the same elements, take the simplest. `arrange` looks at the map row by row: where
+whole rows of one stored tensor follow one another, they are that tensor, a slice of it, or a choice of its rows; rows of
+several tensors are concatenated; only where rows are mixed are single elements gathered. `solve_parts` goes the other way:
+given what the operands are to be, it asks for each element of a stored tensor where in the operands it stands, and writes
+that index map as an expression in turn.
+
+>>> numbering = Numbering({"q": (1, 2), "k": (1, 2)})
+>>> joined = torch.cat([numbering.numbers("k"), numbering.numbers("q")])
+>>> joined.tolist()
+[[2, 3], [0, 1]]
+>>> print(arrange(joined, numbering, Source))
+concat(k, q)
+>>> print(arrange(joined.flatten()[[0, 3]], numbering, Source))
+concat(reshape(k, [2])[0:1], reshape(q, [2])[1:2])
+
+Cost: linear in the number of elements. Index maps of this kind are standard in compilers, where they are called layout or
+access maps: S. Verdoolaege, ICMS 2010, doi:10.1007/978-3-642-15582-6_49 (isl); here they are written out in full.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +123,7 @@ def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf:
     return Reshape(Gather(joined, tuple(local.flatten().tolist())), (table.shape[0], *inner))
 
 
-def counterparts(made: Expression, src: OpGraph, ops: OpGraph, composition: Composition) -> dict[str, Expression]:
+def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, composition: Composition) -> dict[str, Expression]:
     """Return what stored tensors are, where a destination operand is put together as one of the source is.
 
     Both have the same terms, each of elements of one tensor, at the same places: then the tensors correspond as a whole,
@@ -136,7 +159,7 @@ class _Block:
     expression: Expression | None
 
 
-def store(
+def solve_parts(
     expressions: Mapping[str, Expression], ops: OpGraph, wanted: Collection[str]
 ) -> tuple[dict[str, Expression], dict[str, str]]:
     """Make stored tensors from the composed operands that hold their elements.

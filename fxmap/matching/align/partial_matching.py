@@ -1,36 +1,64 @@
-"""A matching under construction: anchors, and what follows from them by propagation."""
+"""A partial matching of two graphs, under construction: pairs found so far, and the propagation that extends them.
+
+Idea: a pair of operations that correspond forces pairs among their neighbours. Where one pair's operations are each read, at
+the same argument, by exactly one free operation of some kind and shapes, those two readers correspond as well; and likewise
+what the two compute from. Every new pair is a new place to start from, until nothing follows any more.
+
+>>> from fxmap.graph.opgraph import Op, OpGraph
+>>> from fxmap.matching.align.view import view
+>>> def chain(*names):
+...     graph = OpGraph()
+...     for name, kind in zip(names, ("relu", "tanh", "exp")):
+...         graph.add(Op(name, kind))
+...     for producer, consumer in zip(names, names[1:]):
+...         _ = graph.network.add_edge(producer, consumer, argument="input")
+...     return view(graph)
+>>> matching = PartialMatching(chain("a", "b", "c"), chain("x", "y", "z"))
+>>> matching.pair([(0, 0)], Evidence.VALUES)
+>>> matching.propagate()
+>>> matching.forward
+{0: 0, 1: 1, 2: 2}
+
+Cost: linear in the edges at the operations that are paired. It is the forced-move rule of constraint propagation, applied
+to graph matching: D. Conte, P. Foggia, C. Sansone, M. Vento, IJPRAI 18 (2004) 265-298, doi:10.1142/S0218001404003228
+(survey).
+"""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fxmap.graph.opgraph import INPUT
+from fxmap.matching.align.alignment import Evidence
 from fxmap.matching.align.view import View
 
 
 @dataclass
-class Matching:
-    """Pairs of operations found so far, with the evidence for each."""
+class PartialMatching:
+    """Pairs of operations found so far, by number, with the evidence for each.
+
+    `forward` goes from source to destination, `backward` the other way round.
+    """
 
     src: View
     dst: View
     forward: dict[int, int] = field(default_factory=dict)
     backward: dict[int, int] = field(default_factory=dict)
-    evidence: dict[int, str] = field(default_factory=dict)
+    evidence: dict[int, Evidence] = field(default_factory=dict)
     _fresh: list[tuple[int, int]] = field(default_factory=list)
 
     def compatible(self, s: int, d: int) -> bool:
         """Whether two operations are of one kind, with tensors of the same shapes."""
         return self.src.kinds[s] == self.dst.kinds[d] and self.src.shapes[s] == self.dst.shapes[d]
 
-    def pair(self, pairs: Iterable[tuple[int, int]], evidence: str) -> None:
+    def pair(self, pairs: Iterable[tuple[int, int]], evidence: Evidence) -> None:
         """Match pairs of operations whose members are still free."""
         for s, d in pairs:
             if s not in self.forward and d not in self.backward:
                 self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
                 self._fresh.append((s, d))
 
-    def replace(self, pairs: Iterable[tuple[int, int]], evidence: str) -> None:
+    def replace(self, pairs: Iterable[tuple[int, int]], evidence: Evidence) -> None:
         """Match free operations of the source with others, which may have been matched before."""
         for s, d in pairs:
             former = self.backward.get(d)
@@ -53,9 +81,9 @@ class Matching:
                 continue
             if downstream:
                 backward.append((s, d))
-                self.pair(self._forced(self.src.users[s], self.dst.users[d]), "propagated")
+                self.pair(self._forced(self.src.users[s], self.dst.users[d]), Evidence.PROPAGATED)
             else:
-                self.pair(self._forced(self.src.operands[s], self.dst.operands[d]), "propagated")
+                self.pair(self._forced(self.src.operands[s], self.dst.operands[d]), Evidence.PROPAGATED)
 
     def _forced(self, src: list[tuple[str, int]], dst: list[tuple[str, int]]) -> list[tuple[int, int]]:
         groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
@@ -65,7 +93,7 @@ class Matching:
                     groups[argument, view.kinds[i], view.shapes[i]][side].append(i)
         return [(a[0], b[0]) for a, b in groups.values() if len(a) == len(b) == 1]
 
-    def unique(self, labels: Sequence[Sequence[Hashable]], evidence: str) -> None:
+    def unique(self, labels: Sequence[Sequence[Hashable]], evidence: Evidence) -> None:
         """Match operations whose label occurs once on each side among those that are still free."""
         self.pair(((a[0], b[0]) for a, b in self.groups(labels).values() if len(a) == len(b) == 1), evidence)
 

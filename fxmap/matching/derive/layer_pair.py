@@ -1,4 +1,8 @@
-"""One pair of aligned operations: how the tensors of one are made from those of the other."""
+"""One pair of aligned operations: how the tensors of one are made from those of the other.
+
+Two affine layers that correspond may carry their batch norm apart or folded, and a bias or not. All combinations follow from
+one view of them: weight, bias, and an optional norm of gamma, beta, mean, var and eps.
+"""
 
 from dataclasses import dataclass
 

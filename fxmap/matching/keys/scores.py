@@ -9,23 +9,12 @@ from numpy.typing import NDArray
 
 from fxmap.matching.keys.entries import Entry, by_owner
 from fxmap.matching.keys.similarity import name_similarities, words
+from fxmap.matching.keys.weights import LIMITS, WEIGHTS
 
 Numbers = NDArray[np.int64]
 
 
 Scores = NDArray[np.float64]
-
-
-# Neighbours to each side whose shapes are compared.
-_REACH = 6
-
-
-# A block of equal shapes with more pairs than this is thinned: its pairs are those that stand near each other in the block.
-_MANY = 250_000
-
-
-# Pairs of modules, above which the order is not tested against chance; and the excess from which on it counts in full.
-_MANY_MODULES, _IN_ORDER = 100_000_000, 0.25
 
 
 @dataclass(frozen=True)
@@ -64,9 +53,9 @@ def candidates(src: Sequence[Entry], dst: Sequence[Entry]) -> Candidates:
 def _paired(ours: Sequence[int], theirs: Sequence[int]) -> tuple[Numbers, Numbers]:
     """Pair all with all; where those are too many, each with those that stand near its own place in the block."""
     left, right = np.array(ours, np.int64), np.array(theirs, np.int64)
-    if len(left) * len(right) <= _MANY:
+    if len(left) * len(right) <= LIMITS.pairs:
         return np.repeat(left, len(right)), np.tile(right, len(left))
-    width = min(max(_MANY // len(left), 1), len(right))
+    width = min(max(LIMITS.pairs // len(left), 1), len(right))
     # Where a window of so many others begins that is centred on the same share of the way through the block.
     centre = np.arange(len(left)) * len(right) // max(len(left), 1)
     first = np.clip(centre - width // 2, 0, len(right) - width)
@@ -107,7 +96,7 @@ def _beyond_chance(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
         # sequence must be longer than in every draw.
         left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
         shared, draws, flat = _shared(left, right), 20, True
-    if shared < 2 or len(left) * len(right) > _MANY_MODULES:
+    if shared < 2 or len(left) * len(right) > LIMITS.module_pairs:
         return 1.0
     random = np.random.default_rng(0)
     lengths = [common_length(left, random.permutation(right)) for _ in range(draws)]
@@ -116,8 +105,7 @@ def _beyond_chance(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
         # Modules that are all alike follow one another in any order.
         return 1.0
     excess = (common_length(left, right) - chance) / (shared - chance)
-    # Blocks in order whose parts are not reach 0.3, shuffled models 0.05.
-    return min(1.0, max(0.0, excess / _IN_ORDER))
+    return min(1.0, max(0.0, excess / WEIGHTS.beyond_chance))
 
 
 def _shared(one: Numbers, other: Numbers) -> int:
@@ -148,12 +136,12 @@ def alone(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: 
     # Equal names are evidence as far as the two sides name things equally.
     common = float(same_path.sum()) / max(min(len(src), len(dst)), 1)
     return (
-        2.0 * common * same_path
-        + 0.5 * same_leaf
-        + 0.1 * same_shape
-        + 1.0 * _names(src, dst, pairs)
-        + 0.8 * _owners(src, dst, pairs)
-        + 0.5 * order * _neighbours(src, dst, pairs)
+        WEIGHTS.path * common * same_path
+        + WEIGHTS.leaf * same_leaf
+        + WEIGHTS.shape * same_shape
+        + WEIGHTS.words * _names(src, dst, pairs)
+        + WEIGHTS.owner * _owners(src, dst, pairs)
+        + WEIGHTS.neighbours * order * _neighbours(src, dst, pairs)
     )
 
 
@@ -214,10 +202,10 @@ def _jaccard(one: Counter[Hashable], other: Counter[Hashable]) -> float:
 def _neighbours(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
     """Return the share of neighbours, before and after, that have equal sizes at equal distances."""
     left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
-    edge = np.full(_REACH, -1)
+    edge = np.full(LIMITS.reach, -1)
     left, right = np.concatenate([edge, left, edge - 1]), np.concatenate([edge, right, edge - 1])
     total = np.zeros(len(pairs.src))
-    for distance in range(-_REACH, _REACH + 1):
+    for distance in range(-LIMITS.reach, LIMITS.reach + 1):
         if distance:
-            total += left[pairs.src + _REACH + distance] == right[pairs.dst + _REACH + distance]
-    return total / (2 * _REACH)
+            total += left[pairs.src + LIMITS.reach + distance] == right[pairs.dst + LIMITS.reach + distance]
+    return total / (2 * LIMITS.reach)

@@ -1,0 +1,157 @@
+"""Where a converted int8 model quantizes: its sites by the operations whose results they quantize.
+
+A site is a pair of scale and zero point with the integers that they map to (`fxmap.forms.sites`): a quantize node of the
+graph, or an int8 module's own range. A place is an operation of the float twin's graph, since that is what alignment
+compares. Between an operation and the node that quantizes its result, data may be moved but not computed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from fxmap.forms.sites import Site
+from fxmap.graph.kinds import Trait, has, kind_of
+from fxmap.normalize.network import Network
+
+# Operations whose int8 kernels give their result the scale and zero point of their input (the first, of several).
+_KEEP_THE_INPUTS_RANGE = {"max_pool", "avg_pool", "adaptive_avg_pool", "mean", "relu", "hardtanh", "cat"}
+
+# Operations whose int8 kernels give their result a range that is written into the kernel: that of the function.
+_FIXED_RANGE = {
+    **dict.fromkeys(("sigmoid", "hardsigmoid"), Site("", 1 / 256, 0, 0, 255)),
+    "tanh": Site("", 1 / 128, 128, 0, 255),
+}
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One of two converted models: its sites, its captured float twin, and its own state dict, whose keys have a `prefix`.
+
+    `stays` says that values stay quantized from one operation to the next, and are not dequantized between them.
+    """
+
+    sites: tuple[Site, ...]
+    captured: Network
+    state: Mapping[str, Tensor]
+    prefix: str
+    stays: bool
+
+
+# An operation, and which part of its result: the arguments of what takes the part.
+Place = tuple[str, tuple[str, ...]]
+
+
+class QuantizedPlaces:
+    """The sites of a model by the operations whose results they quantize, in the order of the graph."""
+
+    def __init__(self, model: Quantizer) -> None:
+        self.model = model
+        captured = model.captured
+        self.nodes = {node.name: node for node in captured.graph.nodes}
+        stubs = [path for path, part in captured.module.named_modules() if type(part).__name__ == "DeQuantStub"]
+        # Where values leave int8.
+        self.exits = {name for path in stubs for name in captured.returned.get(path, ())}
+        outputs: dict[str, list[str]] = {}
+        for op in captured.ops.ops():
+            outputs.setdefault(op.output, []).append(op.name)
+        self.operations = {output: names[0] for output, names in outputs.items() if len(names) == 1}
+        self.sites: dict[Place, list[Site]] = {}
+        # Places of which the value is dequantized before it is quantized again.
+        self.left: set[Place] = set()
+        order = {name: position for position, name in enumerate(self.nodes)}
+        calls = {site: captured.returned.get(site.path) for site in model.sites}
+        self.modules = {path for path, _ in captured.module.named_modules()}
+        # Ranges of functions that are never called; inside of layers that are one module of the twin; and without a place.
+        self.idle = [site for site, names in calls.items() if names is None and site.path in self.modules]
+        self.inner = [site for site in calls if site.path not in self.modules]
+        self.nowhere = [site for site, names in calls.items() if names is not None and not set() < {*names} <= order.keys()]
+        found = [(name, site) for site, names in calls.items() for name in names or () if name in order]
+        for name, site in sorted(found, key=lambda pair: order[pair[0]]):
+            self._place(site, self.nodes[name])
+
+    def _place(self, site: Site, node: fx.Node) -> None:
+        steps = list(self._behind(node))
+        place = self._at(steps)
+        if place is None:
+            self.nowhere.append(site)
+            return
+        if place not in self.sites and any(step.name in self.exits for step in steps):
+            self.left.add(place)
+        self.sites.setdefault(place, []).append(site)
+
+    def _at(self, steps: list[fx.Node]) -> Place | None:
+        """Return the place of a value, by what `_behind` gives for it."""
+        name = self.operations.get(steps[-1].name)
+        return None if name is None else (name, tuple(str(s.args[1:]) for s in steps[-2::-1] if has(kind_of(s), Trait.PART)))
+
+    def owner(self, site: Site) -> str:
+        """Return the module of the twin that a site is inside of."""
+        path = site.path
+        while path not in self.modules:
+            path = path.rpartition(".")[0]
+        return path
+
+    def inside(self, owner: str, name: str) -> Site | None:
+        """Return the site of a name inside of a module of the twin."""
+        return next((site for site in self.inner if site.path == owner + name), None) if owner else None
+
+    def describe(self, place: Place) -> str:
+        """Name a place for a message."""
+        return str(self.model.captured.ops.op(place[0]))
+
+    def numbers(self, site: Site) -> tuple[float | str, ...]:
+        """Return the range of a site as numbers, of the model's own state: those that share an observer have the same."""
+        return self._number(site.scale), self._number(site.zero_point), site.low, site.high
+
+    def _number(self, value: str | float) -> float | str:
+        if not isinstance(value, str):
+            return value
+        held = self.model.state[value]
+        return value if held.is_meta else float(held)
+
+    def own(self, place: Place) -> list[Site]:
+        """Return the sites of a place whose value is quantized by them, and not by an int8 kernel before them."""
+        return [] if place in self.left else self.sites.get(place, [])
+
+    def at(self, place: Place) -> list[Site]:
+        """Return the sites of a place; before them that whose range an int8 kernel keeps there."""
+        return self.own(place) or [*self._kept(place)[:1], *self.sites.get(place, [])]
+
+    def shared(self) -> Iterator[tuple[str, list[Site]]]:
+        """Yield operations that keep the scale of their inputs, and the sites of these."""
+        for name in self.operations.values() if self.model.stays else ():
+            place: Place = name, ()
+            if not self.own(place) and (kept := self._kept(place)):
+                yield name, kept
+
+    def _kept(self, place: Place) -> list[Site]:
+        """Return for every input of an operation the site whose range its int8 kernel keeps; none where it is in float."""
+        name, part = place
+        if not self.model.stays:
+            return []
+        if part:
+            return self.at((name, part[:-1]))[-1:]
+        op = self.model.captured.ops.op(name)
+        found: list[Site] = []
+        for value in _data(self.nodes[op.output]) if op.kind in _KEEP_THE_INPUTS_RANGE | _FIXED_RANGE.keys() else ():
+            steps = list(self._behind(value))
+            before = None if any(step.name in self.exits for step in steps) else self._at(steps)
+            found += self.at(before)[-1:] if before is not None else []
+        return [_FIXED_RANGE[op.kind]] if found and op.kind in _FIXED_RANGE else found
+
+    def _behind(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield a node and those before it, as long as they move its elements and compute nothing, up to an operation."""
+        yield node
+        while node.name not in self.operations and has(kind_of(node), Trait.MOVEMENT | Trait.IDENTITY):
+            inputs = _data(node)
+            if len(inputs) != 1:
+                return
+            (node,) = inputs
+            yield node
+
+
+def _data(node: fx.Node) -> list[fx.Node]:
+    """Return what a node computes its value from: its first argument, or the values in it."""
+    first = node.args[0] if node.args else None
+    return [value for value in (first if isinstance(first, list | tuple) else (first,)) if isinstance(value, fx.Node)]

@@ -1,0 +1,82 @@
+"""Groups of entries (modules, kinds of names), and how far those of one side correspond to those of the other."""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from fxmap.matching.keys.scores import Candidates, Numbers, Scores
+from fxmap.matching.keys.weights import LIMITS
+
+
+def soft_matches(scores: Scores, pairs: Candidates, sharpness: float) -> Scores:
+    """Turn scores into shares, so that those of an entry sum to one at most (Sinkhorn's iteration)."""
+    best = np.full(pairs.src.max() + 1, -np.inf)
+    np.maximum.at(best, pairs.src, scores)
+    shares: Scores = np.exp(sharpness * (scores - best[pairs.src]))
+    for _ in range(5):
+        shares = shares / np.maximum(np.bincount(pairs.src, shares), 1e-12)[pairs.src]
+        shares = shares / np.maximum(np.bincount(pairs.dst, shares), 1.0)[pairs.dst]
+    return shares
+
+
+class Groups:
+    """Groups that entries belong to, several each, on both sides; how far groups correspond follows from soft matches."""
+
+    def __init__(
+        self, src: Sequence[Sequence[Hashable]], dst: Sequence[Sequence[Hashable]], weights: tuple[Scores, Scores]
+    ) -> None:
+        self.src, self.src_sizes = _table(src, weights[0])
+        self.dst, self.dst_sizes = _table(dst, weights[1])
+        self.weights = weights
+
+    def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
+        """Return for each pair how far the groups of one entry correspond to groups of the other: the mean of the best."""
+        ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
+        dice = self._dice(soft, pairs)
+        left, right = np.zeros(ours.shape), np.zeros(theirs.shape)
+        for i in range(ours.shape[1]):
+            for j in range(theirs.shape[1]):
+                value = dice(ours[:, i], theirs[:, j])
+                np.maximum(left[:, i], value, out=left[:, i])
+                np.maximum(right[:, j], value, out=right[:, j])
+        counts = [(part < len(sizes) - 1).sum(1) for part, sizes in ((ours, self.src_sizes), (theirs, self.dst_sizes))]
+        result: Scores = (left.sum(1) / np.maximum(counts[0], 1) + right.sum(1) / np.maximum(counts[1], 1)) / 2
+        return result
+
+    def _dice(self, soft: Scores, pairs: Candidates) -> Callable[[Numbers, Numbers], Scores]:
+        """Return Dice's coefficient of groups of both sides, by number: twice what they share, of what they hold."""
+        height, width = len(self.src_sizes), len(self.dst_sizes)
+        ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
+        likely = np.flatnonzero(soft > LIMITS.unlikely)
+        cells = (ours[likely][:, :, None] * width + theirs[likely][:, None]).ravel()
+        weight = np.sqrt(self.weights[0][pairs.src[likely]] * self.weights[1][pairs.dst[likely]])
+        shares = np.repeat(soft[likely] * weight, ours.shape[1] * theirs.shape[1])
+        if height * width <= LIMITS.group_cells:
+            known, places = np.arange(height * width), cells
+        else:
+            known, places = np.unique(cells, return_inverse=True)
+        one, other = np.divmod(known, width)
+        values = 2 * np.bincount(places, shares, len(known)) / (self.src_sizes[one] + self.dst_sizes[other])
+        # The last group of each side stands for none.
+        values[(one == height - 1) | (other == width - 1)] = 0
+        if len(known) == height * width:
+            return lambda ours, theirs: values[ours * width + theirs]
+        return lambda ours, theirs: look_up(known, values, ours * width + theirs, 0.0)
+
+
+def look_up(known: Numbers, values: Scores, wanted: Numbers, default: float) -> Scores:
+    """Look up values by sorted numbers."""
+    if not len(known):
+        return np.full(len(wanted), default)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[places] == wanted, values[places], default)
+
+
+def _table(groups: Sequence[Sequence[Hashable]], weights: Scores) -> tuple[Numbers, Scores]:
+    """Return the numbers of each entry's groups, filled up with the number of none, and the weight of each group."""
+    numbers: dict[Hashable, int] = {}
+    rows = [[numbers.setdefault(group, len(numbers)) for group in entry] for entry in groups]
+    width = max(map(len, rows), default=0)
+    table = np.array([[*row, *[len(numbers)] * (width - len(row))] for row in rows], np.int64).reshape(len(rows), width)
+    sizes = np.bincount(table.ravel(), np.repeat(weights, width), minlength=len(numbers) + 1)
+    return table, np.maximum(sizes, 1e-9)
