@@ -23,8 +23,8 @@ from benchmarks.accuracy.mappers import MAPPERS
 from benchmarks.accuracy.page import write_page
 from benchmarks.accuracy.run import NOT_INSTALLED, Row, run_case
 from benchmarks.accuracy.totals import Total, ahead, false_claims, groups_of, is_ours, mappers_of, totals
-from benchmarks.output import progress, versions, write_json
-from benchmarks.workers import LIBRARIES, run_all
+from benchmarks.common.output import progress, versions, write_json
+from benchmarks.common.workers import LIBRARIES, run_all
 
 SECONDS = 60.0
 WIDTH = 180  # of the tables where the output is no terminal

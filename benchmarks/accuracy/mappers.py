@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 import fxmap
 from benchmarks.accuracy.problems import Answer, Problem
-from benchmarks.names_data import Tree
-from benchmarks.names_peers import PEERS
+from benchmarks.names.data import Tree
+from benchmarks.names.peers import PEERS
 from fxmap.matching.keys.mapper import map_by_name
 
 OURS = "fxmap"

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from benchmarks import measure
-from benchmarks.judge import TOLERANCE, Case, count, loaded_error
+from benchmarks.common.judge import TOLERANCE, Case, count, loaded_error
+from benchmarks.forms import measure
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, state_dicts
 

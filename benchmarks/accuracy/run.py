@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import names
 from benchmarks.accuracy.cases import Case, cases
 from benchmarks.accuracy.mappers import MAPPERS, Mapper
 from benchmarks.accuracy.problems import Answer, Problem
-from benchmarks.names_data import NamedPair
+from benchmarks.common.workers import run_one
+from benchmarks.names import measure as names
+from benchmarks.names.data import NamedPair
 from benchmarks.registry.compat import install_pkg_resources
-from benchmarks.workers import run_one
 
 NOT_INSTALLED = "not installed"
 # Imports and judging, which are not the mapper's time.

@@ -13,8 +13,8 @@ from benchmarks.accuracy.page import write_page
 from benchmarks.accuracy.problems import Answer, FormProblem
 from benchmarks.accuracy.run import NOT_INSTALLED, Row, run_mappers
 from benchmarks.accuracy.totals import ahead, totals
-from benchmarks.names_data import NamedPair
-from benchmarks.workers import Ended
+from benchmarks.common.workers import Ended
+from benchmarks.names.data import NamedPair
 
 TREE = [("a.weight", [2, 3], "torch.float32"), ("a.bias", [2], "torch.float32")]
 NAMED = NamedPair("a->b", "easy", TREE, [(k.replace("a", "b", 1), s, d) for k, s, d in TREE], [0, 1], [])

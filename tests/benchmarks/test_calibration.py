@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks import calibration
-from benchmarks.calibration import DISTILLED, REAL, SGD, Trained
+from benchmarks.calibration import command as calibration
+from benchmarks.calibration.command import DISTILLED, REAL, SGD, Trained
 from fxmap.cli.demo.data import Digits
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, models

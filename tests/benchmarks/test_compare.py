@@ -3,7 +3,7 @@ import json
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.compare import relative_times, result_changes, time_changes
+from benchmarks.compare.command import relative_times, result_changes, time_changes
 
 
 def run(**row):

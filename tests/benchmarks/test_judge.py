@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 import fxmap
-from benchmarks import judge as judging
-from benchmarks.controls import CONTROLS
-from benchmarks.judge import judge
+from benchmarks.common import judge as judging
+from benchmarks.common.controls import CONTROLS
+from benchmarks.common.judge import judge
 from benchmarks.registry.pair import Pair, item, normal
 from benchmarks.registry.truth import Truth
 

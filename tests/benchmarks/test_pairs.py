@@ -1,10 +1,10 @@
 from typer.testing import CliRunner
 
-from benchmarks import pairs
 from benchmarks.__main__ import app
-from benchmarks.judge import Row
+from benchmarks.common.judge import Row
+from benchmarks.common.workers import Ended
+from benchmarks.pairs import command as pairs
 from benchmarks.registry import PAIRS
-from benchmarks.workers import Ended
 
 WITH_FUNCTIONS = "timm:dinov2->transformers:dinov2"
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.speed import Row, _print, exponents, measure
+from benchmarks.speed.command import Row, _print, exponents, measure
 from fxmap.testing.generated import Decoder, JoinedDecoder, Residual, Shuffled
 
 SMALL = {"layers": 2, "width": 32, "heads": 4, "groups": 2, "hidden": 48, "vocabulary": 50}

@@ -1,7 +1,7 @@
 import os
 import time
 
-from benchmarks.workers import run_all
+from benchmarks.common.workers import run_all
 
 
 def work(task):

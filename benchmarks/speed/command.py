@@ -21,10 +21,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks.output import progress, write_json
+from benchmarks.common.output import progress, write_json
+from benchmarks.common.workers import run_all
 from benchmarks.registry import PAIRS
 from benchmarks.stages import STAGES, timed_stages
-from benchmarks.workers import run_all
 from fxmap.testing.generated import OPS_A_BLOCK, Decoder, JoinedDecoder, Residual, Shuffled
 
 WIDTH = 180  # of the table where the output is no terminal

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import fxmap
-from benchmarks.output import progress, write_json
+from benchmarks.common.output import progress, write_json
 from fxmap.cli.demo.data import Digits, Settings, fine_tune, isolated
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, models

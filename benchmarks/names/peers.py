@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.names_data import Tree
+from benchmarks.names.data import Tree
 
 Mapper = Callable[[Tree, Tree], dict[str, str]]
 

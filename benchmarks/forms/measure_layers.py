@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks.measure import Row, counted, subject, timed
+from benchmarks.forms.measure import Row, counted, subject, timed
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, layers, models
 from fxmap.testing.recipes.forms import Form
