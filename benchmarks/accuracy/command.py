@@ -161,7 +161,7 @@ def _table(group: str, found: dict[str, Total]) -> Table:
     for title in _COLUMNS:
         table.add_column(title, justify="right")
     for name, total in found.items():
-        table.add_row(name, *(column(total) for column in _COLUMNS.values()))
+        table.add_row(name, *(column(total) for column in _COLUMNS.values()))  # type: ignore[no-untyped-call]
     return table
 
 

@@ -83,7 +83,7 @@ def _fxmap_names(problem: Problem) -> Answer:
 
 
 def _fxmap_trees(src: Tree, dst: Tree) -> Mapping[str, Any]:
-    return map_by_name(*(_meta(tree) for tree in (src, dst)), "names alone")
+    return map_by_name(_meta(src), _meta(dst), "names alone")
 
 
 def _meta(tree: Tree) -> dict[str, Tensor]:

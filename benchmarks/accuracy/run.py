@@ -83,7 +83,7 @@ def run_mappers(case: Case, mappers: tuple[str, ...], seconds: float) -> Iterato
         if isinstance(problem, NamedPair) and MAPPERS[mapper].trees is None:
             continue
         ended = run_one(partial(_answered, problem), MAPPERS[mapper], seconds + _MORE_SECONDS)
-        found = ended.results[0] if ended.results else {"failure": ended.failure}
+        found: dict[str, Any] = ended.results[0] if ended.results else {"failure": ended.failure}
         if (found.get("seconds") or 0) > seconds:
             found = {"failure": f"more than {seconds:g} s", "seconds": found["seconds"], "peak_mb": found["peak_mb"]}
         yield Row(case.group, case.name, mapper, **(nothing | found))

@@ -158,7 +158,7 @@ def _evaluate(truth: Any, source: Any) -> Tensor | None:
         case "cat":
             return torch.cat(made, rest[0])
         case "chunk":
-            return made[0].chunk(rest[2], rest[3])[rest[1]]
+            return made[0].chunk(rest[2], rest[3])[rest[1]]  # type: ignore[no-any-return]
         case "slice":
             return made[0].narrow(rest[1], rest[2], rest[3] - rest[2])
         case "t":

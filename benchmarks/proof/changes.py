@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Changes = Iterator[tuple[str, Callable[[nn.Module], nn.Module | None]]]
@@ -34,18 +35,26 @@ def _strides(module: nn.Module) -> Changes:
 
 def _paddings(module: nn.Module) -> Changes:
     if isinstance(module, _CONVOLUTIONS) and max(module.kernel_size) > 1:
-        more = tuple(p + 1 for p in module.padding)
+        padding = _numbers(module.padding)
+        more = tuple(p + 1 for p in padding)
         yield f"padding {more}", _setting(padding=more)
-        if max(module.padding) > 0:
+        if max(padding) > 0:
             yield "circular padding", lambda m: _rebuilt(m, padding_mode="circular")
             yield "padding and stride", _setting(padding=more, stride=tuple(s + 1 for s in module.stride))
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and module.padding == 1:
         yield "no padding", _setting(padding=0)
 
 
+def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(padding, str):
+        raise TypeError(f"padding {padding!r}: only numbers can be changed")
+    return padding
+
+
 def _rebuilt(module: nn.Module, **options: Any) -> nn.Module:
     assert isinstance(module, _CONVOLUTIONS)
-    twin = type(module)(
+    make: Callable[..., nn.Module] = type(module)
+    twin = make(
         module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation,
         module.groups, module.bias is not None, **options,
     )  # fmt: skip
@@ -54,7 +63,7 @@ def _rebuilt(module: nn.Module, **options: Any) -> nn.Module:
 
 def _dilations(module: nn.Module) -> Changes:
     if isinstance(module, _CONVOLUTIONS) and max(module.kernel_size) > 1 and max(module.dilation) == 1:
-        padding = tuple(p + (k - 1) // 2 for p, k in zip(module.padding, module.kernel_size, strict=True))
+        padding = tuple(p + (k - 1) // 2 for p, k in zip(_numbers(module.padding), module.kernel_size, strict=True))
         yield "dilation 2", _setting(dilation=(2,) * len(module.kernel_size), padding=padding)
 
 
@@ -118,23 +127,25 @@ def _groups(module: nn.Module) -> Changes:
     if isinstance(module, nn.GroupNorm):
         yield "half as many groups", _setting(num_groups=module.num_groups // 2)
         yield "twice as many groups", _setting(num_groups=module.num_groups * 2)
-    if isinstance(module, _CONVOLUTIONS) and 1 < module.groups < module.in_channels:
-        yield "channels dealt out to groups in turn", _Dealt
+    if isinstance(module, nn.Conv2d) and 1 < module.groups < module.in_channels:
+        conv = module
+        yield "channels dealt out to groups in turn", lambda _: _Dealt(conv)
 
 
 class _Dealt(nn.Module):
     """A grouped convolution whose groups take every g-th channel instead of neighbours."""
 
-    def __init__(self, conv: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.groups = conv.groups
+        self.options = conv.stride, _numbers(conv.padding), conv.dilation
         self.weight, self.bias = conv.weight, conv.bias
-        self.options = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve channels in another order."""
-        x = x.unflatten(1, (-1, self.groups)).transpose(1, 2).flatten(1, 2)
-        return nn.functional.conv2d(x, self.weight, self.bias, **self.options)
+        x = torch.unflatten(x, 1, (-1, self.groups)).transpose(1, 2).flatten(1, 2)
+        stride, padding, dilation = self.options
+        return nn.functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
 
 
 def _pools(module: nn.Module) -> Changes:

@@ -153,10 +153,10 @@ def _queries_and_keys(subject: Subject, shapes: dict[str, tuple[int, ...]]) -> l
     for weight in weights:
         size = shapes[weight][0] // 3
         bias = weight.removesuffix(subject.joined[0]) + subject.joined[1]
-        for one, other in ((0, 1), (0, 2), (1, 2)):
-            swap = _exchanging(0, one, other, size)
-            found.append(Case("", f"parts {one} and {other} of {weight}", alter={weight: swap}))
-            found.append(Case("", f"parts {one} and {other} of {weight} and its bias", alter={weight: swap, bias: swap}))
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            swap = _exchanging(0, first, second, size)
+            found.append(Case("", f"parts {first} and {second} of {weight}", alter={weight: swap}))
+            found.append(Case("", f"parts {first} and {second} of {weight} and its bias", alter={weight: swap, bias: swap}))
     return found
 
 
