@@ -1,5 +1,5 @@
 """Measurements of fxmap: `python -m benchmarks COMMAND`.
 
-Each command is a module of its own. What is right is never asked of fxmap itself: references come from
+Each command is a package of its own. What is right is never asked of fxmap itself: references come from
 `fxmap.testing.recipes`.
 """

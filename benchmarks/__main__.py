@@ -1,9 +1,15 @@
-"""The command line of the benchmarks: one subcommand a module."""
+"""The command line of the benchmarks: one subcommand a package."""
 
 import typer
 
-from benchmarks import calibration, compare, forms, names, pairs, proof, speed
 from benchmarks.accuracy import command as accuracy
+from benchmarks.calibration import command as calibration
+from benchmarks.compare import command as compare
+from benchmarks.forms import command as forms
+from benchmarks.names import command as names
+from benchmarks.pairs import command as pairs
+from benchmarks.proof import command as proof
+from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("accuracy")(accuracy.command)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks import measure, names_data
 from benchmarks.accuracy import made
 from benchmarks.accuracy.problems import FormProblem, PairProblem, Problem
-from benchmarks.judge import Case as PairCase
-from benchmarks.names_data import NamedPair
+from benchmarks.common.judge import Case as PairCase
+from benchmarks.forms import measure
+from benchmarks.names import data as names_data
+from benchmarks.names.data import NamedPair
 from benchmarks.registry import PAIRS
 from benchmarks.registry.build import torchvision
 from benchmarks.registry.pair import Pair, images

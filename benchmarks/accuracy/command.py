@@ -23,8 +23,8 @@ from benchmarks.accuracy.mappers import MAPPERS
 from benchmarks.accuracy.page import write_page
 from benchmarks.accuracy.run import NOT_INSTALLED, Row, run_case
 from benchmarks.accuracy.totals import Total, ahead, false_claims, groups_of, is_ours, mappers_of, totals
-from benchmarks.output import progress, versions, write_json
-from benchmarks.workers import LIBRARIES, run_all
+from benchmarks.common.output import progress, versions, write_json
+from benchmarks.common.workers import LIBRARIES, run_all
 
 SECONDS = 60.0
 WIDTH = 180  # of the tables where the output is no terminal
@@ -161,7 +161,7 @@ def _table(group: str, found: dict[str, Total]) -> Table:
     for title in _COLUMNS:
         table.add_column(title, justify="right")
     for name, total in found.items():
-        table.add_row(name, *(column(total) for column in _COLUMNS.values()))
+        table.add_row(name, *(column(total) for column in _COLUMNS.values()))  # type: ignore[no-untyped-call]
     return table
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.accuracy.problems import PairProblem
-from benchmarks.judge import Case, built, loaded_error, output
+from benchmarks.common.judge import Case, built, loaded_error, output
 from benchmarks.registry.build import timm, torchvision, torchvision_vit
 from benchmarks.registry.made import renamed
 from benchmarks.registry.pair import Build, Inputs, Pair, images, normal, tokens

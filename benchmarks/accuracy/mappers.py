@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 import fxmap
 from benchmarks.accuracy.problems import Answer, Problem
-from benchmarks.names_data import Tree
-from benchmarks.names_peers import PEERS
+from benchmarks.names.data import Tree
+from benchmarks.names.peers import PEERS
 from fxmap.matching.keys.mapper import map_by_name
 
 OURS = "fxmap"
@@ -83,7 +83,7 @@ def _fxmap_names(problem: Problem) -> Answer:
 
 
 def _fxmap_trees(src: Tree, dst: Tree) -> Mapping[str, Any]:
-    return map_by_name(*(_meta(tree) for tree in (src, dst)), "names alone")
+    return map_by_name(_meta(src), _meta(dst), "names alone")
 
 
 def _meta(tree: Tree) -> dict[str, Tensor]:

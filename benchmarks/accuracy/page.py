@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.accuracy.plots import MISSING, RIGHT, WRONG, bars, time_against_size
 from benchmarks.accuracy.run import Row
 from benchmarks.accuracy.totals import Total, groups_of, is_ours, mappers_of, totals
-from benchmarks.output import write_text
+from benchmarks.common.output import write_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a }

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from benchmarks import measure
-from benchmarks.judge import TOLERANCE, Case, count, loaded_error
+from benchmarks.common.judge import TOLERANCE, Case, count, loaded_error
+from benchmarks.forms import measure
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, state_dicts
 
@@ -39,11 +39,25 @@ class Answer:
 class Problem(Protocol):
     """Two models, inputs, options of `auto_map` that say what is to be equal; and calibration data for int8."""
 
-    src: nn.Module
-    dst: nn.Module
-    inputs: tuple[Tensor, ...]
-    options: dict[str, Any]
-    calibration: list[Tensor] | None
+    @property
+    def src(self) -> nn.Module:
+        """The source."""
+
+    @property
+    def dst(self) -> nn.Module:
+        """The destination."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of both models."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `auto_map`."""
+
+    @property
+    def calibration(self) -> list[Tensor] | None:
+        """Data for int8, None where no range is calibrated."""
 
     @property
     def size(self) -> int:
@@ -60,7 +74,7 @@ class PairProblem:
     case: Case
     fresh: nn.Module
     options: dict[str, Any] = field(default_factory=dict)
-    calibration: None = None
+    calibration: list[Tensor] | None = None
 
     @classmethod
     def of(cls, case: Case) -> "PairProblem":
@@ -117,7 +131,7 @@ class FormProblem:
             reference = measure.reference_of(subject, self.pair, self.src, own)
             self._expected, self._sourced = measure.expected_state(self.pair, reference, own)
             self._test, self._output = subject.test, compare.output(reference, subject.test)
-        self.inputs = (subject.test,)
+        self.inputs: tuple[Tensor, ...] = (subject.test,)
         self.options: dict[str, Any] = {}
         self.calibration = subject.data if self.pair.calibrated else None
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import names
 from benchmarks.accuracy.cases import Case, cases
 from benchmarks.accuracy.mappers import MAPPERS, Mapper
 from benchmarks.accuracy.problems import Answer, Problem
-from benchmarks.names_data import NamedPair
+from benchmarks.common.workers import run_one
+from benchmarks.names import measure as names
+from benchmarks.names.data import NamedPair
 from benchmarks.registry.compat import install_pkg_resources
-from benchmarks.workers import run_one
 
 NOT_INSTALLED = "not installed"
 # Imports and judging, which are not the mapper's time.
@@ -83,7 +83,7 @@ def run_mappers(case: Case, mappers: tuple[str, ...], seconds: float) -> Iterato
         if isinstance(problem, NamedPair) and MAPPERS[mapper].trees is None:
             continue
         ended = run_one(partial(_answered, problem), MAPPERS[mapper], seconds + _MORE_SECONDS)
-        found = ended.results[0] if ended.results else {"failure": ended.failure}
+        found: dict[str, Any] = ended.results[0] if ended.results else {"failure": ended.failure}
         if (found.get("seconds") or 0) > seconds:
             found = {"failure": f"more than {seconds:g} s", "seconds": found["seconds"], "peak_mb": found["peak_mb"]}
         yield Row(case.group, case.name, mapper, **(nothing | found))

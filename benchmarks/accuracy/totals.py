@@ -38,7 +38,10 @@ class Total:
         return cls(
             len(rows),
             sum(not row.failure for row in rows),
-            *(sum(getattr(row, name) for row in rows) for name in ("keys", "right", "wrong", "missing")),
+            sum(row.keys for row in rows),
+            sum(row.right for row in rows),
+            sum(row.wrong for row in rows),
+            sum(row.missing for row in rows),
             sum(row.equal is not None for row in rows),
             sum(bool(row.equal) for row in rows),
             sum(bool(row.claim) for row in rows),

@@ -6,19 +6,35 @@ ones have none, and nothing was tuned on them: their functions decide.
 
 from benchmarks.registry import (
     convnets,
+    dino,
     language,
     mmpretrain,
     old_packages,
+    old_zoos,
+    pytorchcv_convnets,
     sequence,
     synthetic,
     to_transformers,
     unseen_convnets,
     unseen_forms,
     unseen_transformers,
+    vits,
 )
 from benchmarks.registry.pair import Pair
 
-_KNOWN = (convnets, to_transformers, old_packages, mmpretrain, language, sequence, synthetic)
+_KNOWN = (
+    convnets,
+    pytorchcv_convnets,
+    to_transformers,
+    vits,
+    dino,
+    old_zoos,
+    old_packages,
+    mmpretrain,
+    language,
+    sequence,
+    synthetic,
+)
 _UNSEEN = (unseen_convnets, unseen_transformers, unseen_forms)
 
 GROUPS: dict[str, dict[str, Pair]] = {

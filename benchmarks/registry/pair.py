@@ -51,7 +51,7 @@ def tokens(vocabulary: int, length: int, batch: int = 2) -> Inputs:
     return lambda: (torch.randint(1, vocabulary, (batch, length)),)
 
 
-def item(index: int) -> Output:
+def item(index: int | str) -> Output:
     """Return one item of what the model returns."""
     return lambda model, *inputs: model(*inputs)[index]
 

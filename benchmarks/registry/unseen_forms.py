@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.registry.build import Build, call, fused, timm, transformers
+from benchmarks.registry.build import call, fused, timm, transformers
 from benchmarks.registry.language import litgpt
-from benchmarks.registry.pair import Pair, images, item, normal, tokens
+from benchmarks.registry.pair import Build, Pair, images, item, normal, tokens
 
 _SIZE: dict[str, Any] = {
     "vocab_size": 100,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks import calibration
-from benchmarks.calibration import DISTILLED, REAL, SGD, Trained
+from benchmarks.calibration import command as calibration
+from benchmarks.calibration.command import DISTILLED, REAL, SGD, Trained
 from fxmap.cli.demo.data import Digits
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, models
@@ -41,4 +41,4 @@ def test_digits_are_split() -> None:
     data = calibration.digits()
     assert len(data.images) == len(data.labels) == calibration.TRAINED_ON
     assert data.held_out_images.shape == (357, 3, 80, 80)
-    assert data.images.aminmax() == (-1, 1)
+    assert (float(data.images.min()), float(data.images.max())) == (-1, 1)

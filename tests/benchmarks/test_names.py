@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import fxmap
-from benchmarks.names import OURS, measure
-from benchmarks.names_data import NamedPair, read
+from benchmarks.names.data import NamedPair, read
+from benchmarks.names.measure import OURS, measure
 from fxmap.matching.keys.mapper import map_by_name
 
 PAIRS = {pair.id: pair for pair in read()}

@@ -1,19 +1,24 @@
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
 from typer.testing import CliRunner
 
-from benchmarks import pairs
 from benchmarks.__main__ import app
-from benchmarks.judge import Row
+from benchmarks.common.judge import Row
+from benchmarks.common.workers import Ended
+from benchmarks.pairs import command as pairs
 from benchmarks.registry import PAIRS
-from benchmarks.workers import Ended
 
 WITH_FUNCTIONS = "timm:dinov2->transformers:dinov2"
 
 
-def row(name, way="plain", **values):
+def row(name: str, way: str = "plain", **values: Any) -> Row:
     return Row(name, "family", way, 1.0, **({"hard": False, "same_function": True} | values))
 
 
-def test_a_pair_counts_once_and_only_if_every_way_of_running_it_is_right():
+def test_a_pair_counts_once_and_only_if_every_way_of_running_it_is_right() -> None:
     rows = [
         row("a", "forwards", equal=True),
         row("a", "plain", equal=False),
@@ -28,7 +33,7 @@ def test_a_pair_counts_once_and_only_if_every_way_of_running_it_is_right():
     assert "not run: 1" in lines
 
 
-def test_a_crash_is_a_row_of_the_way_that_was_next():
+def test_a_crash_is_a_row_of_the_way_that_was_next() -> None:
     assert [found.way for found in pairs._rows(Ended(WITH_FUNCTIONS, (), "died"))] == ["forwards"]
     first = row(WITH_FUNCTIONS, "forwards")
     rows = pairs._rows(Ended(WITH_FUNCTIONS, (first,), "died"))
@@ -36,15 +41,15 @@ def test_a_crash_is_a_row_of_the_way_that_was_next():
     assert not rows[1].ok
 
 
-def test_what_is_wrong_is_said():
+def test_what_is_wrong_is_said() -> None:
     text = pairs.trouble(row("a", error=0.25, wrong_keys=list("abcdefg"), false_proofs=["proof.ok"]))
     assert text == "outputs differ by 2.5e-01; wrong (7): a, b, c, d, e; falsely proven (1): proof.ok"
 
 
-def test_the_command_runs_what_it_is_asked_for(monkeypatch, tmp_path):
-    asked = {}
+def test_the_command_runs_what_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {}
 
-    def run_all(function, tasks, **options):
+    def run_all(function: Callable[[str], Iterator[Row]], tasks: Sequence[str], **options: Any) -> Iterator[Ended]:
         asked.update(tasks=tasks, **options)
         for task in tasks:
             pair = PAIRS[task]
@@ -61,7 +66,7 @@ def test_the_command_runs_what_it_is_asked_for(monkeypatch, tmp_path):
     assert '"benchmark": "pairs"' in file.read_text()
 
 
-def test_bad_options_are_refused(tmp_path):
+def test_bad_options_are_refused(tmp_path: Path) -> None:
     for options in (["--only", "nothing"], ["--group", "other"], ["--packages", str(tmp_path / "absent")]):
         result = CliRunner().invoke(app, ["pairs", *options])
         assert result.exit_code == 2

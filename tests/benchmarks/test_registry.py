@@ -6,11 +6,11 @@ from benchmarks.registry.made import folded, renamed
 from benchmarks.registry.truth import evaluate, truth_of
 
 
-def block():
+def block() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1))
 
 
-def test_every_known_pair_has_a_truth_map_and_no_unseen_one_has():
+def test_every_known_pair_has_a_truth_map_and_no_unseen_one_has() -> None:
     assert len(GROUPS["known"]) == 230
     assert len(GROUPS["unseen"]) >= 40
     assert len(PAIRS) == len(GROUPS["known"]) + len(GROUPS["unseen"])
@@ -18,7 +18,7 @@ def test_every_known_pair_has_a_truth_map_and_no_unseen_one_has():
     assert not any(truth_of(pair) for pair in GROUPS["unseen"])
 
 
-def test_counts_are_those_of_the_collection():
+def test_counts_are_those_of_the_collection() -> None:
     known = GROUPS["known"].values()
     assert sum(pair.same_function for pair in known) == 226
     assert sum(pair.params <= 26 and pair.same_function for pair in known) == 200
@@ -26,7 +26,7 @@ def test_counts_are_those_of_the_collection():
     assert all(pair.note for pair in known if not pair.same_function)
 
 
-def test_operations_of_the_truth_maps():
+def test_operations_of_the_truth_maps() -> None:
     state = {"w": torch.arange(6.0).reshape(2, 3), "v": torch.tensor([1.0, 2.0])}
     same = torch.equal
     assert same(evaluate(["t", "w"], state), state["w"].T)
@@ -38,7 +38,7 @@ def test_operations_of_the_truth_maps():
     assert same(evaluate(["flipchunks", "w", 0, 2], state), state["w"].flip(0))
 
 
-def test_folded_operations_are_those_of_a_batch_norm():
+def test_folded_operations_are_those_of_a_batch_norm() -> None:
     torch.manual_seed(0)
     model = block().eval()
     model[1].running_mean.normal_()
@@ -52,7 +52,7 @@ def test_folded_operations_are_those_of_a_batch_norm():
     torch.testing.assert_close(layer(x), model[:2](x))
 
 
-def test_renamed_models_compute_the_same_under_other_names():
+def test_renamed_models_compute_the_same_under_other_names() -> None:
     torch.manual_seed(0)
     model = block().eval()
     for shuffled in (False, True):
@@ -64,6 +64,6 @@ def test_renamed_models_compute_the_same_under_other_names():
     assert list(again.state_dict()) == list(other.state_dict())
 
 
-def test_folding_takes_batch_norms_away():
+def test_folding_takes_batch_norms_away() -> None:
     keys = folded(block)().state_dict().keys()
     assert keys == {"0.weight", "0.bias", "3.weight", "3.bias"}

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from benchmarks.speed import Row, _print, exponents, measure
+from benchmarks.speed.command import Row, _print, exponents, measure
 from fxmap.testing.generated import Decoder, JoinedDecoder, Residual, Shuffled
 
 SMALL = {"layers": 2, "width": 32, "heads": 4, "groups": 2, "hidden": 48, "vocabulary": 50}
 
 
-def test_the_two_generated_networks_are_one():
+def test_the_two_generated_networks_are_one() -> None:
     src, dst = Residual(3, 0), Shuffled(3, 0)
     names = {
         "a": "norm.weight",
@@ -24,7 +24,7 @@ def test_the_two_generated_networks_are_one():
     torch.testing.assert_close(dst(x), src(x))
 
 
-def test_the_two_decoders_are_one():
+def test_the_two_decoders_are_one() -> None:
     src, dst = Decoder(**SMALL), JoinedDecoder(**SMALL)
     state = src.state_dict()
     made = {
@@ -44,7 +44,7 @@ def test_the_two_decoders_are_one():
     torch.testing.assert_close(dst(tokens), src(tokens))
 
 
-def test_a_generated_network_is_mapped_and_every_stage_is_timed():
+def test_a_generated_network_is_mapped_and_every_stage_is_timed() -> None:
     (row,) = measure("generated 60")
     assert row.failure == ""
     assert (row.mapped, row.missing) == (70, 0)
@@ -53,14 +53,14 @@ def test_a_generated_network_is_mapped_and_every_stage_is_timed():
     assert all(seconds > 0 for stage, seconds in row.seconds.items() if stage != "search")
 
 
-def test_exponents_are_fitted_to_generated_networks_alone():
+def test_exponents_are_fitted_to_generated_networks_alone() -> None:
     rows = [Row("", "generated", n, seconds={"align": 3e-6 * n**1.5}, seconds_build=1e-6 * n) for n in (10, 100, 1000)]
     rows.append(Row("", "real", 100, seconds={"align": 50.0}))
     assert exponents(rows)["align"] == pytest.approx(1.5)
     assert exponents(rows)["building both models"] == pytest.approx(1)
 
 
-def test_every_column_of_the_table_has_a_title(capsys):
+def test_every_column_of_the_table_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
     row = Row("case", "generated", 10, 1.0, {"align": 1.0}, 1.0, 1.0, 1.0, 1.0, 1.0)
     _print([row], 1.0)
     titles = next(line for line in capsys.readouterr().out.splitlines() if "peak MB" in line)

@@ -1,10 +1,11 @@
 import os
 import time
+from collections.abc import Iterator
 
-from benchmarks.workers import run_all
+from benchmarks.common.workers import run_all
 
 
-def work(task):
+def work(task: str) -> Iterator[str]:
     yield f"{task} began"
     if task == "crash":
         os._exit(7)
@@ -15,7 +16,7 @@ def work(task):
     yield f"{task} ended"
 
 
-def test_a_crash_or_a_hang_of_one_task_does_not_stop_the_others():
+def test_a_crash_or_a_hang_of_one_task_does_not_stop_the_others() -> None:
     tasks = ["crash", "hang", "raise", "fine"]
     ended = {end.task: end for end in run_all(work, tasks, jobs=4, seconds=1)}
     assert {task: end.failure for task, end in ended.items()} == {

@@ -28,7 +28,7 @@ class Listed(nn.Module):
         for number in range(EXPERTS):
             rows = (chosen == number).nonzero().flatten()
             part, own = self.experts[number], x[rows]
-            result = result.index_add(0, rows, self.down[number](F.silu(part["gate"](own)) * part["up"](own)))
+            result = result.index_add(0, rows, self.down[number](F.silu(part.gate(own)) * part.up(own)))
         return result
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.recipes import same_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -48,6 +47,7 @@ from fxmap.expressions.quantized import (
 )
 from fxmap.expressions.scheme import Scheme
 from fxmap.expressions.serial import KINDS
+from fxmap.testing.compare import same_value
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
 MATRIX, VECTOR, KERNEL, SIZES = Source("matrix"), Source("vector"), Source("kernel"), Source("sizes")

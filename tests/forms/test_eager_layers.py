@@ -100,7 +100,7 @@ def test_dynamic_layer_is_filled_and_read_back(make: type[nn.Module], inputs: to
 
     scope: dict[str, object] = {}
     exec(mapping.to_python(), scope)
-    by_hand = scope["convert"](whole.state_dict())  # type: ignore[operator]
+    by_hand = scope["convert"](whole.state_dict())
     assert all(equal_states(by_hand[key], dst.state_dict()[key]) for key in mapping)
     again = fxmap.KeyMapping.from_json(mapping.to_json())
     assert dict(again) == dict(mapping)
@@ -138,7 +138,7 @@ def test_attention_that_torch_quantizes_into_another_function_is_named() -> None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.quant(x)
-            return self.dequant(self.head(self.attention(x, x, x)[0]))  # type: ignore[no-any-return]
+            return self.dequant(self.head(self.attention(x, x, x)[0]))
 
     inputs = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
     dst = Attention().eval()

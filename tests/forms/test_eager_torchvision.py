@@ -165,7 +165,7 @@ def test_eps_of_the_source_is_used_where_it_is_folded_and_named_where_it_is_not(
     assert not mapping.proof.ok
     assert "eps 1e-05 against 0.001" in str(mapping.proof.divergence)
     assert "absorb_eps=True" in str(mapping.proof.divergence)
-    assert fxmap.auto_map(src, dst, absorb_eps=True).proof.ok  # type: ignore[union-attr]
+    assert fxmap.auto_map(src, dst, absorb_eps=True).proof.ok
 
 
 def test_source_in_training_mode_stays_there() -> None:

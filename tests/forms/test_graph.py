@@ -354,7 +354,7 @@ def test_norm_that_no_layer_is_divided_by_may_have_the_weight_zero() -> None:
             self.conv, self.relu, self.norm = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.norm(self.relu(self.conv(x)))  # type: ignore[no-any-return]
+            return self.norm(self.relu(self.conv(x)))
 
     src = Alone().eval()
     dst = quantize_fx.prepare_qat_fx(Alone().train(), tq.get_default_qat_qconfig_mapping("fbgemm"), (DATA[0],))

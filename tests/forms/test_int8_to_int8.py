@@ -55,7 +55,7 @@ class Residual(nn.Module):
         y = self.body_norm(self.body(x))
         x = self.add.add_relu(x, y) if self.eager else self.act(x + y)
         x = self.head(self.pool(x).flatten(1))
-        return self.dequant(x) if self.eager else x  # type: ignore[no-any-return]
+        return self.dequant(x) if self.eager else x
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +251,7 @@ class Joined(nn.Module):
         x = self.quant(x) if self.eager else x
         parts = [self.left(x), self.right(x)]
         x = self.head(self.join.cat(parts, 1) if self.eager else torch.cat(parts, 1))
-        return self.dequant(x) if self.eager else x  # type: ignore[no-any-return]
+        return self.dequant(x) if self.eager else x
 
 
 def joined(name: str, seed: int) -> Any:

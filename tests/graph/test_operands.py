@@ -33,7 +33,8 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != LENGTH:
             raise ValueError("of another length")
-        x, token = self.embed(x), self.token
+        token: Tensor = self.token
+        x = self.embed(x)
         if self.style == "joined, then added":
             x = torch.cat((token.expand(len(x), -1, -1), x), 1) + self.position
         elif self.style == "added, then joined":
@@ -117,7 +118,7 @@ class Scaled(nn.Module):
         self.weight, self.body = nn.Parameter(torch.ones(WIDTH)), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.factor != 1.0:
             weight = weight * self.factor
         if self.shift:

@@ -10,7 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from fxmap.capture.captured import Captured, capture, capture_run
+from fxmap.capture.captured import Captured
+from fxmap.capture.recorded import capture_run
+from fxmap.capture.symbolic import capture_symbolic
 from fxmap.errors import CaptureError, InternalError
 from fxmap.graph.build import build
 from fxmap.graph.opgraph import Op, OpGraph
@@ -18,8 +20,8 @@ from fxmap.model.inputs import as_inputs
 from fxmap.model.replica import replicate
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
-from fxmap.testing.branches import Branches
 from tests.matching.search.test_rotary import Attention
+from tests.normalize.test_branches import Branches
 
 IMAGE = torch.randn(1, 3, 64, 64)
 EVERYTHING = Fold(sums=True, scales=True, norms_before=True, weight_norms=True)
@@ -60,7 +62,7 @@ def _captures(name: str) -> list[Captured]:
     model = make().eval()
     found = [capture_run(replicate(model), as_inputs(x))]
     try:
-        return [capture(replicate(model)), *found]
+        return [capture_symbolic(replicate(model)), *found]
     except CaptureError:
         return found
 
@@ -74,7 +76,7 @@ def test_invariants_hold_after_build_and_after_normalisation(name: str) -> None:
 
 
 def _layers() -> OpGraph:
-    return Network.of(capture(replicate(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()).eval()))).ops
+    return Network.of(capture_symbolic(replicate(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()).eval()))).ops
 
 
 def _cycle(ops: OpGraph) -> None:
@@ -118,7 +120,7 @@ def _lost_value(ops: OpGraph) -> None:
     ],
 )
 def test_a_broken_invariant_names_the_node(broken: Callable[[OpGraph], None], message: str) -> None:
-    captured = capture(replicate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()))
+    captured = capture_symbolic(replicate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()))
     ops = Network.of(captured).ops
     ops.check(captured.graph)
     broken(ops)

@@ -83,6 +83,6 @@ def test_json_of_before_notes_had_kinds_is_read() -> None:
     ],
 )
 def test_damaged_findings_are_refused(damage: dict[str, object]) -> None:
-    data = EARLIER | {"knowledge": EARLIER["knowledge"] | damage}  # type: ignore[operator]
+    data = EARLIER | {"knowledge": EARLIER["knowledge"] | damage}
     with pytest.raises(fxmap.MappingError, match="not a mapping that fxmap wrote"):
         KeyMapping.from_json(json.dumps(data))

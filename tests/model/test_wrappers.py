@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def test_every_stack_on_resnet18(depth: int, side: str) -> None:
 def test_real_wrappers_of_torch() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)))
     keys = list(model.state_dict())
-    wrapped = nn.DataParallel(torch.compile(nn.Sequential(model[0], checkpoint_wrapper(model[1]))))
+    compiled: Any = torch.compile(nn.Sequential(model[0], checkpoint_wrapper(model[1])))
+    wrapped: nn.Module = nn.DataParallel(compiled)
     state = wrapped.state_dict()
     # checkpoint_wrapper takes its own name out of a state dict, and leaves it in named_parameters.
     assert [plain(key) for key in state] == keys

@@ -39,7 +39,7 @@ class Branches(nn.Module):
             if self.summed:
                 y = self.large[i](x)
             else:
-                one, two, three = self.norms[i]
+                one, two, three = self.norms[i].children()
                 y = 0 + one(self.large[i](x)) + two(self.small[i](x))
                 y = y + three(x) if self.scale is None else x + self.scale[i] * (y - three(x))
             x = F.relu(y)
@@ -63,7 +63,7 @@ def test_branches_become_their_sum(groups: int, scaled: bool) -> None:
     written: dict[str, object] = {}
     exec(mapping.to_python(), written)
     read = KeyMapping.from_json(json.dumps(json.loads(mapping.to_json()))).apply(source)
-    assert all(torch.allclose(value, written["convert"](source)[key]) for key, value in read.items())  # type: ignore[operator]
+    assert all(torch.allclose(value, written["convert"](source)[key]) for key, value in read.items())
 
 
 def test_branches_that_both_have_are_renamed() -> None:
@@ -76,7 +76,7 @@ def test_branches_with_other_windows_are_no_sum(change: str) -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.stem(x)
             for i in range(2):
-                one, two, _ = self.norms[i]
+                one, two, _ = self.norms[i].children()
                 small = self.small[i](x.flip(-1) if change == "flipped" else x)
                 if change == "even":
                     small = F.avg_pool2d(small, 2, 1)
@@ -122,7 +122,7 @@ class Heads(nn.Module):
         x = self.body(x).tanh()
         if self.norms is None:
             return self.heads(x)
-        one, two = (head(norm(x)) for head, norm in zip(self.heads, self.norms, strict=True))
+        one, two = (head(norm(x)) for head, norm in zip(self.heads.children(), self.norms, strict=True))
         return (one + two) / 2
 
 
@@ -131,7 +131,7 @@ class Both(Heads):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         x = self.body(x).tanh()
-        one, two = (head(norm(x)) for head, norm in zip(self.heads, self.norms or (), strict=True))
+        one, two = (head(norm(x)) for head, norm in zip(self.heads.children(), self.norms or (), strict=True))
         return (one + two) / 2, one, two
 
 

@@ -8,7 +8,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fxmap.capture.captured import Captured, capture, capture_run
+from fxmap.capture.captured import Captured
+from fxmap.capture.recorded import capture_run
+from fxmap.capture.symbolic import capture_symbolic
 from fxmap.errors import InternalError
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.model.inputs import as_inputs
@@ -47,7 +49,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def _captured(name: str, recorded: bool) -> Captured:
     torch.manual_seed(0)
     replica = replicate(MODELS[name]().eval())
-    return capture_run(replica, as_inputs(IMAGE)) if recorded or name == "vit" else capture(replica)
+    return capture_run(replica, as_inputs(IMAGE)) if recorded or name == "vit" else capture_symbolic(replica)
 
 
 def _state(ops: OpGraph) -> tuple[list[Op], list[tuple[str, str, str]]]:
@@ -85,7 +87,7 @@ def test_the_record_says_how_often_a_rule_was_applied_and_why_it_was_not() -> No
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.other(self.two(self.conv(self.one(self.conv(x))))))
 
-    rewrites = Network.of(capture(replicate(Shared().eval()))).rewrites
+    rewrites = Network.of(capture_symbolic(replicate(Shared().eval()))).rewrites
     assert rewrites.applied["merge batch norms"] == 1
     ((reason, op),) = rewrites.refused["merge batch norms"].items()
     assert (reason, op.module) == ("the layer's weight is shared", "two")

@@ -21,7 +21,7 @@ def hooked(module: nn.Module) -> nn.Module:
 
 
 def over_all(module: nn.Module) -> nn.Module:
-    return nn.utils.parametrizations.weight_norm(module, dim=None)
+    return nn.utils.parametrizations.weight_norm(module, dim=None)  # type: ignore[arg-type]
 
 
 def plain(module: nn.Module) -> nn.Module:

@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from fxmap.matching.plan import make_plan
+from fxmap.matching.strategies.problem import Problem
+from fxmap.matching.strategies.solve import solve
 from fxmap.model.inputs import Given
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs
 
 
 def _chosen(model: nn.Module, given: Given) -> ChosenInputs:
-    chosen = choose_inputs(make_plan(model, model, given)[1], given)
+    plan = solve(Problem(model, model, given)).plan
+    assert plan is not None
+    chosen = choose_inputs(plan, given)
     assert chosen is not None
     return chosen
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.expressions.base import Source
+from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Concat, Slice
 from fxmap.testing.planted import randomised
 
@@ -39,14 +39,14 @@ class Block(nn.Module):
 INPUTS = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 
 
-def _identity(model: nn.Module) -> dict[str, fxmap.KeyMapping]:
-    return {key: Source(key) for key in model.state_dict()}  # type: ignore[misc]
+def _identity(model: nn.Module) -> dict[str, Expression]:
+    return {key: Source(key) for key in model.state_dict()}
 
 
-def _divergence(change: Callable[[nn.Module], None], mapping: dict[str, object] | None = None) -> fxmap.Divergence:
+def _divergence(change: Callable[[nn.Module], None], mapping: dict[str, Expression] | None = None) -> fxmap.Divergence:
     src, dst = randomised(Block(), 1), randomised(Block(), 2)
     change(dst)
-    proof = fxmap.verify(src, dst, _identity(dst) | (mapping or {}), example_inputs=INPUTS)  # type: ignore[arg-type, operator]
+    proof = fxmap.verify(src, dst, _identity(dst) | (mapping or {}), example_inputs=INPUTS)
     assert not proof.ok
     assert proof.divergence is not None
     return proof.divergence
@@ -61,7 +61,10 @@ def _set(path: str, **values: object) -> Callable[[nn.Module], None]:
 
 
 def _clamp(path: str, size: float) -> Callable[[nn.Module], None]:
-    return lambda model: model.get_submodule(path).register_forward_hook(lambda _m, _a, out: out.clamp(-size, size)) and None
+    def change(model: nn.Module) -> None:
+        model.get_submodule(path).register_forward_hook(lambda _m, _a, out: out.clamp(-size, size))
+
+    return change
 
 
 @pytest.mark.parametrize(

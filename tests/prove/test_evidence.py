@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from fxmap.matching.align.alignment import Pair
-from fxmap.matching.plan import make_plan
-from fxmap.model.inputs import Given
+from fxmap.matching.strategies.problem import Problem
+from fxmap.matching.strategies.solve import solve
 from fxmap.prove.aligned import aligned
 from fxmap.prove.evidence import Tables, largest_errors, without_rounding
 from fxmap.run.lockstep import Comparison
@@ -22,7 +22,8 @@ def test_a_pair_that_one_run_did_not_see_has_no_finite_error() -> None:
 
 def test_only_errors_of_the_size_of_rounding_behind_a_table_are_forgiven() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
-    _, plan = make_plan(model, model, Given())
+    plan = solve(Problem(model, model)).plan
+    assert plan is not None
     pairs: list[Pair] = aligned(plan)
     first, *others = [(pair.src, pair.dst) for pair in pairs]
     node = plan.src.main.ops.op(first[0]).output

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fxmap.capture.captured import capture
+from fxmap.capture.symbolic import capture_symbolic
 from fxmap.model.tensors import tensors_of
 from fxmap.normalize.network import Network
 from fxmap.run.calibrator import run_calibrated
@@ -13,7 +13,7 @@ from fxmap.run.randomize import random_tensors
 
 def _network() -> Network:
     norm = nn.BatchNorm1d(4)
-    return Network.of(capture(nn.Sequential(nn.Linear(4, 4), norm, nn.ReLU(), norm)))
+    return Network.of(capture_symbolic(nn.Sequential(nn.Linear(4, 4), norm, nn.ReLU(), norm)))
 
 
 def _run() -> tuple[Network, dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ class Saturating(nn.Module):
         super().__init__()
         self.first, self.second, self.third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
         self.clamped = activation is None
-        self.act1, self.act2 = (activation(), activation()) if activation is not None else (None, None)
+        self.act1, self.act2 = (None if activation is None else activation() for _ in range(2))
         self.quant, self.dequant = tq.QuantStub(), tq.DeQuantStub()
 
     def forward(self, x: Tensor) -> Tensor:

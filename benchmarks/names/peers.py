@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.names_data import Tree
+from benchmarks.names.data import Tree
 
 Mapper = Callable[[Tree, Tree], dict[str, str]]
 
@@ -68,7 +68,7 @@ def timm_remap(src: Tree, dst: Tree) -> dict[str, str]:
         def state_dict(self) -> dict[str, Tensor]:
             return _numbered(dst)[0]
 
-    return _keys_of(remap_state_dict(state, Model()), src)  # type: ignore[arg-type]
+    return _keys_of(remap_state_dict(state, Model()), src)
 
 
 def weightbridge(src: Tree, dst: Tree, *, ignore: bool = False) -> dict[str, str]:

@@ -25,9 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.near_miss_judge import SAME, Judge, randomise
-from benchmarks.near_misses import Alter, Case, cases, changed, planted
-from benchmarks.subjects import SUBJECTS, Subject
+from benchmarks.proof.judge import SAME, Judge, randomise
+from benchmarks.proof.near_misses import Alter, Case, cases, changed, planted
+from benchmarks.proof.subjects import SUBJECTS, Subject
 from fxmap.capture.recorded import RECORDED
 from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.errors import CaptureError

@@ -2,7 +2,7 @@
 
 Made once, from a folder with pairs of models (pairs.py) and their proven maps:
 
-    python -m benchmarks.names_data FOLDER [--packages OTHER] benchmarks/data/names.json.xz
+    python -m benchmarks.names.data FOLDER [--packages OTHER] benchmarks/names/names.json.xz
 
 so that the benchmark needs no model. A relation is the number of a source key (a rename, or the same numbers in another
 shape), an expression in the notation of the maps with numbers for keys, None where the source has nothing for the key, or
@@ -22,7 +22,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-FILE = Path(__file__).parent / "data" / "names.json.xz"
+FILE = Path(__file__).parent / "names.json.xz"
 
 Tree = list[tuple[str, list[int], str]]
 

@@ -19,9 +19,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import measure_modules
-from benchmarks.measure import PAIRS, Row, measure, subject
-from benchmarks.output import progress, write_json
+from benchmarks.common.output import progress, write_json
+from benchmarks.forms import measure_layers
+from benchmarks.forms.measure import PAIRS, Row, measure, subject
 from fxmap.testing.recipes.models import MODELS
 
 QUICK_MODELS = ("shufflenet_v2_x0_5", "resnet18")
@@ -40,10 +40,10 @@ def command(
 
     Ends with exit code 1 if a key or an output is not as its reference.
     """
-    every = (*MODELS, measure_modules.LAYERS)
+    every = (*MODELS, measure_layers.LAYERS)
     names = _chosen(models, every, QUICK_MODELS if quick else every, "model")
-    known = (*PAIRS, *measure_modules.FORMS)
-    kinds = _chosen(forms, known, QUICK_FORMS if quick else (*default_forms(), *measure_modules.FORMS), "form")
+    known = (*PAIRS, *measure_layers.FORMS)
+    kinds = _chosen(forms, known, QUICK_FORMS if quick else (*default_forms(), *measure_layers.FORMS), "form")
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"{json_file.parent} is not a directory", param_hint="--json")
     torch.set_num_threads(threads)
@@ -87,8 +87,8 @@ def _measured(names: tuple[str, ...], kinds: tuple[str, ...], proof: bool) -> li
     def measured() -> Iterator[Row]:
         model = None
         for name, kind in rows:
-            if measure_modules.applies(name, kind):
-                yield measure_modules.measure(name, kind)
+            if measure_layers.applies(name, kind):
+                yield measure_layers.measure(name, kind)
             else:
                 model = model if model is not None and model.name == name else subject(name)
                 yield measure(model, kind, proof=proof)
@@ -99,7 +99,7 @@ def _measured(names: tuple[str, ...], kinds: tuple[str, ...], proof: bool) -> li
 
 
 def _has_row(name: str, kind: str) -> bool:
-    return measure_modules.applies(name, kind) or (name in MODELS and kind in PAIRS)
+    return measure_layers.applies(name, kind) or (name in MODELS and kind in PAIRS)
 
 
 def _alarm(count: int) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import fxmap
-from benchmarks.controls import CONTROLS
+from benchmarks.common.controls import CONTROLS
 from benchmarks.registry.pair import Build, Output, Pair, main_tensor
 from benchmarks.registry.truth import truth_of
 from fxmap.testing.randomise import clear_caches, randomise

@@ -1,34 +1,22 @@
-"""`python -m benchmarks names`: keys of real pairs matched by names and shapes alone, beside the peers that do so.
-
-A key is right if its value is the truth's, whichever way that is written. No model is built: the key trees lie in data/.
-"""
+"""One mapper of names on one pair: a key is right if its value is the truth's, whichever way that is written."""
 
 import signal
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
-from multiprocessing import Pool
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.names_data import NamedPair, Tree, read
-from benchmarks.names_peers import PEERS
-from benchmarks.output import progress, write_json
+from benchmarks.names.data import NamedPair, Tree
+from benchmarks.names.peers import PEERS
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Reshape
 from fxmap.matching.keys.mapper import map_by_name
 
 OURS = "fxmap"
-_NOT_INSTALLED = "not installed"
+NOT_INSTALLED = "not installed"
 
 
 @dataclass(frozen=True)
@@ -45,43 +33,6 @@ class Row:
     refused: str = ""
 
 
-def command(
-    mappers: Annotated[str, typer.Option(help="Only these, separated by commas; fxmap is one of them.")] = "",
-    only: Annotated[str, typer.Option(help="Only pairs whose name contains this.")] = "",
-    packages: Annotated[list[Path] | None, typer.Option(help="Folders with peers that are not installed.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Processor seconds that a mapper may take for a pair.")] = 60,
-    jobs: Annotated[int, typer.Option(min=1, help="Pairs at a time, one thread each.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the rows to this file.")] = None,
-) -> None:
-    """Match the keys of real pairs by names and shapes alone, and count right and wrong keys beside the peers.
-
-    Ends with exit code 1 if, in the totals of a group, a peer has more keys right at as many or fewer wrong.
-    """
-    known = [OURS, *PEERS]
-    names = [name.strip() for name in mappers.split(",") if name.strip()] or known
-    if strangers := [name for name in names if name not in known]:
-        raise typer.BadParameter(f"{strangers[0]} is not a mapper; there are {', '.join(known)}", param_hint="--mappers")
-    start = time.perf_counter()
-    sys.path.extend(map(str, packages or []))
-    pairs = [pair for pair in read() if only in pair.id]
-    work = [(pair, name) for pair in pairs for name in names]
-    with Pool(jobs, partial(torch.set_num_threads, 1)) as pool:
-        ends = pool.imap(partial(_measured, limit=limit), work)
-        rows: list[Row] = []
-        for row in progress(ends, len(work), lambda row: f"{row.mapper}: {row.pair}"):
-            rows.append(row)
-            if json_file is not None and len(rows) % len(names) == 0:
-                # After every pair: a run that is stopped is not lost.
-                write_json(json_file, "names", [asdict(row) for row in rows], time.perf_counter() - start)
-    beaten = _print(rows, names)
-    if beaten:
-        raise typer.Exit(1)
-
-
-def _measured(task: tuple[NamedPair, str], limit: int) -> Row:
-    return measure(*task, limit)
-
-
 def measure(pair: NamedPair, mapper: str, limit: int = 60) -> Row:
     """Run one mapper on one pair, and judge every key."""
     start = time.process_time()
@@ -91,7 +42,7 @@ def measure(pair: NamedPair, mapper: str, limit: int = 60) -> Row:
         with _TimeLimit(limit):
             answers = dict(_ours(pair) if mapper == OURS else PEERS[mapper](pair.src, pair.dst))
     except ImportError as error:
-        refused = f"{_NOT_INSTALLED} ({error})"
+        refused = f"{NOT_INSTALLED} ({error})"
     except Exception as error:
         # A peer refuses a pair by whatever error it likes.
         refused = f"{type(error).__name__}: {str(error)[:200]}"
@@ -207,7 +158,7 @@ def _evaluate(truth: Any, source: Any) -> Tensor | None:
         case "cat":
             return torch.cat(made, rest[0])
         case "chunk":
-            return made[0].chunk(rest[2], rest[3])[rest[1]]
+            return made[0].chunk(rest[2], rest[3])[rest[1]]  # type: ignore[no-any-return]
         case "slice":
             return made[0].narrow(rest[1], rest[2], rest[3] - rest[2])
         case "t":
@@ -218,39 +169,3 @@ def _evaluate(truth: Any, source: Any) -> Tensor | None:
             return made[0].index_select(rest[1], torch.tensor(rest[2]))
         case _:
             return None
-
-
-def _print(rows: list[Row], names: list[str]) -> list[str]:
-    """Print the table of totals; return which peers are better somewhere."""
-    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for row in rows:
-        for group in (row.group, "all"):
-            total = totals[group, row.mapper]
-            for place, value in enumerate((row.right, row.wrong, row.left, not row.wrong and not row.left)):
-                total[place] += value
-    groups = [*sorted({row.group for row in rows}), "all"]
-    table = Table(title="keys right / wrong / open (pairs all right)")
-    table.add_column("mapper")
-    for group in groups:
-        table.add_column(
-            f"{group} ({len({row.pair for row in rows if group in (row.group, 'all')})} pairs)", justify="right"
-        )
-    table.add_column("seconds, longest", justify="right")
-    for name in names:
-        own = [row for row in rows if row.mapper == name]
-        if all(row.refused.startswith(_NOT_INSTALLED) for row in own):
-            table.add_row(name, own[0].refused, *[""] * len(groups))
-            continue
-        cells = ["{} / {} / {} ({})".format(*totals[group, name]) for group in groups]
-        table.add_row(name, *cells, f"{max(row.seconds for row in own):.1f}")
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-    beaten = [
-        f"{name} on {group}"
-        for group in groups
-        for name in names
-        if OURS in names
-        and totals[group, name][0] > totals[group, OURS][0]
-        and totals[group, name][1] <= totals[group, OURS][1]
-    ]
-    print(f"better at as many or fewer wrong: {', '.join(beaten) or 'none'}")
-    return beaten

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks.measure import Row, counted, subject, timed
+from benchmarks.forms.measure import Row, counted, subject, timed
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, layers, models
 from fxmap.testing.recipes.forms import Form
@@ -33,7 +33,7 @@ EAGER = {
 TORCHAO: dict[str, Callable[[Any], Any]] = {
     "torchao-int8": lambda q: q.Int8WeightOnlyConfig(),
     "torchao-int8-dynamic": lambda q: q.Int8DynamicActivationInt8WeightConfig(),
-    "torchao-int4": lambda q: q.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=q.PerAxis(0)),
+    "torchao-int4": lambda q: q.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=q.PerAxis(0)),  # type: ignore[attr-defined]
     "torchao-float8": lambda q: q.Float8WeightOnlyConfig(),
 }
 CLAMP = "int8-clamp"
@@ -164,5 +164,6 @@ def same_value(a: Any, b: Any) -> bool:
 def _unpacked(value: Any) -> Any:
     """Open the script objects of a dynamic recurrent layer as far as they go."""
     if isinstance(value, torch.ScriptObject):
-        return _unpacked(value.__getstate__()[0])
+        state: Any = value.__getstate__()
+        return _unpacked(state[0])
     return [_unpacked(part) for part in value] if isinstance(value, tuple | list) else value

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.packages import FOLDERS, append_folders
+from benchmarks.common.packages import FOLDERS, append_folders
 
 # What most pairs need; imported once, and not for every pair.
-LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fxmap", "benchmarks.judge")
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fxmap", "benchmarks.common.judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def run_all(
     os.environ[FOLDERS] = os.pathsep.join(packages)
     # A server imports the libraries once, before any thread exists, and forks for every task.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.packages", *preload])
+    context.set_forkserver_preload(["benchmarks.common.packages", *preload])
     with ThreadPoolExecutor(jobs) as pool:
         started = [pool.submit(run_one, function, task, seconds, method="forkserver", nested=nested) for task in tasks]
         for future in as_completed(started):

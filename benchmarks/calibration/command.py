@@ -6,7 +6,7 @@ cost alone is about the most that any ranges can reach.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import fxmap
-from benchmarks.output import progress, write_json
+from benchmarks.common.output import progress, write_json
 from fxmap.cli.demo.data import Digits, Settings, fine_tune, isolated
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, models
@@ -31,7 +31,10 @@ from fxmap.testing.recipes.forms import Form
 CLASSES, IMAGE, TRAINED_ON = 10, 80, 1440
 FEW, MANY, BATCH = 64, 256, 16  # images to calibrate on
 ADAM, SGD = "AdamW", "SGD"
-OPTIMIZERS = {ADAM: (torch.optim.AdamW, 2e-3), SGD: (partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4), 0.2)}
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
+    ADAM: (torch.optim.AdamW, 2e-3),
+    SGD: (partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4), 0.2),
+}
 # How well int8 weights do depends on the training, so the network whose activations saturate is trained in two ways.
 NETWORKS = (("resnet18", ADAM), ("inception_v3", ADAM), ("mobilenet_v2", ADAM), ("mobilenet_v2", SGD))
 
@@ -150,7 +153,7 @@ def _filled(trained: Trained, calibration: str, images: int = FEW, observers: st
         num_classes=CLASSES,
         **_options(trained.name),
     )
-    batches = trained.data.images[:images].split(BATCH)
+    batches = trained.data.images[:images].split(BATCH)  # type: ignore[no-untyped-call]
     with forms.engine(engine):
         start = time.perf_counter()
         fxmap.transfer(

@@ -4,10 +4,10 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from fxmap.mapping.knowledge import Mismatch
 from torch import Tensor, nn
 
-from fxmap.capture.captured import capture
+from fxmap.capture.symbolic import capture_symbolic
+from fxmap.mapping.findings import Mismatch
 from fxmap.matching.align.align import align
 from fxmap.matching.derive.derivation import Derivation, derive, derive_operands, in_stored_tensors
 from fxmap.normalize.network import Network
@@ -35,7 +35,7 @@ class Parts(nn.Module):
 
 
 def test_rewriting_in_stored_tensors_leaves_the_operands_as_they_were() -> None:
-    src, dst = (Network.of(capture(model)).ops for model in (Joined(), Parts()))
+    src, dst = (Network.of(capture_symbolic(model)).ops for model in (Joined(), Parts()))
     assert dst.composed
     operands = derive_operands(src, dst, align(src, dst))
     before = copy.deepcopy(operands)
@@ -47,7 +47,7 @@ def test_rewriting_in_stored_tensors_leaves_the_operands_as_they_were() -> None:
 
 
 def test_what_is_said_of_an_operand_is_said_of_its_parts() -> None:
-    src, dst = (Network.of(capture(model)).ops for model in (Joined(), Parts()))
+    src, dst = (Network.of(capture_symbolic(model)).ops for model in (Joined(), Parts()))
     operands = derive_operands(src, dst, align(src, dst))
     (weight,) = (name for name in dst.composed if "q.weight" in dst.parts(name))
     rest = {key: made for key, made in operands.expressions.items() if key != weight}
@@ -60,7 +60,7 @@ def test_what_is_said_of_an_operand_is_said_of_its_parts() -> None:
 
 
 def test_a_derivation_prints_what_is_made_and_what_is_not() -> None:
-    src, dst = (Network.of(capture(model)).ops for model in (Joined(outputs=3), Joined(outputs=5)))
+    src, dst = (Network.of(capture_symbolic(model)).ops for model in (Joined(outputs=3), Joined(outputs=5)))
     printed = str(derive(src, dst, align(src, dst)))
     assert printed.startswith("2 tensors made, 2 of another shape, 0 without a source\n")
     assert "out.weight: source out.weight (3, 8), destination (5, 8)" in printed

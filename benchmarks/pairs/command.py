@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.judge import EXAMPLES, Row, judge
-from benchmarks.output import progress, write_json
+from benchmarks.common.judge import EXAMPLES, Row, judge
+from benchmarks.common.output import progress, write_json
+from benchmarks.common.workers import LIBRARIES, Ended, run_all
 from benchmarks.registry import GROUPS, PAIRS
 from benchmarks.registry.compat import install_pkg_resources
 from benchmarks.registry.pair import Pair
-from benchmarks.workers import LIBRARIES, Ended, run_all
 
 WIDTH = 180  # of the table where the output is no terminal
 

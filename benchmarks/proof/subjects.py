@@ -59,20 +59,20 @@ def tokens(vocabulary: int, *lengths: int, name: str = "input_ids") -> Draw:
 def _regnet() -> nn.Module:
     from torchvision.models.regnet import BlockParams, RegNet
 
-    return RegNet(BlockParams([1, 1, 1], [16, 32, 48], [8, 8, 8], [1.0] * 3, [2] * 3, se_ratio=0.25), num_classes=7)
+    return RegNet(BlockParams([1, 1, 1], [16, 32, 48], [8, 8, 8], [1.0] * 3, [2] * 3, se_ratio=0.25), num_classes=7)  # type: ignore[no-any-return]
 
 
 def _timm_resnet() -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=7, channels=(16, 24, 32, 48))
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=7, channels=(16, 24, 32, 48))  # type: ignore[no-any-return]
 
 
 def _mobilenet_v2() -> nn.Module:
     from torchvision.models import MobileNetV2
 
     setting = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2]]
-    return MobileNetV2(num_classes=7, width_mult=0.5, inverted_residual_setting=setting)
+    return MobileNetV2(num_classes=7, width_mult=0.5, inverted_residual_setting=setting)  # type: ignore[no-any-return]
 
 
 def _mobilenet_v3() -> nn.Module:
@@ -83,55 +83,55 @@ def _mobilenet_v3() -> nn.Module:
         (16, 3, 48, 24, False, "RE", 2, 1),
         (24, 5, 64, 24, True, "HS", 1, 1),
     ]
-    return MobileNetV3([InvertedResidualConfig(*row, width_mult=1.0) for row in rows], last_channel=64, num_classes=7)
+    return MobileNetV3([InvertedResidualConfig(*row, width_mult=1.0) for row in rows], last_channel=64, num_classes=7)  # type: ignore[no-any-return]
 
 
 def _densenet() -> nn.Module:
     from torchvision.models import DenseNet
 
-    return DenseNet(growth_rate=8, block_config=(2, 2, 2), num_init_features=16, bn_size=2, num_classes=7)
+    return DenseNet(growth_rate=8, block_config=(2, 2, 2), num_init_features=16, bn_size=2, num_classes=7)  # type: ignore[no-any-return]
 
 
 def _squeezenet() -> nn.Module:
     from torchvision.models import squeezenet1_1
 
-    return squeezenet1_1(num_classes=7)
+    return squeezenet1_1(num_classes=7)  # type: ignore[no-any-return]
 
 
 def _shufflenet() -> nn.Module:
     from torchvision.models import ShuffleNetV2
 
-    return ShuffleNetV2([2, 2, 2], [24, 32, 48, 64, 96], num_classes=7)
+    return ShuffleNetV2([2, 2, 2], [24, 32, 48, 64, 96], num_classes=7)  # type: ignore[no-any-return]
 
 
 def _convnext() -> nn.Module:
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-    return ConvNeXt([CNBlockConfig(16, 24, 1), CNBlockConfig(24, None, 2)], num_classes=7, layer_scale=0.5)
+    return ConvNeXt([CNBlockConfig(16, 24, 1), CNBlockConfig(24, None, 2)], num_classes=7, layer_scale=0.5)  # type: ignore[no-any-return]
 
 
 def _vit() -> nn.Module:
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=7)
+    return VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=7)  # type: ignore[no-any-return]
 
 
 def _swin() -> nn.Module:
     from torchvision.models import SwinTransformer
 
-    return SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=7)
+    return SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=7)  # type: ignore[no-any-return]
 
 
 def _timm_vit() -> nn.Module:
     from timm.models import VisionTransformer
 
-    return VisionTransformer(32, 8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=1.5, num_classes=7)
+    return VisionTransformer(32, 8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=1.5, num_classes=7)  # type: ignore[no-any-return]
 
 
 def _transformers_vit() -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
-    return ViTForImageClassification(
+    return ViTForImageClassification(  # type: ignore[no-any-return]
         ViTConfig(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8,
             num_labels=7, layer_norm_eps=1e-6,
@@ -142,7 +142,7 @@ def _transformers_vit() -> nn.Module:
 def _transformers_resnet() -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    return ResNetForImageClassification(
+    return ResNetForImageClassification(  # type: ignore[no-any-return]
         ResNetConfig(embedding_size=64, hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 1, 1], layer_type="basic", num_labels=7)
     )
 
@@ -150,13 +150,13 @@ def _transformers_resnet() -> nn.Module:
 def _mixer() -> nn.Module:
     from timm.models.mlp_mixer import MlpMixer
 
-    return MlpMixer(img_size=32, patch_size=8, num_blocks=2, embed_dim=24, num_classes=7)
+    return MlpMixer(img_size=32, patch_size=8, num_blocks=2, embed_dim=24, num_classes=7)  # type: ignore[no-any-return]
 
 
 def _bert() -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
-    return BertForSequenceClassification(
+    return BertForSequenceClassification(  # type: ignore[no-any-return]
         BertConfig(
             vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
             max_position_embeddings=32, num_labels=5,
@@ -167,13 +167,13 @@ def _bert() -> nn.Module:
 def _gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=32, n_layer=2, n_head=4, use_cache=False))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=32, n_layer=2, n_head=4, use_cache=False))  # type: ignore[no-any-return]
 
 
 def _llama() -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(
+    return LlamaForCausalLM(  # type: ignore[no-any-return]
         LlamaConfig(
             vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=4, max_position_embeddings=64, use_cache=False, attention_bias=True,
@@ -208,7 +208,7 @@ class Mixed(nn.Module):
         x = self.act5(self.norm3(self.mix(x)))
         x = x * self.act6(self.gate(x))
         x = x.mean((2, 3))
-        return self.head(self.norm4(self.act7(self.hidden(x)) + x))
+        return self.head(self.norm4(self.act7(self.hidden(x)) + x))  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):

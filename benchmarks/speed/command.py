@@ -21,9 +21,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxmap
-from benchmarks.output import progress, write_json
+from benchmarks.common.output import progress, write_json
+from benchmarks.common.workers import run_all
 from benchmarks.registry import PAIRS
-from benchmarks.workers import run_all
 from fxmap.testing.generated import OPS_A_BLOCK, Decoder, JoinedDecoder, Residual, Shuffled
 
 # As `mapping.trace` calls them. Seconds are those of this process on the CPU; a stage inside another is not counted twice.

@@ -1,0 +1,1 @@
+"""Every quantized form of a model, filled by fxmap and compared with its independent reference."""

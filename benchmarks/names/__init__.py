@@ -1,0 +1,1 @@
+"""Keys matched without any graph, beside mappers that work on names and shapes."""

@@ -1,0 +1,1 @@
+"""Pairs of public implementations of one network."""

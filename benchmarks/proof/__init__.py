@@ -1,0 +1,1 @@
+"""Attempts to have wrong mappings proven."""

@@ -1,0 +1,232 @@
+"""Pytorchcv to torchvision and timm: convolutional networks."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.registry.build import pytorchcv, timm, torchvision
+from benchmarks.registry.pair import Pair, images, item
+
+
+def two_images() -> tuple[Tensor, Tensor]:
+    """Draw two frames for optical flow, with values from 0 to 1."""
+    return torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128)
+
+
+PAIRS = (
+    Pair(
+        "pytorchcv:alexnetb->torchvision:alexnet",
+        "alexnet",
+        61.1,
+        pytorchcv("alexnetb"),
+        torchvision("alexnet"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:vgg11->torchvision:vgg11", "vgg", 132.86, pytorchcv("vgg11"), torchvision("vgg11"), images(224, batch=1)
+    ),
+    Pair(
+        "pytorchcv:bn_vgg11b->torchvision:vgg11_bn",
+        "vgg",
+        132.87,
+        pytorchcv("bn_vgg11b"),
+        torchvision("vgg11_bn"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:resnext50_32x4d->torchvision:resnext50_32x4d",
+        "resnext",
+        25.03,
+        pytorchcv("resnext50_32x4d"),
+        torchvision("resnext50_32x4d"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:densenet121->torchvision:densenet121",
+        "densenet",
+        7.98,
+        pytorchcv("densenet121"),
+        torchvision("densenet121"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:mobilenetv2b_w1->torchvision:mobilenet_v2",
+        "mobilenet_v2",
+        3.5,
+        pytorchcv("mobilenetv2b_w1"),
+        torchvision("mobilenet_v2"),
+        images(224, batch=1),
+        hard=True,
+    ),
+    Pair(
+        "pytorchcv:mobilenetv3_large_w1->torchvision:mobilenet_v3_large",
+        "mobilenet_v3",
+        5.48,
+        pytorchcv("mobilenetv3_large_w1"),
+        torchvision("mobilenet_v3_large", norm_layer=partial(nn.BatchNorm2d, eps=1e-05)),
+        images(224, batch=1),
+        hard=True,
+    ),
+    Pair(
+        "pytorchcv:inceptionv3->torchvision:inception_v3",
+        "inception_v3",
+        27.16,
+        pytorchcv("inceptionv3"),
+        torchvision("inception_v3"),
+        images(299, batch=1),
+    ),
+    Pair(
+        "pytorchcv:regnetx004->timm:regnetx_004",
+        "regnet",
+        5.16,
+        pytorchcv("regnetx004"),
+        timm("regnetx_004"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:regnety004->torchvision:regnet_y_400mf",
+        "regnet",
+        4.34,
+        pytorchcv("regnety004"),
+        torchvision("regnet_y_400mf"),
+        images(224, batch=1),
+        hard=True,
+    ),
+    Pair(
+        "pytorchcv:raft_small->torchvision:raft_small",
+        "raft",
+        0.99,
+        pytorchcv("raft_small", in_normalize=False),
+        torchvision("raft_small"),
+        two_images,
+        src_out=item(1),
+        dst_out=item(-1),
+    ),
+    Pair(
+        "pytorchcv:seresnet50b->timm:seresnet50",
+        "seresnet",
+        28.09,
+        pytorchcv("seresnet50b"),
+        timm("seresnet50"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:densenet121->timm:densenet121",
+        "densenet",
+        7.98,
+        pytorchcv("densenet121"),
+        timm("densenet121"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:mobilenet_w1->timm:mobilenetv1_100",
+        "mobilenet_v1",
+        4.23,
+        pytorchcv("mobilenet_w1"),
+        timm("mobilenetv1_100", act_layer="relu"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:mobilenetv2b_w1->timm:mobilenetv2_100",
+        "mobilenet_v2",
+        3.5,
+        pytorchcv("mobilenetv2b_w1"),
+        timm("mobilenetv2_100"),
+        images(224, batch=1),
+        hard=True,
+    ),
+    Pair(
+        "pytorchcv:mobilenetv3_large_w1->timm:mobilenetv3_large_100",
+        "mobilenet_v3",
+        5.48,
+        pytorchcv("mobilenetv3_large_w1"),
+        timm("mobilenetv3_large_100"),
+        images(224, batch=1),
+        hard=True,
+    ),
+    Pair(
+        "pytorchcv:inceptionv3->timm:inception_v3",
+        "inception_v3",
+        23.83,
+        pytorchcv("inceptionv3"),
+        timm("inception_v3"),
+        images(299, batch=1),
+    ),
+    Pair(
+        "pytorchcv:inceptionv4->timm:inception_v4",
+        "inception_v4",
+        42.68,
+        pytorchcv("inceptionv4"),
+        timm("inception_v4"),
+        images(299, batch=1),
+    ),
+    Pair(
+        "pytorchcv:xception->timm:legacy_xception",
+        "xception",
+        22.86,
+        pytorchcv("xception"),
+        timm("legacy_xception"),
+        images(299, batch=1),
+    ),
+    Pair("pytorchcv:mixnet_s->timm:mixnet_s", "mixnet", 4.13, pytorchcv("mixnet_s"), timm("mixnet_s"), images(224, batch=1)),
+    Pair("pytorchcv:mixnet_m->timm:mixnet_m", "mixnet", 5.01, pytorchcv("mixnet_m"), timm("mixnet_m"), images(224, batch=1)),
+    Pair(
+        "pytorchcv:fbnet_cb->timm:fbnetc_100",
+        "fbnet",
+        5.57,
+        pytorchcv("fbnet_cb"),
+        timm("fbnetc_100", bn_eps=0.001),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:spnasnet->timm:spnasnet_100",
+        "spnasnet",
+        4.42,
+        pytorchcv("spnasnet"),
+        timm("spnasnet_100"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:mnasnet_b1->timm:mnasnet_100",
+        "mnasnet",
+        4.38,
+        pytorchcv("mnasnet_b1"),
+        timm("mnasnet_100"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:mnasnet_a1->timm:semnasnet_100",
+        "mnasnet",
+        3.89,
+        pytorchcv("mnasnet_a1"),
+        timm("semnasnet_100"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:mnasnet_small->timm:mnasnet_small",
+        "mnasnet",
+        2.03,
+        pytorchcv("mnasnet_small"),
+        timm("mnasnet_small"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:regnetx002->timm:regnetx_002",
+        "regnet",
+        2.68,
+        pytorchcv("regnetx002"),
+        timm("regnetx_002"),
+        images(224, batch=1),
+    ),
+    Pair(
+        "pytorchcv:regnety002->timm:regnety_002",
+        "regnet",
+        3.16,
+        pytorchcv("regnety002"),
+        timm("regnety_002"),
+        images(224, batch=1),
+    ),
+    Pair("pytorchcv:dpn68->timm:dpn68", "dpn", 12.61, pytorchcv("dpn68"), timm("dpn68"), images(224, batch=1)),
+    Pair("pytorchcv:dpn68b->timm:dpn68b", "dpn", 12.61, pytorchcv("dpn68b"), timm("dpn68b"), images(224, batch=1)),
+)

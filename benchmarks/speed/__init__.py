@@ -1,0 +1,1 @@
+"""Seconds of every stage, by the size of the network."""
