@@ -1,8 +1,8 @@
 """Run a captured graph with other tensors in the place of the model's own.
 
 >>> from torch import nn
->>> from fxmap.capture.captured import capture
->>> graph = capture(nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
+>>> from fxmap.capture.symbolic import capture_symbolic
+>>> graph = capture_symbolic(nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
 >>> tensors = {"0.weight": torch.tensor([[3.0]]), "0.bias": torch.tensor([1.0])}
 >>> ValueInterpreter(graph, tensors).run(torch.tensor([[2.0]])).item()
 7.0

@@ -5,8 +5,8 @@ each of its values is compared with its counterpart's. Where the two differ, the
 so every pair is compared on equal inputs, and one difference does not hide the differences behind it.
 
 >>> from torch import nn
->>> from fxmap.capture.captured import capture
->>> model = capture(nn.Sequential(nn.ReLU(), nn.Tanh()))
+>>> from fxmap.capture.symbolic import capture_symbolic
+>>> model = capture_symbolic(nn.Sequential(nn.ReLU(), nn.Tanh()))
 >>> relu, tanh = [node.name for node in model.graph.nodes if node.op == "call_function"]
 >>> three, watches = torch.tensor([3.0]), [Watch(("a", relu), "a", relu), Watch(("b", tanh), "b", tanh)]
 >>> source = Reference({"a": three, "b": three.tanh()}, [three.tanh()])

@@ -46,8 +46,8 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
     Parameters, statistics of norms and every tensor in `read` (what a mapping reads) are random. Another buffer is a table
     that the model computes for itself, and keeps its value.
 
-    >>> from fxmap.capture.captured import capture
-    >>> tensors = random_tensors(Network.of(capture(nn.Linear(2, 3))), torch.Generator().manual_seed(0))
+    >>> from fxmap.capture.symbolic import capture_symbolic
+    >>> tensors = random_tensors(Network.of(capture_symbolic(nn.Linear(2, 3))), torch.Generator().manual_seed(0))
     >>> [(path, tuple(tensor.shape), tensor.dtype) for path, tensor in tensors.items()]
     [('weight', (3, 2), torch.float64), ('bias', (3,), torch.float64)]
     """

@@ -13,7 +13,7 @@ the last such group. The exchange that helped is the first one tried in the next
 costs nothing.
 
 >>> from torch import nn
->>> from fxmap.capture.captured import capture_run
+>>> from fxmap.capture.recorded import capture_run
 >>> from fxmap.model.inputs import Inputs
 >>> class Net(nn.Module):
 ...     def __init__(self):
