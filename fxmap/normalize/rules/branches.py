@@ -185,7 +185,9 @@ def _number(graph: OpGraph, name: str) -> float | None:
     values = [value for _, value in op.attributes]
     if list(operands) != ["input"] or len(operands["input"]) != 1 or len(values) != 1 or isinstance(values[0], str | tuple):
         return None
-    return float(values[0]) if op.kind == "mul" else 1.0 / values[0]
+    if op.kind == "mul":
+        return float(values[0])
+    return 1.0 / values[0] if values[0] else None
 
 
 def _of_number(graph: OpGraph, name: str, number: float) -> _Form | None:
