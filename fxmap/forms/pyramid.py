@@ -25,7 +25,7 @@ _SMALLEST = 2
 _DECAY, _STRENGTH = 0.5, 0.5
 
 
-# What the channels of an image share at first, where there are few enough to be colours.
+# The part that channels share at first, and the number of channels up to which they count as colours.
 _GREY, _COLOURS = 0.9, 16
 
 
