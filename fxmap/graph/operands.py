@@ -99,7 +99,7 @@ class Operands:
         return sum(extent > 1 for extent in self.numbering.places[str(node.target)].shape) > rank
 
     def _composing(self, node: fx.Node) -> fx.Node | None:
-        """Return the nearest node, going back from this one, that makes another tensor; None where one is only moved whole."""
+        """Return the nearest node, going back from this one, that makes another tensor; None if it is only moved whole."""
         while node.op != "get_attr":
             if kind_of(node) in _COMPOSING:
                 return node
