@@ -231,7 +231,7 @@ def requantize(weight: Tensor, scheme: dict[str, Any]) -> Tensor:
 
 
 def assemble(weight: Tensor, scales: Tensor, zero_points: Tensor, scheme: dict[str, Any]) -> Tensor:
-    """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""
+    """Assemble a quantized tensor from integers (or a float weight, which is rounded), scales and zero points."""
     dtype: torch.dtype = getattr(torch, scheme["dtype"])
     weight, scales, zero_points = weight.detach(), scales.detach().double(), zero_points.detach().long()
     with warnings.catch_warnings():

@@ -20,7 +20,7 @@ def plain(value: Tensor) -> Tensor:
 
 
 def fitted(value: Any, own: Any) -> Any:
-    """Give a value the form of the destination's own tensor: quantized as that is, if it is wrapped.
+    """Convert a value to the kind of the destination's own tensor: quantized like that one, if it is wrapped.
 
     A value of the same class and configuration is taken as it is: dequantizing and quantizing again would move the scale.
 

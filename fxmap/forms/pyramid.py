@@ -63,7 +63,7 @@ class Pyramid:
         self.offset = torch.zeros(channels).requires_grad_()
 
     def parameters(self) -> list[Tensor]:
-        """Return all that can be optimised; steps of one size suit them all."""
+        """Return the tensors to optimise; one learning rate suits them all."""
         return [*self.noise, *self.strengths, *self.mixtures, self.offset]
 
     def __call__(self) -> Tensor:

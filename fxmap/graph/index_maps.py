@@ -33,7 +33,7 @@ class Composition:
 
     @property
     def plain(self) -> bool:
-        """Whether it holds stored elements as they are."""
+        """Whether the operand only rearranges stored elements: one term, no factor, no shift."""
         return len(self.terms) == 1 and self.terms[0].factor == 1.0 and self.shift == 0.0
 
 

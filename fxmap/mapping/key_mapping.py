@@ -96,7 +96,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     @property
     def renames(self) -> dict[str, str]:
-        """Destination key to source key, where the value is taken as it is."""
+        """Destination key to source key, for tensors that are only renamed."""
         return {key: expression.key for key, expression in self.items() if isinstance(expression, Source)}
 
     def sources(self) -> set[str]:
@@ -173,7 +173,7 @@ class KeyMapping(Mapping[str, Expression]):
         refuse_incomplete(self, self.knowledge)
 
     def write(self, dst: nn.Module, full: Mapping[str, Any]) -> Loaded:
-        """Write a full destination state dict, of which the mapping made its own keys; all or nothing.
+        """Load a full destination state dict into the model, all or nothing; keys made by the mapping are checked first.
 
         Raises:
             LoadError: keys, shapes or dtypes do not fit, or the model refused; the destination is as it was.

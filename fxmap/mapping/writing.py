@@ -64,7 +64,7 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
 
 
 def check_fits(key: str, value: Any, own: Any) -> None:
-    """Check that a value can stand where a model holds its own.
+    """Check that a value can replace a model's own value of that key.
 
     Raises:
         LoadError: shape, dtype or kind differ, or there are no values.

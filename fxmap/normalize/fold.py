@@ -1,4 +1,4 @@
-"""The structures of one model that may be folded, since the other model has none: how many, and which kinds are."""
+"""Folding of structures that only one of two models has: their counts (`Foldable`), and the choice among them (`Fold`)."""
 
 from dataclasses import dataclass
 

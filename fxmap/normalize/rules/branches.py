@@ -254,7 +254,7 @@ def _factor(graph: OpGraph, name: str) -> tuple[str, str, list[str]] | None:
 
 
 def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool:
-    """Whether a tensor has one number for each output channel, and stands along their axis."""
+    """Whether a tensor has one number for each output channel, and is broadcast along the channel axis."""
     tensor = graph.op(scale)
     if tensor.extents != (layer.shape[0],):
         return False
