@@ -22,7 +22,7 @@ from fxmap.capture.recurrent import Unrolled
 from fxmap.capture.rewrites.contract import CONTRACT
 from fxmap.capture.rewrites.driver import sweep
 from fxmap.capture.rewrites.regroup import REGROUP
-from fxmap.capture.rewrites.writes import WRITES
+from fxmap.capture.rewrites.writes import AS_STRIDED, RANGES, STACKS, as_reshapes, value_rules
 from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
 from fxmap.model.inputs import Inputs
@@ -78,9 +78,24 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) ->
     if recording.mutations:
         torch.set_rng_state(state)  # random numbers as before
         recording = _without_writes(replica, tensors, inputs, recording)
-    for rules in (CONTRACT, REGROUP):
-        sweep(recording.graph, tensors, rules)
+    _rewrite(recording, tensors)
     return recording
+
+
+def _rewrite(recording: Recording, tensors: Mapping[str, Tensor]) -> None:
+    """Apply the equations between values that hold for every recording, and those for what was written in place."""
+    graph = recording.graph
+    # With as_strided, the order in memory must stay what it was.
+    recording.functional &= not any(node.target in AS_STRIDED for node in graph.nodes)
+    written = (RANGES, STACKS) if recording.functional else ()
+    for rules in (value_rules(recording.constants), *written, CONTRACT, REGROUP):
+        replaced = sweep(graph, tensors, rules)
+        if recording.functional:
+            for path, names in recording.returned.items():
+                recording.returned[path] = [replaced.get(name, name) for name in names]
+    if recording.functional:
+        graph.eliminate_dead_code()  # views that were taken anew
+        as_reshapes(graph)
 
 
 def _run(
@@ -116,7 +131,7 @@ def _without_writes(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: I
             logger.info("%s cannot be recorded functionally: %s", name, error)
             continue
         if not recording.mutations and _agree(recording.outputs, written.outputs):
-            sweep(recording.graph, tensors, WRITES)
+            recording.functional = True
             return recording
         logger.info("%s writes in place what a functional recording does not show", name)
     return written

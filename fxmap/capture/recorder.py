@@ -26,7 +26,7 @@ class Recording:
     """An fx graph of aten operations, the constants that it reads by name, and what calls of modules `returned`, by path.
 
     `mutations` are the operations in the graph that write in place, each with the module that it ran in, and `outputs` what
-    the run returned.
+    the run returned. `functional` says that writes were recorded as operations that make new values.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
@@ -34,6 +34,7 @@ class Recording:
     returned: dict[str, list[str]] = field(default_factory=dict)
     mutations: list[str] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
+    functional: bool = False
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -84,7 +85,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif isinstance(result, list | tuple):
             for index, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    item = self.recording.graph.call_function(_getitem, (node, index))
+                    item = self.recording.graph.call_function(getitem, (node, index))
                     self._remember(part, item)
                     self.counted.update({item} if node in self.counted else ())
         return result
@@ -97,7 +98,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.nodes[id(value)]
         if id(value) in self.paths:
             node = self.recording.graph.create_node("get_attr", self.paths[id(value)], (), {})
-            node.meta["shape"] = tuple(value.shape)
+            node.meta |= {"shape": tuple(value.shape), "dtype": value.dtype}
             return node
         name = f"constant_{len(self.recording.constants)}"
         self.recording.constants[name] = value.detach().clone()
@@ -149,7 +150,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(tensor) not in self.paths:
                 self._count(tensor)
         self.nodes[id(tensor)] = node
-        node.meta["shape"] = tuple(tensor.shape)
+        node.meta |= {"shape": tuple(tensor.shape), "dtype": tensor.dtype}
 
     def _count(self, tensor: Tensor) -> None:
         """Count a tensor among those that share its memory."""
@@ -196,8 +197,6 @@ def _is_as_large_as_before(func: Any, args: Any, result: Any) -> bool:
     return resizes and isinstance(result, Tensor) and result.shape == args[0].shape
 
 
-def _getitem(values: Any, index: int) -> Any:
+def getitem(values: Any, index: int) -> Any:
+    """Return one of the results of an operation that has several."""
     return values[index]
-
-
-_getitem.__name__ = "getitem"

@@ -1,7 +1,6 @@
 """Functional recordings: what writes in place is part of the graph, and nothing that it changes is changed for the user."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ import fxmap
 from fxmap.capture.captured import Captured
 from fxmap.capture.recorded import capture_run
 from fxmap.model.inputs import as_inputs
-from fxmap.model.replica import replicate, tensors_by_path
+from fxmap.model.replica import replicate
 from fxmap.model.tensors import tensors_of
 from fxmap.run.interpreter import ValueInterpreter
 from fxmap.testing.planted import randomised
@@ -23,6 +22,9 @@ Code = Callable[[Tensor, "Net"], Tensor]
 
 class Net(nn.Module):
     """Two layers with code between them, which may use two buffers and a parameter."""
+
+    table: Tensor
+    count: Tensor
 
     def __init__(self, code: Code) -> None:
         super().__init__()
@@ -300,7 +302,7 @@ def a_swap(y: Tensor, _: Net) -> Tensor:
 @form
 def lists_of_tensors(y: Tensor, _: Net) -> Tensor:
     ys = [y[:, :3], y[:, 3:]]
-    torch._foreach_mul_(ys, 2.0)  # type: ignore[no-untyped-call]
+    torch._foreach_mul_(ys, 2.0)
     return torch.cat(ys[::-1], 1)
 
 
@@ -353,3 +355,77 @@ def test_nothing_of_the_user_is_written_to(code: Code) -> None:
     assert torch.equal(x, X)
     assert all(torch.equal(before[path], tensor) for path, tensor in model.state_dict().items())
     assert torch.equal(model.cache, torch.zeros(6, 8))
+
+
+def join_of_zeros(y: Tensor, _: Net) -> Tensor:
+    return y + F.pad(F.relu(y[:, :-1]), (0, 0, 1, 0))
+
+
+def channels_joined(y: Tensor, _: Net) -> Tensor:
+    return torch.cat([y[..., :1] + 1, y[..., 1:]], -1)
+
+
+def a_masked_fill(y: Tensor, _: Net) -> Tensor:
+    return y.masked_fill(y < 0, 0.5)
+
+
+def a_stack(y: Tensor, _: Net) -> Tensor:
+    return torch.stack([y[:, step].tanh() if step % 2 else y[:, step] for step in range(y.shape[1])], 1)
+
+
+def a_stack_of_steps(y: Tensor, net: Net) -> Tensor:
+    steps = [y[:, 0]]
+    for step in range(1, y.shape[1]):
+        steps.append(y[:, step] + net.a(steps[-1]).relu())
+    return torch.stack(steps, 1)
+
+
+def a_padded_rectangle(y: Tensor, _: Net) -> Tensor:
+    return F.avg_pool1d(F.pad(y, (1, 1, 1, 1), value=0.5), 3, stride=1)[:, :6]
+
+
+def a_sum(y: Tensor, _: Net) -> Tensor:
+    return y + y.relu()
+
+
+def a_product_padded(y: Tensor, _: Net) -> Tensor:
+    return F.pad(y[:, :3] * y[:, 3:], (0, 0, 2, 1))
+
+
+def a_mean_over_samples(y: Tensor, _: Net) -> Tensor:
+    return y + y.mean(0)
+
+
+def halves_joined(y: Tensor, _: Net) -> Tensor:
+    left, right = y.chunk(2, dim=-1)
+    return torch.cat([left * 2, right + (left * 2).exp()], -1)
+
+
+def exchanged(y: Tensor, _: Net) -> Tensor:
+    return torch.cat([y[:, 1:2], y[:, :1], y[:, 2:]], 1)
+
+
+PLAIN = [
+    (a_slice_of_zeros, join_of_zeros),
+    (one_channel_plus_one, channels_joined),
+    (a_mask_set_to_a_number, a_masked_fill),
+    (a_list_filled_in_a_loop, a_stack),
+    (steps_that_read_the_last_one, a_stack_of_steps),
+    (a_rectangle_of_a_map, a_padded_rectangle),
+    (added_into_a_given_tensor, a_sum),
+    (multiplied_into_a_slice, a_product_padded),
+    (copied_into_a_buffer, a_mean_over_samples),
+    (views_written_one_after_the_other, halves_joined),
+    (a_swap, exchanged),
+]
+
+
+@pytest.mark.parametrize(("written", "plain"), PLAIN, ids=[plain.__name__ for _, plain in PLAIN])
+@pytest.mark.parametrize("there", [True, False], ids=["written to plain", "plain to written"])
+def test_code_that_writes_is_code_that_does_not(written: Code, plain: Code, there: bool) -> None:
+    codes = (written, plain) if there else (plain, written)
+    src, dst = (randomised(Net(code), seed) for seed, code in enumerate(codes))
+    mapping = fxmap.auto_map(src, dst, example_inputs=X)
+    assert mapping.proof is not None
+    assert mapping.proof.ok, str(mapping)
+    assert mapping.renames["h.weight"] == "h.weight"
