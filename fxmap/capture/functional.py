@@ -53,8 +53,9 @@ def functional(replica: nn.Module, inputs: Inputs, *, parameters: bool = False) 
         return known.get(id(value), value)
 
     held = [(module, dict(vars(module))) for module in replica.modules()]
-    tables = [(table, dict(table)) for module, _ in held for table in (module._buffers, module._parameters)]
-    torch._enable_functionalization(reapply_views=True)  # type: ignore[attr-defined]
+    both: list[dict[str, Any]] = [table for module, _ in held for table in (module._buffers, module._parameters)]
+    tables = [(table, dict(table)) for table in both]
+    torch._enable_functionalization(reapply_views=True)
     try:
         for module, attributes in held:
             vars(module).update({name: wrap(value) for name, value in attributes.items() if name not in _TABLES})
@@ -62,7 +63,7 @@ def functional(replica: nn.Module, inputs: Inputs, *, parameters: bool = False) 
             table.update({name: wrap(value) for name, value in values.items()})
         yield inputs.map(wrap)
     finally:
-        torch._disable_functionalization()  # type: ignore[attr-defined]
+        torch._disable_functionalization()  # type: ignore[no-untyped-call]
         for table, values in [*((vars(module), attributes) for module, attributes in held), *tables]:
             table.clear()
             table.update(values)
@@ -87,5 +88,5 @@ def unwrapped(value: Any) -> Any:
     """Return a tensor as it is now, if it is one that is kept functional; other values are as they are."""
     if not isinstance(value, Tensor) or not torch._is_functional_tensor(value):
         return value
-    torch._sync(value)
+    torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
     return torch._from_functional_tensor(value)

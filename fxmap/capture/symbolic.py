@@ -135,15 +135,29 @@ def trace(replica: nn.Module) -> Traced:
         if hasattr(module, "_check_input_dim"):
             # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.
             vars(module)["_check_input_dim"] = lambda input: None
+    before = [(path, buffer, buffer._version) for path, buffer in replica.named_buffers()]
     try:
         tracer = FunctionTracer(replica)
         graph = tracer.trace(replica, concrete_args=_defaults(replica))
     except Exception as error:  # whatever the user's forward raises on proxies
         raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{error}") from error
-    reason = unfaithful(graph, tracer.augmented)
+    reason = unfaithful(graph, tracer.augmented) or _written_state(replica, before, graph)
     if reason:
         raise CaptureError(f"a trace by torch.fx is not what {type(replica).__name__} computes: {reason}")
     return Traced(graph, tracer.returned)
+
+
+def _written_state(replica: nn.Module, before: list[tuple[str, Tensor, int]], graph: fx.Graph) -> str:
+    """Return why a trace is not faithful to writes to buffers, which happen while it is made; nothing where it is."""
+    now = dict(replica.named_buffers())
+    written = [path for path, buffer, version in before if now.get(path) is not buffer or buffer._version != version]
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    found = next((path for path in written if path in read or any(name.startswith(_MADE) for name in read)), "")
+    return found and f"it writes in place to its buffer {found}, which the trace reads, or makes a constant of"
+
+
+# How torch.fx names tensors that code makes while it is traced.
+_MADE = "_tensor_constant"
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

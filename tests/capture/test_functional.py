@@ -1,6 +1,7 @@
 """Functional recordings: what writes in place is part of the graph, and nothing that it changes is changed for the user."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -429,3 +430,129 @@ def test_code_that_writes_is_code_that_does_not(written: Code, plain: Code, ther
     assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     assert mapping.renames["h.weight"] == "h.weight"
+
+
+def write(region: Any, code: Callable[[Tensor], Any]) -> Code:
+    def written(y: Tensor, _: Net) -> Tensor:
+        z = torch.zeros_like(y)
+        z[region] = code(y)
+        return y + z
+
+    return written
+
+
+def two_writes(first: Any, second: Any) -> Code:
+    def written(y: Tensor, _: Net) -> Tensor:
+        z = y.clone()
+        z[:, :4] = first(y[:, :4])
+        z[:, 2:] = second(y[:, 2:])
+        return z
+
+    return written
+
+
+def masked(value: float, bound: float) -> Code:
+    def written(y: Tensor, _: Net) -> Tensor:
+        y = y.clone()
+        y[y > bound] = value
+        return y
+
+    return written
+
+
+def loop(act: Any, steps: Sequence[int]) -> Code:
+    def written(y: Tensor, net: Net) -> Tensor:
+        out = torch.zeros_like(y)
+        for step in steps:
+            out[:, step] = act(net.a(y[:, step]))
+        return out
+
+    return written
+
+
+def state(act: Any, view: bool) -> Code:
+    def written(y: Tensor, net: Net) -> Tensor:
+        (net.table[1:] if view else net.table[:5]).copy_(act(y[0, 1:]))
+        return y + net.table
+
+    return written
+
+
+SCATTER = torch.arange(6).flip(0)[None, :, None].expand(2, 6, 8)
+
+
+NEAR_MISSES: dict[str, tuple[Code, Code]] = {
+    "relu6 and relu": (write(slice(1), F.relu6), write(slice(1), F.relu)),
+    "gelu and its approximation": (
+        write((slice(None), 0), lambda y: F.gelu(y[:, 1])),
+        write((slice(None), 0), lambda y: F.gelu(y[:, 1], approximate="tanh")),
+    ),
+    "other rows": (
+        write((slice(None), slice(1, None)), lambda y: y[:, :-1].exp()),
+        write((slice(None), slice(None, -1)), lambda y: y[:, 1:].exp()),
+    ),
+    "other columns": (write((..., slice(0, 4)), lambda y: y[..., 4:]), write((..., slice(1, 5)), lambda y: y[..., 4:])),
+    "the order of two writes": (two_writes(torch.exp, torch.tanh), two_writes(torch.tanh, torch.exp)),
+    "a value where a mask is": (masked(100.0, 1e3), masked(200.0, 1e3)),
+    "a bound that nothing reaches": (masked(0.0, 1e3), masked(0.0, 1e4)),
+    "a loop that leaves out a step": (loop(torch.tanh, range(6)), loop(torch.tanh, range(5))),
+    "an activation in a loop": (loop(F.relu6, range(6)), loop(F.relu, range(6))),
+    "an activation of what is cached": (state(F.relu6, view=True), state(F.relu, view=True)),
+    "rows of a cache": (state(torch.tanh, view=True), state(torch.tanh, view=False)),
+    "put and added": (
+        lambda y, _: y.clone().index_put_((torch.tensor([0]),), y[1:]),
+        lambda y, _: y.clone().index_put_((torch.tensor([0]),), y[1:], accumulate=True),
+    ),
+    "scattered and added": (
+        lambda y, _: torch.ones_like(y).scatter_(1, SCATTER, F.relu(y)),
+        lambda y, _: torch.ones_like(y).scatter_add_(1, SCATTER, F.relu(y)),
+    ),
+    "what is scattered": (
+        lambda y, _: torch.ones_like(y).scatter_(1, SCATTER, F.relu(y)),
+        lambda y, _: torch.ones_like(y).scatter_(1, SCATTER, F.relu6(y)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), NEAR_MISSES.values(), ids=NEAR_MISSES.keys())
+@pytest.mark.parametrize("there", [True, False], ids=["there", "back"])
+def test_a_difference_in_what_is_written_is_no_proof(one: Code, other: Code, there: bool) -> None:
+    codes = (one, other) if there else (other, one)
+    src, dst = (randomised(Net(code), seed) for seed, code in enumerate(codes))
+    mapping = fxmap.auto_map(src, dst, example_inputs=X)
+    assert mapping.proof is not None
+    assert not mapping.proof.ok, str(mapping)
+
+
+# What operations on lists of tensors have in common is not known, so they are refused.
+PROVEN = {name: code for name, code in FORMS.items() if code is not lists_of_tensors}
+
+
+@pytest.mark.parametrize("code", PROVEN.values(), ids=PROVEN.keys())
+def test_a_model_that_writes_is_itself(code: Code) -> None:
+    mapping = fxmap.auto_map(randomised(Net(code), 1), randomised(Net(code), 2), example_inputs=X)
+    assert mapping.proof is not None
+    assert mapping.proof.ok, str(mapping)
+
+
+HIDDEN = torch.zeros(6, 8)
+
+
+def memory_that_no_module_holds(act: Any) -> Code:
+    def written(y: Tensor, _: Net) -> Tensor:
+        HIDDEN[:, 1:].copy_(act(y[0, :, 1:].float()))
+        return y + HIDDEN
+
+    return written
+
+
+def test_a_write_that_no_graph_explains_is_said_and_stands_against_the_proof() -> None:
+    found = captured(memory_that_no_module_holds(F.relu))
+    assert found.mutations == ("copy_ in the model itself",)
+    assert torch.equal(HIDDEN, torch.zeros(6, 8))
+    src, dst = (randomised(Net(memory_that_no_module_holds(act)), 1) for act in (F.relu6, F.relu))
+    mapping = fxmap.auto_map(src, dst, example_inputs=X)
+    assert mapping.proof is not None
+    assert not mapping.proof.ok
+    assert fxmap.Status.PROVEN not in mapping.proof.statuses.values()
+    assert "writes in place that the graph does not explain: copy_ in the model itself" in mapping.proof.reason

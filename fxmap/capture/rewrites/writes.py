@@ -69,7 +69,7 @@ def value_rules(constants: Mapping[str, Tensor]) -> tuple[FxRule, ...]:
 
 
 def _copied(node: fx.Node, origins: Origins) -> fx.Node | str:
-    base, value, *_ = node.args
+    base, value, *_ = _args(node)
     if not isinstance(value, fx.Node) or not isinstance(base, fx.Node) or "dtype" not in base.meta:
         return "it copies no value"
     with origins.graph.inserting_before(node):
@@ -81,15 +81,15 @@ def _copied(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _filled(constants: Mapping[str, Tensor], node: fx.Node, origins: Origins) -> fx.Node | str:
-    value: Any = node.args[1] if len(node.args) > 1 else 0
+    value: Any = _args(node)[1] if len(_args(node)) > 1 else 0
     number = _number(constants, value)
     shape = node.meta["shape"]
     if number is None:
-        return _expanded(value, node, origins) if _same_dtype(value, node.args[0]) else "it is filled in another dtype"
+        return _expanded(value, node, origins) if _same_dtype(value, _args(node)[0]) else "it is filled in another dtype"
     with origins.graph.inserting_before(node):
         if number == 0:
-            return origins.insert(node, _ATEN.zeros_like.default, node.args[:1], shape)
-        return origins.insert(node, _ATEN.full_like.default, (node.args[0], number), shape)
+            return origins.insert(node, _ATEN.zeros_like.default, _args(node)[:1], shape)
+        return origins.insert(node, _ATEN.full_like.default, (_args(node)[0], number), shape)
 
 
 def _scattered(node: fx.Node, origins: Origins) -> fx.Node | str:
@@ -101,7 +101,8 @@ def _scattered(node: fx.Node, origins: Origins) -> fx.Node | str:
         if node.target is _ATEN.select_scatter.default:
             value = origins.insert(value, _UNSQUEEZE, (value, axis), (*shape[:axis], 1, *shape[axis + 1 :]))
         if end - begin == shape[axis]:
-            return value
+            whole: fx.Node = value
+            return whole
         number = _fill_value(base)
         if number is not None:
             return _padded(value, axis, begin, shape, number, node, origins)
@@ -116,7 +117,8 @@ def _scattered(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _element_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
-    return _element_at(node, *node.args, origins)
+    base, axis, index = _args(node)
+    return _element_at(node, base, axis, index, origins)
 
 
 def _element_at(node: fx.Node, base: Any, axis: Any, index: Any, origins: Origins) -> fx.Node | str:
@@ -130,7 +132,7 @@ def _element_at(node: fx.Node, base: Any, axis: Any, index: Any, origins: Origin
 
 
 def _range_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
-    named = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False))
+    named = dict(zip(("of", "axis", "begin", "end", "step"), _args(node), strict=False))
     if named.get("step", 1) != 1:
         return "it is taken with steps"
     return _range_at(node, named["of"], named.get("axis", 0), named.get("begin"), named.get("end"), origins)
@@ -151,10 +153,10 @@ def _range_at(node: fx.Node, base: Any, axis: int, begin: Any, end: Any, origins
 
 def _part_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
     """Return one of the parts that a join is taken apart into again."""
-    parts, number = node.args
+    parts, number = _args(node)
     if not isinstance(parts, fx.Node) or parts.target not in _PARTS:
         return "it is no part of a value"
-    base, *rest = parts.args
+    base, *rest = _args(parts)
     if parts.target is _ATEN.unbind.int:
         return _element_at(node, base, rest[0] if rest else 0, number, origins)
     sizes, axis = rest if len(rest) == 2 else (rest[0], 0)
@@ -163,7 +165,7 @@ def _part_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _put(constants: Mapping[str, Tensor], node: fx.Node, origins: Origins) -> fx.Node | str:
-    base, indices, value, *accumulate = node.args
+    base, indices, value, *accumulate = _args(node)
     mask = indices[0] if len(indices) == 1 else None
     if any(accumulate) or not isinstance(mask, fx.Node) or mask.meta.get("dtype") is not torch.bool:
         return "it is not written where one mask is"
@@ -175,10 +177,10 @@ def _put(constants: Mapping[str, Tensor], node: fx.Node, origins: Origins) -> fx
 
 
 def _stacked(node: fx.Node, origins: Origins) -> fx.Node | str:
-    parts, axis = node.args if len(node.args) == 2 else (node.args[0], 0)
+    parts, axis = _args(node) if len(_args(node)) == 2 else (_args(node)[0], 0)
     shape = node.meta["shape"]
     axis = axis % len(shape)
-    if len(parts) != shape[axis] or not any(part.target is _UNSQUEEZE and part.args[1] == axis for part in parts):
+    if len(parts) != shape[axis] or not any(part.target is _UNSQUEEZE and _args(part)[1] == axis for part in parts):
         return "a part is more than one element"
     with origins.graph.inserting_before(node):
         elements = [_element(part, axis, origins) for part in parts]
@@ -188,37 +190,41 @@ def _stacked(node: fx.Node, origins: Origins) -> fx.Node | str:
 def _element(part: fx.Node, axis: int, origins: Origins) -> fx.Node:
     """Return a value of extent 1 along an axis without that axis."""
     shape = part.meta["shape"]
-    if part.target is _UNSQUEEZE and part.args[1] == axis:
-        return part.args[0]  # type: ignore[return-value]
-    if part.target is _SLICE and part.args[1] == axis:
-        base, _, begin, *_ = part.args
+    if part.target is _UNSQUEEZE and _args(part)[1] == axis:
+        element: fx.Node = _args(part)[0]
+        return element
+    if part.target is _SLICE and _args(part)[1] == axis:
+        base, _, begin, *_ = _args(part)
         return origins.insert(part, _SELECT, (base, axis, begin), (*shape[:axis], *shape[axis + 1 :]))
     return origins.insert(part, _SELECT, (part, axis, 0), (*shape[:axis], *shape[axis + 1 :]))
 
 
 def _undone(node: fx.Node, _: Origins) -> fx.Node | str:
     """Return what a view is a view of, where it has that shape again: views are taken anew after every write."""
-    inner = node.args[0]
+    inner = _args(node)[0]
     if not isinstance(inner, fx.Node) or inner.target is not node.target:
         return "it is no view of a view"
-    base = inner.args[0]
+    base = _args(inner)[0]
     if node.target is _VIEW:
         return base if base.meta.get("shape") == node.meta["shape"] else "it has another shape"
-    return base if {*inner.args[1:]} == {*node.args[1:]} else "it exchanges other axes"
+    return base if {*_args(inner)[1:]} == {*_args(node)[1:]} else "it exchanges other axes"
 
 
 def _written_range(node: fx.Node) -> tuple[Any, Any, int, int, int, int]:
     """Return what is written to, what is written, the axis, and the range along it: begin, end and step."""
-    base, value, *rest = node.args
+    base, value, *rest = _args(node)
     shape = node.meta["shape"]
-    axis, *bounds = rest or [0]
-    axis = axis % len(shape)
+    axis = (rest[0] if rest else 0) % len(shape)
     if node.target is _ATEN.select_scatter.default:
-        index = bounds[0] % shape[axis]
+        index = rest[1] % shape[axis]
         return base, value, axis, index, index + 1, 1
-    begin, end, step = (*bounds, *(None, None, 1)[len(bounds) :])
-    begin, end, _ = slice(begin, end).indices(shape[axis])
-    return base, value, axis, begin, max(begin, end), step
+    begin, end, _ = slice(*(*rest[1:3], None, None)[:2]).indices(shape[axis])
+    return base, value, axis, begin, max(begin, end), rest[3] if len(rest) > 3 else 1
+
+
+def _args(node: fx.Node) -> Any:
+    """Return the arguments of a call, of types that torch.fx does not know."""
+    return node.args
 
 
 def _same_dtype(value: Any, base: Any) -> bool:
@@ -237,7 +243,7 @@ def _expanded(value: fx.Node, node: fx.Node, origins: Origins) -> fx.Node:
 def _number(constants: Mapping[str, Tensor], value: Any) -> Any:
     """Return a number, or that which a constant of one element is; None for what is computed."""
     while isinstance(value, fx.Node) and _kind(value) in ("lift_fresh", "lift_fresh_copy", "detach", "alias"):
-        value = value.args[0]
+        value = _args(value)[0]
     if not isinstance(value, fx.Node):
         return value
     constant = constants.get(str(value.target)) if value.op == "get_attr" else None
@@ -252,9 +258,9 @@ def _kind(node: fx.Node) -> str:
 def _fill_value(node: Any) -> Any:
     """Return the number that every element of a value is; None where it is none, or not known."""
     while has(_kind(node), Trait.MOVEMENT) or _kind(node) in ("alias", "detach"):
-        node = node.args[0]
+        node = _args(node)[0]
     kind = _kind(node)
-    value = node.args[_FULL[kind]] if kind in _FULL else _FILLED.get(kind)
+    value = _args(node)[_FULL[kind]] if kind in _FULL else _FILLED.get(kind)
     return None if isinstance(value, fx.Node) else value
 
 
@@ -265,12 +271,12 @@ def _joined(node: Any, axis: int) -> list[tuple[Any, int]]:
     """
     shape = node.meta["shape"]
     if node.target is _CAT:
-        parts, own = node.args if len(node.args) == 2 else (node.args[0], 0)
+        parts, own = _args(node) if len(_args(node)) == 2 else (_args(node)[0], 0)
         known = own % len(shape) == axis and all(len(part.meta.get("shape", ())) == len(shape) for part in parts)
         return [(part, part.meta["shape"][axis]) for part in parts] if known else []
     if node.target is not _PAD:
         return []
-    value, pads, *number = node.args
+    value, pads, *number = _args(node)
     before, after = _pads(pads, axis, len(shape))
     if before < 0 or after < 0 or before + after != sum(pads):
         return []
@@ -289,10 +295,10 @@ def _pieces(node: fx.Node, axis: int, begin: int, end: int, origins: Origins) ->
     shape = node.meta["shape"]
     if begin >= end:
         return []
-    if node.target is _SLICE and len(node.args) == 4:
-        base: Any = node.args[0]
-        first, _, _ = slice(*node.args[2:]).indices(base.meta["shape"][axis])
-        if node.args[1] == axis:  # a range of a range
+    if node.target is _SLICE and len(_args(node)) == 4:
+        base = _args(node)[0]
+        first, _, _ = slice(*_args(node)[2:]).indices(base.meta["shape"][axis])
+        if _args(node)[1] == axis:  # a range of a range
             return _pieces(base, axis, first + begin, first + end, origins)
     parts = _joined(node, axis)
     if not parts and (begin, end) == (0, shape[axis]):
@@ -329,7 +335,7 @@ def _padded(
     pads = [0] * (2 * rank)
     place = 2 * (rank - 1 - axis)
     pads[place : place + 2] = begin, shape[axis] - begin - value.meta["shape"][axis]
-    inner: Any = value.args
+    inner = _args(value)
     if value.target is _PAD and (inner[2] if len(inner) > 2 else 0) == number and min(inner[1]) >= 0:
         pads = [a + b for a, b in zip(pads, (*inner[1], *[0] * (2 * rank - len(inner[1]))), strict=True)]
         value = inner[0]
