@@ -199,7 +199,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
         """,
         Kind(Trait.ANALYTIC),
     ),
-    # Writes of functional recordings whose place is fixed, or that add up. By an index, what is behind a write may be hidden.
+    # Writes whose place is fixed, or that add up. By an index, what is behind a write may be hidden.
     ("as_strided_scatter diagonal_scatter index_add scatter_add", Kind(Trait.ANALYTIC)),
     (  # arithmetic
         """

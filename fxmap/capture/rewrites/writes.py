@@ -1,5 +1,6 @@
 """Writes: what a functional recording makes of them, in the words in which code without writes says the same.
 
+    empty = zeros
     copy(z, x) = x, in the shape and the dtype of z
     fill(z, 1) = full_like(z, 1)
     scatter(z, x, a:b) = cat(z[:a], x, z[b:]), and x where that is all of z
@@ -47,6 +48,13 @@ _FILLED = dict.fromkeys(("zeros", "zeros_like", "new_zeros", "empty", "empty_lik
 _FULL = {"full": 1, "full_like": 1, "new_full": 2}
 
 
+_EMPTY: dict[Any, Any] = {
+    _ATEN.empty.memory_format: _ATEN.zeros.default,
+    _ATEN.empty_like.default: _ATEN.zeros_like.default,
+    _ATEN.new_empty.default: _ATEN.new_zeros.default,
+}
+
+
 # What depends on how values lie in memory: rewrites may lay them in another order.
 AS_STRIDED = {_ATEN.as_strided.default, _ATEN.as_strided_scatter.default}
 
@@ -58,6 +66,7 @@ _MOST_PIECES = 512
 def value_rules(constants: Mapping[str, Tensor]) -> tuple[FxRule, ...]:
     """Return the rules for what is written to a whole value, for a graph that reads some constants by name."""
     return (
+        FxRule("memory that is not initialised as zeros", frozenset(_EMPTY), _initialised),
         FxRule("copies as what is copied", frozenset({_ATEN.copy.default}), _copied),
         FxRule(
             "fills as full tensors",
@@ -66,6 +75,13 @@ def value_rules(constants: Mapping[str, Tensor]) -> tuple[FxRule, ...]:
         ),
         FxRule("writes where a mask is as masked fills", frozenset({_ATEN.index_put.default}), partial(_put, constants)),
     )
+
+
+def _initialised(node: fx.Node, _: Origins) -> fx.Node | str:
+    """Give memory a value that no code reads, as long as it writes to all of it: in a graph it is the same in every run."""
+    node.target = _EMPTY[node.target]
+    node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
+    return node
 
 
 def _copied(node: fx.Node, origins: Origins) -> fx.Node | str:
