@@ -128,4 +128,4 @@ def without_writes(proof: Proof, written: Iterable[str]) -> Proof:
     shown = {key: status for key, status in proof.statuses.items() if not status.is_proven and status is not Status.INERT}
     statuses = dict.fromkeys(proof.statuses, Status.MATCHED) | shown
     reason = f"writes in place that the graph does not explain: {shorten(found)}"
-    return replace(proof, ok=False, statuses=statuses, reason=proof.reason or reason)
+    return replace(proof, ok=False, statuses=statuses, reason=f"{reason}; {proof.reason}" if proof.reason else reason)

@@ -73,10 +73,10 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
         return Proof(statuses=statuses, reason="no inputs were found that both models accept; pass example_inputs=(x,)")
     try:
         with DoubleKernels():
-            written = (*plan.src.main.mutations, *plan.dst.main.mutations)
-            return without_writes(_proof(mapping, plan, chosen), written)
+            proof = _proof(mapping, plan, chosen)
     except TROUBLE as error:
-        return Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
+        proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
+    return without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations))
 
 
 def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:

@@ -234,6 +234,14 @@ def a_diagonal(y: Tensor, _: Net) -> Tensor:
 
 
 @form
+def a_diagonal_of_every_matrix(y: Tensor, _: Net) -> Tensor:
+    scores = y @ y.transpose(1, 2)
+    for matrix in (scores[0], scores[1]):
+        matrix.fill_diagonal_(0.5)
+    return scores @ y
+
+
+@form
 def strides(y: Tensor, _: Net) -> Tensor:
     z = torch.zeros(2, 6, 8, dtype=y.dtype)
     z.as_strided((2, 3, 4), (48, 8, 1), 8).copy_(y[:, :3, :4])
