@@ -16,7 +16,7 @@ class Captured:
     `module` is a replica in eval mode, `graph` its fx graph, `tensors` its parameters and buffers by path, and `rung` the
     name of the source that the graph came from. `constants` are the other tensors that the graph reads, and `returned` the
     nodes that the calls of every module returned, by its path; a recorded run also has the `inputs` whose shapes it holds
-    for.
+    for. `mutations` are writes in place that the graph does not explain: each operation, and the module that it is in.
     """
 
     module: nn.Module
@@ -26,6 +26,7 @@ class Captured:
     constants: dict[str, Tensor] = field(default_factory=dict)
     inputs: Inputs | None = None
     returned: dict[str, list[str]] = field(default_factory=dict)
+    mutations: tuple[str, ...] = ()
 
     @property
     def recorded(self) -> bool:

@@ -3,6 +3,10 @@
 torch computes what enters a layer for all steps at once, and a loop over cells one step after the other; written as cells,
 both are one graph. Layers with a projection, and packed sequences, are recorded as torch computes them.
 
+fill_diagonal_(x) = fill_(diagonal(x)): torch's own goes by strides, which functional recordings cannot follow through views.
+
+x.data = x.detach(): the same memory without the past; the one is an operation, the other is not.
+
 linear(x) = linear(contiguous(x)): of a value that lies in another order, torch computes a product of matrices in a batch.
 """
 
@@ -28,6 +32,11 @@ class Unrolled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function; a recurrent layer step by step."""
         name = getattr(func, "__name__", "")
+        if name == "__get__" and func.__self__ is torch.Tensor.data:
+            return args[0].detach()
+        if name == "fill_diagonal_" and len(args) == 2 and not kwargs and args[0].dim() == 2:
+            args[0].diagonal().fill_(args[1])
+            return args[0]
         if func is F.linear and args and not args[0].is_contiguous():
             return func(args[0].contiguous(), *args[1:], **(kwargs or {}))
         if name in _CELLS and not kwargs and _is_plain(args):

@@ -6,6 +6,7 @@ The only leaves are the stubs that mark where a quantized region begins and ends
 """
 
 import inspect
+import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,10 +19,29 @@ from torch.fx.proxy import ParameterProxy
 
 import fxmap.errors as fxmap_errors
 from fxmap.capture.captured import Captured
+from fxmap.capture.faithful import unfaithful
 from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
 from fxmap.model.inputs import Inputs
 from fxmap.model.replica import named_tensors, tensors_by_path, unchanged
+
+
+class AssignedProxy(fx.Proxy):
+    """A value that notes augmented assignments: `x += y` is traced as `x + y`, and changes x for all that hold it."""
+
+
+def _augmented(name: str) -> Callable[[fx.Proxy, Any], Any]:
+    def assign(self: fx.Proxy, other: Any) -> Any:
+        result = getattr(operator, name)(self, other)
+        if isinstance(result, fx.Proxy) and isinstance(self.tracer, FunctionTracer):
+            self.tracer.augmented[result.node] = self.node
+        return result
+
+    return assign
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift"):
+    setattr(AssignedProxy, f"__i{_name.rstrip('_')}__", _augmented(_name))
 
 
 class FunctionTracer(fx.Tracer):
@@ -33,6 +53,10 @@ class FunctionTracer(fx.Tracer):
         for path, module, attribute in named_tensors(root):
             self._paths.setdefault(id(getattr(module, attribute)), path)
         self.returned: dict[str, list[str]] = {}
+        self.augmented: dict[fx.Node, fx.Node] = {}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return AssignedProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__name__ in ("QuantStub", "DeQuantStub") and type(m).__module__ == "torch.ao.quantization.stubs"
@@ -111,11 +135,29 @@ def trace(replica: nn.Module) -> Traced:
         if hasattr(module, "_check_input_dim"):
             # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.
             vars(module)["_check_input_dim"] = lambda input: None
+    before = [(path, buffer, buffer._version) for path, buffer in replica.named_buffers()]
     try:
         tracer = FunctionTracer(replica)
-        return Traced(tracer.trace(replica, concrete_args=_defaults(replica)), tracer.returned)
+        graph = tracer.trace(replica, concrete_args=_defaults(replica))
     except Exception as error:  # whatever the user's forward raises on proxies
         raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{error}") from error
+    reason = unfaithful(graph, tracer.augmented) or _written_state(replica, before, graph)
+    if reason:
+        raise CaptureError(f"a trace by torch.fx is not what {type(replica).__name__} computes: {reason}")
+    return Traced(graph, tracer.returned)
+
+
+def _written_state(replica: nn.Module, before: list[tuple[str, Tensor, int]], graph: fx.Graph) -> str:
+    """Return why a trace is not faithful to writes to buffers, which happen while it is made; nothing where it is."""
+    now = dict(replica.named_buffers())
+    written = [path for path, buffer, version in before if now.get(path) is not buffer or buffer._version != version]
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    found = next((path for path in written if path in read or any(name.startswith(_MADE) for name in read)), "")
+    return found and f"it writes in place to its buffer {found}, which the trace reads, or makes a constant of"
+
+
+# How torch.fx names tensors that code makes while it is traced.
+_MADE = "_tensor_constant"
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

@@ -199,6 +199,8 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
         """,
         Kind(Trait.ANALYTIC),
     ),
+    # Writes whose place is fixed, or that add up. By an index, what is behind a write may be hidden.
+    ("as_strided_scatter diagonal_scatter index_add scatter_add", Kind(Trait.ANALYTIC)),
     (  # arithmetic
         """
         acos acosh addcdiv addcmul asin asinh atan atanh cos cosh cumprod cumsum diff digamma divide erf erfc erfinv

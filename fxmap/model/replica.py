@@ -128,13 +128,15 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     tensor([0.])
     """
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     try:
         yield
     finally:
-        for module, values in attributes:
+        for module, values, buffers in attributes:
             vars(module).clear()
             vars(module).update(values)
+            module._buffers.clear()
+            module._buffers.update(buffers)
         with torch.no_grad():
             for buffer, value in before:
                 if not torch.equal(buffer, value):

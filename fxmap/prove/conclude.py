@@ -5,7 +5,8 @@ Pure functions of the evidence: nothing runs here.
 Cost: linear in the keys and the operations that read them.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 
 from fxmap.errors import shorten
 from fxmap.forms.store import COPY
@@ -117,3 +118,14 @@ def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
             f"what is computed from them was compared within {SINGLE_TOLERANCE:g}"
         )
     return tuple(notes)
+
+
+def without_writes(proof: Proof, written: Iterable[str]) -> Proof:
+    """Return a proof that is not ok where a graph leaves out what is written in place; `written` names the operations."""
+    found = list(dict.fromkeys(written))
+    if not found:
+        return proof
+    shown = {key: status for key, status in proof.statuses.items() if not status.is_proven and status is not Status.INERT}
+    statuses = dict.fromkeys(proof.statuses, Status.MATCHED) | shown
+    reason = f"writes in place that the graph does not explain: {shorten(found)}"
+    return replace(proof, ok=False, statuses=statuses, reason=f"{reason}; {proof.reason}" if proof.reason else reason)

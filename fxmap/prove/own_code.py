@@ -86,7 +86,9 @@ def _call(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> list[Ten
     module, double = side.main.module, inputs.double()
     # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
     tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
-    own = {f"module.{path}": tensor for path, tensor in (tables | dict(tensors)).items()}
+    # Code may write to its state: every run begins with the same.
+    state = {id(t := tensors.get(path, buffer)): t.clone() for path, buffer in module.named_buffers()}
+    own = {f"module.{path}": state.get(id(tensor), tensor) for path, tensor in (tables | dict(tensors)).items()}
     calling = _Calling(module, double)
     with unchanged(module):
         return run_fresh(module, lambda: tensors_of(functional_call(calling, own, (), tie_weights=False)))
@@ -102,4 +104,4 @@ class _Calling(nn.Module):
     def forward(self) -> Any:
         """Run the model on the inputs; switched to eval anew, since some compute tables from their parameters then."""
         self.module.eval()
-        return self.inputs.call(self.module)
+        return self.inputs.map(Tensor.clone).call(self.module)  # code may write to them

@@ -43,7 +43,7 @@ from fxmap.model.kernels import DoubleKernels
 from fxmap.prove.aligned import aligned
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs
-from fxmap.prove.conclude import conclude
+from fxmap.prove.conclude import conclude, without_writes
 from fxmap.prove.context import Context
 from fxmap.prove.divergence import judge
 from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
@@ -73,9 +73,10 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
         return Proof(statuses=statuses, reason="no inputs were found that both models accept; pass example_inputs=(x,)")
     try:
         with DoubleKernels():
-            return _proof(mapping, plan, chosen)
+            proof = _proof(mapping, plan, chosen)
     except TROUBLE as error:
-        return Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
+        proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
+    return without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations))
 
 
 def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:

@@ -6,9 +6,9 @@ it replaces. So one sweep meets every value with what it reads rewritten already
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
-from torch._ops import OpOverload
 
 from fxmap.capture.rewrites.origins import Origins
 
@@ -22,15 +22,16 @@ class FxRule:
     """
 
     name: str
-    targets: frozenset[OpOverload]
+    targets: frozenset[Callable[..., Any]]
     apply: Callable[[fx.Node, Origins], fx.Node | str]
 
 
-def sweep(graph: fx.Graph, paths: Container[str], rules: Sequence[FxRule]) -> None:
+def sweep(graph: fx.Graph, paths: Container[str], rules: Sequence[FxRule]) -> dict[str, str]:
     """Apply rules to a graph in place, the first one that applies at each node; `paths` are those of its stored tensors.
 
-    Linear in the number of nodes.
+    Returns the name of each node that was replaced, with that of what took its place. Linear in the number of nodes.
     """
+    replaced: dict[str, str] = {}
     origins = Origins(graph, paths)
     for node in list(graph.nodes):
         origins.see(node)
@@ -39,4 +40,6 @@ def sweep(graph: fx.Graph, paths: Container[str], rules: Sequence[FxRule]) -> No
             if isinstance(made, fx.Node) and made is not node:
                 node.replace_all_uses_with(made)
                 graph.erase_node(node)
+                replaced[node.name] = made.name
                 break
+    return replaced

@@ -30,9 +30,9 @@ class Origins:
         """Whether a value depends on nothing that changes."""
         return isinstance(node, fx.Node) and node not in self.stored and node not in self.inputs
 
-    def insert(self, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...]) -> fx.Node:
+    def insert(self, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...], **kwargs: Any) -> fx.Node:
         """Insert a call that belongs where another node does, where the graph inserts, and note what it depends on."""
-        node = self.graph.call_function(target, args)
+        node = self.graph.call_function(target, args, kwargs)
         node.meta = {**like.meta, "shape": shape}
         self.see(node)
         return node
