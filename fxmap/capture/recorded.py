@@ -91,7 +91,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.nodes[id(value)]
         if id(value) in self.paths:
             node = self.recording.graph.create_node("get_attr", self.paths[id(value)], (), {})
-            node.meta["shape"] = tuple(value.shape)
+            node.meta["shape"], node.meta["dtype"] = tuple(value.shape), value.dtype
             return node
         name = f"constant_{len(self.recording.constants)}"
         self.recording.constants[name] = value.detach().clone()
@@ -117,7 +117,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = tensor.untyped_storage()._cdata
             self.storages[storage] = self.storages.get(storage, 0) + 1
         self.nodes[id(tensor)] = node
-        node.meta["shape"] = tuple(tensor.shape)
+        node.meta["shape"], node.meta["dtype"] = tuple(tensor.shape), tensor.dtype
 
     def _out_of_place(self, func: Any, args: Any) -> Any:
         """Return the function that computes the same without writing, where nothing else sees what is written."""

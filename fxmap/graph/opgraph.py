@@ -56,6 +56,14 @@ class Op:
         return f"{self.kind} {self.module or self.key or self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An operation that may be made of pieces: what it reads, as (argument, fx node), and whether it is analytic here."""
+
+    operands: tuple[tuple[str, str], ...]
+    analytic: bool = False
+
+
 @dataclass(frozen=True)
 class OpGraph:
     """An operation graph. What builds and normalises it changes it in place; later stages change nothing.
@@ -63,7 +71,7 @@ class OpGraph:
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
     apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
-    stored ones.
+    stored ones. `pieces` are the operations, by name, that are not known to be analytic: see `graph/pieces.py`.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
@@ -72,6 +80,7 @@ class OpGraph:
     weights: set[str] = field(default_factory=set)
     unsplit: set[str] = field(default_factory=set)
     computed: dict[str, Expression] = field(default_factory=dict)
+    pieces: dict[str, Piece] = field(default_factory=dict)
 
     def op(self, name: str) -> Op:
         """Return a node by name."""

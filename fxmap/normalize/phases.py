@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxmap.graph.operands import Operands
 from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.pieces import pieces_of
 from fxmap.normalize.compose import compose_operands
 from fxmap.normalize.driver import rewrite
 from fxmap.normalize.fold import Fold, Foldable
@@ -80,6 +81,8 @@ def normalize(
         rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
         spread_weights(context)
     rewrite(context, SPELL, rewrites)
+    named = {node.name: constants[str(node.target)] for node in graph.nodes if str(node.target) in constants}
+    context.ops.pieces.update(pieces_of(context.ops, named))
     sums, scales, norms_before = count_branches(context.ops)
     rewrite(context, _folding(fold), rewrites)
     split_joined(context.ops, graph, tensors, constants)

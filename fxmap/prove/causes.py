@@ -6,6 +6,7 @@ and the tensors, no values of runs.
 Cost: linear in the operations between a pair and the aligned ones before it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.signatures import own_attributes
 from fxmap.prove.aligned import unaligned_before
 from fxmap.prove.context import AlignedSide, Context, place
+from fxmap.run.lockstep import Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,12 @@ def constant_cause(context: Context, pair: Pair) -> Cause | None:
         if np.float32(one) != np.float32(other):  # some kernels keep their eps in single precision
             return Cause(f"{kind} {other} against {one}", "", f"{here} ({kind})", f"{there} ({kind})")
     return None
+
+
+def operand_cause(pair: Pair, operands: Mapping[Names, str]) -> Cause | None:
+    """Say which operand of two operations that are made of pieces differs: equal results show some of the pieces alone."""
+    argument = operands.get((pair.src, pair.dst))
+    return None if argument is None else Cause(f"what it reads as {argument or 'input'} is another value")
 
 
 def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:

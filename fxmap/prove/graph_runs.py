@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fxmap.run.calibrator import run_calibrated
 from fxmap.run.distance import output_error
 from fxmap.run.interpreter import Hook, ValueInterpreter
 from fxmap.run.lockstep import Comparison, Reference, Watch, compare
+from fxmap.run.operands import PieceWatch
 
 # What a model may raise on inputs or tensors that do not fit it.
 TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
@@ -33,6 +35,24 @@ class GraphRuns:
     pairs: Sequence[Pair]
     exact: float
     passes: Passes
+
+    @cached_property
+    def pieces(self) -> list[PieceWatch]:
+        """The pairs whose operands are compared as well: those that are made of pieces, and may not reach all of them."""
+        return [watch for pair in self.pairs if (watch := self._piece(pair)) is not None]
+
+    def _piece(self, pair: Pair) -> PieceWatch | None:
+        src, dst = self.plan.src.main.ops, self.plan.dst.main.ops
+        ours, theirs = src.pieces.get(pair.src), dst.pieces.get(pair.dst)
+        if (
+            ours is None
+            or theirs is None
+            or (ours.analytic and theirs.analytic)
+            or src.op(pair.src).kind != dst.op(pair.dst).kind
+        ):
+            return None
+        kind, outputs = src.op(pair.src).kind, (src.op(pair.src).output, dst.op(pair.dst).output)
+        return PieceWatch((pair.src, pair.dst), kind, *outputs, ours.operands, theirs.operands)
 
     def calibrated_source(
         self, tensors: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator
@@ -61,6 +81,7 @@ class GraphRuns:
         """Return a hook that writes the values of the aligned operations into a dict."""
         main = self.plan.src.main
         watched = {main.ops.op(pair.src).output for pair in self.pairs}
+        watched |= {node for piece in self.pieces for _, node in piece.ours}
 
         def hook(node: fx.Node, value: Any) -> Any:
             if node.name in watched and isinstance(value, Tensor):
@@ -77,11 +98,11 @@ class GraphRuns:
         arguments = main.arguments(inputs.double())
         self.passes.add()
         try:
-            return compare(main, tensors, arguments, watches, reference, self.exact)
+            return compare(main, tensors, arguments, watches, reference, self.exact, pieces=self.pieces)
         except TROUBLE:
             # The source's value may have a shape that the destination cannot go on with.
             self.passes.add()
-            return compare(main, tensors, arguments, watches, reference, self.exact, restart=False)
+            return compare(main, tensors, arguments, watches, reference, self.exact, restart=False, pieces=self.pieces)
 
     def _watch(self, pair: Pair) -> Watch:
         src, dst = self.plan.src.main.ops.op(pair.src), self.plan.dst.main.ops.op(pair.dst)

@@ -94,7 +94,9 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     trial = _Trial(graphs, chosen, weights, reference)
     first, influence = trial.first_comparison(context.made(), generator)
     evidence = trial.evidence(first, influence, tables)
-    verdict = judge(context, evidence.errors, evidence.loose, evidence.difference, evidence.returned)
+    verdict = judge(
+        context, evidence.errors, evidence.loose, evidence.difference, evidence.returned, operands=evidence.operands
+    )
     sound = set(verdict.sound)
     if evidence.agree and verdict.divergence is None and not evidence.helped:
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
@@ -147,6 +149,7 @@ class _Trial:
             influence=influence,
             tied=frozenset(tied),
             tried=tried,
+            operands={pair: argument for run in runs for pair, argument in run.operands.items()},
         )
 
     def _further_comparisons(self) -> list[Comparison]:
