@@ -71,7 +71,8 @@ class OpGraph:
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
     apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
-    stored ones. `pieces` are the operations, by name, that are not known to be analytic: see `graph/pieces.py`.
+    stored ones. `numbers` are what operations that are not analytic read beside values: numbers about one, as a size, as
+    (argument, fx node). `pieces` are the operations, by name, that are not known to be analytic: see `graph/pieces.py`.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
@@ -80,6 +81,7 @@ class OpGraph:
     weights: set[str] = field(default_factory=set)
     unsplit: set[str] = field(default_factory=set)
     computed: dict[str, Expression] = field(default_factory=dict)
+    numbers: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     pieces: dict[str, Piece] = field(default_factory=dict)
 
     def op(self, name: str) -> Op:

@@ -6,8 +6,8 @@ compares what such operations read, and not their results alone. Some functions 
     sqrt, rsqrt, log, x ** p of x > 0; log1p of x >= 0;  x ** n for whole n;  b ** x for a number b > 0
     norms with eps > 0;  softplus where it turns into the identity beyond 20, where the two differ by 2e-9
 
-Whether an operand is positive follows from signs: squares, means of squares, variances and exponentials are not negative, and
-a sum with a number above 0 is positive. sqrt(x * x) is |x|: zero is not excluded.
+Whether an operand is positive follows from signs: squares, means of squares, variances and exponentials are not negative,
+and a sum with a number above 0 is positive. sqrt(x * x) is |x|: zero is not excluded.
 
 >>> graph = OpGraph()
 >>> for op in (Op("x", "input"), Op("s", "square"), Op("v", "add", (("other", 1e-6),)), Op("r", "rsqrt")):
@@ -54,7 +54,7 @@ def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor]) -> dict[str, Piece]
         if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or has(op.kind, Trait.ANALYTIC):
             continue
         places = tuple((argument, ops.op(name).output) for argument, name in operands)
-        found[op.name] = Piece(places, _is_analytic(op, read))
+        found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), _is_analytic(op, read))
     return found
 
 
@@ -99,9 +99,7 @@ def _sign(op: Op, read: Mapping[str, Sign], constant: Tensor | None) -> Sign:
         return Sign.POSITIVE
     if op.kind in _NOT_NEGATIVE:
         return Sign.NOT_NEGATIVE
-    if op.kind in ("sqrt", "rsqrt", "reciprocal", "mean", "sum") or has(
-        op.kind, Trait.MOVEMENT | Trait.IDENTITY | Trait.JOIN
-    ):
+    if op.kind in _KEEPING or has(op.kind, Trait.MOVEMENT | Trait.IDENTITY | Trait.JOIN):
         return min(read.values(), default=Sign.ANY)
     if op.kind in ("add", "mul", "div") and "alpha" not in dict(op.attributes):
         return _sign_of_arithmetic(op, [*read.values(), *(_sign_of(value) for _, value in op.attributes)])
@@ -111,6 +109,9 @@ def _sign(op: Op, read: Mapping[str, Sign], constant: Tensor | None) -> Sign:
         exponent = op.attribute("exponent", op.attribute("other"))
         return max(x, Sign.NOT_NEGATIVE if isinstance(exponent, int | float) and exponent % 2 == 0 else Sign.ANY)
     return Sign.ANY
+
+
+_KEEPING = {"sqrt", "rsqrt", "reciprocal", "mean", "sum"}
 
 
 _POSITIVE = {"exp", "exp2", "sigmoid", "softplus", "cosh", "ones"}

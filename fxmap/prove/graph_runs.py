@@ -18,7 +18,7 @@ from fxmap.run.calibrator import run_calibrated
 from fxmap.run.distance import output_error
 from fxmap.run.interpreter import Hook, ValueInterpreter
 from fxmap.run.lockstep import Comparison, Reference, Watch, compare
-from fxmap.run.operands import PieceWatch
+from fxmap.run.operands import PieceWatch, as_tensor
 
 # What a model may raise on inputs or tensors that do not fit it.
 TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
@@ -42,17 +42,12 @@ class GraphRuns:
         return [watch for pair in self.pairs if (watch := self._piece(pair)) is not None]
 
     def _piece(self, pair: Pair) -> PieceWatch | None:
-        src, dst = self.plan.src.main.ops, self.plan.dst.main.ops
-        ours, theirs = src.pieces.get(pair.src), dst.pieces.get(pair.dst)
-        if (
-            ours is None
-            or theirs is None
-            or (ours.analytic and theirs.analytic)
-            or src.op(pair.src).kind != dst.op(pair.dst).kind
-        ):
+        graphs = self.plan.src.main.ops, self.plan.dst.main.ops
+        src, dst = graphs[0].op(pair.src), graphs[1].op(pair.dst)
+        ours, theirs = graphs[0].pieces.get(pair.src), graphs[1].pieces.get(pair.dst)
+        if ours is None or theirs is None or (ours.analytic and theirs.analytic) or src.kind != dst.kind:
             return None
-        kind, outputs = src.op(pair.src).kind, (src.op(pair.src).output, dst.op(pair.dst).output)
-        return PieceWatch((pair.src, pair.dst), kind, *outputs, ours.operands, theirs.operands)
+        return PieceWatch((pair.src, pair.dst), src.kind, src.output, dst.output, ours.operands, theirs.operands)
 
     def calibrated_source(
         self, tensors: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator
@@ -87,6 +82,8 @@ class GraphRuns:
             if node.name in watched and isinstance(value, Tensor):
                 # A recorded run may write into a value later on.
                 values[node.name] = value.clone() if main.recorded else value
+            elif node.name in watched and isinstance(value, int | float):
+                values[node.name] = as_tensor(value)
             return value
 
         return hook

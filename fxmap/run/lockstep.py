@@ -134,6 +134,8 @@ class _Recorder:
 
     def hook(self, node: fx.Node, value: Any) -> Any:
         if not isinstance(value, Tensor):
+            if isinstance(value, int | float):
+                self.operands.see_operand(node.name, value)
             return value
         self.operands.see_result(node.name, value)
         for watch in self.watched.get(node.name, ()):

@@ -52,7 +52,8 @@ def relation(ours: Tensor, theirs: Tensor, tolerance: float) -> Relation:
     reshaped = ours.shape != theirs.shape
     if ours.numel() != theirs.numel():
         try:
-            ours, theirs = torch.broadcast_tensors(ours, theirs)
+            shape = torch.broadcast_shapes(ours.shape, theirs.shape)  # type: ignore[no-untyped-call]
+            ours, theirs = ours.expand(shape), theirs.expand(shape)
         except RuntimeError:
             return Relation(False)
     floating = ours.is_floating_point() and theirs.is_floating_point()
@@ -143,8 +144,13 @@ class Operands:
                 if result.equal and (argument := watch.differs(self._relations, result)) is not None:
                     self.differing[watch.pair] = argument
 
-    def see_operand(self, node: str, value: Tensor) -> None:
-        """Compare a value that pieces read: the one that the destination goes on with."""
+    def see_operand(self, node: str, value: Tensor | float) -> None:
+        """Compare a value or a number that pieces read: the one that the destination goes on with."""
         for name in self._read.get(node, ()):
             if name in self._source:
-                self._relations[name, node] = relation(self._source[name], value, self._tolerance)
+                self._relations[name, node] = relation(self._source[name], as_tensor(value), self._tolerance)
+
+
+def as_tensor(value: Tensor | float) -> Tensor:
+    """Return a value; a number as a tensor."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
