@@ -13,7 +13,17 @@ from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, drop_dead
 
 # Arguments that change nothing about the value that an operation computes in eval mode.
-_IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
+_IRRELEVANT = {
+    "inplace",
+    "training",
+    "momentum",
+    "out",
+    "return_indices",
+    "cudnn_enabled",
+    "dtype",
+    "use_input_stats",
+    "_stacklevel",
+}
 
 
 # Arguments that lay data out: every input shows a difference, so they are left to values.

@@ -195,7 +195,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     (
         """
         alias alpha_dropout clone contiguous detach dropout dropout1d dropout2d dropout3d feature_dropout identity
-        lift_fresh lift_fresh_copy to_copy
+        lift_fresh lift_fresh_copy stochastic_depth to_copy
         """,
         Kind(Trait.IDENTITY | Trait.ANALYTIC),
     ),
