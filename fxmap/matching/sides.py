@@ -20,6 +20,7 @@ from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
 from fxmap.run.example_inputs import guess_inputs
+from fxmap.run.shapes import note_pooled
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,11 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
         QuantizationError: a model has a quantized module without a float counterpart.
     """
     if not source.needs_inputs:
-        return _folded(*(_Unnormalised.of(model, source, None).side() for model in (src, dst)))
+        traced = [_Unnormalised.of(model, source, None) for model in (src, dst)]
+        for one, inputs in zip(traced, (given.src, given.dst), strict=True):
+            if inputs is not None:
+                note_pooled(one.captured, inputs)
+        return _folded(*(one.side() for one in traced))
     tried = ""
     for ours, theirs in _choices(src, dst, given):
         try:

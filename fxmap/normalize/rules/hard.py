@@ -1,4 +1,4 @@
-"""hardsigmoid(x) = relu6(x + 3) / 6, and hardswish(x) = x hardsigmoid(x) = x relu6(x + 3) / 6.
+"""hardsigmoid(x) = relu6(x + 3) / 6 = clamp(x / 6 + 1 / 2, 0, 1), and hardswish(x) = x hardsigmoid(x) = x relu6(x + 3) / 6.
 
 Hold for every input. The division may be a product with 1 / 6, and may come before the product with x or behind it.
 """
@@ -12,14 +12,27 @@ from fxmap.normalize.rules.clamping import bounds_of
 _SCALING = frozenset({"mul", "div"})
 
 
+_GATES = _SCALING | {"hardtanh"}
+
+
 def _to_hardsigmoid(context: Context, op: Op) -> Outcome:
-    """Write a sixth of what is bounded by 0 and 6 as a hard sigmoid."""
+    """Write a sixth of what is bounded by 0 and 6 as a hard sigmoid, or what is bounded by 0 and 1."""
     ops = context.ops
+    if op.kind == "hardtanh":
+        return _to_gate(ops, op)
     (value,) = ops.operands(op.name).get("input", [""]) if _is_sixth(ops, op) else ("",)
     x = _shifted(ops, value) if value else None
     if x is None:
         return "it is not a sixth of relu6(x + 3)"
     return _written(ops, op, "hardsigmoid", x, value)
+
+
+def _to_gate(ops: OpGraph, op: Op) -> Outcome:
+    """Write clamp(x / 6 + 1 / 2, 0, 1) as a hard sigmoid."""
+    half = _summand(ops, op.name, 0.5) if bounds_of(ops, op.name) == (0, 1) else None
+    if half is None or not _is_sixth(ops, ops.op(half)):
+        return "it does not bound x / 6 + 1 / 2 by 0 and 1"
+    return _written(ops, op, "hardsigmoid", ops.operands(half)["input"][0], ops.operands(op.name)["input"][0])
 
 
 def _to_hardswish(context: Context, op: Op) -> Outcome:
@@ -43,6 +56,8 @@ def _to_hardswish(context: Context, op: Op) -> Outcome:
 def _is_sixth(ops: OpGraph, op: Op) -> bool:
     """Whether an operation divides one value by 6."""
     numbers, operands = [value for _, value in op.attributes], ops.operands(op.name)
+    if op.kind not in _SCALING:
+        return False
     one = list(operands) == ["input"] and len(operands["input"]) == 1
     return one and numbers == [6 if op.kind == "div" else 1 / 6]
 
@@ -51,10 +66,15 @@ def _shifted(ops: OpGraph, name: str) -> str | None:
     """Return x of relu6(x + 3)."""
     if ops.op(name).kind != "hardtanh" or bounds_of(ops, name) != (0, 6):
         return None
+    return _summand(ops, name, 3)
+
+
+def _summand(ops: OpGraph, name: str, number: float) -> str | None:
+    """Return the value of which an operation reads the sum with a number."""
     (before,) = ops.operands(name)["input"]
     op, operands = ops.op(before), ops.operands(before)
-    three = op.kind == "add" and [value for _, value in op.attributes] == [3] and list(operands) == ["input"]
-    return operands["input"][0] if three and len(operands["input"]) == 1 else None
+    summed = op.kind == "add" and [value for _, value in op.attributes] == [number] and list(operands) == ["input"]
+    return operands["input"][0] if summed and len(operands["input"]) == 1 else None
 
 
 def _written(ops: OpGraph, op: Op, kind: str, x: str, part: str) -> tuple[str, ...]:
@@ -66,7 +86,7 @@ def _written(ops: OpGraph, op: Op, kind: str, x: str, part: str) -> tuple[str, .
     return (op.name, x)
 
 
-RESTORE_HARDSIGMOID = Rule("restore hard sigmoids", _SCALING, _to_hardsigmoid)
+RESTORE_HARDSIGMOID = Rule("restore hard sigmoids", _GATES, _to_hardsigmoid)
 
 
 RESTORE_HARDSWISH = Rule("restore hard swishes", _SCALING, _to_hardswish)
