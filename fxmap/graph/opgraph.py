@@ -26,7 +26,8 @@ class Op:
 
     `output` names the fx node whose value this operation yields: the last one of those that a normalisation merged.
     `shape` is a tensor's shape, None for everything else; `key` its path in the state dict. `rows` are the output channels
-    that are this operation, where a layer is several in one.
+    that are this operation, where a layer is several in one. `written` is the kind that the code has, where an equation gave
+    it another one.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Op:
     key: str | None = None
     shape: tuple[int, ...] | None = None
     rows: tuple[int, ...] | None = None
+    written: str = ""
+
+    @property
+    def spelling(self) -> str:
+        """The kind as the user's code has it, for a reader."""
+        return self.written or self.kind
 
     @property
     def channel_axis(self) -> int:

@@ -17,11 +17,11 @@ def aligned(plan: Plan) -> list[Pair]:
     """
     order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
     varying = set(varying_operations(plan.src)), set(varying_operations(plan.dst))
+    left_out = (INPUT, OUTPUT, *_UNWRITTEN)
     pairs = [
         pair
         for pair in plan.alignment.pairs
-        if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT, *_UNWRITTEN)
-        and (pair.src in varying[0] or pair.dst in varying[1])
+        if (pair.src in varying[0] or pair.dst in varying[1]) and plan.src.main.ops.op(pair.src).kind not in left_out
     ]
     return sorted(pairs, key=lambda pair: order[plan.dst.main.ops.op(pair.dst).output])
 

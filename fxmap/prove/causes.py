@@ -51,11 +51,11 @@ def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
             return _eps(context, src, dst)
     attributes = dict(own_attributes(src)), dict(own_attributes(dst))
     if src.kind != dst.kind and not (has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE)):
-        return Cause(f"{dst.kind} against {src.kind}")
+        return Cause(f"{dst.spelling} against {src.spelling}")
     for name in sorted(attributes[0].keys() | attributes[1].keys()):
         if attributes[0].get(name) != attributes[1].get(name):
             return Cause(f"{name} {attributes[1].get(name, 'default')} against {attributes[0].get(name, 'default')}")
-    return _eps(context, src, dst) if src.kind == dst.kind else Cause(f"{dst.kind} against {src.kind}")
+    return _eps(context, src, dst) if src.kind == dst.kind else Cause(f"{dst.spelling} against {src.spelling}")
 
 
 def _eps(context: Context, src: Op, dst: Op) -> Cause | None:
@@ -161,8 +161,8 @@ def unaligned_cause(context: Context, src: str, dst: str) -> Cause | None:
         return Cause(differs.text if differs else "", "", *places)
     if surplus[1]:
         op = ops[1].op(surplus[1][0])
-        return Cause(f"{op.kind} without a counterpart in the source", dst=place(context.dst, op.name))
+        return Cause(f"{op.spelling} without a counterpart in the source", dst=place(context.dst, op.name))
     if surplus[0]:
         op = ops[0].op(surplus[0][0])
-        return Cause(f"{op.kind} without a counterpart in the destination", src=place(context.src, op.name))
+        return Cause(f"{op.spelling} without a counterpart in the destination", src=place(context.src, op.name))
     return None

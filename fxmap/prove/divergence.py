@@ -157,7 +157,7 @@ def _unshown(context: Context, error: float) -> Divergence | None:
         if alone is not None:
             where, after = place(one.side, alone), _after(one, other, alone)
             places = (after, where) if one is destination else (where, after)
-            return Divergence(*places, error, f"{ops.op(alone).kind} without a counterpart in the {name}")
+            return Divergence(*places, error, f"{ops.op(alone).spelling} without a counterpart in the {name}")
     return None
 
 

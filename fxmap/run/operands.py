@@ -8,7 +8,7 @@ order, in full, whether or not it reaches the result. Two differences are none:
 
 >>> x = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])
 >>> print(relation(x, x, 1e-9), relation(x, x.t(), 1e-9), relation(x, 3 * x, 1e-9), relation(x, x.abs(), 1e-9))
-the same; moved; the same, times 3; different
+the same moved the same, times 3 different
 
 Cost: a comparison of two values; the sorted numbers of both where they are not in one order.
 """

@@ -70,10 +70,11 @@ def _spelled(op: Op, bounds: Bounds) -> Op | None:
     lower, upper = bounds
     if lower is not None and upper is not None:
         named = (("max_val", upper), ("min_val", lower))
-        return replace(op, kind="hardtanh", attributes=named) if lower <= upper else None
+        return replace(op, kind="hardtanh", attributes=named, written=op.spelling) if lower <= upper else None
     if bounds == (0.0, None):
-        return replace(op, kind="relu", attributes=())
-    return replace(op, kind="clamp", attributes=(("min", lower),) if upper is None else (("max", upper),))
+        return replace(op, kind="relu", attributes=(), written=op.spelling)
+    one = ("min", lower) if upper is None else ("max", upper)
+    return replace(op, kind="clamp", attributes=(one,), written=op.spelling)
 
 
 def _select_positive(context: Context, op: Op) -> Outcome:

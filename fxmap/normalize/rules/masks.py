@@ -39,7 +39,7 @@ def _to_choice(context: Context, op: Op) -> Outcome:
     ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
     for argument, (producer,) in operands.items():
         ops.network.add_edge(producer, op.name, argument=names[argument])
-    ops.add(replace(op, kind="where", attributes=tuple(("input", value) for _, value in op.attributes)))
+    ops.add(replace(op, kind="where", attributes=tuple(("input", value) for _, value in op.attributes), written=op.spelling))
     return (op.name,)
 
 
