@@ -1,5 +1,6 @@
 """The runs of the two captured graphs: the source, the destination beside it in lockstep, and the destination alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.errors import FxmapError
+from fxmap.graph.kinds import Trait, has
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
@@ -47,7 +49,10 @@ class GraphRuns:
         ours, theirs = graphs[0].pieces.get(pair.src), graphs[1].pieces.get(pair.dst)
         if ours is None or theirs is None or (ours.analytic and theirs.analytic) or src.kind != dst.kind:
             return None
-        return PieceWatch((pair.src, pair.dst), src.kind, src.output, dst.output, ours.operands, theirs.operands)
+        # A number that is chosen in the place of a value is not scaled with it.
+        scaled = src.kind == "where" and any(value not in (0, math.inf, -math.inf) for _, value in src.attributes)
+        homogeneous = has(src.kind, Trait.HOMOGENEOUS) and not scaled
+        return PieceWatch((pair.src, pair.dst), homogeneous, src.output, dst.output, ours.operands, theirs.operands)
 
     def calibrated_source(
         self, tensors: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator

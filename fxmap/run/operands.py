@@ -21,7 +21,6 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from fxmap.graph.kinds import Trait, has
 from fxmap.run.distance import distance
 
 
@@ -82,10 +81,13 @@ def _factor(a: Tensor, b: Tensor) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class PieceWatch:
-    """Two aligned operations of one kind that may be made of pieces: their fx nodes, and what each reads, by argument."""
+    """Two aligned operations of one kind that may be made of pieces: their fx nodes, and what each reads, by argument.
+
+    `homogeneous` says that a factor of what is read is one of the result.
+    """
 
     pair: tuple[str, str]
-    kind: str
+    homogeneous: bool
     src: str
     dst: str
     ours: tuple[tuple[str, str], ...]
@@ -111,7 +113,7 @@ class PieceWatch:
     def _same(self, operand: Relation, result: Relation) -> bool:
         if not operand.equal or (operand.moved and not operand.reshaped and not result.moved):
             return False
-        factor = result.factor if has(self.kind, Trait.HOMOGENEOUS) and not result.neutral else 1.0
+        factor = result.factor if self.homogeneous and not result.neutral else 1.0
         return operand.neutral or math.isclose(operand.factor, factor, rel_tol=1e-6)
 
 

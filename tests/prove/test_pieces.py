@@ -43,6 +43,10 @@ DIFFERENT: dict[str, tuple[Function, Function]] = {
     ),
     "a condition": (lambda x: torch.where(x > 1000, x * 2, x), lambda x: torch.where(x * 3 > 1000, x * 2, x)),
     "what a condition chooses": (lambda x: torch.where(x > 1000, x * 2, x), lambda x: torch.where(x > 1000, x * 3, x)),
+    "a number in the place of a value that was scaled": (
+        lambda x: torch.where(torch.isnan(x), -1.0, x),
+        lambda x: torch.where(torch.isnan(x), -1.0, 2 * x) / 2,
+    ),
     "the root of a square": (lambda x: x + 500, lambda x: ((x + 500) ** 2).sqrt()),
     "a power that is not whole": (lambda x: x + 500, lambda x: ((x + 500) ** 4) ** 0.25),
     "the norm of one number": (lambda x: x + 500, lambda x: (x[..., None] + 500).norm(dim=-1)),

@@ -2,13 +2,14 @@
 
 import torch
 
+from fxmap.graph.kinds import Trait, has
 from fxmap.run.operands import PieceWatch, relation
 
 X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def _differs(kind: str, ours: torch.Tensor, theirs: torch.Tensor, results: tuple[torch.Tensor, torch.Tensor]) -> str | None:
-    watch = PieceWatch(("a", "b"), kind, "a", "b", (("input", "x"),), (("input", "y"),))
+    watch = PieceWatch(("a", "b"), has(kind, Trait.HOMOGENEOUS), "a", "b", (("input", "x"),), (("input", "y"),))
     return watch.differs({("x", "y"): relation(ours, theirs, 1e-9)}, relation(*results, 1e-9))
 
 
@@ -36,11 +37,11 @@ def test_operands_that_may_change_places_do_and_others_do_not() -> None:
     y = X.tanh()
     relations = {(a, b): relation(p, q, 1e-9) for a, p in (("x", X), ("y", y)) for b, q in (("u", y), ("v", X))}
     same = relation(X, X, 1e-9)
-    either = PieceWatch(("a", "b"), "maximum", "a", "b", (("input", "x"), ("input", "y")), (("input", "u"), ("input", "v")))
+    either = PieceWatch(("a", "b"), True, "a", "b", (("input", "x"), ("input", "y")), (("input", "u"), ("input", "v")))
     assert either.differs(relations, same) is None
-    ordered = PieceWatch(("a", "b"), "fmod", "a", "b", (("input", "x"), ("other", "y")), (("input", "u"), ("other", "v")))
+    ordered = PieceWatch(("a", "b"), False, "a", "b", (("input", "x"), ("other", "y")), (("input", "u"), ("other", "v")))
     assert ordered.differs(relations, same) == "input"
-    lacking = PieceWatch(("a", "b"), "clamp", "a", "b", (("input", "x"), ("max", "y")), (("input", "v"),))
+    lacking = PieceWatch(("a", "b"), False, "a", "b", (("input", "x"), ("max", "y")), (("input", "v"),))
     assert lacking.differs(relations, same) == "max"
 
 
