@@ -1,6 +1,6 @@
-"""hardsigmoid(x) = relu6(x + 3) / 6 = clamp(x / 6 + 1 / 2, 0, 1), and hardswish(x) = x hardsigmoid(x) = x relu6(x + 3) / 6.
+"""hardsigmoid(x) = relu6(x + 3) / 6, and hardswish(x) = x hardsigmoid(x) = x relu6(x + 3) / 6.
 
-Hold for every input. The division may be a product with 1 / 6, and may come before the product with x or behind it.
+The first is clamp((x + 3) / 6, 0, 1) = clamp(x / 6 + 1 / 2, 0, 1) as well. Hold for every input. The division may be a product with 1 / 6, and may come before the product with x or behind it.
 """
 
 from dataclasses import replace
@@ -29,10 +29,13 @@ def _to_hardsigmoid(context: Context, op: Op) -> Outcome:
 
 def _to_gate(ops: OpGraph, op: Op) -> Outcome:
     """Write clamp(x / 6 + 1 / 2, 0, 1) as a hard sigmoid."""
-    half = _summand(ops, op.name, 0.5) if bounds_of(ops, op.name) == (0, 1) else None
-    if half is None or not _is_sixth(ops, ops.op(half)):
-        return "it does not bound x / 6 + 1 / 2 by 0 and 1"
-    return _written(ops, op, "hardsigmoid", ops.operands(half)["input"][0], ops.operands(op.name)["input"][0])
+    if bounds_of(ops, op.name) != (0, 1):
+        return "it does not bound a value by 0 and 1"
+    (before,), half = ops.operands(op.name)["input"], _summand(ops, op.name, 0.5)
+    if half is not None and _is_sixth(ops, ops.op(half)):
+        return _written(ops, op, "hardsigmoid", ops.operands(half)["input"][0], before)
+    x = _summand(ops, before, 3) if _is_sixth(ops, ops.op(before)) else None
+    return "it bounds no x / 6 + 1 / 2" if x is None else _written(ops, op, "hardsigmoid", x, before)
 
 
 def _to_hardswish(context: Context, op: Op) -> Outcome:
