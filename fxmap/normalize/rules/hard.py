@@ -1,6 +1,8 @@
 """hardsigmoid(x) = relu6(x + 3) / 6, and hardswish(x) = x hardsigmoid(x) = x relu6(x + 3) / 6.
 
-The first is clamp((x + 3) / 6, 0, 1) = clamp(x / 6 + 1 / 2, 0, 1) as well. Hold for every input. The division may be a product with 1 / 6, and may come before the product with x or behind it.
+The first is clamp((x + 3) / 6, 0, 1) = clamp(x / 6 + 1 / 2, 0, 1) as well.
+
+Hold for every input. The division may be a product with 1 / 6, and may come before the product with x or behind it.
 """
 
 from dataclasses import replace
