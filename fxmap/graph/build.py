@@ -1,9 +1,10 @@
 """Build the operation graph of an fx graph of functions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
@@ -12,13 +13,21 @@ from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, drop_dead
 
 # Arguments that change nothing about the value that an operation computes in eval mode.
-_IRRELEVANT = {"inplace", "training", "momentum", "out", "return_indices", "cudnn_enabled", "dtype", "use_input_stats"}
+_IRRELEVANT = {
+    "inplace",
+    "training",
+    "momentum",
+    "out",
+    "return_indices",
+    "cudnn_enabled",
+    "dtype",
+    "use_input_stats",
+    "_stacklevel",
+}
 
 
 # Arguments that lay data out: every input shows a difference, so they are left to values.
-_LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"} | {
-    *("scale_factor", "recompute_scale_factor", "scale_factors", "scales", "scales_h", "scales_w", "scales_d")
-}
+_LAYOUT = {"dim", "dims", "keepdim", "size", "shape", "N", "C", "HxW", "half_to_float", "implicit", "memory_format"}
 
 
 _NOT_COMPARED = _IRRELEVANT | _LAYOUT
@@ -47,6 +56,8 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
         for argument, producer in _operands(node):
             if producer not in numbers:
                 ops.network.add_edge(names[producer], op.name, argument=argument)
+            elif not has(op.kind, Trait.ANALYTIC):
+                ops.numbers[op.name] = (*ops.numbers.get(op.name, ()), (argument, producer.name))
     drop_dead(ops)
     return ops
 
@@ -88,6 +99,9 @@ def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
         arguments.pop("padding_idx", None)  # it stops gradients alone
     if getattr(node.target, "__name__", "") in ("relu6", "relu6_"):
         arguments |= {"min_val": 0.0, "max_val": 6.0}
+    arguments |= _scales(arguments)
+    if isinstance(dtype := arguments.get("dtype"), torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
+        arguments["rounded to"] = dtype  # any other dtype is one of floating-point numbers, and those are all float64 here
     defaults = default_arguments(node)
     return tuple(
         sorted(
@@ -99,6 +113,23 @@ def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
             and comparable(value) != defaults.get(name)
         )
     )
+
+
+_FACTORS = ("scale_factor", "scale_factors", "scales", "scales_h", "scales_w", "scales_d")
+
+
+def _scales(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the factors of a resize, None where the sizes of the maps tell all about it.
+
+    A factor is the distance of the points that are read. It is the ratio of the sizes if it is a whole number, or if it is
+    computed anew from them; where corners are aligned it is not read. Else it is not, on sizes that it does not divide.
+    """
+    read = {name: arguments[name] for name in _FACTORS if name in arguments}
+    factors = [factor for value in read.values() if value is not None for factor in _each(value)]
+    whole = all(isinstance(factor, int | float) and float(factor).is_integer() for factor in factors)
+    if whole or arguments.get("align_corners") or arguments.get("recompute_scale_factor"):
+        read = dict.fromkeys(read)
+    return read | ({"recompute_scale_factor": None} if "recompute_scale_factor" in arguments else {})
 
 
 def _operands(node: fx.Node) -> Iterator[tuple[str, fx.Node]]:

@@ -40,6 +40,8 @@ SPELLINGS = {
     "concat": "cat",
     "concatenate": "cat",
     "swish": "silu",
+    **dict.fromkeys(("long", "int", "short"), "to_integer"),
+    "bool": "to_bool",
 }
 
 
@@ -55,18 +57,41 @@ def kind_of(node: fx.Node) -> str:
     """Return the kind of an operation node, whichever way it was called."""
     if node.op == "call_module":
         return "identity"  # a stub at the border of a quantized region: the tracer's only leaves
+    if (mode := node.kwargs.get("rounding_mode")) is not None:
+        return f"div_{mode}"
     if isinstance(node.target, OpOverload):
         name = str(node.target.overloadpacket.__name__).strip("_")
         if name == "convolution" and node.args[6]:
             return "conv_transpose"
-        return SPELLINGS.get(name, name)
+        return _cast(node) or SPELLINGS.get(name, name)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     if name == "getattr" and node.args[1] in _TRANSPOSED:
         return "transpose"
     if name == "getattr" and node.args[1] in _PARTS_OF_TENSORS:
         return _PARTS_OF_TENSORS[str(node.args[1])]
+    if (cast := _cast(node)) is not None:
+        return cast
     name = name if name.startswith("__") else name.strip("_")
     return SPELLINGS.get(name, name)
+
+
+def _cast(node: fx.Node) -> str | None:
+    """Return the kind of a call that rounds numbers to integers, or makes them true or false; None of others."""
+    dtype = next((part for part in (*node.args[1:], *node.kwargs.values()) if isinstance(part, torch.dtype)), None)
+    name = getattr(node.target, "overloadpacket", node.target)
+    name = name if isinstance(name, str) else getattr(name, "__name__", "")
+    if dtype is None or dtype.is_floating_point or dtype.is_complex or name not in _CASTS or not node.all_input_nodes:
+        return None
+    before = node.all_input_nodes[0].meta.get("dtype")
+    if before is dtype or before is torch.bool or (dtype is not torch.bool and before in _INTEGERS):
+        return None
+    return "to_bool" if dtype is torch.bool else "to_integer"
+
+
+_CASTS = {"to", "_to_copy", "type", "convert_element_type"}
+
+
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def out_of_place(func: Any) -> OpOverload[..., Any] | None:
@@ -87,10 +112,14 @@ class Trait(Flag):
     ANALYTIC: what agrees at a random point agrees everywhere, with probability one. Sums, products, powers, softmax, GELU
     and compositions of them are analytic in their inputs and tensors, and the zeros of such a function have measure zero
     unless it is zero everywhere (Krantz and Parks, A Primer of Real Analytic Functions, 2002, doi
-    10.1007/978-0-8176-8134-0). Functions made of pieces are not: an input may not reach every piece. Only what is known to
-    be analytic has the trait, so that an operation that is not known stands against a proof, not for it. What copies by an
-    index that was computed has it too: it is as the index is, and what computes that, sorting or comparing, is made of
+    10.1007/978-0-8176-8134-0). Quotients are as well, away from their poles: f1 / g1 = f2 / g2 where f1 g2 = f2 g1, which
+    has no poles. Functions made of pieces are not: an input may not reach every piece. Only what is known to be analytic
+    has the trait, whatever its operands and attributes are, so that an operation that is not known stands against a proof,
+    not for it; what is analytic under conditions alone (sqrt of what is positive) is in `graph/pieces.py`. What copies by
+    an index that was computed has it too: it is as the index is, and what computes that, sorting or comparing, is made of
     pieces.
+
+    HOMOGENEOUS: f(c x) = c f(x) for every c > 0, where all operands that are scaled are scaled by the same c.
     """
 
     NONE = 0
@@ -116,6 +145,7 @@ class Trait(Flag):
     MATRIX_PRODUCT = auto()  # a product of matrices, as aten writes a linear layer
     RESIZE = auto()  # the spatial size of the result is another one, which attributes alone do not tell
     ANALYTIC = auto()  # see above
+    HOMOGENEOUS = auto()  # see above
 
     SCALING = SUM | PRODUCT
 
@@ -165,7 +195,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     (
         """
         alias alpha_dropout clone contiguous detach dropout dropout1d dropout2d dropout3d feature_dropout identity
-        lift_fresh lift_fresh_copy to_copy
+        lift_fresh lift_fresh_copy stochastic_depth to_copy
         """,
         Kind(Trait.IDENTITY | Trait.ANALYTIC),
     ),
@@ -178,15 +208,22 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     ("sub", Kind(Trait.SUM | Trait.ANALYTIC)),
     ("mul", Kind(Trait.PRODUCT | Trait.COMMUTATIVE | Trait.ANALYTIC)),
     ("div", Kind(Trait.PRODUCT | Trait.ANALYTIC)),
-    ("maximum minimum", Kind(Trait.COMMUTATIVE)),
+    ("maximum minimum", Kind(Trait.COMMUTATIVE | Trait.HOMOGENEOUS)),
     ("convolution", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.ANALYTIC, channel_axis=1)),
     ("linear", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.RESIZE | Trait.ANALYTIC)),
     ("conv_transpose", Kind(Trait.AFFINE | Trait.RESIZE | Trait.ANALYTIC)),
     ("addmm mm", Kind(Trait.MATRIX_PRODUCT | Trait.ANALYTIC)),
     ("adaptive_avg_pool interpolate matmul mean pad", Kind(Trait.RESIZE | Trait.ANALYTIC)),
-    ("adaptive_max_pool", Kind(Trait.RESIZE)),
+    ("adaptive_max_pool", Kind(Trait.RESIZE | Trait.HOMOGENEOUS)),
     ("clamp clamp_min hardtanh threshold", Kind(exchanged="relu")),
     ("avg_pool", Kind(Trait.ANALYTIC)),
+    (
+        """
+        abs amax amin frobenius_norm hypot leaky_relu max max_pool min norm prelu relu sort std topk vector_norm
+        linalg_vector_norm where
+        """,
+        Kind(Trait.HOMOGENEOUS),
+    ),
     (  # copies of elements, by an index that was computed too
         """
         __setitem__ adjoint as_strided atleast_1d atleast_2d bfloat16 block_diag broadcast_to cartesian_prod col2im
@@ -203,31 +240,28 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     ("as_strided_scatter diagonal_scatter index_add scatter_add", Kind(Trait.ANALYTIC)),
     (  # arithmetic
         """
-        acos acosh addcdiv addcmul asin asinh atan atanh cos cosh cumprod cumsum diff digamma divide erf erfc erfinv
-        exp exp2 expit expm1 gelu glu hypot lerp lgamma log log10 log1p log2 log_sigmoid log_softmax logaddexp
-        logcumsumexp logit logsigmoid logsumexp mish multiply nansum neg negative polar positive pow prod reciprocal
-        rpow rsqrt rsub rtruediv sigmoid silu sin sinc sinh softmax softmin softplus softsign sqrt square std
-        std_mean subtract sum sum_to_size tan tanh tanhshrink trace var var_mean
+        addcdiv addcmul cos cosh cumprod cumsum diff digamma divide erf erfc exp exp2 expit expm1 gelu glu lerp
+        log_sigmoid log_softmax logaddexp logcumsumexp logsigmoid logsumexp mish multiply neg negative polar positive
+        prod reciprocal rsub rtruediv sigmoid silu sin sinc sinh softmax softmin square subtract sum sum_to_size tan
+        tanh tanhshrink trace var var_mean
         """,
         Kind(Trait.ANALYTIC),
     ),
     (  # linear algebra, and maps that are linear
         """
-        addbmm addmv addr affine_grid affine_grid_generator baddbmm bilinear bmm chain_matmul conv_tbc
-        cosine_similarity cross det dot einsum fft_c2c fft_c2r fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft
-        fft_ifft2 fft_ifftn fft_ifftshift fft_irfft fft_irfft2 fft_irfftn fft_r2c fft_rfft fft_rfft2 fft_rfftn
-        frobenius_norm grouped_mm inner inverse istft kron linalg_det linalg_inv linalg_inv_ex linalg_multi_dot
-        linalg_slogdet linalg_vector_norm logdet lp_pool matrix_exp multi_dot mv normalize outer rmatmul stft
-        tensordot upsample upsample_bicubic2d upsample_bicubic2d_aa upsample_bilinear2d upsample_bilinear2d_aa
+        addbmm addmv addr affine_grid affine_grid_generator baddbmm bilinear bmm chain_matmul conv_tbc cross det dot
+        einsum fft_c2c fft_c2r fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
+        fft_irfft fft_irfft2 fft_irfftn fft_r2c fft_rfft fft_rfft2 fft_rfftn grouped_mm inner inverse istft kron
+        linalg_det linalg_inv linalg_inv_ex linalg_multi_dot matrix_exp multi_dot mv outer rmatmul stft tensordot
+        upsample upsample_bicubic2d upsample_bicubic2d_aa upsample_bilinear2d upsample_bilinear2d_aa
         upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_nearest_exact1d
-        upsample_nearest_exact2d upsample_trilinear3d vdot vector_norm
+        upsample_nearest_exact2d upsample_trilinear3d vdot
         """,
         Kind(Trait.ANALYTIC),
     ),
     (  # compositions of these
         """
-        batch_norm fused_rms_norm group_norm gru gru_cell instance_norm layer_norm local_response_norm lstm
-        lstm_cell multi_head_attention_forward native_multi_head_attention rms_norm rnn_tanh rnn_tanh_cell
+        gru gru_cell lstm lstm_cell multi_head_attention_forward native_multi_head_attention rnn_tanh rnn_tanh_cell
         scaled_dot_product_attention scaled_dot_product_attention_math scaled_dot_product_efficient_attention
         scaled_dot_product_flash_attention scaled_dot_product_flash_attention_for_cpu
         """,

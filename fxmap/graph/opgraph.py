@@ -26,7 +26,8 @@ class Op:
 
     `output` names the fx node whose value this operation yields: the last one of those that a normalisation merged.
     `shape` is a tensor's shape, None for everything else; `key` its path in the state dict. `rows` are the output channels
-    that are this operation, where a layer is several in one.
+    that are this operation, where a layer is several in one. `written` is the kind that the code has, where an equation gave
+    it another one.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Op:
     key: str | None = None
     shape: tuple[int, ...] | None = None
     rows: tuple[int, ...] | None = None
+    written: str = ""
+
+    @property
+    def spelling(self) -> str:
+        """The kind as the user's code has it, for a reader."""
+        return self.written or self.kind
 
     @property
     def channel_axis(self) -> int:
@@ -56,6 +63,14 @@ class Op:
         return f"{self.kind} {self.module or self.key or self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An operation that may be made of pieces: what it reads, as (argument, fx node), and whether it is analytic here."""
+
+    operands: tuple[tuple[str, str], ...]
+    analytic: bool = False
+
+
 @dataclass(frozen=True)
 class OpGraph:
     """An operation graph. Building and normalising change it in place; later stages only read it.
@@ -63,7 +78,8 @@ class OpGraph:
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
     apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
-    stored ones.
+    stored ones. `numbers` are what operations that are not analytic read beside values: numbers about one, as a size, as
+    (argument, fx node). `pieces` are the operations, by name, that are not known to be analytic: see `graph/pieces.py`.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
@@ -72,6 +88,8 @@ class OpGraph:
     weights: set[str] = field(default_factory=set)
     unsplit: set[str] = field(default_factory=set)
     computed: dict[str, Expression] = field(default_factory=dict)
+    numbers: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    pieces: dict[str, Piece] = field(default_factory=dict)
 
     def op(self, name: str) -> Op:
         """Return a node by name."""

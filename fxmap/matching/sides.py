@@ -20,6 +20,7 @@ from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
 from fxmap.run.example_inputs import guess_inputs
+from fxmap.run.shapes import note_pooled
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
         QuantizationError: a model has a quantized module without a float counterpart.
     """
     if not source.needs_inputs:
-        return _folded(*(_Unnormalised.of(model, source, None).side() for model in (src, dst)))
+        return _folded(*(_traced(model, source, own) for model, own in ((src, given.src), (dst, given.dst))))
     tried = ""
     for ours, theirs in _choices(src, dst, given):
         try:
@@ -105,6 +106,14 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
         _level_norms(found[0].captured.graph, found[1].captured.graph)
         return _folded(*(one.side() for one in found))
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
+
+
+def _traced(model: nn.Module, source: GraphSource, inputs: Inputs | None) -> Side:
+    """Capture a model by a source that needs no inputs; where there are some, note the sizes that its pooling meets."""
+    one = _Unnormalised.of(model, source, None)
+    if inputs is not None:
+        note_pooled(one.captured, inputs)
+    return one.side()
 
 
 def _choices(src: nn.Module, dst: nn.Module, given: Given) -> Iterator[tuple[Inputs, Inputs]]:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from fxmap.capture.captured import Captured
 from fxmap.graph.build import build
+from fxmap.graph.kinds import kind_of
 from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR, OpGraph
 from fxmap.normalize.fold import Fold, Foldable
 from fxmap.normalize.phases import normalize
@@ -31,6 +32,13 @@ class Network(Captured):
             count = sum(op.kind not in (INPUT, OUTPUT, TENSOR) for op in made.ops.ops())
             note(f"{count} operations", operations=count)
         return cls(**values, ops=made.ops, foldable=made.foldable, rewrites=made.rewrites)
+
+    @cached_property
+    def covering(self) -> tuple[str, ...]:
+        """The windows of average pooling that are as large as the map, by name: on other maps they are no means."""
+        nodes = {node.name: node for node in self.graph.nodes}
+        means = [op for op in self.ops.of_kind({"mean"}) if op.name in nodes and kind_of(nodes[op.name]) == "avg_pool"]
+        return tuple(op.module or op.name for op in means)
 
     @cached_property
     def read(self) -> frozenset[str]:

@@ -12,18 +12,25 @@ from torch import Tensor, fx
 
 from fxmap.graph.operands import Operands
 from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.pieces import pieces_of
 from fxmap.normalize.compose import compose_operands
 from fxmap.normalize.driver import rewrite
 from fxmap.normalize.fold import Fold, Foldable
 from fxmap.normalize.rule import Context, Rewrites, Rule
 from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
 from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
+from fxmap.normalize.rules.clamping import SELECT_POSITIVE, UNIFY_BOUNDS
 from fxmap.normalize.rules.covering import COVER_MAP
+from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE
 from fxmap.normalize.rules.filled import FILL_CONSTANT
+from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
 from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, RESTORE_LINEAR
 from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING
+from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON
 from fxmap.normalize.rules.movement import PASS_MOVEMENT, PASS_REPETITION
+from fxmap.normalize.rules.numbers import CONSTANT_AS_NUMBER
+from fxmap.normalize.rules.padding import PAD_BY_NUMBER
 from fxmap.normalize.rules.pooling import POOL_TO_MEAN
 from fxmap.normalize.rules.scaling import PASS_SCALING
 from fxmap.normalize.rules.squaring import UNIFY_SQUARE
@@ -42,6 +49,16 @@ SPELL: tuple[Rule, ...] = (
     MERGE_ADDED_BIAS,
     MERGE_BATCH_NORM,
     POOL_TO_MEAN,
+    PAD_BY_NUMBER,
+    CONSTANT_AS_NUMBER,
+    UNIFY_BOUNDS,
+    NEGATION_AS_COMPARISON,
+    FILL_AS_CHOICE,
+    CHOOSE_BY_MASK,
+    SELECT_POSITIVE,
+    RESTORE_HARDSIGMOID,
+    RESTORE_HARDSWISH,
+    ROOT_OF_VARIANCE,
     UNIFY_SQUARE,
     INDEX_TO_EMBEDDING,
 )
@@ -73,13 +90,15 @@ def normalize(
         InternalError: a rule is applied without end.
     """
     constants, fold = constants or {}, fold or Fold()
-    context = Context(compose_operands(ops, Operands(graph, tensors, constants)), graph)
+    named = {node.name: constants[str(node.target)] for node in graph.nodes if str(node.target) in constants}
+    context = Context(compose_operands(ops, Operands(graph, tensors, constants)), graph, named)
     rewrites = Rewrites()
     weight_norms = count_weight_norms(context.ops)
     if fold.weight_norms:
         rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
         spread_weights(context)
     rewrite(context, SPELL, rewrites)
+    context.ops.pieces.update(pieces_of(context.ops, named))
     sums, scales, norms_before = count_branches(context.ops)
     rewrite(context, _folding(fold), rewrites)
     split_joined(context.ops, graph, tensors, constants)

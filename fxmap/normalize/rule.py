@@ -4,21 +4,25 @@ A rule is an equation between operations that holds for every input, one a file.
 where the left side of the equation may end, and writes the right side in its place, or says why it cannot.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from torch import fx
+from torch import Tensor, fx
 
 from fxmap.graph.opgraph import Op, OpGraph
 
 
 @dataclass(frozen=True)
 class Context:
-    """The operation graph that rules rewrite in place, and the fx graph that it was built from, which they only read."""
+    """The operation graph that rules rewrite in place, and the fx graph that it was built from, which they only read.
+
+    `constants` are the values of the constants that the fx graph reads, by the name of their node.
+    """
 
     ops: OpGraph
     graph: fx.Graph
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:

@@ -1,6 +1,7 @@
 """The aligned operations that a proof compares."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR
 from fxmap.matching.align.alignment import Pair
@@ -12,15 +13,38 @@ def aligned(plan: Plan) -> list[Pair]:
     """Return the aligned pairs of operations, without inputs and outputs, in the order in which the destination computes.
 
     Pairs that depend on constants alone are left out: a mask may have any shape and be made in any way, what reads it tells.
+    So are values that nothing was written into yet, which are any numbers.
     """
     order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
     varying = set(varying_operations(plan.src)), set(varying_operations(plan.dst))
+    left_out = (INPUT, OUTPUT, *_UNWRITTEN)
     pairs = [
         pair
         for pair in plan.alignment.pairs
-        if plan.src.main.ops.op(pair.src).kind not in (INPUT, OUTPUT) and (pair.src in varying[0] or pair.dst in varying[1])
+        if (pair.src in varying[0] or pair.dst in varying[1]) and plan.src.main.ops.op(pair.src).kind not in left_out
     ]
     return sorted(pairs, key=lambda pair: order[plan.dst.main.ops.op(pair.dst).output])
+
+
+_UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")
+
+
+def without_exchanged(plan: Plan) -> Plan:
+    """Return a plan without the pairs of operations of two kinds that are analytic and read no tensors.
+
+    Such a pair stands at one place of both graphs, as tanh and sigmoid do, or sqrt in x / sqrt(v) and rsqrt in x rsqrt(v),
+    so that what differs is named. Where the outputs agree, the two may be parts of one function in two spellings.
+    """
+    graphs = plan.src.main.ops, plan.dst.main.ops
+
+    def exchanged(pair: Pair) -> bool:
+        names = pair.src, pair.dst
+        kinds = {ops.op(name).kind for ops, name in zip(graphs, names, strict=True)}
+        parts = any(name in ops.pieces and not ops.pieces[name].analytic for ops, name in zip(graphs, names, strict=True))
+        return len(kinds) > 1 and not parts and not any(ops.tensors(name) for ops, name in zip(graphs, names, strict=True))
+
+    kept = tuple(pair for pair in plan.alignment.pairs if not exchanged(pair))
+    return plan if len(kept) == len(plan.alignment.pairs) else replace(plan, alignment=replace(plan.alignment, pairs=kept))
 
 
 def unaligned_before(side: Side, name: str, known: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ and the tensors, no values of runs.
 Cost: linear in the operations between a pair and the aligned ones before it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.signatures import own_attributes
 from fxmap.prove.aligned import unaligned_before
 from fxmap.prove.context import AlignedSide, Context, place
+from fxmap.run.lockstep import Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,11 @@ def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
             return _eps(context, src, dst)
     attributes = dict(own_attributes(src)), dict(own_attributes(dst))
     if src.kind != dst.kind and not (has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE)):
-        return Cause(f"{dst.kind} against {src.kind}")
+        return Cause(f"{dst.spelling} against {src.spelling}")
     for name in sorted(attributes[0].keys() | attributes[1].keys()):
         if attributes[0].get(name) != attributes[1].get(name):
             return Cause(f"{name} {attributes[1].get(name, 'default')} against {attributes[0].get(name, 'default')}")
-    return _eps(context, src, dst) if src.kind == dst.kind else Cause(f"{dst.kind} against {src.kind}")
+    return _eps(context, src, dst) if src.kind == dst.kind else Cause(f"{dst.spelling} against {src.spelling}")
 
 
 def _eps(context: Context, src: Op, dst: Op) -> Cause | None:
@@ -88,6 +90,12 @@ def constant_cause(context: Context, pair: Pair) -> Cause | None:
         if np.float32(one) != np.float32(other):  # some kernels keep their eps in single precision
             return Cause(f"{kind} {other} against {one}", "", f"{here} ({kind})", f"{there} ({kind})")
     return None
+
+
+def operand_cause(pair: Pair, operands: Mapping[Names, str]) -> Cause | None:
+    """Say which operand of two operations that are made of pieces differs: equal results show some of the pieces alone."""
+    argument = operands.get((pair.src, pair.dst))
+    return None if argument is None else Cause(f"what it reads as {argument or 'input'} is another value")
 
 
 def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
@@ -153,8 +161,8 @@ def unaligned_cause(context: Context, src: str, dst: str) -> Cause | None:
         return Cause(differs.text if differs else "", "", *places)
     if surplus[1]:
         op = ops[1].op(surplus[1][0])
-        return Cause(f"{op.kind} without a counterpart in the source", dst=place(context.dst, op.name))
+        return Cause(f"{op.spelling} without a counterpart in the source", dst=place(context.dst, op.name))
     if surplus[0]:
         op = ops[0].op(surplus[0][0])
-        return Cause(f"{op.kind} without a counterpart in the destination", src=place(context.src, op.name))
+        return Cause(f"{op.spelling} without a counterpart in the destination", src=place(context.src, op.name))
     return None

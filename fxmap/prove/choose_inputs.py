@@ -46,7 +46,7 @@ def choose_inputs(plan: Plan, given: Given) -> ChosenInputs | None:
     """
     src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
     if src is not None and dst is not None:
-        return _like(src, dst)
+        return _like(src, dst, sized=bool(windows_of_one(plan)))
     found = find_inputs(plan.src.main, plan.dst.main)
     if not found:
         return None
@@ -54,9 +54,18 @@ def choose_inputs(plan: Plan, given: Given) -> ChosenInputs | None:
     return ChosenInputs(InputPair.same(found[0]), (second,), (second,))
 
 
-def _like(src: Inputs, dst: Inputs) -> ChosenInputs:
+def windows_of_one(plan: Plan) -> tuple[str, ...]:
+    """Return the averages over a window as large as the map that one model has where the other has a mean.
+
+    The two are equal on maps of this size, which is then what a proof is about.
+    """
+    ours, theirs = plan.src.main.covering, plan.dst.main.covering
+    return max(ours, theirs, key=len) if len(ours) != len(theirs) else ()
+
+
+def _like(src: Inputs, dst: Inputs, *, sized: bool = False) -> ChosenInputs:
     drawn = others(src, seed=1)
     second = InputPair(drawn, as_shared(others(dst, seed=1), dst, drawn, src))
     ours, theirs = resized(second.src), resized(second.dst)
-    larger = () if ours is None or theirs is None else (InputPair(ours, theirs),)
+    larger = () if sized or ours is None or theirs is None else (InputPair(ours, theirs),)
     return ChosenInputs(InputPair(src, dst), (second,), (*larger, second))

@@ -106,4 +106,4 @@ def place(side: Side, name: str) -> str:
     As in `layer1.0.conv1 (convolution)`.
     """
     op = side.main.ops.op(name)
-    return f"{side.prefix}{op.module or op.name} ({op.kind})"
+    return f"{side.prefix}{op.module or op.name} ({op.spelling})"

@@ -6,8 +6,8 @@ are read alike. The first one that is not, in the order in which the destination
 How far equal values reach depends on the operation. Operations that are analytic in their inputs and tensors and agree at a
 random point agree everywhere, with probability one (`Trait.ANALYTIC`): this is polynomial identity testing (Schwartz 1980,
 doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73) for analytic functions. Operations that are made of
-pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same by kind and
-attributes alone, and one without a counterpart stands against a proof whatever the values say.
+pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same if kind and
+attributes are and if what they read is, and one without a counterpart stands against a proof whatever the values say.
 
 >>> from torch import nn
 >>> import fxmap
@@ -23,12 +23,18 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, OUTPUT
 from fxmap.mapping.proof import TOLERANCE, Divergence
 from fxmap.matching.align.alignment import Pair
 from fxmap.prove.aligned import varying_operations
-from fxmap.prove.causes import Cause, attribute_cause, constant_cause, tensor_cause, unaligned_cause
+from fxmap.prove.causes import (
+    Cause,
+    attribute_cause,
+    constant_cause,
+    operand_cause,
+    tensor_cause,
+    unaligned_cause,
+)
 from fxmap.prove.context import AlignedSide, Context, is_part, place
 from fxmap.prove.readers import compared_outputs, has_unaligned_rival, is_consistent, refuted_by_readers
 from fxmap.run.lockstep import Names
@@ -61,6 +67,8 @@ def judge(
     loose: Iterable[Names],
     error: float,
     returned: Iterable[tuple[int, int]] = (),
+    *,
+    operands: Mapping[Names, str] | None = None,
 ) -> Verdict:
     """Find the first divergence, and the operations that are the same.
 
@@ -70,10 +78,11 @@ def judge(
         loose: pairs whose values agree in another layout, or times a constant.
         error: of the outputs.
         returned: which output of the source is which of the destination.
+        operands: pairs that are made of pieces and read other values, and the argument under which they do.
     """
     pairs, loose = context.pairs, set(loose)
     sizes = {pair: errors.get((pair.src, pair.dst), float("inf")) for pair in pairs}
-    causes = {pair: _cause(context, pair, loose) for pair in pairs}
+    causes = {pair: _cause(context, pair, loose) or operand_cause(pair, operands or {}) for pair in pairs}
     wrong = {pair for pair in pairs if not sizes[pair] <= TOLERANCE or causes[pair]}
     # In which order the rows of a part are, only its readers show.
     rows = {(pair.src, pair.dst) for pair in pairs if is_part(pair)}
@@ -143,12 +152,12 @@ def _unshown(context: Context, error: float) -> Divergence | None:
     source, destination = context.both
     for one, other, name in ((destination, source, "source"), (source, destination, "destination")):
         ops = one.side.main.ops
-        operations = varying_operations(one.side)
-        alone = next((op for op in operations if op not in one.known and not has(ops.op(op).kind, Trait.ANALYTIC)), None)
+        pieces = [name for name in varying_operations(one.side) if name in ops.pieces and not ops.pieces[name].analytic]
+        alone = next((name for name in pieces if name not in one.known), None)
         if alone is not None:
             where, after = place(one.side, alone), _after(one, other, alone)
             places = (after, where) if one is destination else (where, after)
-            return Divergence(*places, error, f"{ops.op(alone).kind} without a counterpart in the {name}")
+            return Divergence(*places, error, f"{ops.op(alone).spelling} without a counterpart in the {name}")
     return None
 
 

@@ -1,7 +1,7 @@
 """Evidence: the record of all that the runs of one proof showed, and how it is put together from several runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, TOLERANCE
@@ -30,6 +30,7 @@ class Evidence:
         returned: which output of the source is which of the destination; `outputs` is how many each returns.
         influence: how far each tensor of the destination matters.
         tied: operations of the destination that may be exchanged with another; `tried` is how many exchanges were run.
+        operands: pairs that are made of pieces and read other values in some run, and the argument under which they do.
     """
 
     inputs: InputPair
@@ -45,6 +46,7 @@ class Evidence:
     influence: Influence
     tied: frozenset[str]
     tried: int
+    operands: Mapping[Names, str] = field(default_factory=dict)
 
     @property
     def error(self) -> float:

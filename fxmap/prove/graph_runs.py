@@ -1,13 +1,16 @@
 """The runs of the two captured graphs: the source, the destination beside it in lockstep, and the destination alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxmap.errors import FxmapError
+from fxmap.graph.kinds import Trait, has
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
@@ -17,6 +20,7 @@ from fxmap.run.calibrator import run_calibrated
 from fxmap.run.distance import output_error
 from fxmap.run.interpreter import Hook, ValueInterpreter
 from fxmap.run.lockstep import Comparison, Reference, Watch, compare
+from fxmap.run.operands import PieceWatch, as_tensor
 
 # What a model may raise on inputs or tensors that do not fit it.
 TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
@@ -33,6 +37,22 @@ class GraphRuns:
     pairs: Sequence[Pair]
     exact: float
     passes: Passes
+
+    @cached_property
+    def pieces(self) -> list[PieceWatch]:
+        """The pairs whose operands are compared as well: those that are made of pieces, and may not reach all of them."""
+        return [watch for pair in self.pairs if (watch := self._piece(pair)) is not None]
+
+    def _piece(self, pair: Pair) -> PieceWatch | None:
+        graphs = self.plan.src.main.ops, self.plan.dst.main.ops
+        src, dst = graphs[0].op(pair.src), graphs[1].op(pair.dst)
+        ours, theirs = graphs[0].pieces.get(pair.src), graphs[1].pieces.get(pair.dst)
+        if ours is None or theirs is None or (ours.analytic and theirs.analytic) or src.kind != dst.kind:
+            return None
+        # A number that is chosen in the place of a value is not scaled with it.
+        scaled = src.kind == "where" and any(value not in (0, math.inf, -math.inf) for _, value in src.attributes)
+        homogeneous = has(src.kind, Trait.HOMOGENEOUS) and not scaled
+        return PieceWatch((pair.src, pair.dst), homogeneous, src.output, dst.output, ours.operands, theirs.operands)
 
     def calibrated_source(
         self, tensors: Mapping[str, Tensor], inputs: Inputs, generator: torch.Generator
@@ -61,11 +81,14 @@ class GraphRuns:
         """Return a hook that writes the values of the aligned operations into a dict."""
         main = self.plan.src.main
         watched = {main.ops.op(pair.src).output for pair in self.pairs}
+        watched |= {node for piece in self.pieces for _, node in piece.ours}
 
         def hook(node: fx.Node, value: Any) -> Any:
             if node.name in watched and isinstance(value, Tensor):
                 # A recorded run may write into a value later on.
                 values[node.name] = value.clone() if main.recorded else value
+            elif node.name in watched and isinstance(value, int | float):
+                values[node.name] = as_tensor(value)
             return value
 
         return hook
@@ -77,11 +100,11 @@ class GraphRuns:
         arguments = main.arguments(inputs.double())
         self.passes.add()
         try:
-            return compare(main, tensors, arguments, watches, reference, self.exact)
+            return compare(main, tensors, arguments, watches, reference, self.exact, pieces=self.pieces)
         except TROUBLE:
             # The source's value may have a shape that the destination cannot go on with.
             self.passes.add()
-            return compare(main, tensors, arguments, watches, reference, self.exact, restart=False)
+            return compare(main, tensors, arguments, watches, reference, self.exact, restart=False, pieces=self.pieces)
 
     def _watch(self, pair: Pair) -> Watch:
         src, dst = self.plan.src.main.ops.op(pair.src), self.plan.dst.main.ops.op(pair.dst)

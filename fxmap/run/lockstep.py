@@ -29,6 +29,7 @@ from fxmap.capture.captured import Captured
 from fxmap.model.tensors import tensors_of
 from fxmap.run.distance import corresponding, distance, loose_distance, output_error
 from fxmap.run.interpreter import ValueInterpreter
+from fxmap.run.operands import Operands, PieceWatch
 
 # Two aligned operations, by name: the source's and the destination's.
 Names = tuple[str, str]
@@ -92,7 +93,8 @@ class Comparison:
     values lie in another layout, so that only the collection of numbers was compared, or are a constant multiple of one
     another (a model may scale early or late); `replaced` those where the destination went on with the source's value.
     `returned` says which output of the source is which of the destination, and `output_error` how far these are apart;
-    `outputs` and `seen` are the destination's own values: what it returns, and those of the pairs.
+    `outputs` and `seen` are the destination's own values: what it returns, and those of the pairs. `operands` are the pairs
+    of pieces that read other values than each other, and the argument under which they do.
 
     >>> print(Comparison({("a", "b"): 0.0, ("c", "d"): 0.5}, frozenset(), (("c", "d"),), 0.0, [], [], []))
     2 pairs compared, 0 loosely, 1 replaced by the source's value; outputs differ by 0.0e+00
@@ -106,6 +108,7 @@ class Comparison:
     outputs: list[Tensor]
     seen: list[Tensor]
     returned: list[tuple[int, int]]
+    operands: Mapping[Names, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         head = (
@@ -123,15 +126,22 @@ class _Recorder:
     reference: Reference
     tolerance: float
     restart: bool
+    operands: Operands
     errors: dict[Names, float] = field(default_factory=dict)
     loose: set[Names] = field(default_factory=set)
     replaced: list[Names] = field(default_factory=list)
     seen: list[Tensor] = field(default_factory=list)
 
     def hook(self, node: fx.Node, value: Any) -> Any:
-        for watch in self.watched.get(node.name, ()) if isinstance(value, Tensor) else ():
+        if not isinstance(value, Tensor):
+            if isinstance(value, int | float):
+                self.operands.see_operand(node.name, value)
+            return value
+        self.operands.see_result(node.name, value)
+        for watch in self.watched.get(node.name, ()):
             if watch.src in self.reference.values:
                 value = self._compared(watch, value)
+        self.operands.see_operand(node.name, value)
         return value
 
     def _compared(self, watch: Watch, value: Tensor) -> Tensor:
@@ -159,6 +169,7 @@ def compare(
     tolerance: float,
     *,
     restart: bool = True,
+    pieces: Sequence[PieceWatch] = (),
 ) -> Comparison:
     """Run the destination beside a run of the source.
 
@@ -168,12 +179,14 @@ def compare(
         reference: the run of the source.
         tolerance: relative error from which on two values differ.
         restart: whether the destination goes on with the source's value also where its own has another shape.
+        pieces: those of the pairs whose operands are compared too.
     """
     watched: dict[str, list[Watch]] = {}
     for watch in watches:
         watched.setdefault(watch.dst, []).append(watch)
-    run = _Recorder(watched, reference, tolerance, restart)
+    run = _Recorder(watched, reference, tolerance, restart, Operands(pieces, reference.values, tolerance))
     outputs = tensors_of(ValueInterpreter(captured, tensors, run.hook).run(*arguments))
     returned = corresponding(reference.outputs, outputs, tolerance)
     error = output_error(reference.outputs, outputs, returned)
-    return Comparison(run.errors, frozenset(run.loose), tuple(run.replaced), error, outputs, run.seen, returned)
+    loose, replaced, operands = frozenset(run.loose), tuple(run.replaced), run.operands.differing
+    return Comparison(run.errors, loose, replaced, error, outputs, run.seen, returned, operands)

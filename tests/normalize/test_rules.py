@@ -1,11 +1,13 @@
 """Every rule is an equation: both sides are computed on random numbers; and each rule makes one graph of both."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
 
 import fxmap
 from fxmap.capture.symbolic import SYMBOLIC
@@ -20,6 +22,15 @@ from fxmap.normalize.network import Network
 def _kinds(model: nn.Module, x: Tensor | None = None) -> list[str]:
     ops = Network.of(SYMBOLIC.capture(replicate(model))).ops if x is None else side(model, as_inputs(x)).main.ops
     return [op.kind for op in ops.ops() if op.kind != TENSOR]
+
+
+def _lines(model: nn.Module, x: Tensor | None = None) -> list[Any]:
+    """Return kinds, attributes, and which operations each reads, without their names."""
+    ops = Network.of(SYMBOLIC.capture(replicate(model))).ops if x is None else side(model, as_inputs(x)).main.ops
+    number = {op.name: index for index, op in enumerate(ops.ops())}
+    read = [ops.operands(op.name).items() for op in ops.ops()]
+    operands = [{argument: [number[name] for name in names] for argument, names in items} for items in read]
+    return [(op.kind, op.attributes, own) for op, own in zip(ops.ops(), operands, strict=True)]
 
 
 class Function(nn.Module):
@@ -46,7 +57,57 @@ SPELLINGS = [
     (lambda x: (x + x.tanh()) + x.exp(), lambda x: x.tanh() + (x.exp() + x)),
     (lambda x: torch.cat((x, x), 1).tanh(), lambda x: x.repeat(1, 2, 1, 1).tanh()),
     (lambda x: F.avg_pool2d(x, 2, count_include_pad=False), lambda x: F.avg_pool2d(x, 2)),
+    (F.relu, lambda x: x.clamp(min=0)),
+    (F.relu, lambda x: torch.clamp_min(x, 0)),
+    (F.relu, lambda x: torch.maximum(x, torch.zeros_like(x))),
+    (F.relu, lambda x: torch.maximum(torch.tensor(0.0), x)),
+    (F.relu, lambda x: F.threshold(x, 0, 0)),
+    (F.relu, lambda x: torch.where(x > 0, x, 0.0)),
+    (F.relu6, lambda x: x.clamp(0, 6)),
+    (F.relu6, lambda x: x.relu().clamp(max=6)),
+    (F.relu6, lambda x: x.clamp(max=6).clamp(min=0)),
+    (F.hardtanh, lambda x: x.clamp(-1, 1)),
+    (F.hardsigmoid, lambda x: F.relu6(x + 3) / 6),
+    (F.hardsigmoid, lambda x: (x + 3).clamp(0, 6) * (1 / 6)),
+    (F.hardsigmoid, lambda x: (x / 6 + 0.5).clamp(0, 1)),
+    (F.hardsigmoid, lambda x: ((x + 3) / 6).clamp(0, 1)),
+    (F.hardswish, lambda x: x * F.relu6(x + 3) / 6),
+    (F.hardswish, lambda x: x * (F.relu6(x + 3) / 6)),
+    (F.hardswish, lambda x: F.hardsigmoid(x) * x),
+    (lambda x: x.masked_fill(x > 0.5, -1e9), lambda x: torch.where(x > 0.5, -1e9, x)),
+    (lambda x: x.masked_fill(~(x > 0.5), -1e9), lambda x: torch.where(x > 0.5, x, -1e9)),
+    (lambda x: x.masked_fill((x > 0.5) == 0, -1e9), lambda x: x.masked_fill((x > 0.5).logical_not(), -1e9)),
+    (lambda x: torch.constant_pad_nd(x, (1, 1)), lambda x: F.pad(x, (1, 1), value=0.0)),
+    (lambda x: F.softmax(x, 1), lambda x: F.softmax(x, 1, _stacklevel=5)),
+    (lambda x: x.std(1), lambda x: x.var(1).sqrt()),
+    (lambda x: x.tanh(), lambda x: stochastic_depth(x.tanh(), 0.1, "row", training=False)),
 ]
+
+
+# Both sides differ on some input, however close they look: they must not be one graph.
+NEAR_MISSES = [
+    (F.relu, lambda x: x.clamp(min=0.1)),
+    (F.relu, lambda x: F.threshold(x, 0, -0.1)),
+    (F.relu, lambda x: torch.where(x > 0.1, x, 0.0)),
+    (F.relu, lambda x: torch.where(x.tanh() > 0, x, 0.0)),
+    (F.relu6, lambda x: x.clamp(0, 6.1)),
+    (F.relu6, lambda x: x.clamp(max=6)),
+    (F.hardsigmoid, lambda x: (0.2 * x + 0.5).clamp(0, 1)),
+    (F.hardsigmoid, lambda x: F.relu6(x + 3) / 6.01),
+    (F.hardsigmoid, lambda x: ((x + 2.9) / 6).clamp(0, 1)),
+    (F.hardswish, lambda x: x.tanh() * F.hardsigmoid(x)),
+    (F.hardswish, lambda x: x * F.relu6(x + 2) / 6),
+    (lambda x: x.masked_fill(x > 0.5, -1e9), lambda x: torch.where(x > 0.5, x, -1e9)),
+    (lambda x: x.masked_fill(x > 0.5, -1e9), lambda x: x.masked_fill(x > 0.5, -1e8)),
+    (lambda x: torch.constant_pad_nd(x, (1, 1)), lambda x: F.pad(x, (1, 1), value=0.1)),
+    (lambda x: torch.constant_pad_nd(x, (1, 1, 1, 1)), lambda x: F.pad(x, (1, 1, 1, 1), "reflect")),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), NEAR_MISSES)
+def test_near_misses_are_two_graphs(one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor]) -> None:
+    for x in (None, X.float()):
+        assert _lines(Function(one), x) != _lines(Function(other), x)
 
 
 @pytest.mark.parametrize(("one", "other"), SPELLINGS)

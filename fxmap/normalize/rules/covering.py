@@ -4,6 +4,7 @@ Holds for inputs of the size that was recorded, with no padding: there is one po
 """
 
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 
@@ -32,9 +33,16 @@ def _covers(ops: OpGraph, name: str, node: fx.Node) -> bool:
     weight = ops.tensors(name).get("weight")
     kernel = arguments.get("kernel_size") if weight is None else (weight.shape or ())[2:]
     extents = tuple(before.meta["shape"][2:])
-    padded = any(arguments.get("padding") or ())
-    whole = tuple(kernel or ()) == extents and any(extent > 1 for extent in extents)
+    padded = any(_each(arguments.get("padding") or (), len(extents)))
+    padded = padded or arguments.get("divisor_override") is not None
+    whole = _each(kernel or (), len(extents)) == extents and any(extent > 1 for extent in extents)
     return whole and not padded and arguments.get("groups", 1) == 1 and set(node.meta["shape"][2:]) == {1}
+
+
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    """Return a value for each axis of a map, where one may stand for all."""
+    parts = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return parts * count if len(parts) == 1 else parts
 
 
 COVER_MAP = Rule("windows as large as the map", frozenset(_AS), _cover)

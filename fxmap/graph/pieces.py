@@ -1,0 +1,138 @@
+"""Pieces: which operations of a graph may be made of pieces, and what each of them reads.
+
+A function that is made of pieces (ReLU, max, rounding) is known on the pieces that inputs reach and on no others. So a proof
+compares what such operations read, and not their results alone. Some functions are analytic under a condition:
+
+    sqrt, rsqrt, log, x ** p of x > 0; log1p of x >= 0;  x ** n for whole n;  b ** x for a number b > 0
+    norms with eps > 0;  softplus where it turns into the identity beyond 20, where the two differ by 2e-9
+
+Whether an operand is positive follows from signs: squares, means of squares, variances and exponentials are not negative,
+and a sum with a number above 0 is positive. sqrt(x * x) is |x|: zero is not excluded.
+
+>>> graph = OpGraph()
+>>> for op in (Op("x", "input"), Op("s", "square"), Op("v", "add", (("other", 1e-6),)), Op("r", "rsqrt")):
+...     graph.add(op)
+>>> for edge in (("x", "s"), ("s", "v"), ("v", "r")):
+...     _ = graph.network.add_edge(*edge, argument="input")
+>>> pieces_of(graph, {})["r"].analytic
+True
+
+Cost: linear in the operations.
+"""
+
+import math
+from collections.abc import Mapping
+from enum import IntEnum
+
+from torch import Tensor
+
+from fxmap.graph.kinds import Trait, has
+from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, Piece
+
+
+class Sign(IntEnum):
+    """What is known of all numbers of a value."""
+
+    ANY = 0
+    NOT_NEGATIVE = 1
+    POSITIVE = 2
+
+
+def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor]) -> dict[str, Piece]:
+    """Return the operations that are not analytic whatever they read, by name.
+
+    Args:
+        ops: a graph in which data movement and scaling still stand.
+        constants: the values of its constants, by the name of their node.
+    """
+    signs: dict[str, Sign] = {}
+    found: dict[str, Piece] = {}
+    for op in ops.ops():
+        operands = [(argument, name) for argument, names in ops.operands(op.name).items() for name in names]
+        read = {argument: min(signs[name] for name in names) for argument, names in ops.operands(op.name).items()}
+        signs[op.name] = _sign(op, read, constants.get(op.output))
+        if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or has(op.kind, Trait.ANALYTIC):
+            continue
+        places = tuple((argument, ops.op(name).output) for argument, name in operands)
+        found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), _is_analytic(op, read))
+    return found
+
+
+def _is_analytic(op: Op, read: Mapping[str, Sign]) -> bool:
+    """Whether an operation without the trait is analytic with these attributes, and of operands with these signs."""
+    x = read.get("input", Sign.ANY)
+    if op.kind in ("sqrt", "rsqrt", "log", "log2", "log10"):
+        return x is Sign.POSITIVE
+    if op.kind == "log1p":
+        return x >= Sign.NOT_NEGATIVE
+    if op.kind in ("pow", "rpow"):
+        return _is_analytic_power(op, read)
+    if op.kind == "softplus":
+        return float(op.attribute("threshold", 20)) >= 20
+    if op.kind in _NORMS:
+        return _eps(op) > 0
+    return op.kind == "local_response_norm" and float(op.attribute("k", 1.0)) > 0
+
+
+# Where each has eps if it is not given. None is the machine epsilon of the dtype.
+_NORMS = {"batch_norm", "fused_rms_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"}
+
+
+def _eps(op: Op) -> float:
+    return float(op.attribute("eps", op.attribute("epsilon", 1e-5)))
+
+
+def _is_analytic_power(op: Op, read: Mapping[str, Sign]) -> bool:
+    exponents = [value for _, value in op.attributes if isinstance(value, int | float)]
+    if op.kind == "rpow" or "input" not in read:
+        return bool(exponents) and exponents[0] > 0  # a number to the power of a value
+    whole = len(read) == 1 and bool(exponents) and float(exponents[0]).is_integer()
+    return whole or read["input"] is Sign.POSITIVE
+
+
+def _sign(op: Op, read: Mapping[str, Sign], constant: Tensor | None) -> Sign:
+    """Return what is known of the sign of a value, from the signs of what it is computed from."""
+    if constant is not None and op.kind == CONSTANT:
+        return _sign_of_tensor(constant)
+    x = read.get("input", Sign.ANY)
+    if op.kind in _POSITIVE:
+        return Sign.POSITIVE
+    if op.kind in _NOT_NEGATIVE:
+        return Sign.NOT_NEGATIVE
+    if op.kind in _KEEPING or has(op.kind, Trait.MOVEMENT | Trait.IDENTITY | Trait.JOIN):
+        return min(read.values(), default=Sign.ANY)
+    if op.kind in ("add", "mul", "div") and "alpha" not in dict(op.attributes):
+        return _sign_of_arithmetic(op, [*read.values(), *(_sign_of(value) for _, value in op.attributes)])
+    if op.kind in ("clamp", "clamp_min"):
+        return max(x, _sign_of(op.attribute("min", -math.inf)))
+    if op.kind == "pow":
+        exponent = op.attribute("exponent", op.attribute("other"))
+        return max(x, Sign.NOT_NEGATIVE if isinstance(exponent, int | float) and exponent % 2 == 0 else Sign.ANY)
+    return Sign.ANY
+
+
+_KEEPING = {"sqrt", "rsqrt", "reciprocal", "mean", "sum"}
+
+
+_POSITIVE = {"exp", "exp2", "sigmoid", "softplus", "cosh", "ones"}
+
+
+_NOT_NEGATIVE = {"square", "abs", "relu", "softmax", "var", "std", "linalg_vector_norm", "vector_norm", "norm", "zeros"}
+
+
+def _sign_of_arithmetic(op: Op, signs: list[Sign]) -> Sign:
+    if not signs or min(signs) is Sign.ANY:
+        return Sign.ANY
+    return max(signs) if op.kind == "add" else min(signs)
+
+
+def _sign_of(number: object) -> Sign:
+    if not isinstance(number, int | float):
+        return Sign.ANY
+    return Sign.POSITIVE if number > 0 else Sign.NOT_NEGATIVE if number == 0 else Sign.ANY
+
+
+def _sign_of_tensor(value: Tensor) -> Sign:
+    if value.is_complex() or value.is_meta or value.numel() == 0:
+        return Sign.ANY
+    return Sign.POSITIVE if bool((value > 0).all()) else Sign.NOT_NEGATIVE if bool((value >= 0).all()) else Sign.ANY

@@ -1,0 +1,73 @@
+"""Masks have one spelling: masked_fill(x, m, v) = where(m, v, x), and where(not m, a, b) = where(m, b, a).
+
+Hold for every input. A mask is what is not 0: not m is m == 0, and so are logical_not(m) and, of what is true or false, ~m;
+m as it is is m != 0, bool(m).
+"""
+
+from dataclasses import replace
+
+import torch
+
+from fxmap.graph.opgraph import Op
+from fxmap.normalize.rule import Context, Outcome, Rule
+
+# Operations whose result is true or false.
+_BOOLEAN = {"eq", "ge", "gt", "isinf", "isnan", "le", "logical_and", "logical_not", "logical_or", "lt", "ne", "to_bool"}
+
+
+_NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert"})
+
+
+def _to_comparison(context: Context, op: Op) -> Outcome:
+    """Write a negation as a comparison with 0."""
+    ops, (mask,) = context.ops, context.ops.operands(op.name)["input"]
+    node = context.nodes.get(ops.op(mask).output)
+    boolean = ops.op(mask).kind in _BOOLEAN or (node is not None and node.meta.get("dtype") is torch.bool)
+    if op.kind != "logical_not" and not boolean:
+        return "whether the mask is of true and false is not known"
+    ops.add(replace(op, kind="eq", attributes=(("other", 0),)))
+    return (op.name,)
+
+
+def _to_choice(context: Context, op: Op) -> Outcome:
+    """Write what is filled where a mask says so as a choice."""
+    ops = context.ops
+    names = {"mask": "condition", "value": "input", "input": "other"}
+    operands = ops.operands(op.name)
+    if not {"mask", "input"} <= operands.keys() <= names.keys() or not {key for key, _ in op.attributes} <= {"value"}:
+        return "it is not called with a mask and a value"
+    ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
+    for argument, (producer,) in operands.items():
+        ops.network.add_edge(producer, op.name, argument=names[argument])
+    ops.add(replace(op, kind="where", attributes=tuple(("input", value) for _, value in op.attributes), written=op.spelling))
+    return (op.name,)
+
+
+def _turn(context: Context, op: Op) -> Outcome:
+    """Choose by a mask itself, and not by its negation or by whether it is not 0."""
+    ops, operands = context.ops, context.ops.operands(op.name)
+    if len(operands.get("condition", [])) != 1:
+        return "it does not choose by one condition"
+    (name,) = operands["condition"]
+    condition, read = ops.op(name), ops.operands(name)
+    zero = condition.kind in ("eq", "ne") and [value for _, value in condition.attributes] in ([0], [False])
+    if not (zero or condition.kind == "to_bool") or list(read) != ["input"] or len(read["input"]) != 1:
+        return "the condition is not whether a value is 0"
+    turned = {"input": "other", "other": "input"} if condition.kind == "eq" else {}
+    ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
+    ops.network.add_edge(read["input"][0], op.name, argument="condition")
+    for argument, producers in operands.items():
+        for producer in producers if argument != "condition" else ():
+            ops.network.add_edge(producer, op.name, argument=turned.get(argument, argument))
+    ops.add(replace(op, attributes=tuple(sorted((turned.get(key, key), value) for key, value in op.attributes))))
+    ops.drop_unread([name])
+    return (op.name, *read["input"])
+
+
+NEGATION_AS_COMPARISON = Rule("negations as comparisons with 0", _NEGATIONS, _to_comparison)
+
+
+FILL_AS_CHOICE = Rule("masked fills as choices", frozenset({"masked_fill"}), _to_choice)
+
+
+CHOOSE_BY_MASK = Rule("choices by a mask itself", frozenset({"where"}), _turn)

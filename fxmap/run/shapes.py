@@ -1,0 +1,44 @@
+"""Sizes of the maps that enter pooling, for graphs that were traced and so hold no sizes.
+
+An average over a window as large as the map is a mean, and whether it is, the size of the inputs says. So where inputs were
+given, a traced graph with such an operation is run once on them, and the shapes around it are noted in `node.meta`.
+
+>>> from torch import nn
+>>> from fxmap.capture.symbolic import capture_symbolic
+>>> from fxmap.model.inputs import as_inputs
+>>> captured = capture_symbolic(nn.Sequential(nn.Tanh(), nn.AvgPool2d(4)))
+>>> note_pooled(captured, as_inputs(torch.randn(1, 2, 4, 4)))
+>>> {node.name: node.meta["shape"] for node in captured.graph.nodes if "shape" in node.meta}
+{'tanh': (1, 2, 4, 4), 'avg_pool2d': (1, 2, 1, 1)}
+
+Cost: nothing without such an operation, else one forward pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxmap.capture.captured import Captured
+from fxmap.graph.kinds import kind_of
+from fxmap.model.inputs import Inputs
+from fxmap.run.interpreter import ValueInterpreter
+
+
+def note_pooled(captured: Captured, inputs: Inputs) -> None:
+    """Note the shapes of what enters and leaves average pooling; of a model that does not run on the inputs, none."""
+    pools = [node for node in captured.graph.nodes if node.op.startswith("call") and kind_of(node) == "avg_pool"]
+    wanted = {*pools, *(part for node in pools for part in node.all_input_nodes)}
+    if not wanted:
+        return
+
+    def hook(node: fx.Node, value: Any) -> Any:
+        if node in wanted and isinstance(value, Tensor):
+            node.meta["shape"] = tuple(value.shape)
+        return value
+
+    try:
+        with torch.no_grad():
+            ValueInterpreter(captured, captured.tensors, hook).run(*captured.arguments(inputs))
+    except Exception:  # whatever a model raises on inputs that do not fit it: the proof will say so
+        return
