@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.proof.attacks.attack import Attack, Build, Conv, Free, Function, conv, free, net, normal, numbers
+from benchmarks.proof.attacks.families import themselves
 from benchmarks.proof.attacks.inputs import QKV, attention, holes
 from benchmarks.proof.attacks.recorded import both_ways
 
@@ -310,4 +311,5 @@ EQUAL: dict[str, Callable[[], Iterator[Attack]]] = {
     "equal: pools, pads, sizes": lambda: both_ways(pools()),
     "equal: layers and tables": lambda: both_ways(layers()),
     "equal: parts of the source": lambda: both_ways(parts()),
+    "equal: real models": themselves,
 }

@@ -174,3 +174,39 @@ def vit(depth: int, **options: Any) -> nn.Module:
 
 def _without(name: str, build: Build, ignored: str, example: Draw, probe: Draw) -> Attack:
     return Attack(name, lambda: Passing(build()), lambda: Passing(build(), ignored), example, probe, names=(ignored,))
+
+
+def themselves() -> Iterator[Attack]:
+    """Yield models mapped onto themselves, with a mask of ones: equal on every mask."""
+    ids = numbers(48, 2, 7) + 2
+    ones: Draw = lambda: {"input_ids": ids, "attention_mask": torch.ones_like(ids)}  # noqa: E731 -- a draw beside a draw
+    some: Draw = lambda: {"input_ids": ids, "attention_mask": holes(2, 7)}  # noqa: E731
+    for name, build in _ENCODERS.items():
+        yield Attack(f"{name} onto itself", _passing(build), _passing(build), ones, some)
+    images: Draw = lambda: (torch.randn(2, 3, 16, 16),)  # noqa: E731 -- used twice
+    yield Attack("timm's ViT onto itself", lambda: vit(2), lambda: vit(2), images, images)
+    yield Attack(
+        "timm's ViT of any size, of one size", lambda: vit(1, dynamic_img_size=True), lambda: vit(1), images, images
+    )
+    large: Draw = lambda: (torch.randn(2, 3, 64, 64),)  # noqa: E731 -- used twice
+    yield Attack("torchvision's ConvNeXt, timm's", _convnext, _timm_convnext, large, large)
+
+
+def _passing(build: Build) -> Build:
+    return lambda: Passing(build())
+
+
+def _convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    settings = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, 24, 1), CNBlockConfig(24, 32, 1), CNBlockConfig(32, None, 1)]
+    return ConvNeXt(settings, num_classes=5, stochastic_depth_prob=0.1, layer_scale=0.5)  # type: ignore[no-any-return]
+
+
+def _timm_convnext() -> nn.Module:
+    from timm.models.convnext import ConvNeXt
+
+    model: nn.Module = ConvNeXt(
+        depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=5, ls_init_value=0.5, drop_path_rate=0.1
+    )
+    return model

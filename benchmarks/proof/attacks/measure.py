@@ -3,7 +3,7 @@
 import copy
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +101,8 @@ def measure(kind: str, attack: Attack, *, equal: bool) -> Row:
     try:
         made, proof = _claimed(attack, src, dst)
     except Exception as error:  # a refusal is a result, and a crash is one
-        made, proof, row.failure = _by_name(twins[1]), Proof(), f"{type(error).__name__}: {error}"
+        made = _by_name(twins[1]) if attack.keys is None else _by_hand(attack.keys)
+        proof, row.failure = Proof(), f"{type(error).__name__}: {error}"
     row.seconds = time.perf_counter() - begin
     row.ok, row.report = proof.ok, str(proof)
     try:
@@ -129,8 +130,7 @@ def _claimed(attack: Attack, src: nn.Module, dst: nn.Module) -> tuple[Made, Proo
         return _applying(mapping), mapping.proof
     if attack.keys is not None:
         proof = fxmap.verify(src, dst, attack.keys, example_inputs=_example(attack))
-        expressions: dict[str, Expression] = {key: Source(name) for key, name in attack.keys.items()}
-        return _applying(KeyMapping(expressions)), proof
+        return _by_hand(attack.keys), proof
     mapping = fxmap.auto_map(src, dst, example_inputs=_example(attack))
     return _applying(mapping), mapping.proof or Proof()
 
@@ -147,6 +147,11 @@ def _example(attack: Attack) -> Any:
 
 def _applying(mapping: KeyMapping) -> Made:
     return lambda state: dict(mapping.evaluate(state))
+
+
+def _by_hand(keys: Mapping[str, str]) -> Made:
+    expressions: dict[str, Expression] = {key: Source(name) for key, name in keys.items()}
+    return _applying(KeyMapping(expressions))
 
 
 def _by_name(dst: nn.Module) -> Made:
