@@ -101,7 +101,7 @@ def others(inputs: Inputs, seed: int) -> Inputs:
 
 
 def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
-    """Return changed inputs of one model, in which tensors that both models share are changed as the other model's were.
+    """Return one model's changed inputs, with every tensor that both models share replaced by the other model's new one.
 
     Two models may take the same tensors in another order, or under other names: shared are those of equal values.
 
