@@ -43,7 +43,7 @@ def activations() -> Iterator[Attack]:
         ("square of relu", lambda h: F.relu(h) ** 2, lambda h: F.relu(h) * F.relu(h)),
         ("absolute value, two relus", torch.abs, lambda h: F.relu(h) + F.relu(-h)),
         ("softmax with more arguments", lambda h: h.softmax(-1), lambda h: F.softmax(h, dim=-1, _stacklevel=3)),
-        ("softmax, spelled out", lambda h: h.softmax(-1), lambda h: h.exp() / h.exp().sum(-1, keepdim=True)),
+        ("softmax, spelled out", lambda h: h.softmax(-1), _softmax),
         ("logarithm of the softmax", lambda h: F.log_softmax(h, -1), lambda h: h - torch.logsumexp(h, -1, keepdim=True)),
     ):  # fmt: skip
         yield net(name, one, other, shape=(9, 8), scale=4)
@@ -53,6 +53,11 @@ def activations() -> Iterator[Attack]:
 
 def _zero(h: Tensor) -> Tensor:
     return torch.zeros((), dtype=h.dtype)
+
+
+def _softmax(h: Tensor) -> Tensor:
+    powers = (h - h.amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
 
 
 def _halved(function: Callable[[Tensor], Tensor]) -> nn.Module:

@@ -4,7 +4,6 @@ import copy
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ class Row:
         kind, name: which one.
         equal: whether the two models are one function.
         distance: the judge's, of the outputs with the mapped weights.
-        discarded: why the case does not count.
+        discarded: why the case does not count: the judge sees no difference, or cannot run it.
         ok: what the proof says.
         false_keys: keys whose status is false, each with the status.
         located: whether the report names where the models part.
@@ -179,19 +178,7 @@ def _judge(row: Row, attack: Attack, twins: tuple[nn.Module, nn.Module], made: M
         wrong = {key: proof.statuses.get(key) for key in attack.wrong}
         false |= {key: str(status) for key, status in wrong.items() if status in (Status.PROVEN, Status.TIED)}
     row.false_keys = tuple(f"{key} is called {status}" for key, status in false.items())
-    if row.equal:
-        if row.distance > SAME and not row.ok and _is_right_by_name(attack, twins):
-            row.report = f"the mapping is wrong or not whole ({row.distance:.1e}); {row.report}"
-        elif row.distance > SAME and not row.ok:
-            row.discarded = f"differs by {row.distance:.1e}"
-    elif row.distance <= SAME and not confirmed:
+    if row.wrong and not row.ok:
+        row.report = f"the mapping is wrong or not whole ({row.distance:.1e}); {row.report}"
+    if not row.equal and row.distance <= SAME and not confirmed:
         row.discarded = "the same function on its probe"
-
-
-def _is_right_by_name(attack: Attack, twins: tuple[nn.Module, nn.Module]) -> bool:
-    """Tell whether copying by name makes an equal pair equal."""
-    with suppress(Exception):
-        pair = Pair(attack, *twins, 0)
-        pair.fill(_by_name(twins[1])(tensors(pair.src)))
-        return distance(pair.expected(), pair.actual()) <= SAME
-    return False
