@@ -4,7 +4,7 @@ Near misses are wrong in one place of small real models; attacks (`attacks/`) ar
 pairs are one function in two spellings, which a proof should accept.
 
 A case counts if an independent judge sees another function than the source's, in float64 on several inputs; a proof that
-is ok then, or a key that is called proven or tied and is wrong, is a false proof. Where the judge sees no difference, the
+is ok then, or a key that is called proven, tied or inert and is wrong, is a false proof. Where the judge sees no difference, the
 case is discarded, and reported. The first divergence is right if it names the first module whose function was changed.
 """
 
@@ -40,7 +40,7 @@ from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, State
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import Proof, Status
+from fxmap.mapping.proof import Proof
 from fxmap.matching.draft import mapping_of
 from fxmap.matching.sides import Side, side, sides
 from fxmap.matching.structure import plan_by_structure
@@ -76,7 +76,7 @@ class Row:
     """What came out of one case.
 
     `distance` is the judge's; `discarded` says why the case does not count; `false_keys` are wrong keys that were called
-    proven or tied; `named` is the module that the first divergence names, and `expected` are those that it may name.
+    proven, tied or inert; `named` is the module that the first divergence names, and `expected` are those that it may name.
     """
 
     subject: str
@@ -157,7 +157,7 @@ class Trial:
         row.ok, row.report = proof.ok, str(proof)
         if row.counts:
             wrong = [key for key in case.keys if self._is_wrong(model, case.only(key), own)]
-            row.false_keys = tuple(k for k in wrong if proof.statuses.get(k) in (Status.PROVEN, Status.TIED))
+            row.false_keys = tuple(k for k in wrong if k in proof.statuses and proof.statuses[k].is_proven)
             divergence = proof.divergence
             if divergence is not None:
                 row.named = (divergence.src if case.removed else divergence.dst).rpartition(" (")[0]
