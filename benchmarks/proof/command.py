@@ -4,8 +4,8 @@ Near misses are wrong in one place of small real models; attacks (`attacks/`) ar
 pairs are one function in two spellings, which a proof should accept.
 
 A case counts if an independent judge sees another function than the source's, in float64 on several inputs; a proof that
-is ok then, or a key that is called proven, tied or inert and is wrong, is a false proof. Where the judge sees no difference, the
-case is discarded, and reported. The first divergence is right if it names the first module whose function was changed.
+is ok then, or a key that is called proven, tied or inert and is wrong, is a false proof. Where the judge sees no difference,
+the case is discarded, and reported. The first divergence is right if it names the first module whose function was changed.
 """
 
 import copy
