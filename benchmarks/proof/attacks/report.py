@@ -39,7 +39,8 @@ def totals(attacks: list[Row], pairs: list[Row]) -> Iterator[str]:
     if pairs:
         counted = [row for row in pairs if row.counts]
         yield (
-            f"{len(counted)} equal pairs count; {sum(row.ok for row in counted)} proven; "
+            f"{len(counted)} equal pairs count; {sum(row.ok and not row.wrong for row in counted)} proven; "
+            f"{sum(row.is_false for row in counted)} false proofs or labels; "
             f"{len(pairs) - len(counted)} discarded; {_seconds(pairs)} s"
         )
 
@@ -68,9 +69,10 @@ _OF_ATTACKS: Columns = {
 _OF_PAIRS: Columns = {
     "pairs": lambda rows: str(len(rows)),
     "count": lambda rows: str(sum(row.counts for row in rows)),
-    "proven": lambda rows: str(sum(row.ok for row in rows if row.counts)),
+    "proven": lambda rows: str(sum(row.ok and not row.wrong for row in rows if row.counts)),
     "right, and\nnot proven": lambda rows: str(sum(not row.ok and not row.wrong for row in rows if row.counts)),
     "mapped\nwrongly": lambda rows: str(sum(row.wrong for row in rows if row.counts)),
+    "false\nproofs": lambda rows: _red(sum(row.false_proof for row in rows)),
     "false\nlabels": lambda rows: _red(sum(row.counts and bool(row.false_keys) for row in rows)),
     "s": _seconds,
 }
