@@ -1,22 +1,22 @@
-"""`python -m benchmarks proof`: near misses on small real models, and whether the proof is taken in by any of them.
+"""`python -m benchmarks proof`: near misses, attacks and equal pairs, and whether the proof is taken in by any of them.
+
+Near misses are wrong in one place of small real models; attacks (`attacks/`) are pairs that agree on special inputs; equal
+pairs are one function in two spellings, which a proof should accept.
 
 A case counts if an independent judge sees another function than the source's, in float64 on several inputs; a proof that
-is ok then, or a key that is called proven or tied and is wrong, is a false proof. Where the judge sees no difference, the
-case is discarded, and reported. The first divergence is right if it names the first module whose function was changed.
+is ok then, or a key that is called proven, tied or inert and is wrong, is a false proof. Where the judge sees no difference,
+the case is discarded, and reported. The first divergence is right if it names the first module whose function was changed.
 """
 
 import copy
-import importlib
-import json
 import logging
-import os
-import platform
+import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import typer
@@ -25,15 +25,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.common.output import plain, progress, write_json
+from benchmarks.proof.attacks import report
+from benchmarks.proof.attacks.attack import Attack
+from benchmarks.proof.attacks.equal import EQUAL
+from benchmarks.proof.attacks.kinds import KINDS
+from benchmarks.proof.attacks.measure import Row as AttackRow
+from benchmarks.proof.attacks.measure import measure
 from benchmarks.proof.judge import SAME, Judge, randomise
-from benchmarks.proof.near_misses import Alter, Case, cases, changed, planted
+from benchmarks.proof.near_misses import NEAR_MISSES, Alter, Case, cases, changed, planted
 from benchmarks.proof.subjects import SUBJECTS, Subject
 from fxmap.capture.recorded import RECORDED
 from fxmap.capture.symbolic import SYMBOLIC
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, State
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import Proof, Status
+from fxmap.mapping.proof import Proof
 from fxmap.matching.draft import mapping_of
 from fxmap.matching.sides import Side, side, sides
 from fxmap.matching.structure import plan_by_structure
@@ -42,6 +49,9 @@ from fxmap.normalize.network import Network
 from fxmap.prove.trial import prove
 
 QUICK = ("torchvision mobilenet v2", "timm vit to transformers", "transformers bert", "own mixed")
+CAP = 20  # near misses of one kind on one pair of models
+_NEAR = "near miss: "
+NEAR_KINDS = tuple(f"{_NEAR}{kind}" for kind in NEAR_MISSES)
 SIZES = 3  # of inputs that the judge looks at
 WIDTH = 150  # of the table where the output is no terminal
 
@@ -66,7 +76,7 @@ class Row:
     """What came out of one case.
 
     `distance` is the judge's; `discarded` says why the case does not count; `false_keys` are wrong keys that were called
-    proven or tied; `named` is the module that the first divergence names, and `expected` are those that it may name.
+    proven, tied or inert; `named` is the module that the first divergence names, and `expected` are those that it may name.
     """
 
     subject: str
@@ -147,7 +157,7 @@ class Trial:
         row.ok, row.report = proof.ok, str(proof)
         if row.counts:
             wrong = [key for key in case.keys if self._is_wrong(model, case.only(key), own)]
-            row.false_keys = tuple(k for k in wrong if proof.statuses.get(k) in (Status.PROVEN, Status.TIED))
+            row.false_keys = tuple(k for k in wrong if k in proof.statuses and proof.statuses[k].is_proven)
             divergence = proof.divergence
             if divergence is not None:
                 row.named = (divergence.src if case.removed else divergence.dst).rpartition(" (")[0]
@@ -200,17 +210,21 @@ def _sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:
 
 
 def command(
-    subjects: Annotated[str, typer.Option(help="Only subjects whose name contains one of these, separated by commas.")] = "",
-    kinds: Annotated[str, typer.Option(help="Only kinds whose name contains this.")] = "",
-    cap: Annotated[int, typer.Option(min=1, help="Cases of one kind on one pair of models, at most.")] = 20,
+    subjects: Annotated[str, typer.Option(help="Near misses on subjects whose name contains one of these alone.")] = "",
+    only: Annotated[
+        str, typer.Option(help='Kinds whose name contains one of these, separated by commas, as in "attack,near miss: eps".')
+    ] = "",
+    cap: Annotated[
+        int | None, typer.Option(min=1, help="Cases of one kind (and of one pair of models), at most; else 20 near misses.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Four pairs of models and four cases of a kind.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="List the cases that were not located or falsely proven.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="List the cases that were not located.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write every case to this file.")] = None,
 ) -> None:
-    """Try to have wrong mappings proven: near misses on small real models, judged independently.
+    """Try to have wrong mappings and unequal models proven, judged independently; and equal models, which should be.
 
-    Ends with exit code 1 if there is a false proof, or fewer than 99% of the cases are located.
+    Ends with exit code 1 if there is a false proof or label, or fewer than 99% of the near misses are located.
     """
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"{json_file.parent} is not a directory", param_hint="--json")
@@ -218,21 +232,68 @@ def command(
     chosen = [s for s in SUBJECTS if any(part in s.name for part in wanted) and (not quick or s.name in QUICK)]
     if not chosen:
         raise typer.BadParameter(f"no subject is named so; there are {', '.join(s.name for s in SUBJECTS)}")
+    names = Names(only)
+    if not names.any_of(*NEAR_KINDS, *KINDS, *EQUAL):
+        raise typer.BadParameter(f"no kind is named so; there are {', '.join((*NEAR_KINDS, *KINDS, *EQUAL))}")
     torch.set_num_threads(1)
     logging.getLogger("fxmap").setLevel(logging.ERROR)
     start = time.perf_counter()
-    rows, unsound = _measured(chosen, kinds, 4 if quick else cap, seed)
+    most = 4 if quick and cap is None else cap
+    near = chosen if names.any_of(*NEAR_KINDS) else []
+    rows, unsound = _measured(near, names, most or CAP, seed)
+    drawn = [] if subjects else list(_drawn(names, most, seed))
+    measured = _attacked(drawn)
     seconds = time.perf_counter() - start
-    _print(rows, unsound, len(chosen), seconds, show)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    if near:
+        _print(console, rows, unsound, len(near), seconds, show)
+    report.show(console, measured, show)
     if json_file is not None:
-        _write(json_file, rows, unsound, seconds)
+        near_rows = [asdict(row) | {"false": row.is_false, "located": row.located} for row in rows]
+        more = {"unsound": unsound, "attacks": report.as_data(measured)}
+        write_json(json_file, "proof", [plain(row) for row in near_rows], seconds, **more)
     counted = [row for row in rows if row.counts]
     located = sum(row.located for row in counted)
-    if unsound or any(row.is_false for row in rows) or located < 0.99 * len(counted):
+    false = any(row.is_false for row in rows) or any(row.is_false for row in measured)
+    if unsound or false or located < 0.99 * len(counted):
         raise typer.Exit(1)
 
 
-def _measured(chosen: list[Subject], kinds: str, cap: int, seed: int) -> tuple[list[Row], list[str]]:
+@dataclass(frozen=True)
+class Names:
+    """Which kinds are wanted: those that contain a part of the option, all where it is empty.
+
+    >>> Names("eps, attack").any_of("near miss: eps"), Names("eps").any_of("equal: masks"), Names("").any_of("equal: masks")
+    (True, False, True)
+    """
+
+    option: str
+
+    def any_of(self, *kinds: str) -> bool:
+        """Tell whether one of these kinds is wanted."""
+        parts = [part.strip() for part in self.option.split(",")]
+        return any(part in kind for part in parts for kind in kinds)
+
+
+def _drawn(names: Names, cap: int | None, seed: int) -> Iterator[tuple[str, Attack, bool]]:
+    """Draw attacks and equal pairs of the kinds that are wanted, all of them where there is no cap."""
+    kinds: list[tuple[str, Callable[[], Iterator[Attack]]]] = [*KINDS.items(), *EQUAL.items()]
+    for kind, make in kinds:
+        if names.any_of(kind):
+            found = list(make())
+            if cap is not None and cap < len(found):
+                found = random.Random(f"{seed} {kind}").sample(found, cap)
+            yield from ((kind, attack, kind in EQUAL) for attack in found)
+
+
+def _attacked(drawn: list[tuple[str, Attack, bool]]) -> list[AttackRow]:
+    rows = (measure(kind, attack, equal=equal) for kind, attack, equal in drawn)
+    return list(progress(rows, len(drawn), lambda row: f"{row.kind}: {row.name}"))
+
+
+def _measured(chosen: list[Subject], names: Names, cap: int, seed: int) -> tuple[list[Row], list[str]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: list[Row] = []
@@ -243,7 +304,7 @@ def _measured(chosen: list[Subject], kinds: str, cap: int, seed: int) -> tuple[l
             if not trial.sound:
                 unsound.append(f"{subject.name}: the right mapping is {trial.distance:.1e} off; {trial.control}")
                 continue
-            drawn = [c for c in cases(subject, trial.dst, trial.keys(), cap, seed) if kinds in c.kind]
+            drawn = [c for c in cases(subject, trial.dst, trial.keys(), cap, seed) if names.any_of(f"{_NEAR}{c.kind}")]
             task = progress.add_task(subject.name, total=len(drawn))
             if not console.is_terminal:
                 console.print(f"{subject.name}: {len(drawn)} cases", highlight=False)
@@ -253,10 +314,7 @@ def _measured(chosen: list[Subject], kinds: str, cap: int, seed: int) -> tuple[l
     return rows, unsound
 
 
-def _print(rows: list[Row], unsound: list[str], subjects: int, seconds: float, show: bool) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+def _print(console: Console, rows: list[Row], unsound: list[str], subjects: int, seconds: float, show: bool) -> None:
     console.print(_table(rows, "kind"))
     console.print(_table(rows, "subject"))
     for row in rows:
@@ -303,19 +361,3 @@ def _table(rows: list[Row], by: str) -> Table:
         )
         table.add_row(name, *cells)
     return table
-
-
-def _write(path: Path, rows: list[Row], unsound: list[str], seconds: float) -> None:
-    """Write every case and what the figures depend on."""
-    modules = ("torch", "torchvision", "timm", "transformers")
-    data: dict[str, Any] = {
-        "benchmark": "proof",
-        "versions": {name: importlib.import_module(name).__version__ for name in modules},
-        "machine": {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "seconds": seconds,
-        "unsound": unsound,
-        "rows": [
-            asdict(row) | {"distance": str(row.distance), "false": row.is_false, "located": row.located} for row in rows
-        ],
-    }
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -55,24 +55,31 @@ class Case:
         )
 
 
+NEAR_MISSES = (
+    "tensors swapped", "norm's statistics swapped", "matrix transposed", "channels exchanged", "q and k swapped",
+    "head permuted", "dead copy", "left out", "operation removed", *CHANGES,
+)  # fmt: skip
+
+
 def cases(subject: Subject, dst: nn.Module, keys: list[str], cap: int, seed: int) -> Iterator[Case]:
     """Draw up to `cap` cases of each kind, fewer of a slow subject.
 
     `keys` are the destination's float keys that the right mapping makes.
     """
     shapes = {key: tuple(value.shape) for key, value in dst.state_dict().items() if key in keys}
-    for kind, drawn in (
-        ("tensors swapped", _swapped(shapes)),
-        ("norm's statistics swapped", _statistics(shapes)),
-        ("matrix transposed", _transposed(shapes)),
-        ("channels exchanged", _channels(shapes)),
-        ("q and k swapped", _queries_and_keys(subject, shapes)),
-        ("head permuted", _heads(subject, shapes)),
-        ("dead copy", _dead_copies(shapes)),
-        ("left out", [Case("", key, left_out=(key,)) for key in shapes]),
-        ("operation removed", list(_removals(dst)) if subject.source is subject.target else []),
-        *((kind, list(_changes(kind, dst))) for kind in CHANGES),
-    ):
+    drawn_of = (
+        _swapped(shapes),
+        _statistics(shapes),
+        _transposed(shapes),
+        _channels(shapes),
+        _queries_and_keys(subject, shapes),
+        _heads(subject, shapes),
+        _dead_copies(shapes),
+        [Case("", key, left_out=(key,)) for key in shapes],
+        list(_removals(dst)) if subject.source is subject.target else [],
+        *(list(_changes(kind, dst)) for kind in CHANGES),
+    )
+    for kind, drawn in zip(NEAR_MISSES, drawn_of, strict=True):
         rng = random.Random(f"{seed} {subject.name} {kind}")
         chosen = rng.sample(drawn, min(math.ceil(cap * subject.share), len(drawn)))
         for case in chosen:

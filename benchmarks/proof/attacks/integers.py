@@ -1,0 +1,95 @@
+"""Integer and complex tensors of the state dict, which random floats do not reach."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.proof.attacks.attack import Attack, Function, Net, free, normal
+
+_NAMES = ("a.weight", "a.bias", "h.weight", "h.bias")
+
+
+def attacks() -> Iterator[Attack]:
+    """Yield integer buffers that one model reads in another way, then complex and integer tensors that are exchanged."""
+    order = {"order": torch.arange(8)}
+    yield _read("a permutation, or its inverse", order, lambda h, m: h[..., m.order],
+                lambda h, m: h[..., m.order.argsort()])  # fmt: skip
+    yield _read("a permutation that is not read", order, lambda h, m: h[..., m.order], lambda h, m: h)
+    yield _read("a permutation, by index_select, backwards", order, lambda h, m: h.index_select(-1, m.order),
+                lambda h, m: torch.zeros_like(h).index_copy(-1, m.order, h))  # fmt: skip
+    yield _read("a mask of bools that is not read", {"keep": torch.ones(8, dtype=torch.bool)},
+                lambda h, m: torch.tanh(torch.tanh(h) * m.keep), lambda h, m: torch.tanh(torch.tanh(h)))  # fmt: skip
+    yield _read("a count that is not read", {"count": torch.tensor(1)}, lambda h, m: torch.tanh(torch.tanh(h) / m.count),
+                lambda h, m: torch.tanh(torch.tanh(h)))  # fmt: skip
+    yield _read(
+        "a shift of 0", {"shift": torch.zeros(8, dtype=torch.long)}, lambda h, m: h + m.shift, lambda h, m: h - m.shift
+    )
+    yield _read(
+        "a scale of ones, squared",
+        {"times": torch.ones(8, dtype=torch.int32)},
+        lambda h, m: torch.tanh(torch.tanh(h) * m.times),
+        lambda h, m: torch.tanh(torch.tanh(h) * m.times**2),
+    )
+    one = {"low": torch.zeros(8, dtype=torch.long), "high": torch.zeros(8, dtype=torch.long)}
+    yield _exchanged("two integer buffers exchanged", one, lambda h, m: (h + m.low) * (1 + m.high))
+    yield _exchanged("two permutations exchanged", {"low": torch.arange(8), "high": torch.arange(8)},
+                     lambda h, m: torch.tanh(h[..., m.low])[..., m.high] + h[..., m.low])  # fmt: skip
+    yield _exchanged("two complex weights exchanged", {name: torch.ones(5, dtype=torch.cfloat) for name in ("low", "high")},
+                     lambda h, m: _filtered(torch.tanh(_filtered(h, m.low)), m.high))  # fmt: skip
+    yield from _complex()
+
+
+def _train(model: Any) -> None:
+    for name, value in (
+        ("order", [3, 0, 1, 2, 4, 6, 7, 5]), ("keep", [1, 0] * 4), ("shift", range(8)), ("times", [1, 2] * 4), ("count", 3),
+        ("low", [3, 0, 1, 2, 4, 6, 7, 5]), ("high", [7, 6, 5, 4, 0, 1, 2, 3]),
+    ):  # fmt: skip
+        tensor = getattr(model, name, None)
+        if isinstance(tensor, Tensor) and not tensor.is_complex():
+            tensor.copy_(torch.as_tensor(list(value) if not isinstance(value, int) else value).to(tensor))
+
+
+def _read(name: str, buffers: Mapping[str, Tensor], one: Function, other: Function) -> Attack:
+    return Attack(
+        name, lambda: Net(one, **buffers), lambda: Net(other, **buffers), normal(2, 8), normal(3, 8, seed=1), train=_train,
+        names=tuple(buffers),
+    )  # fmt: skip
+
+
+def _exchanged(name: str, buffers: Mapping[str, Tensor], function: Function) -> Attack:
+    build = lambda: Net(function, **buffers)  # noqa: E731 -- used twice
+    keys = {key: key for key in _NAMES} | {"low": "high", "high": "low"}
+    return Attack(name, build, build, normal(2, 8), normal(3, 8, seed=1), train=_train, keys=keys, wrong=("low", "high"),
+                  names=("low", "high"))  # fmt: skip
+
+
+def _filtered(h: Tensor, weight: Tensor) -> Any:
+    return torch.fft.irfft(torch.fft.rfft(h) * weight, n=8)
+
+
+def _complex() -> Iterator[Attack]:
+    layers = {"a": lambda: nn.Linear(8, 8)}
+    weight = {"w": nn.Parameter(torch.ones(5, dtype=torch.cfloat))}
+    yield free(
+        "a complex weight, conjugated",
+        lambda m, x: _filtered(m.a(x), m.w),
+        lambda m, x: _filtered(m.a(x), m.w.conj()),
+        layers,
+        normal(2, 8),
+        normal(3, 8, seed=1),
+        weight,
+    )
+    yield free(
+        "the real part of a complex weight",
+        lambda m, x: _filtered(m.a(x), m.w),
+        lambda m, x: _filtered(m.a(x), m.w.real),
+        layers,
+        normal(2, 8),
+        normal(3, 8, seed=1),
+        weight,
+    )
+    buffer = {"w": torch.ones(5, dtype=torch.cfloat)}
+    yield free("a complex buffer that is not read", lambda m, x: _filtered(m.a(x), m.w), lambda m, x: m.a(x), layers,
+               normal(2, 8), normal(3, 8, seed=1), buffer)  # fmt: skip

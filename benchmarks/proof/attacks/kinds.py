@@ -1,0 +1,37 @@
+"""The kinds of attacks, in the order of the table."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from benchmarks.proof.attacks import (
+    analytic,
+    batch,
+    behind,
+    families,
+    inputs,
+    integers,
+    labels,
+    named,
+    operands,
+    parts,
+    sizes,
+    state,
+    views,
+)
+from benchmarks.proof.attacks.attack import Attack
+from benchmarks.proof.attacks.recorded import both_ways
+
+KINDS: dict[str, Callable[[], Iterator[Attack]]] = {
+    "attack: constant inputs": lambda: chain(both_ways(inputs.attacks()), families.attacks()),
+    "attack: writes through views": lambda: both_ways(views.attacks()),
+    "attack: state not mapped": lambda: both_ways(state.attacks()),
+    "attack: batch of one": lambda: both_ways(batch.attacks()),
+    "attack: sizes and lengths": lambda: chain(both_ways(sizes.attacks()), families.sizes()),
+    "attack: operands and attributes": lambda: both_ways(operands.attacks()),
+    "attack: not analytic": lambda: both_ways(analytic.attacks()),
+    "attack: integers and complex": lambda: both_ways(integers.attacks()),
+    "attack: names of outputs": lambda: both_ways(named.attacks()),
+    "attack: false labels": lambda: both_ways(labels.attacks()),
+    "attack: behind a difference": lambda: chain(both_ways(behind.attacks()), families.depths()),
+    "attack: parts that are none": lambda: both_ways(parts.attacks()),
+}
