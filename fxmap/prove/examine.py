@@ -1,0 +1,261 @@
+"""Examine: what else must hold before a proof is ok, asked of the user's own code of both models.
+
+The lockstep has shown that the two graphs agree where they were run, and which keys move the outputs there. What is asked
+here, by the audit and by changing tensors and running again:
+
+- Do both models agree on inputs that are drawn anew, and with weights of another size?
+- Do keys that are called inert move nothing? A gradient of 0 does not say so: an argmax, a router or a dead ReLU has none.
+- Does the source read state (a mean, a threshold, a permutation) of which the mapping makes nothing?
+- Do tables of integers go where the mapping puts them? They are permuted in the source, and in the destination by it.
+
+Cost: the audit, and about two forward passes of each model for each of the other questions.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.matching.plan import Plan
+from fxmap.prove.audit import Audit, audit, difference, limits_of, named_outputs, paired
+from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.own_code import call_own
+from fxmap.prove.passes import Passes
+from fxmap.prove.samples import Both, common_batch
+from fxmap.prove.tables import has_counterpart
+from fxmap.prove.weights import Weights, mapped_weights
+from fxmap.run.precision import SinglePrecision
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Differences that are none, relative to the largest value of a sample."""
+
+    # Drawn inputs are larger than those of the lockstep, and rounding grows with them: a hundred times its 1e-9.
+    double: float = 1e-7
+    # Where a model computes a part in float32 by itself: float32 rounds to 6e-8, and logits of 1000 to 6e-5.
+    single: float = 1e-3
+    # A changed tensor that moves the outputs by less than this has no influence.
+    still: float = 1e-10
+
+
+TOLERANCES = Tolerances()
+# On so many inputs a changed tensor must move nothing.
+_SAMPLES = 2
+# Weights are made so many times larger, for what lies behind a norm that takes the scale of the inputs away.
+_LARGER = 3.0
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the user's own code of both models showed.
+
+    Attributes:
+        audit: the runs on drawn inputs.
+        moving: tensors of the destination, by path, that were called inert and move the outputs.
+        unmapped: tensors of the source, by path, that move its outputs and of which the destination has nothing.
+        permuted: tables of integers of the destination, by path, that move the outputs as the source's do.
+    """
+
+    audit: Audit = field(default_factory=Audit)
+    moving: frozenset[str] = frozenset()
+    unmapped: tuple[str, ...] = ()
+    permuted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """The two models with the proof's weights, and which output of the source is which of the destination."""
+
+    mapping: KeyMapping
+    plan: Plan
+    weights: Weights
+    pairing: Sequence[tuple[int, int]]
+    passes: Passes
+
+    def run(self, inputs: InputPair, inert: Iterable[str]) -> Examination:
+        """Ask every question, up to a difference; `inert` are the tensors, by path, that seem to move nothing."""
+        found = self._audited((inputs.src.double(), inputs.dst.double()))
+        if found.refuted or found.unpaired or not found.samples:
+            return Examination(found)
+        samples = found.samples[:_SAMPLES]
+        return Examination(
+            found,
+            frozenset(self._moving(samples, list(inert))),
+            tuple(self._unmapped(samples)),
+            frozenset(self._permuted(samples[0])),
+        )
+
+    def _audited(self, both: Both) -> Audit:
+        found = self._audit(both, TOLERANCES.double)
+        if found.refuted and found.error <= TOLERANCES.single:
+            # Where one of the models computes in float32 by itself, its own rounding is no difference.
+            with SinglePrecision() as seen:
+                self._outputs(self.weights, found.samples[-1])
+            if seen.found:
+                found = self._audit(both, TOLERANCES.single)
+        return found if found.refuted or not found.samples else self._with_larger_weights(found)
+
+    def _audit(self, both: Both, tolerance: float) -> Audit:
+        src, dst = self.plan.src, self.plan.dst
+
+        def counted(call: Callable[..., object]) -> Callable[..., object]:
+            def run(*args: object) -> object:
+                self.passes.add()
+                return call(*args)
+
+            return run
+
+        return audit(
+            counted(lambda inputs: call_own(src, self.weights.src, inputs)),
+            counted(lambda inputs: call_own(dst, self.weights.dst, inputs)),
+            both,
+            tolerance=tolerance,
+            limits=limits_of(src.model, dst.model),
+            pairing=self.pairing,
+        )
+
+    def _with_larger_weights(self, found: Audit) -> Audit:
+        """Run once more with larger weights."""
+        larger = {
+            path: tensor * _LARGER if tensor.dim() > 1 and (tensor.is_floating_point() or tensor.is_complex()) else tensor
+            for path, tensor in self.weights.src.items()
+        }
+        outputs = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, larger), found.samples[0])
+        if outputs is None:
+            return found
+        error = self._difference(*outputs, found.samples[0])
+        tolerance = TOLERANCES.double if found.error <= TOLERANCES.double else TOLERANCES.single
+        text = f"{found.ran[0]}, with weights {_LARGER:g} times as large"
+        ran = (*found.ran, text)
+        return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= tolerance else text)
+
+    def _outputs(self, weights: Weights, sample: Both) -> tuple[object, object] | None:
+        """Return what both models give; None where one of them does not run, or the source gives no numbers."""
+        self.passes.add(2)
+        try:
+            with torch.no_grad():
+                ours = call_own(self.plan.src, weights.src, sample[0])
+                theirs = call_own(self.plan.dst, weights.dst, sample[1])
+        except Exception:  # whatever a model raises with tensors that do not fit it
+            return None
+        finite = all(bool(torch.isfinite(value).all()) for _, value in named_outputs(ours) if value.is_floating_point())
+        return (ours, theirs) if finite else None
+
+    def _difference(self, ours: object, theirs: object, sample: Both) -> float:
+        pairs, _ = paired(named_outputs(ours), named_outputs(theirs), self.pairing)
+        batch = common_batch(sample[0].flat())
+        return max((difference(a, b, batch) for a, b in pairs), default=float("inf"))
+
+    # -- tensors that are changed -------------------------------------------------------------------------------------
+
+    def _moving(self, samples: Sequence[Both], inert: list[str]) -> list[str]:
+        """Return the tensors of the destination that move its outputs, of those that seem to move nothing."""
+        side, own = self.plan.dst, self.weights.dst
+        return self._found(inert, own, lambda tensors: [call_own(side, tensors, inputs) for _, inputs in samples])
+
+    def _unmapped(self, samples: Sequence[Both]) -> list[str]:
+        """Return the source's tensors that move its outputs, and of which the destination has nothing."""
+        side, own = self.plan.src, self.weights.src
+        used = {path for key, store in side.twin.stores.items() for path in store.names if self._reads(key)}
+        rest = [
+            path
+            for path, tensor in own.items()
+            if path not in used and tensor.numel() and side.main.canonical[path] == path and path not in self._counted_for
+        ]
+        found = self._found(rest, own, lambda tensors: [call_own(side, tensors, inputs) for inputs, _ in samples])
+        return [path for path in found if not has_counterpart(self.plan, path)]
+
+    def _reads(self, key: str) -> bool:
+        return self.plan.src.prefix + key in self._sources
+
+    @property
+    def _sources(self) -> set[str]:
+        return self.mapping.sources()
+
+    @property
+    def _counted_for(self) -> set[str]:
+        """The source's tensors whose counterpart is of another shape: a replaced head is said elsewhere."""
+        known = {mismatch.source.removeprefix(self.plan.src.prefix) for mismatch in self.mapping.knowledge.mismatched}
+        return {path for key, store in self.plan.src.twin.stores.items() for path in store.names if key in known}
+
+    def _permuted(self, sample: Both) -> list[str]:
+        """Return the tables of integers of the destination that move the outputs as the source's do."""
+        tables = [key for key in self.mapping if self._is_table(key)]
+        found = []
+        for key in tables:
+            (path,) = self.plan.dst.names(key.removeprefix(self.plan.dst.prefix))
+            sources = {p for k, s in self.plan.src.twin.stores.items() if k in self._keys_of(key) for p in s.names}
+            changed = {p: _disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
+            before = self._outputs(self.weights, sample)
+            after = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
+            if before is None or after is None or self._difference(*after, sample) > TOLERANCES.double:
+                continue
+            if self._difference(before[0], after[0], sample) > TOLERANCES.still:
+                found.append(path)
+        return found
+
+    def _keys_of(self, key: str) -> set[str]:
+        return {source.removeprefix(self.plan.src.prefix) for source in self.mapping[key].sources()}
+
+    def _is_table(self, key: str) -> bool:
+        dst = self.plan.dst
+        store = dst.twin.stores.get(key.removeprefix(dst.prefix))
+        if store is None or len(store.names) != 1:
+            return False
+        tensor = dst.main.tensors[store.names[0]]
+        return not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() > 1
+
+    def _found(
+        self,
+        paths: list[str],
+        own: Mapping[str, Tensor],
+        call: Callable[[Mapping[str, Tensor]], object],
+    ) -> list[str]:
+        """Return which tensors move what a model returns: all at once first, then by halves."""
+        if not paths:
+            return []
+        with torch.no_grad():
+            before = named_outputs(call(own))
+            self.passes.add()
+
+            def moves(some: list[str]) -> bool:
+                self.passes.add()
+                try:
+                    after = named_outputs(call({**own, **{path: _disturbed(own[path]) for path in some}}))
+                except Exception:  # an index out of range: the tensor is read
+                    return True
+                if len(after) != len(before):
+                    return True
+                return any(difference(a, b, None) > TOLERANCES.still for (_, a), (_, b) in zip(before, after, strict=True))
+
+            return _by_halves(paths, moves)
+
+
+def _by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str]:
+    """Return the members of a list that make a test true: O(m log n) tests for m members of n."""
+    if not moves(paths):
+        return []
+    if len(paths) == 1:
+        return paths
+    middle = len(paths) // 2
+    return [*_by_halves(paths[:middle], moves), *_by_halves(paths[middle:], moves)]
+
+
+def _disturbed(tensor: Tensor) -> Tensor:
+    """Return a tensor with other numbers of about the same size; integers and booleans are dealt out anew."""
+    generator = torch.Generator().manual_seed(7)
+    if tensor.is_floating_point() or tensor.is_complex():
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if not tensor.is_complex() and bool((tensor > 0).all()):
+            return tensor * noise.exp()  # a variance stays positive
+        return (2 * (float(tensor.abs().mean()) or 1.0) * noise + tensor.flip(0) if tensor.dim() else tensor + noise).to(
+            tensor.dtype
+        )
+    if tensor.numel() == 1:
+        return ~tensor if tensor.dtype is torch.bool else tensor + 1
+    order = torch.randperm(tensor.numel(), generator=generator)
+    changed = tensor.flatten()[order].reshape(tensor.shape)
+    return changed if not torch.equal(changed, tensor) else tensor.flatten().roll(1).reshape(tensor.shape)
