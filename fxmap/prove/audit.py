@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxmap.model.inputs import Inputs
-from fxmap.prove.samples import Both, Role, Sampler, Shape, common_batch, names_of, shapes
+from fxmap.model.inputs import Inputs, names_of
+from fxmap.prove.samples import Both, Role, Sampler, Shape, common_batch, shapes
 
 Call = Callable[[Inputs], Any]
 Named = list[tuple[str, Tensor]]

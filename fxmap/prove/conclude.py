@@ -45,7 +45,9 @@ def conclude(
     """
     statuses = conclude_statuses(mapping, dst, evidence, sound, examined)
     refuted = refuted_reason(examined.audit)
-    reason = refuted or open_reason(mapping, evidence, verdict, statuses) or examined_reason(dst, examined)
+    unmapped = unmapped_reason(examined) if evidence.agree and verdict.divergence is None else ""
+    open_ = unmapped or open_reason(mapping, evidence, verdict, statuses)
+    reason = refuted or open_ or examined_reason(dst, examined)
     return Proof(
         ok=not reason,
         statuses=statuses,
@@ -109,6 +111,8 @@ def _status(parts: list[str], users: list[str], evidence: Evidence, sound: Conta
     moves = any(part in examined.moving for part in parts)
     if not moves and all(influence.sizes.get(part, 0.0) <= _NO_INFLUENCE for part in parts):
         return Status.INERT
+    if moves and not examined.audit.ran:
+        return Status.MATCHED  # nothing shows that it moves both models alike
     return Status.TIED if any(user in evidence.tied for user in users) else Status.PROVEN
 
 
@@ -144,14 +148,19 @@ def refuted_reason(found: Audit) -> str:
     return found.unpaired
 
 
+def unmapped_reason(examined: Examination) -> str:
+    """Say which state of the source is lost; else nothing."""
+    if not examined.unmapped:
+        return ""
+    return (
+        f"{shorten(list(examined.unmapped))}: state of the source that moves its outputs, and of which nothing in the "
+        "destination is made; a checkpoint may hold other values. Give the destination the same state, or map it by hand"
+    )
+
+
 def examined_reason(dst: Side, examined: Examination) -> str:
     """Say what the models' own code leaves open where it agrees."""
     found = examined.audit
-    if examined.unmapped:
-        return (
-            f"{shorten(list(examined.unmapped))}: state of the source that moves its outputs, and of which nothing in the "
-            "destination is made; a checkpoint may hold other values. Give the destination the same state, or map it by hand"
-        )
     unread = [path for path in examined.moving if dst.main.read.isdisjoint({path})]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"

@@ -75,9 +75,19 @@ class Examiner:
     pairing: Sequence[tuple[int, int]]
     passes: Passes
 
-    def run(self, inputs: InputPair, inert: Iterable[str]) -> Examination:
-        """Ask every question, up to a difference; `inert` are the tensors, by path, that seem to move nothing."""
-        found = self._audited((inputs.src.double(), inputs.dst.double()))
+    def run(self, inputs: InputPair, inert: Iterable[str], agree: bool) -> Examination:
+        """Ask every question, up to a difference.
+
+        Args:
+            inputs: the inputs of the lockstep.
+            inert: the tensors, by path, that seem to move nothing.
+            agree: whether the lockstep showed no difference; after one, only labels are asked for.
+        """
+        both = inputs.src.double(), inputs.dst.double()
+        if not agree:
+            samples = self._audit(both, float("inf")).samples[:_SAMPLES] if inert else ()
+            return Examination(moving=frozenset(self._moving(samples, list(inert))))
+        found = self._audited(both)
         if found.refuted or found.unpaired or not found.samples:
             return Examination(found)
         samples = found.samples[:_SAMPLES]
@@ -90,13 +100,15 @@ class Examiner:
 
     def _audited(self, both: Both) -> Audit:
         found = self._audit(both, TOLERANCES.double)
-        if found.refuted and found.error <= TOLERANCES.single:
-            # Where one of the models computes in float32 by itself, its own rounding is no difference.
-            with SinglePrecision() as seen:
-                self._outputs(self.weights, found.samples[-1])
-            if seen.found:
-                found = self._audit(both, TOLERANCES.single)
+        if found.refuted and found.error <= TOLERANCES.single and self._is_single(found.samples[-1]):
+            found = self._audit(both, TOLERANCES.single)
         return found if found.refuted or not found.samples else self._with_larger_weights(found)
+
+    def _is_single(self, sample: Both) -> bool:
+        """Whether one of the models computes in float32 by itself: then its own rounding is no difference."""
+        with SinglePrecision() as seen:
+            self._outputs(self.weights, sample)
+        return bool(seen.found)
 
     def _audit(self, both: Both, tolerance: float) -> Audit:
         src, dst = self.plan.src, self.plan.dst
@@ -127,7 +139,8 @@ class Examiner:
         if outputs is None:
             return found
         error = self._difference(*outputs, found.samples[0])
-        tolerance = TOLERANCES.double if found.error <= TOLERANCES.double else TOLERANCES.single
+        single = TOLERANCES.double < error <= TOLERANCES.single and self._is_single(found.samples[0])
+        tolerance = TOLERANCES.single if single else TOLERANCES.double
         text = f"{found.ran[0]}, with weights {_LARGER:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= tolerance else text)
@@ -165,7 +178,15 @@ class Examiner:
             for path, tensor in own.items()
             if path not in used and tensor.numel() and side.main.canonical[path] == path and path not in self._counted_for
         ]
-        found = self._found(rest, own, lambda tensors: [call_own(side, tensors, inputs) for inputs, _ in samples])
+        # The destination may be a part of the source: then only the outputs count that it has as well.
+        with torch.no_grad():
+            theirs = [named_outputs(call_own(self.plan.dst, self.weights.dst, inputs)) for _, inputs in samples]
+
+        def shared(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+            ours = [named_outputs(call_own(side, tensors, inputs)) for inputs, _ in samples]
+            return [one for a, b in zip(ours, theirs, strict=True) for one, _ in paired(a, b, self.pairing)[0]]
+
+        found = self._found(rest, own, shared)
         return [path for path in found if not has_counterpart(self.plan, path)]
 
     def _reads(self, key: str) -> bool:

@@ -21,7 +21,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from fxmap.model.inputs import Inputs, size_of
+from fxmap.model.inputs import Inputs, counterparts, names_of, size_of
 
 Both = tuple[Inputs, Inputs]
 # Which tensor of the source a tensor of the destination is, and by which order of axes; None for one that is none of them.
@@ -70,6 +70,8 @@ class Draws:
 
     # Samples of one batch: as a user's, tiny, large, and larger than most thresholds that code has.
     scales: tuple[float, ...] = (1.0, 1e-3, 30.0, 1000.0)
+    # Where these leave no numbers, as an exponential does.
+    milder: tuple[float, ...] = (1.0, 1e-3, 3.0, 8.0)
     # The share of a sparse sample that is 0, and of a mask that is a hole.
     sparse: float = 0.7
     holes: float = 0.35
@@ -102,8 +104,7 @@ class Sampler:
     @classmethod
     def of(cls, both: Both, tables: tuple[Mapping[int, int], Mapping[int, int]]) -> "Sampler":
         """Find roles and links; `tables` are the rows of the tables that each model's inputs index, by their place."""
-        ours, theirs = (inputs.flat() for inputs in both)
-        links = tuple(_link(place, tensor, ours, both) for place, tensor in enumerate(theirs))
+        ours, links = both[0].flat(), _links(both)
         rows: dict[int, list[int]] = {place: [rows] for place, rows in tables[0].items()}
         for place, link in enumerate(links):
             if link is not None and place in tables[1]:
@@ -199,38 +200,23 @@ def _is_mask(tensor: Tensor, alone: bool) -> bool:
     return bool((tensor != tensor.flatten()[0]).any()) or (tensor.dim() == 2 and not alone and bool(tensor.all()))
 
 
-def names_of(inputs: Inputs) -> list[str]:
-    """Return a name for every tensor of inputs: that of its argument, or its place among them."""
-    names: list[str] = []
-    for name, value in [*((f"argument {i}", value) for i, value in enumerate(inputs.args)), *inputs.kwargs.items()]:
-        count = len(replace(inputs, args=(value,), kwargs={}).flat())
-        names += [str(name)] if count == 1 else [f"{name}[{index}]" for index in range(count)]
-    return names
+def _links(both: Both) -> tuple[Link, ...]:
+    """Find which tensor of the source each one of the destination is; axes may be permuted."""
+    ours, theirs = (inputs.flat() for inputs in both)
+    places = counterparts(both[1], both[0])
+    return tuple(
+        _permuted(ours, tensor) if place is None else (place, tuple(range(tensor.dim())))
+        for place, tensor in zip(places, theirs, strict=True)
+    )
 
 
-def _link(place: int, tensor: Tensor, ours: Sequence[Tensor], both: Both) -> Link:
-    """Find which tensor of the source one of the destination is: by object, name, place or values; axes may be permuted."""
-    names = names_of(both[0]), names_of(both[1])[place]
-    equal = [i for i, other in enumerate(ours) if other is tensor or _equal(other, tensor)]
-    # Two inputs may be equal by chance, as ids and a mask of ones: then their names tell, or their places.
-    for found in (
-        [i for i in equal if names[0][i] == names[1]],
-        [i for i in equal if ours[i] is tensor],
-        [i for i in equal if i == place],
-        equal,
-    ):
-        if found:
-            return found[0], tuple(range(tensor.dim()))
+def _permuted(ours: Sequence[Tensor], tensor: Tensor) -> Link:
     for i, other in enumerate(ours):
         if other.dim() == tensor.dim() <= 5 and other.numel() == tensor.numel():
             for order in permutations(range(tensor.dim())):
-                if _equal(other.permute(order), tensor):
+                if other.permute(order).shape == tensor.shape and torch.equal(other.permute(order).to(tensor.dtype), tensor):
                     return i, order
     return None
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(torch.equal(one.to(other.dtype), other))
 
 
 def common_batch(tensors: Sequence[Tensor]) -> int | None:
@@ -270,7 +256,9 @@ def shapes(sampler: Sampler, limits: Sequence[int]) -> Iterator[tuple[str, tuple
     is_map = numbers and main.dim() > 3
     edges = [edge for edge in DRAWS.small_maps if is_map and edge < min(main.shape[2:])]
     small = tuple(Shape(len(DRAWS.scales), spatial=(edge,) * (main.dim() - 2), scales=scales) for edge in edges)
-    yield "values", (*small, Shape(len(DRAWS.scales), scales=scales), Shape(scales=scales))
+    given = Shape(len(DRAWS.scales), scales=scales), Shape(scales=scales)
+    milder = [replace(shape, scales=DRAWS.milder) for shape in (*small, *given)] if scales else []
+    yield "values", (*small, *given, *milder)
     if is_map:
         for factors in DRAWS.factors:
             yield "size", (Shape(2, spatial=tuple(_odd(e * f) for e, f in zip(main.shape[2:], factors, strict=False))),)
@@ -283,11 +271,20 @@ def shapes(sampler: Sampler, limits: Sequence[int]) -> Iterator[tuple[str, tuple
 
 def _lengths(length: int, limits: Sequence[int]) -> Iterator[tuple[str, tuple[Shape, ...]]]:
     """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
-    yield "length", (Shape(2, sizes={length: max(2, _odd(length * 0.7))}),)
+    yield "length", (Shape(2, sizes={length: _shorter(length)}),)
     yield "length", (Shape(2, sizes={length: 2 * length + 3}),)
     beyond = sorted({limit + 3 for limit in limits if 2 * length < limit + 3 <= DRAWS.longest}, reverse=True)
     if beyond:
         yield "length", tuple(Shape(1, sizes={length: longer}) for longer in beyond[: DRAWS.limits])
+
+
+def _shorter(length: int) -> int:
+    """Return about two thirds of a length, and odd, if there is such a one.
+
+    >>> [_shorter(length) for length in (2, 5, 12, 64)]
+    [1, 3, 7, 43]
+    """
+    return max(1, (2 * length // 3 - 1) | 1)
 
 
 def _odd(extent: float) -> int:

@@ -98,10 +98,12 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     evidence = trial.evidence(first, influence, tables)
     verdict = judge(context, evidence.errors, evidence.loose, evidence.difference, evidence.returned)
     sound, examined = set(verdict.sound), Examination()
-    if evidence.agree and verdict.divergence is None and not evidence.helped:
+    agree = evidence.agree and verdict.divergence is None and not evidence.helped
+    if agree:
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
+    if not evidence.own_code.trouble:
         examiner = Examiner(mapping, plan, weights, evidence.returned, passes)
-        examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound))
+        examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
     return conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count)
 
