@@ -1,4 +1,4 @@
-"""The errors of fxmap: each says what happened, where, why, and what to do next.
+"""The errors of fxmap: each message names the fault, its place, its cause, and the next step.
 
 >>> raise MissingCalibration("fc.scale", ["fc.scale"])  # doctest: +ELLIPSIS
 Traceback (most recent call last):
@@ -18,7 +18,7 @@ class CaptureError(FxmapError):
 
 
 class DifferentNetworks(FxmapError):
-    """Too little of the two networks aligns: they are not the same network."""
+    """Too few operations of the two models align: they are not the same network."""
 
 
 class LoadError(FxmapError):
@@ -30,11 +30,11 @@ class CheckpointError(FxmapError):
 
 
 class MappingError(FxmapError):
-    """A mapping is malformed, or is asked for a key that it does not make."""
+    """A mapping is malformed, or was asked for a key that it does not make."""
 
 
 class QuantizationError(FxmapError):
-    """A quantized model that cannot be filled, or cannot run, as it was built."""
+    """A quantized model cannot be filled, or cannot run, as it was built."""
 
 
 class ProofError(FxmapError):
@@ -42,11 +42,11 @@ class ProofError(FxmapError):
 
 
 class InternalError(AssertionError):
-    """A mistake in fxmap itself: an invariant does not hold. The message names the node."""
+    """A bug in fxmap: an invariant does not hold. The message names the node."""
 
 
 class MissingCalibration(QuantizationError):
-    """Static int8 needs activation ranges, and they cannot be made from weights."""
+    """A static int8 destination needs activation ranges, which weights alone do not determine."""
 
     def __init__(self, example: str, keys: Sequence[str]) -> None:
         super().__init__(

@@ -1,6 +1,7 @@
-"""The trace: which stages ran, what each found, how long it took, and why a strategy was left for the next.
+"""The trace: which stages ran, with their results and times, and why a strategy was given up for the next.
 
-Every stage reports itself. What is reported inside a `recording` is kept there, per thread; outside of one it costs nothing.
+Every stage reports itself. A `recording` keeps the reports of the stages inside it, per thread; without one, reports cost
+nothing.
 
 >>> with recording() as steps:
 ...     with stage("structure") as note:
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage that ran: what it found, and the seconds of the processor that it took, without those of stages inside it.
+    """One stage that ran: its result in words, and its own processor time, without that of the stages inside it.
 
     `left` says why a strategy was given up for the next one, or why a stage failed; empty where neither. `operations` is
     the size of the graph that a stage made, where it makes one; `depth` counts the stages around this one.
@@ -46,7 +47,7 @@ class Trace:
     steps: tuple[Step, ...] = ()
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of the processor that each stage took, in the order in which the stages first ran."""
+        """Return the processor time of each stage in seconds, in the order in which the stages first ran."""
         total: dict[str, float] = {}
         for step in self.steps:
             total[step.stage] = total.get(step.stage, 0.0) + step.seconds
@@ -54,7 +55,7 @@ class Trace:
 
     @property
     def operations(self) -> int:
-        """The number of operations of the largest graph that some stage made."""
+        """The number of operations in the largest graph that any stage made."""
         return max((step.operations for step in self.steps), default=0)
 
     def __str__(self) -> str:
@@ -83,20 +84,20 @@ def recording() -> Iterator[list[Step]]:
 
 
 class Note:
-    """What a running stage says of itself: `note("what it found")`, `note(left="why it was given up")`."""
+    """The handle by which a running stage reports: `note("3 of 4 operations")`, `note(left="why it was given up")`."""
 
     def __init__(self) -> None:
         self.found, self.left, self.operations = "", "", 0
 
     def __call__(self, found: str = "", *, left: str = "", operations: int = 0) -> None:
-        """Note what was found; what was noted before stays where nothing new is said."""
+        """Set the given fields of the report; an empty argument leaves its field as it was."""
         self.found, self.left = found or self.found, left or self.left
         self.operations = operations or self.operations
 
 
 @contextmanager
 def stage(name: str) -> Iterator[Callable[..., None]]:
-    """Report a stage: the time that the `with` block takes, what it notes, and the error that it ends with, if any."""
+    """Record the `with` block as a stage: its processor time, its notes, and the error that ended it, if any."""
     recorder, note = _RECORDER.get(), Note()
     if recorder is None:
         yield note

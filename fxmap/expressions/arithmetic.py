@@ -171,7 +171,7 @@ class Centred(Call):
 
 @dataclass(frozen=True, slots=True)
 class IdentityKernel(Call):
-    """The weight of a convolution (`o i kh kw`) or linear layer that gives its input: what a skip connection adds."""
+    """The weight of a convolution (`o i kh kw`) or linear layer that computes the identity: a skip connection as a layer."""
 
     op: ClassVar[str] = "identity_kernel"
     function: ClassVar[Function] = functions.identity_kernel
@@ -183,7 +183,7 @@ class IdentityKernel(Call):
 
 @dataclass(frozen=True, slots=True)
 class Product(Call):
-    """A matrix, `o i`, times a vector: what a layer makes of a constant that is added to its input."""
+    """A matrix, `o i`, times a vector: a shift of a layer's input, moved into the layer's bias."""
 
     op: ClassVar[str] = "product"
     function: ClassVar[Function] = operator.matmul
@@ -194,7 +194,7 @@ class Product(Call):
 
 @dataclass(frozen=True, slots=True)
 class WeightNormed(Call):
-    """A weight that is kept as direction and size: `v * g / |v|`, the norm over all axes but one, or over all for -1.
+    """A weight stored by weight norm as direction `v` and size `g`: `v * g / |v|`, over all axes but `axis`, or all for -1.
 
     Salimans and Kingma 2016, arXiv 1602.07868.
     """
@@ -209,7 +209,7 @@ class WeightNormed(Call):
 
 @dataclass(frozen=True, slots=True)
 class Size(Call):
-    """The norm of a weight over all axes but one, or over all where it is -1: the size that weight norm keeps apart."""
+    """The `g` of weight norm: the norm of a weight over all axes but `axis`, or over all where that is -1."""
 
     op: ClassVar[str] = "size"
     shown: ClassVar[str] = "|{of}|"

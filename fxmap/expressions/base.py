@@ -37,8 +37,8 @@ class Expression(ABC):
     def evaluate(self, state: State, *, quantized: bool = True) -> Any:
         """Make the tensor from a source state dict.
 
-        With `quantized=False`, quantizing and dequantizing are left out: what remains is the float function of the
-        mapping, which is what a proof compares.
+        With `quantized=False`, quantizing and dequantizing are left out: the result is the float function of the
+        mapping, which a proof compares.
 
         Raises:
             MappingError: a source key is absent; the message names it.
@@ -49,7 +49,7 @@ class Expression(ABC):
         """Write the expression as Python over a dict named `state`."""
 
     def rebuilt(self, change: Callable[["Expression"], "Expression"]) -> "Expression":
-        """Return the same expression of changed operands."""
+        """Return a copy whose operands are replaced by `change(operand)`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in values.items():
             if isinstance(value, Expression):
@@ -59,7 +59,7 @@ class Expression(ABC):
         return type(self)(**values)
 
     def operands(self) -> Iterator["Expression"]:
-        """Yield the expressions that this one is made of."""
+        """Yield the direct operands of the expression."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Expression):
@@ -120,5 +120,5 @@ def substitute(expression: Expression, leaves: Mapping[str, Expression]) -> Expr
 
 
 def contains(expression: Expression, kind: type[Expression]) -> bool:
-    """Whether an expression is of a kind, or is made of one that is."""
+    """Whether an expression, or any operand in its tree, is of a kind."""
     return isinstance(expression, kind) or any(contains(part, kind) for part in expression.operands())

@@ -55,7 +55,7 @@ class Call(Expression, ABC):
         return self.execute(function, [_each(a, lambda part: part.evaluate(state, quantized=quantized)) for a in arguments])
 
     def execute(self, function: Function, arguments: list[Any]) -> Any:
-        """Call the function; overridden where its errors are said in fxmap's words."""
+        """Call the function; a subclass overrides this to turn torch's errors into fxmap's."""
         return function(*arguments)
 
     def python(self) -> str:

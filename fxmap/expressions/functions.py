@@ -1,4 +1,4 @@
-"""What expressions compute, as functions of tensors that need torch alone.
+"""The functions of tensors that expressions call; they need torch alone, so that `to_python` can print them.
 
 Expressions call these functions, and `KeyMapping.to_python` prints them, so this module imports nothing of fxmap but
 `packing`, which needs torch alone as well; see `call`. A scheme of quantization is a plain dict here, `Scheme.to_json`.
@@ -22,7 +22,7 @@ from fxmap.expressions.packing import clone
 
 
 def dtype_like(value: Tensor) -> torch.dtype:
-    """Return the dtype of numbers that stand beside a tensor: its own, or float32 where it holds integers."""
+    """Return the dtype for constants that are combined with a tensor: its own, or float32 where it holds integers."""
     return value.dtype if value.is_floating_point() or value.is_complex() else torch.float32
 
 
@@ -128,7 +128,7 @@ def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def identity_kernel(shape: tuple[int, ...], groups: int, like: Tensor) -> Tensor:
-    """Return the kernel that gives its input, by output channel, input channel in its group, and position.
+    """Return the kernel of an identity convolution, `o i ...`: 1 at the centre, from each channel to itself, 0 elsewhere.
 
     >>> identity_kernel((2, 2), 1, torch.zeros(1))
     tensor([[1., 0.],
@@ -206,7 +206,7 @@ def quantize(weight: Tensor, scheme: dict[str, Any]) -> Tensor:
 def holds(weight: Tensor, scheme: dict[str, Any]) -> bool:
     """Whether a quantized tensor is of a scheme: dtype, granularity, axis, and the integers that it uses.
 
-    Its integers and scales then mean in another model of the scheme what they mean in its own.
+    Its integers and scales can then be copied into another model that quantizes this weight by the scheme.
     """
     name = str(weight.qscheme()).removeprefix("torch.")
     per_channel = scheme["qscheme"].startswith("per_channel")
@@ -224,14 +224,14 @@ def holds(weight: Tensor, scheme: dict[str, Any]) -> bool:
 
 
 def requantize(weight: Tensor, scheme: dict[str, Any]) -> Tensor:
-    """Return a quantized tensor as it is where it is of a scheme; else quantize what it holds anew."""
+    """Return a quantized tensor that has the scheme already; dequantize and quantize any other anew."""
     if weight.is_quantized and holds(weight, scheme):
         return clone(weight) if scheme["qscheme"].endswith("float_qparams") else weight
     return quantize(dequantize(weight), scheme)
 
 
 def assemble(weight: Tensor, scales: Tensor, zero_points: Tensor, scheme: dict[str, Any]) -> Tensor:
-    """Make the quantized tensor of integers, or of a float weight that is rounded so, with scales and zero points."""
+    """Assemble a quantized tensor from integers (or a float weight, which is rounded), scales and zero points."""
     dtype: torch.dtype = getattr(torch, scheme["dtype"])
     weight, scales, zero_points = weight.detach(), scales.detach().double(), zero_points.detach().long()
     with warnings.catch_warnings():

@@ -65,7 +65,7 @@ def take(expression: Expression, rows: tuple[int, ...], total: int) -> Expressio
 
 @dataclass(frozen=True, slots=True)
 class Columns(Call):
-    """Input channels of a weight by number, along its second axis: what is joined before it stands in another order."""
+    """Input channels of a weight by number, along its second axis: the layer reads a concatenation in another order."""
 
     op: ClassVar[str] = "columns"
     of: Expression

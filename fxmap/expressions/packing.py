@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of what each kind of object holds, in the order in which it is packed.
+# The tensors of each kind of object, in packing order.
 KINDS = {"linear": ("weight", "bias"), "cell": ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
 
 
 def pack(kind: str, parts: Sequence[Tensor]) -> Any:
-    """Make a script object as torch's dynamic recurrent layers keep them, of quantized weights and float biases.
+    """Pack quantized weights and float biases into the script object that torch's dynamic recurrent layers store.
 
     `kind` is "linear" (weight, bias: one weight of a cell) or "cell" (weight_ih, weight_hh, bias_ih, bias_hh: one direction
     of a layer of an LSTM or a GRU).
@@ -27,7 +27,7 @@ def pack(kind: str, parts: Sequence[Tensor]) -> Any:
     if kind == "linear":
         return torch.ops.quantized.linear_prepack(*parts)
     inputs, hidden = (torch.ops.quantized.linear_prepack(*own) for own in zip(parts[:2], parts[2:], strict=True))
-    # The last argument is what torch passes since version 2 of these modules: activations of 7 bits.
+    # The last argument is reduce_range (activations of 7 bits), which torch sets since version 2 of these modules.
     return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
 
 
@@ -37,7 +37,7 @@ def pair(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def is_object(value: object) -> bool:
-    """Whether a value of a state dict is such an object."""
+    """Whether a value of a state dict is a script object with packed parameters."""
     return isinstance(value, torch.ScriptObject)
 
 
@@ -58,7 +58,7 @@ def unpack_part(value: Any, index: int) -> Any:
 
 
 def clone(value: Tensor) -> Tensor:
-    """Copy a tensor of a state dict, also what torch cannot clone: the quantized weight of an embedding.
+    """Copy a tensor of a state dict, including the quantized weight of an embedding, which torch cannot clone.
 
     Unpacked from its module, that one reads its scales in the module's memory, and is garbage when the module has another.
     """

@@ -21,7 +21,7 @@ from fxmap.expressions.scheme import Scheme
 
 
 def _unchanged(value: Any) -> Any:
-    """Return a value as it is: what is left of quantizing where quantizing is left out."""
+    """Return a value unchanged: stands in for quantization where an expression is evaluated in float."""
     return value
 
 
@@ -44,7 +44,7 @@ class Quantized(Call):
 
 @dataclass(frozen=True, slots=True)
 class Requantized(Call):
-    """A quantized tensor as it is, where it is of the destination's scheme; otherwise what it holds, quantized anew."""
+    """A quantized tensor in the destination's scheme: unchanged if it has this scheme, else dequantized and quantized."""
 
     op: ClassVar[str] = "requantized"
     shown: ClassVar[str] = "requantize({of}, {scheme})"
@@ -95,7 +95,7 @@ class Dequantized(Call):
 
 @dataclass(frozen=True, slots=True)
 class QuantizedPart(Call):
-    """The "integers", "scales" or "zero_points" of a quantized tensor, where a model keeps them in entries of their own."""
+    """The "integers", "scales" or "zero_points" of a quantized tensor, for models that store each under a key of its own."""
 
     op: ClassVar[str] = "quantized_part"
     shown: ClassVar[str] = "{part} of {of}"

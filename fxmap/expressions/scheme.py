@@ -1,4 +1,4 @@
-"""Weight quantization: which integers, scales and zero points a layer's weight gets."""
+"""Schemes of weight quantization: dtype, granularity and range of integers, from which scales and zero points follow."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Scheme:
 
     @property
     def weight_only(self) -> bool:
-        """Whether it is the scheme of embeddings, whose activations stay float."""
+        """Whether only the weight is quantized, as in embeddings, whose activations stay float."""
         return self.qscheme.endswith("float_qparams")
 
     def quantize(self, weight: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Scheme:
 
     @contextmanager
     def refusing(self, weight: Tensor) -> Iterator[None]:
-        """Say in fxmap's words that torch refuses to quantize a weight so.
+        """Turn torch's refusal to quantize a weight by this scheme into a QuantizationError.
 
         Raises:
             QuantizationError: within, torch refused.
@@ -75,7 +75,7 @@ class Scheme:
 
     @classmethod
     def from_json(cls, data: object) -> "Scheme":
-        """Read what `to_json` wrote.
+        """Parse a scheme from the dict that `to_json` returns.
 
         Raises:
             MappingError: fields are missing, unknown, or of the wrong type.

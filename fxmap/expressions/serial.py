@@ -25,7 +25,7 @@ KINDS = {op: kind for module in (base, arithmetic, quantized, layout) for op, ki
 
 
 def parse(data: object) -> Expression:
-    """Read what `Expression.to_json` wrote.
+    """Parse an expression from the JSON data that `Expression.to_json` returns.
 
     Raises:
         MappingError: the data is not an expression; the message shows the part that is not.
@@ -51,7 +51,7 @@ def parse(data: object) -> Expression:
 
 @cache
 def _field_types(kind: type[Expression]) -> dict[str, Any]:
-    """Return the annotation of each field; that of an optional one without the None."""
+    """Return the type of each field by its annotation, without the None of optional ones."""
     hints = get_type_hints(kind)
     return {field.name: _required(hints[field.name]) for field in fields(kind)}
 
@@ -62,7 +62,7 @@ def _required(hint: Any) -> Any:
 
 
 def _parse_field(raw: object, hint: Any) -> object:
-    """Read a field; None where it has not the type that its annotation says."""
+    """Parse one field by its annotation; None where the data has another type."""
     if hint is Expression:
         return parse(raw)
     if hint is Scheme:

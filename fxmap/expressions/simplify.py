@@ -1,4 +1,4 @@
-"""Simplify: an expression that says the same in fewer steps.
+"""Simplify expressions: rewrite each as an equal one with fewer operations.
 
 Stages compose expressions without looking inside: rows of a join of parts, a shift that undoes another. Every rule here is
 an identity of tensors; none changes a value, not even by rounding.
@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def simplify(expression: Expression, shapes: Shapes) -> Expression:
-    """Return the simplest expression of the same tensor that the rules find. `shapes` are those of the source's tensors.
+    """Return an equal expression, simplified until no rule applies. `shapes` are those of the source's tensors.
 
     >>> parts = Concat((Source("q"), Source("k")))
     >>> str(simplify(Slice(parts, 2, 4), {"q": (2, 3), "k": (2, 3)}))
@@ -49,7 +49,7 @@ def _step(made: Expression, shapes: Shapes) -> Expression:
 
 
 def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression | None:
-    """Select rows of what is itself selected or joined; None where nothing is known of it."""
+    """Select rows directly from the operands of a slice, gather or concatenation; None where its shape is unknown."""
     match of:
         case Slice(inner, start, _):
             picked = tuple(start + row for row in rows)
@@ -75,7 +75,7 @@ def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression |
 
 
 def _joined(parts: tuple[Expression, ...], shapes: Shapes) -> Expression:
-    """Join neighbours that are consecutive rows of one tensor."""
+    """Merge neighbouring slices of a concatenation that are consecutive rows of one tensor."""
     merged: list[Expression] = []
     for part in parts:
         last = merged[-1] if merged else None

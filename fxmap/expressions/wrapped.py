@@ -1,4 +1,4 @@
-"""Weights that are tensor subclasses: torchao's `quantize_` leaves every key, and makes the tensor itself a quantized one.
+"""Weights that are quantized tensor subclasses, as torchao's `quantize_` puts them under the keys of the float model.
 
 How such a weight was quantized can be read off it, and its class makes another one the same way. torchao is not imported:
 whoever has such a model has imported it.
@@ -20,7 +20,7 @@ def plain(value: Tensor) -> Tensor:
 
 
 def fitted(value: Any, own: Any) -> Any:
-    """Give a value the form of the destination's own tensor: quantized as that is, if it is wrapped.
+    """Convert a value to the kind of the destination's own tensor: quantized like that one, if it is wrapped.
 
     A value of the same class and configuration is taken as it is: dequantizing and quantizing again would move the scale.
 
@@ -40,7 +40,7 @@ def quantize_as(own: Any, value: Tensor) -> Tensor:
     """Quantize a float tensor as another one is, by the `from_hp` of its class.
 
     Raises:
-        QuantizationError: the class has none, or wants to know what a quantized tensor does not tell.
+        QuantizationError: the class has none, or it needs an argument that a quantized tensor does not keep.
     """
     kind: Any = type(own)
     make = getattr(kind, "from_hp", None)
@@ -64,7 +64,7 @@ _WAY_OUT = "load the float weights first, with fxmap.transfer into the float mod
 
 
 def _known(own: Any) -> dict[str, Any]:
-    """Return what a quantized tensor tells of how it was made, by the names of `from_hp`."""
+    """Return the arguments of `from_hp` that can be read off a quantized tensor, by name."""
     names = (*getattr(own, "tensor_attribute_names", ()), *getattr(own, "optional_tensor_attribute_names", ()))
     known = {name: getattr(own, name) for name in names if name != "dtype"}
     for name in ("act_quant_scale", "act_quant_zero_point", "act_pre_scale"):
@@ -81,7 +81,7 @@ def _known(own: Any) -> dict[str, Any]:
 
 
 def _granularity(own: Any) -> Any:
-    """Say in torchao's words over which blocks a weight shares scales; None where its class does not keep them."""
+    """Return torchao's granularity object for the blocks that share a scale; None where the class has no block size."""
     block = getattr(own, "block_size", None)
     if block is None:
         return None
@@ -98,6 +98,6 @@ def _torchao(name: str) -> Any:
 
 
 def _configuration(own: Any) -> tuple[Any, ...]:
-    """Return what two tensors must have in common for one to be a copy of the other."""
+    """Return the class, dtype and quantization attributes, in which two tensors must agree for a plain copy."""
     names = (*getattr(own, "tensor_attribute_names", ()), *getattr(own, "optional_tensor_attribute_names", ()))
     return type(own), own.dtype, tuple(repr(getattr(own, name)) for name in names)

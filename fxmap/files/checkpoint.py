@@ -1,4 +1,4 @@
-"""Checkpoints: which weights of a file are meant."""
+"""Checkpoints: find the weights in a file that may hold several sets of them."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _DEEPEST = 4
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state dict, and where in its file it lay.
+    """A state dict, and its place in the file that it was read from.
 
     `part` is the name of the container that it was taken from, as in `state_dict`, or empty; `others` are the containers
     of other weights in the same file, such as `ema`.
@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what there was to choose, for a report."""
+        """Return a note on the other weights that the file holds, for the report; empty where it holds one set."""
         if not self.others:
             return ()
         chosen = repr(self.part) if self.part else "those at the top"
@@ -111,7 +111,7 @@ def _choose(data: object, where: str, weights: str | None) -> Checkpoint:
 
 
 def _state_dicts(data: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, "OrderedDict[str, Any]"]]:
-    """Yield what holds tensors by name, by the dotted name of its container; the state of an optimizer does not count."""
+    """Yield every state dict in nested containers, by its dotted path; the state of an optimizer is skipped."""
     if {"state", "param_groups"} <= data.keys():
         return
     if (

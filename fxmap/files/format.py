@@ -1,4 +1,4 @@
-"""What a file format is: how its files are named, and how a state dict is read from one and written to one.
+"""A file format: the suffixes of its files, and the functions that read and write a state dict.
 
 A new format is one module in `formats/` and one entry in `formats.FORMATS`.
 
@@ -19,7 +19,7 @@ from fxmap.errors import CheckpointError
 
 
 class CannotHold(ValueError):
-    """A state dict has a value that a format has no place for; the message says which, why, and what to write instead."""
+    """A format cannot store a value of a state dict; the message names the key, the reason, and a format that can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class Format:
     """A format of checkpoint files.
 
     Attributes:
-        name: what a message calls it.
-        suffixes: how names of its files end; what is written is named so.
-        holds: what it keeps of a state dict, in words.
+        name: for messages.
+        suffixes: of its files' names.
+        holds: the kinds of values that it can store, in words.
         read: reads a file, on the CPU and without running code of it; returns what the file holds: a state dict, or
             containers of state dicts. May raise CheckpointError alone.
         write: writes a state dict to a path, which `files.writing` makes a temporary one. Raises CannotHold, or one of
             `failures`. None for a format that is only read.
-        failures: what its library raises where a file cannot be written, beside OSError and RuntimeError.
+        failures: exceptions of its library where a file cannot be written, beside OSError and RuntimeError.
         any_name: whether files of other names may be of this format too, so that only reading tells.
     """
 

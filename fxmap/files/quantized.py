@@ -1,7 +1,7 @@
 """Quantized state dicts as plain tensors and a description, for files that hold nothing else (safetensors), and back.
 
-A quantized tensor becomes its integers, scales, zero points and axis; a packed entry its parts. What is rebuilt is equal
-bit for bit, `_metadata` included, without which torch refuses packed layers.
+A quantized tensor becomes its integers, scales, zero points and axis; a packed entry its parts. The rebuilt state dict is
+equal bit for bit, `_metadata` included, without which torch refuses packed layers.
 """
 
 import json
@@ -74,7 +74,7 @@ def _contiguous(value: Tensor) -> Tensor:
 
 
 def rebuild(tensors: Mapping[str, Tensor], description: str) -> "OrderedDict[str, Any]":
-    """Return the state dict that `flatten` took apart.
+    """Rebuild a state dict from the tensors and the description that `flatten` returned.
 
     Raises:
         ValueError, KeyError, TypeError, RuntimeError: the description is not one, or does not fit the tensors.

@@ -9,7 +9,7 @@ from fxmap.files.formats import FORMATS
 
 
 def read_file(path: Path) -> Any:
-    """Read what a checkpoint file holds, on the CPU, in the format that its name says.
+    """Read the contents of a checkpoint file onto the CPU, in the first format that recognises its name.
 
     Raises:
         CheckpointError: the file is absent or broken, or reading it would run code.

@@ -1,4 +1,4 @@
-"""The pieces that a form contributes to a float twin: conversions of modules, rewrites of nodes, and what they saw."""
+"""The contributions of a form to a float twin: conversions of modules, rewrites of graph nodes, and their findings."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from fxmap.forms.store import Store
 
 
 class Seen(Flag):
-    """What was found of torch.ao in a model while its float twin was made."""
+    """The quantization objects of torch.ao that were met in a model while its float twin was built."""
 
     NOTHING = 0
     OBSERVER = auto()
@@ -43,13 +43,13 @@ class Part:
         return f"{self.path}.{name}" if self.path else name
 
     def scheme(self, weight: Tensor) -> Scheme:
-        """Return how a weight of it is quantized."""
+        """Return the quantization scheme of one of its weights."""
         return Scheme.of(weight, narrow=self.narrow)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The float module in the place of a quantized one, and what its quantization left.
+    """The float module that replaces a quantized one, with the stores and sites of its quantization.
 
     `stores` says what its keys hold, `int8` has the paths of the int8 modules that it replaces, and `sites` where these
     quantize what they return, if the state dict has their ranges.
@@ -68,19 +68,19 @@ Converter = Callable[[Part], Converted | None]
 
 @dataclass(frozen=True)
 class Conversion:
-    """A row of a table of conversions: which modules it is for, by their class or by a test, and what makes them float."""
+    """A row in the table of conversions: classes of quantized modules, or a test, and the function that converts them."""
 
     of: tuple[type[nn.Module], ...] | Callable[[nn.Module], bool]
     convert: Converter
 
     def matches(self, module: nn.Module) -> bool:
-        """Whether a module is one that this row converts."""
+        """Whether this row converts a module."""
         return isinstance(module, self.of) if isinstance(self.of, tuple) else self.of(module)
 
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """The graph module whose graph is rewritten, whose modules are float already, and its path in the model."""
+    """The graph module whose graph is being rewritten (its submodules are float already), and its path in the model."""
 
     module: fx.GraphModule
     path: str
@@ -88,14 +88,14 @@ class Within:
 
 @dataclass(frozen=True)
 class NodeRule:
-    """A rewrite of one node of a quantized graph to what it computes in float: which nodes, and what becomes of them."""
+    """A rewrite of quantized graph nodes to float: the test that selects a node, and the function that rewrites it."""
 
     matches: Callable[[fx.Node, Within], bool]
     rewrite: Callable[[fx.Node, Within], None]
 
 
 def rewrite_nodes(nodes: Iterable[fx.Node], rules: Iterable[NodeRule], within: Within) -> None:
-    """Rewrite each of these nodes by the first rule that matches it, in one pass in their order."""
+    """Rewrite each node by the first rule that matches it, in one pass."""
     rules = tuple(rules)
     for node in list(nodes):
         rule = next((rule for rule in rules if rule.matches(node, within)), None)

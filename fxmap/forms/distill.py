@@ -2,7 +2,7 @@
 
 A batch norm keeps the mean and the variance that its inputs had in training. Images under which every norm's input has
 these statistics drive each layer as training images did, which is what ranges of activations need. After ZeroQ (Cai et al.
-2020, DOI 10.1109/CVPR42600.2020.01318), with images as pyramids (see `fxmap.quantization.pyramid`) instead of single pixels.
+2020, DOI 10.1109/CVPR42600.2020.01318), with images as pyramids (see `fxmap.forms.pyramid`) instead of single pixels.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Where a model computes in int8: between quantize and dequantize."""
+"""The int8 regions of a model, between quantize and dequantize, and the float layers that stand in them by mistake."""
 
 from torch import fx
 

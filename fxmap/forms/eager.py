@@ -28,7 +28,7 @@ from fxmap.model.replica import named_tensors
 
 
 def observed_or_converted(found: Findings) -> Stage | None:
-    """Name the stage of a model with observers or int8 modules of torch.ao, in eager or FX graph mode; None without."""
+    """Return the stage of a model that has observers or int8 modules of torch.ao, eager or FX; None where it has neither."""
     if found.has(Seen.INT8):
         return stages.CONVERTED if found.has(Seen.RANGE) else stages.DYNAMIC
     if found.has(Seen.OBSERVER):
@@ -58,7 +58,7 @@ def _conversions() -> tuple[Conversion, ...]:
 
 
 def fill(twin: Twin, request: FillRequest) -> Filled:
-    """Make the full state dict of a model that was converted to static int8, or prepared with observers.
+    """Build an eager model's full state dict from mapped weights and calibration batches.
 
     Observers are by default the model's own, or default_observer with weights as in the model.
 
@@ -92,7 +92,7 @@ def fill(twin: Twin, request: FillRequest) -> Filled:
 
 
 def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> None:
-    """Give a twin the mapped weights, in float."""
+    """Load the mapped weights into a float twin."""
     owners = {path: (owner, attribute) for path, owner, attribute in named_tensors(twin.module)}
     for key, store in twin.stores.items():
         expression = expressions.get(key)
@@ -108,7 +108,7 @@ def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[
 
 
 def _assign_qconfig(dst: nn.Module, twin: Twin, qconfig: Any) -> None:
-    """Give every module of the twin the qconfig that its counterpart must have had; None where it was left in float."""
+    """Set the qconfig of every module of the twin to that of its counterpart; None where that was left in float."""
     import torch.ao.quantization as tq
     from torch.ao.quantization.quantization_mappings import DEFAULT_STATIC_QUANT_MODULE_MAPPINGS
 
@@ -142,7 +142,7 @@ def owner_of(path: str, converted: set[str]) -> str | None:
 
 
 def weight_qconfig(scheme: Scheme | None) -> Any:
-    """Return torchvision's observer of activations, and an observer of weights of a scheme."""
+    """Return a qconfig with torchvision's observer of activations, and an observer of weights for a scheme."""
     import torch.ao.quantization as tq
 
     if scheme is None:

@@ -32,7 +32,7 @@ def conversions() -> tuple[Conversion, ...]:
 
 
 def layer_conversions() -> tuple[Conversion, ...]:
-    """Return the rows for layers with int8 weights; what is special among them has a row before the general ones."""
+    """Return the rows for layers with int8 weights, special classes before general ones."""
     import torch.ao.nn.quantized as nnq
 
     return (
@@ -54,7 +54,7 @@ def int8(
     inner: Mapping[str, nn.Module] | None = None,
     seen: Seen = Seen.NOTHING,
 ) -> Converted:
-    """Return what an int8 module, with the int8 modules `inner` it, becomes; all quantize what they return, or none does."""
+    """Return the conversion of an int8 module and its `inner` ones; their outputs are all quantized, or none is."""
     modules = {part.path: part.module} | {part.key(name): module for name, module in (inner or {}).items()}
     seen |= Seen.INT8 if weight_only else Seen.INT8 | Seen.RANGE
     sites = () if weight_only else tuple(_site(path, module) for path, module in modules.items())
@@ -148,7 +148,7 @@ def _convolution(part: Part) -> Converted:
 
 
 def _attention(part: Part) -> None:
-    """Leave a container of linear layers, with code that float ones run as well."""
+    """Keep converted attention as it is: its code runs with float linear layers too."""
     if part.module.bias_k is not None:
         raise QuantizationError(f"{part.path}: converted attention with add_bias_kv has biases outside its state dict")
 
@@ -193,7 +193,7 @@ def _qat_layer(part: Part) -> Converted:
 
 
 def float_base(module: nn.Module) -> nn.Module:
-    """Return a module as one of its float class, with its own tensors and without its children and hooks."""
+    """Return a copy of a module as its float base class: the same tensors, no children, no hooks."""
     kind = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
     if kind is nn.modules.conv._ConvNd:
         kind = getattr(nn, f"Conv{len(module.kernel_size)}d")  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ def float_base(module: nn.Module) -> nn.Module:
 
 
 def _as(kind: type[nn.Module], module: nn.Module) -> nn.Module:
-    """Return a copy of a module of another class, with its tensors."""
+    """Return a copy of a module as an instance of another class, with the same tensors."""
     twin: nn.Module = object.__new__(kind)
     twin.__dict__ = {name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(module).items()}
     return twin
@@ -218,7 +218,7 @@ def _assign(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def tidy(twin: nn.Module) -> set[str]:
-    """Drop observers that modules of our own hold, and let attention with a linear layer for each projection be float.
+    """Remove the observers inside float modules, and turn quantized attention into its float counterpart.
 
     Returns the joined projections of such attention: leftovers of its base class, which nothing reads.
     """
@@ -245,12 +245,12 @@ def _drop_observer(module: nn.Module) -> None:
 
 
 def _unquantize_attention(module: nn.Module) -> None:
-    """Let quantized attention call itself float, as its layers are: torch's prepare and convert go by the type."""
+    """Set the class of quantized attention to the quantizable one: torch's prepare and convert dispatch on the class."""
     import torch.ao.nn.quantizable as nnqa
     import torch.ao.nn.quantized as nnq
 
     if type(module) is nnq.MultiheadAttention:
         module.__class__ = nnqa.MultiheadAttention
-        # What convert takes out of it, and no code reads.
+        # torch's convert removes these two, and no code reads them.
         module.register_parameter("in_proj_weight", None)
         module.register_parameter("in_proj_bias", None)

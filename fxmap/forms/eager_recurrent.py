@@ -88,7 +88,7 @@ def _dynamic_cell(part: Part) -> Converted:
 
 
 def _static_lstm(part: Part) -> Converted:
-    """Put one LSTM in the place of one that was taken apart, converted or only prepared."""
+    """Replace an LSTM that torch took apart into linear layers, prepared or converted, by one nn.LSTM."""
     module = part.module
     twin = _like(module)
     stores: dict[str, Store] = {}

@@ -1,6 +1,6 @@
-"""Rewrites of graphs of torch.export: to what they compute in eval mode, with the scaled weights of QAT taken back.
+"""Rewrites of graphs of torch.export: eval mode, no in-place writes, and no scaling of QAT weights by their norms.
 
-An exported graph has no modes: what was exported for training trains, whatever its module is told. It writes in place, too.
+An exported graph has no modes: exported in training mode, it trains even after `eval()`. It writes in place, too.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def is_exported(graph: fx.Graph) -> bool:
 
 
 def evaluate(graph: fx.Graph, within: Within) -> None:
-    """Rewrite an exported graph to what it computes in eval mode, out of place, with unscaled weights."""
+    """Rewrite an exported graph to its eval mode, without in-place writes and without scaled weights."""
     rewrite_nodes(graph.nodes, EVAL_RULES, within)
     rewrite_nodes(graph.nodes, (UNSCALE,), within)
     # Calls of modules are told apart by the module, which a graph of its own does not know.
@@ -128,7 +128,7 @@ def _restore_bias(layer: fx.Node) -> None:
 
 
 def _origin(value: Any) -> fx.Node | None:
-    """Return the node behind a reshape."""
+    """Return the node that a reshape reads."""
     while isinstance(value, fx.Node) and value.target is aten.reshape.default:
         value = value.args[0]
     return value if isinstance(value, fx.Node) else None

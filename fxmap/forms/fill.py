@@ -1,4 +1,4 @@
-"""What it takes to fill a destination, what comes out, and the steps that all forms share: run batches, ask torch."""
+"""Filling a destination: the request, the result, and the steps that all forms share (run batches, call torch)."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ Literals = dict[fx.Node, tuple[float, int]]
 
 @dataclass(frozen=True)
 class FillRequest:
-    """A destination to fill, and what with.
+    """A destination to fill, with the mapped expressions, the source's state dict and calibration data.
 
     Attributes:
         dst: the destination; it is not changed.
@@ -53,7 +53,7 @@ class Filled:
     literals: Literals = field(default_factory=dict)
 
     def write_literals(self, dst: nn.Module) -> "Filled":
-        """Write the literals into a graph, compile it anew, and return what undoes this."""
+        """Write the literals into a graph and recompile it; return the old ones, which undo this."""
         before: Any = {node: (node.args[1], node.args[2]) for node in self.literals}
         for node, (scale, zero_point) in self.literals.items():
             node.args = (node.args[0], scale, zero_point, *node.args[3:])
@@ -96,7 +96,7 @@ def arguments(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str,
 
 
 def attempt(step: Callable[[], Result], name: str) -> Result:
-    """Run a step of torch's own.
+    """Run a step of torch.ao or torchao, and turn its errors into QuantizationError.
 
     Raises:
         QuantizationError: torch refuses.

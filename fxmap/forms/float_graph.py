@@ -1,11 +1,11 @@
-"""The float twin of a graph: what a GraphModule that torch made for quantization computes, without the quantization.
+"""The float twin of a GraphModule that torch prepared or converted: the same graph without its quantizing nodes.
 
 A graph of prepare_fx, convert_fx, prepare_pt2e or convert_pt2e is a float graph with nodes added or replaced:
 
     observer(x), fake_quantize(x), quantize(x, scale, zero_point), dequantize(x)  ->  x
     quantized.add_relu(a, b, scale, zero_point)                                   ->  relu(add(a, b))
 
-What the removed nodes alone read (scales, zero points) leaves the twin with them.
+Tensors that only the removed nodes read (scales, zero points) are removed with them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ from fxmap.forms.store import COPY, Store
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """A rewritten graph module, and what left its graph.
+    """A graph module rewritten to float, and the ranges, literals, weights and sites that were removed from its graph.
 
     `ranges` are the paths of the tensors that only removed nodes read, `literals` the nodes that quantize activations with
     numbers of their own, and `weights` those that the graph quantizes or dequantizes. `forms` are those that the
@@ -50,7 +50,7 @@ class FloatGraph:
     sites: tuple[Site, ...] = ()
 
     def stores(self, prefix: str, state: Mapping[str, Any]) -> dict[str, Store]:
-        """Return how the quantized weights of the graph are kept in the state dict of the model, whose keys have a prefix.
+        """Return the stores of the graph's quantized weights: how the model's state dict, with a key prefix, holds them.
 
         Raises:
             QuantizationError: there are some, and the graph is not the model itself.
@@ -69,7 +69,7 @@ class FloatGraph:
 
 
 def _parts(weight: GraphWeight, state: Mapping[str, Any]) -> dict[str, Store]:
-    """Return where integers, scales and zero points of a weight are kept."""
+    """Return the stores for integers, scales and zero points of a weight."""
     zero_point = state.get(weight.zero_point) if isinstance(weight.zero_point, str) else None
     scheme = weight.scheme(zero_point)
     stores: dict[str, Store] = {}
@@ -89,12 +89,12 @@ def float_graph(
     marked: bool = False,
     stays: bool = False,
 ) -> FloatGraph:
-    """Give a replica of a graph module a graph of its own, in float; the original keeps its graph and its class.
+    """Rewrite a replica of a graph module to float; the original keeps its graph and its class.
 
     Args:
-        replica: whose modules are those of a twin already: observers are identities.
+        replica: a replica of the graph module, whose submodules are converted already: observers are identities.
         path: of the module in the model, for messages.
-        forms: whose rules say what becomes of single nodes, and then of the whole graph.
+        forms: whose rules rewrite single nodes (`node_rules`), and then the whole graph (`finish`).
         marked: put an identity where the graph quantizes an activation; with `stays`, also a stub where it dequantizes one.
 
     Raises:
@@ -127,7 +127,7 @@ def float_graph(
 
 
 def _marks(copies: Mapping[fx.Node, fx.Node], *, stays: bool) -> tuple[dict[str, nn.Module], list[Site]]:
-    """Put a module behind every node of a graph that quantizes an activation, and a stub behind those that dequantize one.
+    """Insert an identity behind every node that quantizes an activation, and a stub behind those that dequantize one.
 
     Returns the modules by their paths, and the places where activations are quantized.
     """
@@ -146,7 +146,7 @@ def _marks(copies: Mapping[fx.Node, fx.Node], *, stays: bool) -> tuple[dict[str,
 
 
 def _mark(node: fx.Node, name: str) -> None:
-    """Let what reads a node read it through a module of the twin."""
+    """Insert a call of a module of the twin between a node and its consumers."""
     with node.graph.inserting_after(node):
         mark = node.graph.call_module(name, ())
     node.replace_all_uses_with(mark)
@@ -161,7 +161,7 @@ def _stub() -> nn.Module:
 
 
 def _site(node: fx.Node, path: str) -> Site | None:
-    """Return how a node quantizes an activation; None where it does not, or where its range is computed."""
+    """Return the site at which a node quantizes an activation; None where it does not, or where its range is computed."""
     integers: Any = ()
     if quantizes_activation(node) and len(node.args) > 3:
         scale, zero_point, *integers = (_read(value) for value in node.args[1:])
@@ -179,12 +179,12 @@ def _site(node: fx.Node, path: str) -> Site | None:
 
 
 def _read(value: Any) -> Any:
-    """Return the path of a tensor that a graph reads; other values as they are."""
+    """Return the path of a tensor that a graph reads; other values unchanged."""
     return str(value.target) if isinstance(value, fx.Node) and value.op == "get_attr" else value
 
 
 def _is_range(node: fx.Node) -> bool:
-    """Whether a tensor only says how others are quantized."""
+    """Whether a tensor is read only as a scale or zero point."""
     return bool(node.users) and all(
         (border(user) is not None and user.args[0] is not node) or quantized_name(user) is not None for user in node.users
     )
@@ -195,7 +195,7 @@ def _has_literal_range(node: fx.Node) -> bool:
 
 
 def _read_in_float(twin: fx.GraphModule, replica: fx.GraphModule, weight: GraphWeight) -> None:
-    """Give the twin a weight in float where the graph reads integers."""
+    """Dequantize a weight that the graph reads as integers, and set it as a parameter of the twin."""
     integers = tensor_at(replica, weight.target)
     if integers.is_floating_point():
         return

@@ -1,7 +1,7 @@
 """A quantized form: how a model of it is recognised, made float, and filled. One file, and one entry in `registry.py`.
 
 A form contributes to the float twin (`refuse`, `conversions`, `node_rules`, `finish`, `unwrap`, `tidy`, used in this order),
-names the stage of a model by what was found in it (`recognise`), and makes the full state of a destination (`fill`). A twin
+names the stage of a model from its findings (`recognise`), and makes the full state of a destination (`fill`). A twin
 is put together from the contributions of all forms, since a model may be of several: torchao's tensors in a float graph.
 """
 
@@ -21,14 +21,14 @@ from fxmap.forms.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a stage is named by: the model, what was seen in it, and the forms whose modules, graphs or tensors it has."""
+    """The evidence for a model's stage: the model, its quantization objects, and the forms that converted parts of it."""
 
     model: nn.Module
     seen: Seen
     forms: frozenset["Form"]
 
     def has(self, seen: Seen) -> bool:
-        """Whether something was seen."""
+        """Whether objects of these kinds were met."""
         return seen in self.seen
 
 
@@ -42,7 +42,7 @@ class Form:
         packages: modules of this form can only exist if one of these packages was imported; empty if that is not known.
         refuse: raises QuantizationError for a model that can be neither filled nor read.
         conversions: makes the table of its modules, the first row that matches counts. Imports the form's package.
-        node_rules: what its nodes in fx graphs compute in float; the first that matches counts.
+        node_rules: rewrite its nodes in fx graphs to float; the first that matches counts.
         finish: rewrites a graph after all its nodes, in place, and says whether it is one of this form.
         unwrap: puts float tensors in the place of quantized ones of a twin, in place, and returns their paths.
         tidy: takes leftovers out of a twin, in place, and returns the tensors of it that nothing reads.
@@ -70,8 +70,8 @@ class Form:
 class Twin:
     """The float twin of a model, its form and stage, and how its tensors are stored in the model's own state dict.
 
-    `module` is the twin; `stores` says for every key with a float source what it holds; `kept` says for every other key
-    what it is; `ranges` are the numbers that must come from calibration data; `converted` are the paths of the modules that
+    `module` is the twin; `stores` has the contents of every key that holds weights; `kept` says why every other key
+    has no float counterpart; `ranges` must come from calibration data; `converted` are the paths of the modules that
     are int8; `inside` the float modules that a graph calls on int8; `sites` the places where activations are quantized, if
     the twin was asked to have them marked.
     """
@@ -87,9 +87,9 @@ class Twin:
     sites: tuple[Site, ...] = ()
 
     def decoded(self) -> dict[str, Expression]:
-        """Return how every tensor of the twin is read from the model's state dict."""
+        """Return the expression that makes each tensor of the twin from the model's state dict."""
         return {name: part for key, store in self.stores.items() for name, part in store.decode(key).items()}
 
     def held(self) -> dict[Expression, Expression]:
-        """Return for the weights that the model holds quantized what makes each in float, and what makes it as it is."""
+        """Return, for every quantized weight, its float expression and the expression of the quantized tensor itself."""
         return {made: part for key, store in self.stores.items() for made, part in store.held_by(key).items()}

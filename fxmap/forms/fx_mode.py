@@ -87,7 +87,7 @@ def fill_observed(request: FillRequest) -> Filled:
 
 
 def reset(observer: nn.Module) -> None:
-    """Make an observer forget what it has seen; what it was made with, such as a fixed scale, stays."""
+    """Clear the statistics of an observer; its configuration, such as a fixed scale, stays."""
     fresh = {"min_val": float("inf"), "max_val": float("-inf"), "histogram": 0.0}
     for module in observer.modules():
         for name, value in module._buffers.items():
@@ -98,7 +98,7 @@ def reset(observer: nn.Module) -> None:
 
 
 def _qconfig_mapping(dst: fx.GraphModule, twin: Twin, qconfig: Any) -> Any:
-    """Return the configuration to prepare the twin with; what is float in the model is left out."""
+    """Return the qconfig mapping to prepare the twin with; modules that are float in the model get none."""
     import torch.ao.quantization as tq
     from torch.ao.quantization.quantization_mappings import DEFAULT_STATIC_QUANT_MODULE_MAPPINGS
 
@@ -119,7 +119,7 @@ def _qconfig_mapping(dst: fx.GraphModule, twin: Twin, qconfig: Any) -> Any:
 
 
 def _with_default(qconfig: Any) -> Any:
-    """Return torch's default mapping for a qconfig: its exceptions, such as the fixed ranges of sigmoid, hold for all."""
+    """Return torch's default qconfig mapping with this qconfig; exceptions such as sigmoid's fixed range stay."""
     from torch.ao.quantization import QConfig, get_default_qconfig_mapping
 
     mapping = get_default_qconfig_mapping(torch.backends.quantized.engine)
@@ -134,7 +134,7 @@ def _with_default(qconfig: Any) -> Any:
 
 
 def _remembered(dst: fx.GraphModule) -> Iterator[tuple[str, Any]]:
-    """Yield the qconfig of every module that the graph calls, where its nodes still hold what prepare_fx noted."""
+    """Yield the qconfig of every called module, as far as prepare_fx's notes are left on the nodes."""
     from torch.ao.quantization import QConfig
 
     for node in dst.graph.nodes:
@@ -145,7 +145,7 @@ def _remembered(dst: fx.GraphModule) -> Iterator[tuple[str, Any]]:
 
 
 def _renamed(made: fx.GraphModule, dst: fx.GraphModule) -> dict[str, Any]:
-    """Return the state dict of a graph under the names of an equal one, node by node."""
+    """Rename the state dict of a graph to the names of an equal graph, node by node."""
     names: dict[str, str] = {}
     nodes, own = list(made.graph.nodes), list(dst.graph.nodes)
     for one, other in zip(nodes, own, strict=False):

@@ -1,4 +1,4 @@
-"""Nodes of quantized graphs: which of them quantize, dequantize, or compute on integers; and the tensors that they read."""
+"""Nodes of quantized graphs: predicates for those that quantize, dequantize or compute in int8, and their tensors."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def tensor_at(module: nn.Module, target: str) -> Tensor:
 
 
 def set_tensor(module: nn.Module, target: str, value: Tensor) -> None:
-    """Put a value in the place of a parameter or buffer, by its path; a parameter does not require gradients."""
+    """Replace a parameter or buffer, by its path; a parameter will not require gradients."""
     owner, _, attribute = target.rpartition(".")
     holder = module.get_submodule(owner)
     if attribute in holder._parameters:
@@ -35,7 +35,7 @@ def set_tensor(module: nn.Module, target: str, value: Tensor) -> None:
 
 
 def remove_tensor(module: fx.GraphModule, target: str) -> None:
-    """Take a parameter or buffer out of a module, by its path."""
+    """Remove a parameter or buffer from a module, by its path."""
     owner, _, attribute = target.rpartition(".")
     for tensors in (module.get_submodule(owner)._buffers, module.get_submodule(owner)._parameters):
         tensors.pop(attribute, None)
@@ -47,7 +47,7 @@ def quantizes_activation(node: fx.Node) -> bool:
 
 
 def quantized_name(node: fx.Node) -> str | None:
-    """Return which function of torch.ops.quantized a node calls; None if none.
+    """Return the name of the function of torch.ops.quantized that a node calls; None for other nodes.
 
     >>> import torch
     >>> graph = fx.Graph()
@@ -91,7 +91,7 @@ def bound_arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def drop_dead_reads(graph: fx.Graph) -> None:
-    """Take reads of tensors out of a graph that nothing uses."""
+    """Erase the `get_attr` nodes of a graph that have no users."""
     for node in reversed(list(graph.nodes)):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)

@@ -31,13 +31,13 @@ class GraphWeight:
     dtype: torch.dtype
 
     def scheme(self, zero_point: Tensor | None) -> Scheme:
-        """Return how the weight is quantized."""
+        """Return the quantization scheme of the weight."""
         symmetric = not bool(zero_point.any()) if zero_point is not None else self.zero_point == 0
         kind = f"per_{'channel' if self.axis >= 0 else 'tensor'}_{'symmetric' if symmetric else 'affine'}"
         return Scheme(_DTYPES[self.dtype], kind, max(self.axis, 0), self.low, self.high, self._eps())
 
     def parts(self) -> tuple[Expression, Expression]:
-        """Return where scales and zero points are read."""
+        """Return the expressions of scales and zero points."""
         whole = Source(self.target)
         scale, zero_point = (
             Source(part) if isinstance(part, str) else Full((1,), float(part), whole)
@@ -46,7 +46,7 @@ class GraphWeight:
         return scale, zero_point
 
     def specification(self) -> Any:
-        """Return how the layer's weight was annotated, as far as the graph remembers it; None where it does not."""
+        """Return the quantizer's specification of the weight from the graph's annotations; None where these are lost."""
         borders = [user for user in self.node.users if getattr(user.target, "namespace", "") == "quantized_decomposed"]
         for user in (user for node in (self.node, *borders) for user in node.users):
             annotation = user.meta.get("quantization_annotation")
@@ -65,7 +65,7 @@ class GraphWeight:
         )
 
     def _eps(self) -> float:
-        """Return the least scale of the quantizer's observers, as far as the graph remembers it."""
+        """Return the observers' `eps`, the least scale, from the graph's annotations, or else torch's default."""
         options = getattr(
             getattr(getattr(self.specification(), "observer_or_fake_quant_ctr", None), "p", None), "keywords", {}
         )
@@ -86,7 +86,7 @@ def graph_weight(node: fx.Node) -> GraphWeight | None:
 
 
 def float_copy(weight: GraphWeight, live: Tensor, dead: Mapping[str, Any]) -> str | None:
-    """Return which of the tensors that nothing reads is the float weight that the integers were made of; None if none is.
+    """Return the key of the unread tensor that is the float weight behind the integers; None where there is none.
 
     Told by its values, which are the live weight's up to rounding; or, where they were overwritten, by the layer's path.
     """

@@ -1,4 +1,4 @@
-"""Rules for the nodes that torch.ao puts into graphs: each says which nodes it is for, and what they compute in float."""
+"""Rewrite rules for the nodes that torch.ao puts into graphs: each replaces them by their float counterparts."""
 
 import operator
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from fxmap.forms.graph_nodes import border, bound_arguments, quantized_name
 _RANGES = ("scale", "zero_point", "output_scale", "output_zero_point")
 
 
-# What the functions of torch.ops.quantized compute; the arguments that are left are the float function's, in its order.
+# The float counterparts of torch.ops.quantized; without those of _RANGES, the arguments are the float function's, in order.
 _FLOAT: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "mul": operator.mul,

@@ -71,7 +71,7 @@ def refill(twin: Twin, request: FillRequest) -> Filled:
 
 
 def _given(dst: fx.GraphModule, ranges: Mapping[str, tuple[Expression, Expression]], state: Mapping[str, Any]) -> Literals:
-    """Return the literals of the nodes whose ranges are given, and of those that dequantize what they quantize."""
+    """Return the literals of the nodes whose ranges are given, and of the dequantizing nodes behind them."""
     literals: Literals = {}
     for node in dst.graph.nodes:
         if node.name in ranges:
@@ -81,7 +81,7 @@ def _given(dst: fx.GraphModule, ranges: Mapping[str, tuple[Expression, Expressio
 
 
 def _sharing(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return a node that quantizes, and those that dequantize its result, by the same numbers."""
+    """Return a quantizing node and the dequantizing nodes behind it, which have the same scale and zero point."""
     return (node, *(user for user in node.users if border(user) is not None))
 
 
@@ -121,7 +121,7 @@ def _observed(dst: fx.GraphModule, twin: Twin, request: FillRequest) -> Literals
 
 
 def _round_weights(dst: fx.GraphModule, twin: Twin) -> None:
-    """Round the weights of the twin of a model that was prepared for QAT, which shows its ranges what is rounded."""
+    """Round the twin's weights if the model was prepared for QAT, so that observers see the outputs of rounded weights."""
     for weight in filter(None, map(graph_weight, dst.graph.nodes)):
         rounding = _made(weight.specification())
         if hasattr(rounding, "fake_quant_enabled"):
@@ -159,7 +159,7 @@ def _with_observers(original: fx.Graph, paths: Mapping[nn.Module, str], observer
 
 
 def shared_ranges(graph: fx.Graph) -> Iterator[list[fx.Node]]:
-    """Yield the nodes that quantize activations, those together that shared an observer, in the order of the graph.
+    """Yield the nodes that quantize activations in graph order, grouped by the observer that they shared.
 
     Ranges are shared across an operation that moves values (a pool, a concatenation, a flatten): its result and its inputs
     then have the same literals, which two observers of different values never have.
@@ -184,7 +184,7 @@ def shared_ranges(graph: fx.Graph) -> Iterator[list[fx.Node]]:
 
 
 def _quantized_inputs(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the quantizing nodes before the operation whose result a node quantizes."""
+    """Yield the quantizing nodes of the inputs of the operation whose result a node quantizes."""
     operation = node.args[0]
     for operand in operation.all_input_nodes if isinstance(operation, fx.Node) else ():
         if border(operand) == "dequantize_per_tensor" and isinstance(operand.args[0], fx.Node):
@@ -192,7 +192,7 @@ def _quantized_inputs(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def make_observer(group: list[fx.Node], given: Any) -> nn.Module:
-    """Make the observer, or fake-quant, of one range: as given, or as the annotations of the graph say, or a histogram."""
+    """Make the observer or fake-quant of a range: the given one, else that of the graph's annotations, else a histogram."""
     if given is not None:
         made: nn.Module = given()
         return made
@@ -211,7 +211,7 @@ def make_observer(group: list[fx.Node], given: Any) -> nn.Module:
 
 
 def _specification(node: fx.Node) -> Any:
-    """Return the specification that an operation around a range was annotated with; None if none is left."""
+    """Return the quantizer's specification of a range from the annotations of the operations around it; None if lost."""
     producer = node.args[0]
     outer = (
         getattr(producer.meta.get("quantization_annotation"), "output_qspec", None)

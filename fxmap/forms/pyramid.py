@@ -25,7 +25,7 @@ _SMALLEST = 2
 _DECAY, _STRENGTH = 0.5, 0.5
 
 
-# What the channels of an image share at first, where there are few enough to be colours.
+# The part that channels share at first, and the number of channels up to which they count as colours.
 _GREY, _COLOURS = 0.9, 16
 
 
@@ -63,7 +63,7 @@ class Pyramid:
         self.offset = torch.zeros(channels).requires_grad_()
 
     def parameters(self) -> list[Tensor]:
-        """Return all that can be optimised; steps of one size suit them all."""
+        """Return the tensors to optimise; one learning rate suits them all."""
         return [*self.noise, *self.strengths, *self.mixtures, self.offset]
 
     def __call__(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The form of optimum-quanto, which is refused: it keeps weights under other keys, and quantizes activations by hooks."""
+"""The form of optimum-quanto, which fxmap refuses: its weights have other keys, and hooks quantize its activations."""
 
 from torch import nn
 

@@ -22,7 +22,7 @@ def _is_reference(module: nn.Module) -> bool:
 
 
 def _convert(part: Part) -> Converted:
-    """Take a reference module for its float class."""
+    """Convert a reference module to its float class."""
     module = part.module
     if not hasattr(module, "weight_qscheme"):
         raise QuantizationError(f"{part.path}: {type(module).__qualname__} has no float twin in fxmap")

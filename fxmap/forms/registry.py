@@ -1,4 +1,4 @@
-"""All forms of models, quantized or not, in the order in which they are asked whether a model is theirs."""
+"""The list of all forms, in the order in which they are asked to recognise a model."""
 
 from fxmap.forms.eager import EAGER
 from fxmap.forms.form import Form

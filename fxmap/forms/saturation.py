@@ -22,7 +22,7 @@ FULL_RANGE = (
 
 @contextmanager
 def saturated(module: nn.Module, found: Saturations) -> Iterator[None]:
-    """Let the relus of a float twin saturate inside a `with` block, so that what follows sees what int8 will give."""
+    """Clamp the relus of a float twin at their bounds inside a `with` block, as int8 saturation will."""
 
     def clamp_at(bound: float) -> Any:
         return lambda _, __, output: output.clamp(max=bound)
@@ -39,7 +39,7 @@ def saturated(module: nn.Module, found: Saturations) -> Iterator[None]:
 
 
 def saturating_ranges(state: Mapping[str, Any], found: Saturations) -> dict[str, Tensor]:
-    """Return the scales and zero points with which int8 activations end at their bound; a range that ends below stays.
+    """Return scales and zero points with which int8 activations end at their bound; ranges that end below it stay.
 
     All of 0..255 is used, where observers that leave a bit of headroom (reduce_range) would end at twice the bound.
 

@@ -1,4 +1,4 @@
-"""Where a converted model quantizes activations, with which numbers, and what else its state dict keeps."""
+"""Sites where a converted model quantizes activations, and the keys of its state dict without a float counterpart."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,7 +25,7 @@ class Site:
         return self.node or str(self.scale)
 
     def numbers(self) -> set["RangeRef"]:
-        """Return where the scale and zero point stand."""
+        """Return references to the scale and the zero point: keys, or the node that has them as literals."""
         if self.node:
             return {RangeRef(self.node, literal=True)}
         return {RangeRef(key) for key in (self.scale, self.zero_point) if isinstance(key, str)}
@@ -37,7 +37,7 @@ class Site:
         return cls(path, scale, zero_point, low, high)
 
     def below(self, prefix: str) -> "Site":
-        """Return the site of a graph as one of the model that has the graph below a prefix of its keys."""
+        """Return the site with a prefix added to its path and keys: from the graph's names to the model's."""
         scale = prefix + self.scale if isinstance(self.scale, str) else self.scale
         zero_point = prefix + self.zero_point if isinstance(self.zero_point, str) else self.zero_point
         return replace(self, path=prefix + self.path, scale=scale, zero_point=zero_point)
@@ -59,7 +59,7 @@ class RangeRef:
 
 
 class KeptReason(StrEnum):
-    """What a key of a state dict is that has no float counterpart; the values stand in reports."""
+    """The reason why a key of a state dict has no float counterpart, in the words of the report."""
 
     RANGE = "activation range"
     OBSERVER = "observer"

@@ -1,11 +1,11 @@
-"""How far a model has gone on the way from float to int8; forms may share stages, as eager and FX graph mode do."""
+"""Stages of quantization on the way from float to int8; forms may share them, as eager and FX graph mode do."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of quantization, and what the steps that fill a model ask about it.
+    """A stage of quantization, with the properties on which filling a model depends.
 
     `has_ranges` says that activations are quantized with ranges that come from calibration data, `takes_calibration` that
     calibration data can be used, for ranges or for observers, and `is_qat` that weights are scaled by their batch norm, and

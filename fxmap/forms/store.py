@@ -1,4 +1,4 @@
-"""What one key of a model's state dict holds, in terms of tensors of the float twin."""
+"""Stores: how one key of a model's state dict holds tensors of the float twin (as they are, quantized, or packed)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ COPY = "copy"
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What one key holds.
+    """The contents of one state dict key, in tensors of the float twin.
 
     `packed` says how, if it holds more than a tensor: "tuple" (weight and bias, of linear layers), "linear" (the same in an
     object, of recurrent cells), or "cell" (weight and bias of the inputs, and `hidden`, those of the hidden state).
@@ -45,28 +45,28 @@ class Store:
 
     @property
     def paths(self) -> tuple[str | None, ...]:
-        """The twin tensors that the key holds, in the order in which they are packed; None where there is no bias."""
+        """The paths of the twin tensors in packing order; None where there is no bias."""
         if self.hidden is not None:
             return self.weight, self.hidden[0], self.bias, self.hidden[1]
         return (self.weight, self.bias) if self.packed else (self.weight,)
 
     @property
     def quantized(self) -> bool:
-        """Whether the weights that it holds are quantized, in whatever way."""
+        """Whether the weights of the key are quantized, by torch or as tensor subclasses."""
         return self.scheme is not None or self.wrapped
 
     @property
     def names(self) -> list[str]:
-        """The twin tensors that the key holds."""
+        """The paths of the twin tensors that the key holds."""
         return [path for path in self.paths if path is not None]
 
     def joined(self, tensors: Mapping[str, Any]) -> Any:
-        """Return what the key holds without quantization: a tensor, or a tuple of them."""
+        """Return the key's float value: a tensor, or a tuple of them where it is packed."""
         values = tuple(None if path is None else tensors[path] for path in self.paths)
         return values if self.packed else values[0]
 
     def parts(self, value: Any) -> dict[str, Any]:
-        """Return the twin tensors of what `joined` returns."""
+        """Split a value of `joined` into the twin tensors by path."""
         values = value if self.packed else (value,)
         return {path: part for path, part in zip(self.paths, values, strict=True) if path is not None}
 
@@ -80,7 +80,7 @@ class Store:
         parts = [None if path is None else tensors[path] for path in self.paths]
         weights = 2 if self.hidden is not None else 1
         if self.wrapped and isinstance(parts[0], Dequantized):
-            # What is wrapped on both sides may be taken as it is.
+            # A weight that is wrapped on both sides is copied, if both configurations are equal (see `fitted`).
             return parts[0].of
         if self.scheme is not None:
             parts[:weights] = [
@@ -96,7 +96,7 @@ class Store:
         return Packed(parts[0], parts[1]) if self.packed else parts[0]
 
     def held_by(self, key: str) -> dict[Expression, Expression]:
-        """Return the weights that this key holds quantized: what makes each in float, and what makes it as it is held."""
+        """Return, for every quantized weight of this key, its float expression and the expression of the tensor itself."""
         whole = Source(key)
         scheme = self.rounds or self.scheme
         if self.beside is not None and scheme is not None:
@@ -104,7 +104,7 @@ class Store:
         return {made: made.of for made in self.decode(key).values() if isinstance(made, Dequantized)}
 
     def decode(self, key: str) -> dict[str, Expression]:
-        """Make the twin tensors that this key holds."""
+        """Return the expressions that make the twin tensors from this key."""
         whole = Source(key)
         if self.beside is not None and self.scheme is not None:
             axis = self.scheme.axis if self.scheme.per_channel else -1

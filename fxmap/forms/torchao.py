@@ -12,7 +12,7 @@ from fxmap.forms.stages import Stage
 
 
 def _unwrap(twin: nn.Module) -> list[str]:
-    """Put float parameters in the place of the wrapped ones of a twin; return their paths."""
+    """Replace the wrapped parameters of a twin by float ones; return their paths."""
     found: list[str] = []
     for path, module in twin.named_modules():
         for name, parameter in module._parameters.items():

@@ -1,4 +1,4 @@
-"""The float twin: what a model of any quantized form computes, as an ordinary float model.
+"""The float twin: an ordinary float model that computes the same network as a quantized one, without the rounding.
 
 A converted, prepared or QAT-prepared model is a float network with additions: integers for weights, observers, fake
 quantizers, ranges. The twin leaves the additions out. It has the same structure, runs in any dtype, and can be traced and
@@ -70,7 +70,7 @@ def float_twin(model: nn.Module, *, marked: bool = False) -> Twin:
 
 @dataclass
 class _LeftOut:
-    """What the twin of a model leaves out, collected while modules and graphs are converted."""
+    """The quantization that is removed from a model, collected while its modules and graphs are converted."""
 
     stores: dict[str, Store] = field(default_factory=dict)
     seen: Seen = Seen.NOTHING
@@ -85,7 +85,7 @@ class _LeftOut:
     literals: list[RangeRef] = field(default_factory=list)
 
     def add_module(self, form: Form, found: Converted) -> None:
-        """Note what a module of a form left."""
+        """Collect the quantization of a converted module."""
         self.forms.add(form)
         self.stores |= found.stores
         self.seen |= found.seen
@@ -95,7 +95,7 @@ class _LeftOut:
             self.static |= set(found.int8)
 
     def add_graph(self, found: FloatGraph, prefix: str, state: dict[str, Any]) -> None:
-        """Note what a graph left that stands below a prefix of the model's keys."""
+        """Collect the quantization of a rewritten graph, whose keys in the model have a prefix."""
         self.stores |= found.stores(prefix, state)
         self.literals += [RangeRef(prefix + name, literal=True) for name in found.literals]
         self.graph_sites += [site.below(prefix) for site in found.sites]
@@ -105,25 +105,25 @@ class _LeftOut:
             self.seen |= Seen.RANGE
 
     def reason(self, key: str) -> KeptReason:
-        """Return what a key without a float counterpart is."""
+        """Return why a key has no float counterpart."""
         owner, _, attribute = key.rpartition(".")
         if key in self.graph_ranges or (attribute in ("scale", "zero_point") and owner in self.static):
             return KeptReason.RANGE
         return KeptReason.CONSTANT if owner.removesuffix("._packed_params") in self.int8 else KeptReason.OBSERVER
 
     def ranges(self, kept: dict[str, KeptReason]) -> tuple[RangeRef, ...]:
-        """Return the numbers that must come from calibration data."""
+        """Return references to the scales and zero points that must come from calibration data."""
         keys = [key for key, reason in kept.items() if reason is KeptReason.RANGE] if Seen.RANGE in self.seen else []
         return (*map(RangeRef, keys), *self.literals)
 
     def sites(self, kept: dict[str, KeptReason]) -> tuple[Site, ...]:
-        """Return where activations are quantized: in graphs, and by modules that have a range in the state dict."""
+        """Return the sites that quantize activations: those of graphs, and of modules with a range in the state dict."""
         ranged = {key for key, reason in kept.items() if reason is KeptReason.RANGE}
         return (*self.graph_sites, *(site for site in self.module_sites if {site.scale, site.zero_point} <= ranged))
 
 
 def _converter(rows: list[tuple[Form, Conversion]], left: _LeftOut, *, narrow: bool) -> Replace:
-    """Return what replaces a module by its float counterpart, by the first row that matches, and notes what it left."""
+    """Return the function that converts a module to float by the first matching row, and collects its quantization."""
 
     def convert(path: str, module: nn.Module) -> nn.Module | None:
         form, row = next(((form, row) for form, row in rows if row.matches(module)), (None, None))
@@ -139,7 +139,7 @@ def _converter(rows: list[tuple[Form, Conversion]], left: _LeftOut, *, narrow: b
 def _with_float_graphs(
     twin: nn.Module, forms: list[Form], left: _LeftOut, state: dict[str, Any], *, marked: bool
 ) -> nn.Module:
-    """Give the graph modules of a twin their float graphs."""
+    """Replace the graph modules of a twin by their float versions."""
     for path, module in list(twin.named_modules()):
         if not isinstance(module, fx.GraphModule):
             continue

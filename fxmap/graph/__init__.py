@@ -1,1 +1,1 @@
-"""The operation graph: what two models are compared by, and what is known of its operations."""
+"""The operation graph, in which two models are compared, and the table of kinds of operations."""

@@ -6,7 +6,7 @@ from fxmap.graph.opgraph import Op
 
 
 def affine_shape(op: Op, weight: Op) -> tuple[int, ...]:
-    """Return the shape of an affine operation's weight as `o i kh kw`: of its rows alone, whatever axes it is stored in.
+    """Return the shape of an affine operation's weight as `o i kh kw`, for its rows alone, however its axes are stored.
 
     A kernel of 1 is no axis: a 1x1 convolution is a linear layer over channels. One as large as its input is a linear layer
     over channels and positions.

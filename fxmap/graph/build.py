@@ -1,4 +1,4 @@
-"""From an fx graph of functions to the operation graph."""
+"""Build the operation graph of an fx graph of functions."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,7 +37,7 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
             numbers.add(node)
             continue
         if _is_first_result(node):
-            # What an operation with several results computes is the first of them; the others are its statistics.
+            # Of an operation with several results, only the first is its value; the others are statistics.
             names[node] = names[node.args[0]]
             ops.add(replace(ops.op(names[node]), output=node.name))
             continue
@@ -77,7 +77,7 @@ def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:
 
 
 def _attributes(node: fx.Node) -> tuple[tuple[str, Any], ...]:
-    """Return the static arguments that matter and are not the default, so that spellings of one call agree."""
+    """Return the static arguments that affect the value and are not defaults, so that spellings of one call agree."""
     arguments = bind(node)
     kind = kind_of(node)
     if kind in ("max_pool", "avg_pool") and not arguments.get("stride"):

@@ -1,4 +1,4 @@
-"""What a captured graph computes from constants alone: tables, index tensors, masks."""
+"""Constant folding: the values that a captured graph computes from constants alone (tables, index tensors, masks)."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -62,7 +62,7 @@ class Constants:
         return self._values[node]
 
     def _compute_all(self) -> None:
-        """Compute every node, in order; what cannot be computed has no value, and neither has what reads it."""
+        """Compute every node, in graph order; a node that fails has no value, and neither have its consumers."""
         for node in self.nodes:
             if has(kind_of(node), Trait.FILLED) or all(part in self._values for part in node.all_input_nodes):
                 with suppress(RuntimeError, NotImplementedError):
@@ -84,9 +84,9 @@ def _writes(node: fx.Node) -> bool:
 
 
 def call(node: fx.Node, value: Callable[[fx.Node], Any], *, cast: bool = False) -> Any:
-    """Run a function node on other values than those of the run that was captured.
+    """Call the function of an fx node on new values of its arguments.
 
-    Only with `cast` do values change their dtype: what stands for the elements of another value keeps its own.
+    Only with `cast` do values change their dtype: element numbers that stand in for a tensor's values keep theirs.
     """
     args: Any = map_arg(node.args, value)
     kwargs: Any = map_arg(node.kwargs, value)

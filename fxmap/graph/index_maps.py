@@ -1,4 +1,4 @@
-"""Index maps: tensors put together from elements of stored tensors, by number."""
+"""Index maps: for each element of a computed tensor, the number of the stored element that it comes from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Composition:
 
     @property
     def plain(self) -> bool:
-        """Whether it holds stored elements as they are."""
+        """Whether the operand only rearranges stored elements: one term, no factor, no shift."""
         return len(self.terms) == 1 and self.terms[0].factor == 1.0 and self.shift == 0.0
 
 
@@ -50,7 +50,7 @@ class Place:
         return prod(self.shape)
 
     def holds(self, numbers: Tensor) -> Tensor:
-        """Return which of some elements are the tensor's."""
+        """Return a mask of the element numbers that lie in this tensor."""
         return (numbers >= self.begin) & (numbers < self.begin + self.size)
 
 
@@ -101,9 +101,9 @@ class Numbering:
         return total
 
     def write(self, composition: Composition, value: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the stored tensors with an operand's elements in their places: what `value` undoes.
+        """Return the stored tensors with an operand's elements written back into their places: the inverse of `value`.
 
-        Nothing is returned for a sum of terms, which does not tell what each of them is.
+        Nothing is returned for a sum of terms, from which the terms cannot be recovered.
         """
         if len(composition.terms) != 1:
             return {}

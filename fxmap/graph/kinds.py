@@ -1,6 +1,6 @@
-"""Kinds of operations: one for all spellings of a function, and the table of what is known of each kind.
+"""Kinds of operations: one for all spellings of a function, and the table of the traits of each kind.
 
-What a rule or a proof may assume of an operation is a trait of its kind. A kind stands in one row of the table; an operation
+Rules and proofs assume of an operation only the traits of its kind. A kind stands in one row of the table; an operation
 whose kind is in none has no trait, so that nothing is assumed of it.
 
 >>> has("view", Trait.MOVEMENT), has("view", Trait.SCALING)
@@ -70,7 +70,7 @@ def kind_of(node: fx.Node) -> str:
 
 
 def out_of_place(func: Any) -> OpOverload[..., Any] | None:
-    """Return the aten operation that computes what another writes into its first argument; None if none is known.
+    """Return the out-of-place counterpart of an in-place aten operation; None where there is none.
 
     >>> out_of_place(torch.ops.aten.relu_.default)
     <OpOverload(op='aten.relu', overload='default')>
@@ -82,7 +82,7 @@ def out_of_place(func: Any) -> OpOverload[..., Any] | None:
 
 
 class Trait(Flag):
-    """What all operations of a kind have in common.
+    """A property that all operations of a kind share.
 
     ANALYTIC: what agrees at a random point agrees everywhere, with probability one. Sums, products, powers, softmax, GELU
     and compositions of them are analytic in their inputs and tensors, and the zeros of such a function have measure zero
@@ -244,7 +244,7 @@ _UNKNOWN = Kind()
 
 
 def facts(kind: str) -> Kind:
-    """Return the row of a kind; an empty one where it has none."""
+    """Return the row of a kind in the table; a row without traits where the table has none."""
     return KINDS.get(kind, _UNKNOWN)
 
 

@@ -1,4 +1,4 @@
-"""Operands: what an operation reads of the state dict, where that is not a tensor as it is stored.
+"""Composed operands: tensors that code computes from the state dict (slices, joins, sums) before an operation reads them.
 
 Code may put an operand together before it uses it: a bias of q, zeros and v; a slice of the position embedding; a norm's
 weight stored as w - 1; a class token with its position added. Such an operand is followed by number: a tensor of the numbers
@@ -19,7 +19,7 @@ from fxmap.graph.constants import Constants, call
 from fxmap.graph.index_maps import Composition, Numbering, Term
 from fxmap.graph.kinds import Trait, has, kind_of, kinds
 
-# What may move a tensor as a whole, and what makes another tensor of it: rows of a table are taken by constant numbers.
+# Kinds that move a tensor as a whole, and kinds that make another tensor of it; a lookup takes rows by constant numbers.
 _WHOLE = (kinds(Trait.MOVEMENT) - kinds(Trait.PART)) | kinds(Trait.IDENTITY)
 
 
@@ -34,11 +34,11 @@ _LIMIT = 50_000_000
 
 
 class NotComposed(Exception):
-    """An operand that is computed in another way than is followed here."""
+    """An operand is computed by an operation that index maps do not cover."""
 
 
 def _narrowed(composition: Composition) -> Composition:
-    """Give an axis along which nothing differs the extent 1: it is there to fit a batch."""
+    """Reduce every axis along which all elements are equal to extent 1: such an axis only broadcasts over a batch."""
     terms = composition.terms
     for axis, extent in enumerate(composition.shape):
         if extent > 1 and all(bool((t.numbers == t.numbers.narrow(axis, 0, 1)).all()) for t in terms):
@@ -47,7 +47,7 @@ def _narrowed(composition: Composition) -> Composition:
 
 
 class Operands:
-    """The operands of a graph: the nodes that hold tensors of the state dict and constants alone, and what they are made of.
+    """The nodes of a graph that are computed from the state dict and constants alone, with their compositions.
 
     `nodes` are all of them; `composed` maps those that an operation reads and that are not one stored tensor, moved as a
     whole, to their composition.
@@ -78,7 +78,7 @@ class Operands:
                 read.add(node)
             elif composing is not None:
                 readers = {kind_of(user) for user in node.users if user not in self.nodes}
-                # A layer tells by what it reads in between how its weight is stored.
+                # A layer reads its weight through a transposition or not, which tells how the weight is stored.
                 read |= ({composing} if readers & _LAYERS else set()) | ({node} if readers - _LAYERS else set())
         for node in sorted(read, key=str):
             try:
@@ -99,7 +99,7 @@ class Operands:
         return sum(extent > 1 for extent in self.numbering.places[str(node.target)].shape) > rank
 
     def _composing(self, node: fx.Node) -> fx.Node | None:
-        """Return the last step before a node, or itself, that is more than moving a whole tensor."""
+        """Return the nearest node, going back from this one, that makes another tensor; None if it is only moved whole."""
         while node.op != "get_attr":
             if kind_of(node) in _COMPOSING:
                 return node
@@ -168,7 +168,7 @@ class Operands:
         return float(value)
 
     def _moved(self, node: fx.Node) -> Any:
-        """Move every term by itself; what is joined must have equal factors and shifts."""
+        """Apply a node that moves data to every term; operands that it joins must have equal factors and shifts."""
         parts = [self._follow(part) for part in node.all_input_nodes if part in self.nodes]
         known = [part for value in parts for part in (value if isinstance(value, list) else [value])]
         count = max(len(part.terms) for part in known)
@@ -183,7 +183,7 @@ class Operands:
         return self._lowered(moved, known[0], factors)
 
     def _raised(self, index: int, part: fx.Node) -> Any:
-        """Return numbers raised by one, since what pads is zero."""
+        """Return element numbers plus one, so that the zeros of padding stay apart from element 0."""
         if part not in self.nodes:
             value = self._constants.value(part)
             if not value.is_floating_point():

@@ -1,8 +1,8 @@
-"""The operation graph: what two models are compared by.
+"""The operation graph, in which two models are compared.
 
 Nodes are operations, tensors of the state dict, constants, inputs, and one output. An edge from producer to consumer
-carries the consumer's argument ("input", "weight", "tensors.2"); arguments that commute share one name. What matters about
-an operation is its kind, not how it was spelled: `nn.ReLU`, `F.relu`, `torch.relu_` and `x.relu()` are one kind.
+carries the consumer's argument ("input", "weight", "tensors.2"); arguments that commute share one name. Operations are
+compared by kind, not by spelling: `nn.ReLU`, `F.relu`, `torch.relu_` and `x.relu()` are one kind.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ INPUT, TENSOR, CONSTANT, OUTPUT = "input", "tensor", "constant", "output"
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """A node: what it computes, with which static attributes, and where in the model.
+    """A node: its kind of operation, its static attributes, and the FQN of its module.
 
     `output` names the fx node whose value this operation yields: the last one of those that a normalisation merged.
     `shape` is a tensor's shape, None for everything else; `key` its path in the state dict. `rows` are the output channels
@@ -58,7 +58,7 @@ class Op:
 
 @dataclass(frozen=True)
 class OpGraph:
-    """An operation graph. What builds and normalises it changes it in place; later stages change nothing.
+    """An operation graph. Building and normalising change it in place; later stages only read it.
 
     `composed` are the tensors, by name, that code puts together from stored ones, whose elements `numbering` numbers;
     `weights` names the fx nodes that hold stored tensors and constants alone. `unsplit` are layers whose output is taken
@@ -84,7 +84,7 @@ class OpGraph:
             yield self.op(name)
 
     def of_kind(self, kinds: Container[str]) -> list[Op]:
-        """Return the nodes of some kinds, in the order in which they were added: no sorting, for rules that need none."""
+        """Return the nodes of some kinds in the order in which they were added, which is cheaper than `ops`."""
         return [op for _, op in self.network.nodes(data="op") if op.kind in kinds]
 
     def add(self, op: Op) -> None:
@@ -116,12 +116,12 @@ class OpGraph:
         return {key for op in self.of_kind({TENSOR}) for key in self.stored(op)}
 
     def stored(self, tensor: Op) -> tuple[str, ...]:
-        """Return the keys of the state dict that a tensor is, or is put together from."""
+        """Return the state dict keys of a tensor node: its own, or those that it is composed of."""
         assert tensor.key is not None
         return self.parts(tensor.key)
 
     def parts(self, key: str) -> tuple[str, ...]:
-        """Return the keys of the state dict that a tensor is put together from; its own where it is stored."""
+        """Return the state dict keys that a tensor is composed of; its own key where it is stored."""
         if key in self.computed:
             return tuple(dict.fromkeys(part for source in self.computed[key].sources() for part in self.parts(source)))
         if key not in self.composed or self.numbering is None:
@@ -129,7 +129,7 @@ class OpGraph:
         return self.numbering.paths(self.composed[key])
 
     def value(self, tensor: Op, values: Mapping[str, Tensor]) -> Tensor:
-        """Return what a tensor is, given the values of the stored ones."""
+        """Compute the value of a tensor node from the values of the stored tensors."""
         assert tensor.key is not None
         if tensor.key in self.computed:
             made = self.computed[tensor.key]
@@ -145,16 +145,16 @@ class OpGraph:
         return value
 
     def is_stored(self, key: str) -> bool:
-        """Whether a tensor is one of the state dict, and not put together from these."""
+        """Whether a tensor stands in the state dict itself, and is not composed of others."""
         return key not in self.composed and key not in self.computed
 
     def bypass(self, name: str, argument: str) -> tuple[str, ...]:
-        """Take a node out: its consumers read what it read as `argument`; return that, and the consumers."""
+        """Remove a node and connect its consumers to its operand `argument`; return this operand and the consumers."""
         producer = self.operands(name)[argument][0]
         return (producer, *self.substitute(name, producer))
 
     def substitute(self, name: str, other: str) -> tuple[str, ...]:
-        """Take a node out: its consumers read another one; return the consumers."""
+        """Remove a node and connect its consumers to another node; return the consumers."""
         users = self.users(name)
         for user, use in users:
             self.network.add_edge(other, user, argument=use)
@@ -162,7 +162,7 @@ class OpGraph:
         return tuple(user for user, _ in users)
 
     def drop_unread(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Take nodes out that nothing reads, and what only they read, except inputs; return what has lost a reader."""
+        """Remove nodes without consumers, then their operands likewise, except inputs; return those that lost a consumer."""
         queue, left = [*names], dict[str, None]()
         while queue:
             name = queue.pop()
@@ -175,7 +175,7 @@ class OpGraph:
         return tuple(name for name in left if name in self.network)
 
     def check(self, graph: fx.Graph | None = None) -> None:
-        """Check the invariants of a graph; with the fx graph that it was built of, also that operations name its nodes.
+        """Check the invariants of the graph, and, given its fx graph, that every operation names a node of that.
 
         Raises:
             InternalError: one does not hold; the message names the node.
@@ -194,7 +194,7 @@ class OpGraph:
 
 
 def drop_dead(ops: OpGraph) -> None:
-    """Take out what no output depends on, except inputs."""
+    """Remove the nodes that no output depends on, except inputs."""
     outputs = [op.name for op in ops.of_kind({OUTPUT})]
     live = set(outputs).union(*(nx.ancestors(ops.network, output) for output in outputs))
     dead = [name for name in ops.network if name not in live and ops.op(name).kind != INPUT]
@@ -202,7 +202,7 @@ def drop_dead(ops: OpGraph) -> None:
 
 
 def problems(ops: OpGraph, graph: fx.Graph | None) -> Iterator[str]:
-    """Yield what is wrong with an operation graph: none of its invariants may fail."""
+    """Yield a message for every invariant that an operation graph breaks."""
     if not nx.is_directed_acyclic_graph(ops.network):
         yield f"the operation graph has a cycle: {' -> '.join(edge[0] for edge in nx.find_cycle(ops.network))}"
     outputs = [op.name for op in ops.of_kind({OUTPUT})]
@@ -252,7 +252,7 @@ def _problems_of_operation(ops: OpGraph, op: Op, nodes: Container[str] | None) -
 
 
 def line(ops: OpGraph, op: Op) -> str:
-    """Return an operation as a line: name, kind, module, what it reads by argument, and attributes.
+    """Format an operation as one line: name, kind, module, operands by argument, attributes.
 
     A tensor is its key and its axes, as in `weight=fc.weight (o=10 i=4)`: those of a layer's weight by name.
     """
@@ -279,7 +279,7 @@ _KERNEL = {1: ("k",), 2: ("kh", "kw"), 3: ("kd", "kh", "kw")}
 
 
 def weight_axes(op: Op, rank: int) -> tuple[str, ...]:
-    """Return the names of the axes of an affine layer's weight; none for what is no layer.
+    """Return the axis names of an affine layer's weight; none for other operations.
 
     >>> weight_axes(Op("conv", "convolution"), 4)
     ('o', 'i', 'kh', 'kw')

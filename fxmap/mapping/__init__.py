@@ -1,1 +1,1 @@
-"""The mapping: what a user holds, applies, loads, saves and reads."""
+"""The mapping from source keys to destination keys: its expressions, findings, proof, report and files."""

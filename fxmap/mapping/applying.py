@@ -1,4 +1,4 @@
-"""Apply a mapping to a state dict, and refuse one that cannot be applied."""
+"""Apply a mapping to a state dict, and raise an error where that would be wrong or incomplete."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
@@ -41,10 +41,10 @@ def sources_of(expressions: Mapping[str, Expression]) -> set[str]:
 
 
 def refuse_unusable(findings: Findings) -> None:
-    """Refuse a mapping between models that are not the same network, or whose destination cannot be filled.
+    """Raise an error if the two models are not the same network, or the destination cannot be filled.
 
     Raises:
-        DifferentNetworks, QuantizationError: with what was found.
+        DifferentNetworks, QuantizationError: with the reason.
     """
     if findings.blocked:
         raise QuantizationError(findings.blocked)
@@ -53,7 +53,7 @@ def refuse_unusable(findings: Findings) -> None:
 
 
 def refuse_lacking_ranges(made: Collection[str], findings: Findings) -> None:
-    """Refuse a static int8 destination whose activation ranges no state dict of the source gives.
+    """Raise an error if the destination is static int8, and the source gives no activation ranges to its state dict.
 
     Raises:
         MissingCalibration: the source has none of these ranges.
@@ -70,7 +70,7 @@ def refuse_lacking_ranges(made: Collection[str], findings: Findings) -> None:
 
 
 def refuse_incomplete(made: Collection[str], findings: Findings) -> None:
-    """Refuse a mapping that leaves keys without a source which the destination's output depends on.
+    """Raise an error if a key that the destination's output depends on has no source.
 
     Raises:
         LoadError: there are such keys; the message names them, why, and the ways out.

@@ -1,4 +1,4 @@
-"""Findings: what is known of a mapping beside its expressions, as enums and records that code can ask.
+"""Findings: status, reason and notes for the keys of a mapping, as enums and records instead of prose.
 
 >>> found = Findings(
 ...     {"fc.weight": Status.PROVEN, "fc.scale": Status.KEPT},
@@ -27,12 +27,12 @@ from fxmap.mapping.proof import Status
 _MANY = 6
 
 
-# What stands in the place of a source of graphs where there is none: keys are matched by names, shapes and order.
+# The value of `Findings.rungs` where there are no graphs: keys are matched by names, shapes and order.
 NAMES_ALONE = "names"
 
 
 class NoteKind(StrEnum):
-    """What a note of the report is about."""
+    """The subject of a note in the report."""
 
     OTHER = "other"
     NO_GRAPH = "no graph"
@@ -76,7 +76,7 @@ class Note(str):
 
 
 def checkpoint_notes(checkpoint: Checkpoint) -> tuple[Note, ...]:
-    """Return what there was to choose in a checkpoint file, as notes of a report."""
+    """Return a note on the other weights in a checkpoint file, if it holds several."""
     return tuple(Note(text, NoteKind.CHECKPOINT) for text in checkpoint.notes)
 
 
@@ -92,7 +92,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of two models and their keys beside the expressions of the mapping.
+    """The facts about two models and their keys that a mapping holds beside its expressions.
 
     Attributes:
         statuses: of every destination key, how it is made and how far that is proven.
@@ -142,11 +142,11 @@ class Findings:
         return f"{self.statuses[key]}: {self.reasons.get(key, 'the source does not make it')}"
 
     def notes_of(self, *kinds: NoteKind) -> tuple[Note, ...]:
-        """Return the notes of some kinds."""
+        """Return the notes of the given kinds."""
         return tuple(note for note in self.notes if note.kind in kinds)
 
     def notes_but(self, *kinds: NoteKind) -> tuple[Note, ...]:
-        """Return the notes of all other kinds."""
+        """Return the notes of all kinds but the given ones."""
         return tuple(note for note in self.notes if note.kind not in kinds)
 
     def lines(self) -> Iterator[str]:

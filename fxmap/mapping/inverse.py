@@ -1,4 +1,4 @@
-"""Turn a mapping round, where its expressions can be solved for their sources."""
+"""Invert a mapping, as far as its expressions can be solved for their sources."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from fxmap.mapping.proof import Status
 
 
 def invert(expressions: Mapping[str, Expression], findings: Findings) -> tuple[dict[str, Expression], Findings]:
-    """Return the expressions that make source keys from destination keys, and what is known of them.
+    """Return the expressions that make source keys from destination keys, with their findings.
 
     A rename is turned round. Any other expression is not, and `reasons` names each source key that it leaves without one.
 

@@ -1,6 +1,6 @@
-"""The mapping: what a user holds, applies, loads, saves and reads.
+"""KeyMapping: an expression over source keys for every destination key, to apply, load, save and print.
 
-A plan apart from its execution: expressions and what is known of every key, but no values of either model.
+It holds expressions and findings about every key, but no values of either model.
 
 >>> import torch
 >>> mapping = KeyMapping({"head.weight": "fc.weight"})
@@ -40,7 +40,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     Args:
         expressions: for each destination key an expression, or a source key for a rename.
-        knowledge: what is known beside that; by hand it may be left out.
+        knowledge: statuses, reasons and notes; may be left out in a mapping written by hand.
         proof: the result of running both models, if they were run.
         trace: the stages that led to the mapping; no part of equality nor of JSON.
     """
@@ -76,7 +76,7 @@ class KeyMapping(Mapping[str, Expression]):
     __hash__ = None  # type: ignore[assignment]
 
     def status(self, key: str) -> Status:
-        """Return what is known of a destination key; a KeyError if the destination has no such key."""
+        """Return the status of a destination key; a KeyError if the destination has no such key."""
         return self.knowledge.statuses[key]
 
     @property
@@ -96,7 +96,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     @property
     def renames(self) -> dict[str, str]:
-        """Destination key to source key, where the value is taken as it is."""
+        """Destination key to source key, for tensors that are only renamed."""
         return {key: expression.key for key, expression in self.items() if isinstance(expression, Source)}
 
     def sources(self) -> set[str]:
@@ -126,7 +126,7 @@ class KeyMapping(Mapping[str, Expression]):
         return self.evaluate(state_dict, like)
 
     def without_ranges(self) -> "KeyMapping":
-        """Return the mapping without the ranges of activations that an int8 source gives: the destination keeps its own.
+        """Return the mapping without the activation ranges of an int8 source: the destination keeps its own.
 
         >>> KeyMapping({"fc.scale": "scale"}, Findings({"fc.scale": Status.TAKEN})).without_ranges().status("fc.scale")
         <Status.KEPT: 'kept'>
@@ -137,7 +137,7 @@ class KeyMapping(Mapping[str, Expression]):
         return KeyMapping(expressions, replace(self.knowledge, statuses=statuses, literals={}), self.proof, self.trace)
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
-        """Do what `apply` does, without refusing static int8: its ranges, where `like` is given, are those of `like`."""
+        """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
         return evaluate(self, state_dict, like)
 
     def load_into(
@@ -163,7 +163,7 @@ class KeyMapping(Mapping[str, Expression]):
         return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
 
     def require_complete(self) -> None:
-        """Refuse a mapping that leaves keys without a source which the destination's output depends on.
+        """Raise an error if a key that the destination's output depends on has no source.
 
         Raises:
             LoadError: there are such keys; the message names them, why, and the ways out.
@@ -173,7 +173,7 @@ class KeyMapping(Mapping[str, Expression]):
         refuse_incomplete(self, self.knowledge)
 
     def write(self, dst: nn.Module, full: Mapping[str, Any]) -> Loaded:
-        """Write a full destination state dict, of which the mapping made its own keys; all or nothing.
+        """Load a full destination state dict into the model, all or nothing; keys made by the mapping are checked first.
 
         Raises:
             LoadError: keys, shapes or dtypes do not fit, or the model refused; the destination is as it was.
@@ -182,7 +182,7 @@ class KeyMapping(Mapping[str, Expression]):
         return write_state(dst, full, self.keys(), self.knowledge)
 
     def inverse(self) -> "KeyMapping":
-        """Return the mapping from destination to source, over the keys that can be made back.
+        """Return the mapping from destination to source, for the source keys that can be recovered.
 
         A rename can be turned round. A folded batch norm or a quantized weight cannot: map the other way with
         `auto_map(dst, src)`, which gives a neutral norm and dequantized weights. `knowledge.reasons` names each such key.
@@ -195,7 +195,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     @classmethod
     def from_json(cls, text: str) -> "KeyMapping":
-        """Read what `to_json` wrote.
+        """Read a mapping from the JSON that `to_json` writes.
 
         Raises:
             MappingError: the text is not such JSON; the message says where.
@@ -207,7 +207,7 @@ class KeyMapping(Mapping[str, Expression]):
         return module_source(self._expressions)
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
-        """Return the same mapping with other knowledge: `changes` are fields of `Findings`."""
+        """Return the same mapping with other findings: `changes` are fields of `Findings`."""
         return KeyMapping(self._expressions, replace(self.knowledge, **changes), self.proof, self.trace)
 
     def with_notes(self, *notes: Note) -> "KeyMapping":
@@ -215,7 +215,7 @@ class KeyMapping(Mapping[str, Expression]):
         return self.with_knowledge(notes=(*self.knowledge.notes, *notes))
 
     def with_proof(self, proof: Proof) -> "KeyMapping":
-        """Return the same mapping with a proof; what is known of every key is then what the proof showed."""
+        """Return the same mapping with a proof, whose statuses replace its own."""
         return KeyMapping(self._expressions, replace(self.knowledge, statuses=proof.statuses), proof, self.trace)
 
     def with_trace(self, trace: Trace) -> "KeyMapping":
@@ -230,7 +230,7 @@ class KeyMapping(Mapping[str, Expression]):
 
 
 def _expression(key: str, value: object) -> Expression:
-    """Return an expression, or the rename that a source key stands for."""
+    """Return an expression unchanged, and a source key as a rename."""
     if isinstance(value, str):
         return Source(value)
     if not isinstance(value, Expression):

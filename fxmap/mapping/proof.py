@@ -1,4 +1,4 @@
-"""What is known of a destination key, and what running both models showed."""
+"""The status of a destination key, and the proof: the result of running both models with the mapped weights."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +11,7 @@ TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-5
 
 
 class Status(StrEnum):
-    """What is known of a destination key. Each member says in `meaning` what it stands for, and reports print that.
+    """How a destination key is made, and how far that is proven; `meaning` is the text that reports print.
 
     >>> Status("tied") is Status.TIED, Status.TIED.is_proven, Status.KEPT.is_proven, Status.KEPT.is_done
     (True, True, False, True)
@@ -105,13 +105,13 @@ class Proof:
 
     Attributes:
         ok: the outputs agree, and every key that the output depends on is proven or tied.
-        statuses: what was shown of every destination key.
+        statuses: of every destination key.
         error: the largest difference of the outputs, relative to the largest output.
         divergence: where the models part first, if they do.
         forwards: the number of forward passes; a backward pass counts as two.
         inputs: the shapes of the inputs.
         reason: why `ok` is false; empty where it is true.
-        notes: what else is to be known.
+        notes: further sentences for the report.
         sqnr: of an int8 destination that holds what the mapping makes, its signal to quantization noise ratio against the
             float source, in dB.
         trace: the stages that `fxmap.verify` ran.
@@ -131,7 +131,7 @@ class Proof:
     scope: Scope = field(default_factory=Scope)
 
     def status(self, key: str) -> Status:
-        """Return what was shown of a destination key.
+        """Return the status of a destination key after the proof.
 
         Raises:
             KeyError: the destination has no such key.

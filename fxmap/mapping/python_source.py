@@ -1,6 +1,6 @@
 """A mapping as a Python module that needs torch alone.
 
-Expressions call plain functions; the module holds the source of those that are called, of what these call in turn, and
+Expressions call plain functions; the module holds the source of these functions, of those that they call in turn, and
 the imports and constants that they name.
 
 >>> from fxmap.expressions.arithmetic import Full
@@ -35,7 +35,7 @@ _OURS = "fxmap."
 
 
 def module_source(expressions: Mapping[str, Expression]) -> str:
-    """Write a module with a function `convert(state)`, which makes what the expressions make."""
+    """Write a Python module whose `convert(state)` evaluates all expressions."""
     printed = _Printed()
     for expression in expressions.values():
         for function in functions_of(expression):
@@ -49,13 +49,13 @@ def module_source(expressions: Mapping[str, Expression]) -> str:
 
 @dataclass
 class _Printed:
-    """The parts of a module under construction: lines of imports, and definitions, each behind those that it names."""
+    """The parts of the module being written: its imports, and its definitions, each after those that it uses."""
 
     imports: set[str] = field(default_factory=lambda: {"import torch"})
     definitions: dict[str, str] = field(default_factory=dict)
 
     def add(self, module: str, name: str) -> None:
-        """Add what a module calls by a name, and all that it names in turn; names of Python itself need nothing."""
+        """Add the definition of a name in a module, and those of all names in it in turn; builtins need none."""
         statement = _statements(module).get(name)
         if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith(_OURS):
             self.add(str(statement.module), name)

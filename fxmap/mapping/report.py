@@ -1,4 +1,4 @@
-"""The report that `print(mapping)` shows: how the keys are made, what was found, and the proof."""
+"""The report that `print(mapping)` shows: counts of expressions, findings, and the proof."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def describe(expressions: Mapping[str, Expression], findings: Findings, proof: P
 
 
 def _kinds(expressions: Mapping[str, Expression]) -> str:
-    """Count the expressions by what they do, as in `3 renamed, 1 fold bias`."""
+    """Count the expressions by kind, as in `3 renamed, 1 fold bias`."""
     renames = sum(isinstance(expression, Source) for expression in expressions.values())
     other = Counter(expression.op for expression in expressions.values() if not isinstance(expression, Source))
     parts = [f"{renames} renamed" if renames else "", *(f"{count} {op.replace('_', ' ')}" for op, count in other.items())]

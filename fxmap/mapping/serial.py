@@ -30,7 +30,7 @@ def write_json(expressions: Mapping[str, Expression], findings: Findings) -> str
 
 
 def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
-    """Read what `write_json` wrote.
+    """Read expressions and findings from the JSON that `write_json` writes.
 
     Raises:
         MappingError: the text is not such JSON; the message says where.

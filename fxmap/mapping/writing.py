@@ -18,7 +18,7 @@ from fxmap.mapping.proof import Status
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What `KeyMapping.load_into` did, in the words of load_state_dict, and how many tensors it wrote."""
+    """The result of `KeyMapping.load_into`: the keys, in the words of load_state_dict, and the number of tensors written."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -32,7 +32,7 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
         dst: the model.
         full: the values of all its keys.
         made: the keys whose values are new, which are checked before anything is written.
-        findings: what is known of the other keys, for the result.
+        findings: of the mapping, for the keys without a source in the result.
 
     Raises:
         LoadError: keys, shapes or dtypes do not fit, or the model refused; the model is as it was.
@@ -64,7 +64,7 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
 
 
 def check_fits(key: str, value: Any, own: Any) -> None:
-    """Check that a value can stand where a model holds its own.
+    """Check that a value can replace a model's own value of that key.
 
     Raises:
         LoadError: shape, dtype or kind differ, or there are no values.
@@ -106,7 +106,7 @@ def check_fits(key: str, value: Any, own: Any) -> None:
 
 
 def refuse_zero_divisors(norms: Mapping[str, Tensor]) -> None:
-    """Refuse weights of 0 in batch norms that a model prepared for QAT divides by."""
+    """Raise an error if a weight is 0 in a batch norm by which a model prepared for QAT divides."""
     zeros = {key: count for key, weight in norms.items() if (count := int((weight == 0).sum()))}
     if zeros:
         raise QuantizationError(
@@ -122,7 +122,7 @@ def _scaled_in_float(value: Tensor) -> bool:
 
 
 def _check_parts_fit(key: str, value: Any, own: Any) -> None:
-    """Check packed entries part by part: what torch packs, it does not look at."""
+    """Check packed entries part by part, since torch does not check them."""
     if not all(isinstance(entry, tuple) or is_object(entry) for entry in (value, own)):
         return
     ours, theirs = unpack(value), unpack(own)

@@ -1,1 +1,1 @@
-"""Models and what they are called with: inputs, wrappers, replicas, the tensors of what they return."""
+"""Models and their inputs: example inputs, wrappers, replicas, tensors in nested values."""

@@ -143,7 +143,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
-    """Return changed inputs of one model, in which tensors that both models share are changed as the other model's were.
+    """Return one model's changed inputs, with every tensor that both models share replaced by the other model's new one.
 
     Args:
         changed, before: the inputs of this model, after and before the change.

@@ -1,4 +1,4 @@
-"""Kernels: operations that torch has no fast kernel, or none at all, for in float64, written as other operations.
+"""Float64 replacements for operations whose torch kernel is slow or absent in that dtype, written in other operations.
 
 Cost: those of the operations that they are written as; a grouped convolution by patches needs memory for the patches.
 """
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class DoubleKernels(TorchFunctionMode):
-    """Replaces such operations inside its `with` block; the values are those of the same sums.
+    """Replaces grouped convolutions and grouped matrix products inside its `with` block, by the same sums written otherwise.
 
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64.
@@ -66,7 +66,7 @@ def _grouped_convolution(
 def can_part(
     input: Tensor, weight: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
 ) -> bool:
-    """Whether `grouped_mm` computes a call: rows by group, and one matrix for each."""
+    """Whether a call of torch's grouped_mm has the form that ours computes: 2-D rows by group, and one matrix for each."""
     return input.dim() == 2 and weight.dim() == 3 and offs is not None and bias is None and out_dtype is None
 
 

@@ -82,7 +82,7 @@ def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.
 
 
 def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
-    """Run a replica without what it cached before, such as attention biases that are computed once in eval mode.
+    """Run a replica with its caches emptied, such as attention biases that are computed once in eval mode.
 
     A cache is a dict of tensors that are no parameters. A model that needs one of them as it is runs with it.
     """
@@ -115,7 +115,7 @@ def _is_computed(value: object) -> bool:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Undo, at the end of a `with` block, what a model's own code changed of it: buffers, such as counters, and attributes.
+    """Restore a model's buffers (counters, statistics) and attributes at the end of the `with` block.
 
     Some models note the size of what they are run on (a window that was shrunk to a small map), and are another function
     from then on.

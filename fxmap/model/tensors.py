@@ -1,4 +1,4 @@
-"""The tensors in nested values: what a model is called with, and what it returns.
+"""Tensors in nested values: the arguments and the outputs of models.
 
 Cost: linear in the number of nested values.
 """

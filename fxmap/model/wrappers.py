@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-# What containers of torch put before every key, or before those of one block.
+# Prefixes that wrappers of torch put before every key, or before those of one block.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 # `module` is also an honest name: only at the root is it taken for that of DataParallel.
@@ -18,7 +18,7 @@ _INSIDE = frozenset(wrapper[:-1] for wrapper in WRAPPERS[1:])
 
 _ROOT = WRAPPERS[0][:-1]
 
-# Weight norm keeps length and direction of a weight; the older module names them so, the newer one numbers them.
+# Names of the size and the direction that weight norm stores: in the newer parametrization, and in the older module.
 _PARAMETRIZED = {"original0": "g", "original1": "v"}
 
 # More roots than this that fit equally well are no wrappers, but parts of another model.
@@ -66,7 +66,7 @@ def plain(key: str) -> str:
 class Spelling:
     """How keys of one side are spelled on the other: `names` has every key, by the other side's spelling where there is one.
 
-    `note` says what was stripped and added, and which choice there was.
+    `note` names the prefixes that were stripped and added, and other prefixes that would fit as well.
     """
 
     names: dict[str, str]
@@ -74,7 +74,7 @@ class Spelling:
 
 
 def spell(keys: Iterable[str], wanted: Iterable[str]) -> Spelling:
-    """Strip and add what wrappers do to keys, anywhere in them, until as many wanted keys as possible are there.
+    """Strip and add names of wrappers, anywhere in the keys, so that as many keys as possible equal wanted ones.
 
     Keys without a counterpart keep their own spelling. Linear in the number of keys, times their depth.
 
@@ -103,7 +103,7 @@ def spell(keys: Iterable[str], wanted: Iterable[str]) -> Spelling:
 
 @dataclass(frozen=True)
 class _Root:
-    """The prefixes that a key loses, and then gets, to be spelled as on the other side."""
+    """The prefix to strip from a key, and the one to add, to spell it as on the other side."""
 
     strip: str = ""
     add: str = ""
@@ -113,7 +113,7 @@ class _Root:
 
 
 def _root(keys: list[str], wanted: set[str]) -> tuple[_Root, list[str]]:
-    """Return the root that one side has and the other lacks, if that makes more keys equal; and what was to choose."""
+    """Return the prefix that only one side has, if removing it makes more keys equal, and a note on equally good ones."""
     equal = sum(key in wanted for key in keys)
     strip, stripped, others = _best(_roots(keys, wanted))
     add, added, _ = _best(_roots(wanted, set(keys)))
@@ -126,7 +126,7 @@ def _root(keys: list[str], wanted: set[str]) -> tuple[_Root, list[str]]:
 
 
 def _roots(keys: Iterable[str], wanted: set[str]) -> Counter[str]:
-    """Count the prefixes after which a key is a wanted one."""
+    """Count, for every prefix, the keys that are wanted keys once it is removed."""
     found: Counter[str] = Counter()
     for key in keys:
         parts = key.split(".")
@@ -137,7 +137,7 @@ def _roots(keys: Iterable[str], wanted: set[str]) -> Counter[str]:
 
 
 def _best(roots: Counter[str]) -> tuple[str, int, list[str]]:
-    """Return the prefix of most keys, their number, and its equals; raw weights go before averaged ones."""
+    """Return the most frequent prefix, its count, and the other prefixes of that count; raw weights before averaged ones."""
     if not roots:
         return "", 0, []
     most = max(roots.values())
@@ -169,7 +169,7 @@ def _wrappers(keys: list[str], others: list[str]) -> list[str]:
 
 
 def match_prefix(state_dict: Mapping[str, Any], wanted: set[str]) -> tuple[Mapping[str, Any], str]:
-    """Return the state dict in the spelling of the wanted keys, and say what was done.
+    """Respell the keys of a state dict as the wanted keys, and return it with a note on the changes.
 
     >>> match_prefix({"module.fc.weight": 1}, {"fc.weight"})
     ({'fc.weight': 1}, "stripped 'module.'")

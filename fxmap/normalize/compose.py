@@ -40,7 +40,7 @@ def _tensor(node: fx.Node, composition: Composition) -> Op:
 
 
 def _whole(composition: Composition, operands: Operands) -> str | None:
-    """Return the stored tensor that an operand is, if it is one as a whole, and not flattened."""
+    """Return the stored tensor that an operand equals as a whole, unflattened; None where it is composed."""
     numbers = composition.terms[0].numbers
     path = operands.numbering.sole(numbers) if composition.plain else None
     if path is None or not torch.equal(numbers.flatten(), operands.numbering.numbers(path).flatten()):

@@ -15,7 +15,7 @@ from fxmap.graph.kinds import Trait, kinds
 from fxmap.graph.opgraph import OpGraph
 from fxmap.normalize.rule import Context, Rewrites, Rule
 
-# What patterns reach across: a layer and the norm or the bias behind it may have these in between.
+# Kinds that patterns reach across: they may stand between a layer and the norm or the bias behind it.
 _PASSED = kinds(Trait.MOVEMENT | Trait.IDENTITY)
 
 
@@ -25,7 +25,7 @@ _APPLICATIONS = 2
 
 
 def rewrite(context: Context, phase: Sequence[Rule], rewrites: Rewrites) -> None:
-    """Apply the rules of a phase to a fixpoint, and note in `rewrites` what each did.
+    """Apply the rules of a phase to a fixpoint, and record every application and refusal in `rewrites`.
 
     Raises:
         InternalError: a rule is applied without end.
@@ -64,7 +64,7 @@ def _consumers_first(ops: OpGraph, names: Container[str]) -> list[str]:
 
 
 def _near(ops: OpGraph, names: Iterable[str]) -> dict[str, None]:
-    """Return operations that are there, what they read, and what reads them, through data movement too."""
+    """Return those operations that still exist, with their operands and consumers, also across data movement."""
     there = [name for name in names if name in ops.network]
     found = dict.fromkeys(there)
     for name in there:

@@ -1,11 +1,11 @@
-"""What can be folded of a model, and what is: only what the other model has nothing of."""
+"""Folding of structures that only one of two models has: their counts (`Foldable`), and the choice among them (`Fold`)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Foldable:
-    """How often a model has what can be folded: counted before anything is.
+    """The numbers of foldable structures in a model, counted before any is folded.
 
     `sums` of affine branches, `scales` by channel, `norms_before` linear layers, and `weight_norms`: weights that are kept
     as direction and size.
@@ -19,7 +19,7 @@ class Foldable:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What is folded of one model, by the names of `Foldable`; `sums`, `scales` and `norms_before` of a source alone."""
+    """Which structures of `Foldable` are folded in one model; `sums`, `scales` and `norms_before` in sources alone."""
 
     sums: bool = False
     scales: bool = False

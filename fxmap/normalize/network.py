@@ -14,7 +14,7 @@ from fxmap.trace import stage
 
 @dataclass(frozen=True)
 class Network(Captured):
-    """A captured model and `ops`, its normalised operation graph; what could be folded of it, and what the rules did."""
+    """A captured model with its normalised operation graph `ops`, the counts of foldable structures, and the rewrites."""
 
     ops: OpGraph = field(default_factory=OpGraph)
     foldable: Foldable = field(default_factory=Foldable)
@@ -22,7 +22,7 @@ class Network(Captured):
 
     @classmethod
     def of(cls, captured: Captured, fold: Fold | None = None) -> "Network":
-        """Build and normalise the operation graph of a captured model; `fold` says what of it is folded."""
+        """Build and normalise the operation graph of a captured model; `fold` selects the structures to fold."""
         values = {field.name: getattr(captured, field.name) for field in fields(Captured)}
         with stage("build"):
             built = build(captured.graph, captured.tensors)

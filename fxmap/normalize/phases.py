@@ -1,8 +1,8 @@
 """Normalise: bring an operation graph into the form that models are compared in.
 
-Operands that code puts together become tensors; rules bring every spelling of an operation to one; what the other model has
-nothing of is folded; joined layers are split while the data movement behind them is still there to follow; then what moves
-and scales values is read through. Each phase is an ordered list of rules, applied to a fixpoint.
+Composed operands become tensors; rules unify the spellings of an operation; structures of which the other model has
+none are folded; joined layers are split while the data movement behind them is still there to follow; then nodes that move
+and scale values are bypassed. Each phase is an ordered list of rules, applied to a fixpoint.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ READ_THROUGH: tuple[Rule, ...] = (PASS_MOVEMENT, PASS_REPETITION, PASS_SCALING, 
 
 @dataclass(frozen=True)
 class Normalized:
-    """A normalised operation graph, what could be folded of it, and what the rules did."""
+    """A normalised operation graph, the counts of its foldable structures, and the record of the rules."""
 
     ops: OpGraph
     foldable: Foldable = field(default_factory=Foldable)
@@ -88,7 +88,7 @@ def normalize(
 
 
 def _folding(fold: Fold) -> tuple[Rule, ...]:
-    """Return the rules that fold branches: a sum may leave a batch norm behind the layer that it becomes."""
+    """Return the rules that fold branches; a folded sum may have a batch norm behind it, which is then merged."""
     norms = (FOLD_NORM_BEFORE,) if fold.norms_before else ()
     sums = (FOLD_SUM, MERGE_BATCH_NORM) if fold.sums else ()
     return (*norms, *sums, *((FOLD_SCALE,) if fold.scales else ()))

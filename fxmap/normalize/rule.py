@@ -1,4 +1,4 @@
-"""Rules: what one is, what it is applied to, and what it answers.
+"""The interface of rewrite rules: `Rule`, its `Context`, its `Outcome`, and the record of all outcomes.
 
 A rule is an equation between operations that holds for every input, one a file. It is asked at one operation of the graph,
 where the left side of the equation may end, and writes the right side in its place, or says why it cannot.
@@ -15,7 +15,7 @@ from fxmap.graph.opgraph import Op, OpGraph
 
 @dataclass(frozen=True)
 class Context:
-    """What rules are applied to: an operation graph, which they change, and the fx graph that it was built of."""
+    """The operation graph that rules rewrite in place, and the fx graph that it was built from, which they only read."""
 
     ops: OpGraph
     graph: fx.Graph
@@ -32,7 +32,7 @@ Outcome = tuple[str, ...] | str
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An equation: its name, the kinds of operations that its left side may end with, and what applies it at one of them.
+    """A rewrite rule: its name, the kinds of operation that may end its pattern, and the function that matches and rewrites.
 
     An application must take an operation out of the graph or give one another kind for good: so it ends. A rule that looks
     back from the end of a pattern goes `backwards`, consumers first, so that the largest pattern is found before its parts.
@@ -46,7 +46,7 @@ class Rule:
 
 @dataclass
 class Rewrites:
-    """How often each rule was applied, and why it was not: for each reason the operation that had it last.
+    """The number of applications of each rule, and each reason for a refusal with the operation that had it last.
 
     >>> rewrites = Rewrites()
     >>> rewrites.applied["merge batch norms"] = 2
@@ -59,7 +59,7 @@ class Rewrites:
     refused: dict[str, dict[str, Op]] = field(default_factory=dict)
 
     def note(self, rule: Rule, op: Op, outcome: Outcome) -> None:
-        """Note what a rule answered at an operation."""
+        """Record the outcome of a rule at an operation."""
         if isinstance(outcome, str):
             self.refused.setdefault(rule.name, {})[outcome] = op
         else:

@@ -9,7 +9,7 @@ that layers which another model keeps apart, or joins differently, have the same
 A rotary embedding mixes channels on the way: sums of channels times constants. Indices are propagated through it too, up to
 the first product of two data tensors, and channels that were added to one another belong to one part. Its layouts
 (half-split, interleaved, partial) differ by the order of the rows inside each head, which is found by impulse response: one
-channel is 1 and all others are 0, and what arrives at the places of the others, its sign and frequency, tells which channel
+channel is 1 and all others are 0, and the response at the places of the others, its sign and frequency, tells which channel
 it is. Rows are then listed by response, in the same order for every layout.
 """
 
@@ -70,7 +70,7 @@ class _Use:
 
 @dataclass
 class _Propagated:
-    """What index propagation found behind a layer: the channel of every element, and which channels were added to others."""
+    """The result of index propagation behind a layer: the channel of every element, and which channels were added up."""
 
     layer: fx.Node
     axis: int
@@ -85,7 +85,7 @@ class _Propagated:
 
     @property
     def mixed(self) -> bool:
-        """Whether some channels were added to others."""
+        """Whether any channels were added to each other."""
         return bool(self.parent)
 
     def root(self, channel: int) -> int:
@@ -129,7 +129,7 @@ class _Flow:
         self.known = Constants(graph, tensors, constants, buffers=True)
 
     def parts(self, layer: fx.Node) -> bool:
-        """Whether something behind the layer parts its output: most layers are done here."""
+        """Whether some operation behind the layer splits its output, which for most layers is not so: a cheap first test."""
         queue, seen = [layer], {layer}
         while queue:
             for user in queue.pop().users:
@@ -156,7 +156,7 @@ class _Flow:
         return has(kind, _COPIES_AND_SUMS) or kind == "neg"
 
     def follow(self, layer: fx.Node, axis: int) -> _Propagated:
-        """Push channel numbers through what follows a layer, up to its consumers."""
+        """Propagate the channel numbers of a layer through the data movement behind it, up to its consumers."""
         shape = [1] * len(layer.meta["shape"])
         shape[axis] = -1
         trace = _Propagated(layer, axis)
@@ -173,7 +173,7 @@ class _Flow:
         return trace
 
     def _behind(self, reached: dict[fx.Node, Any]) -> Iterator[fx.Node]:
-        """Yield the nodes that read what is reached, in order; what is reached meanwhile counts."""
+        """Yield the consumers of the reached nodes in graph order, including nodes that are reached during the iteration."""
         heap: list[tuple[int, fx.Node]] = []
         seen: set[fx.Node] = set()
 
@@ -218,7 +218,7 @@ class _Flow:
     def ordered(self, trace: _Propagated, rows: tuple[int, ...], uses: list[_Use]) -> tuple[int, ...]:
         """Return the rows of a part in an order that no layout of a rotary embedding changes.
 
-        The rows of one head are those that respond differently; what responds alike is another head.
+        Within a head all responses differ, so rows with equal responses belong to different heads.
         """
         if not trace.mixed:
             return rows
@@ -244,7 +244,7 @@ class _Flow:
         )
 
     def _responses(self, trace: _Propagated, rows: tuple[int, ...], uses: list[_Use]) -> dict[int, float]:
-        """Return what every channel, fed alone, gives to the places of others, relative to what it gives to its own.
+        """Return each channel's response: fed alone, its effect at the places of other channels relative to that at its own.
 
         Later positions count more, so that tables with equal values in another order (rows and columns of an image) differ.
         Channels that are not mixed with one another are fed together.
@@ -274,7 +274,7 @@ class _Flow:
         return result
 
     def _run(self, trace: _Propagated, channels: list[int]) -> dict[fx.Node, Any]:
-        """Run what was followed on a value that is one in some channels and zero in the others."""
+        """Evaluate the followed nodes on a layer output that is one in some channels and zero in the others."""
         shape = [1] * len(trace.layer.meta["shape"])
         shape[trace.axis] = -1
         start = torch.zeros(trace.channels, dtype=torch.float64)
@@ -319,7 +319,7 @@ def _weighted(values: Tensor) -> float:
 
 
 def _one_period(values: Tensor, *, interleaved: bool) -> Tensor:
-    """Return one copy of what is repeated: as a whole, or value by value (`interleaved`).
+    """Return one period of repeated values: repeated as a whole, or value by value (`interleaved`).
 
     >>> _one_period(torch.tensor([1.0, 2.0, 1.0, 2.0]), interleaved=False)
     tensor([1., 2.])
@@ -355,7 +355,7 @@ def _split(ops: OpGraph, name: str, trace: _Propagated, parts: list[tuple[tuple[
 
 
 def _present(ops: OpGraph, node: fx.Node, trace: _Propagated, name: str) -> str:
-    """Return the operation that a node's value comes from: identities on the way are gone from the operation graph."""
+    """Return the operation of a node's value, going back over identities, which the operation graph no longer has."""
     while node is not trace.layer and node.name not in ops.network:
         node = next(part for part in node.all_input_nodes if part in trace.numbers)
     return name if node is trace.layer else node.name

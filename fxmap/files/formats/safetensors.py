@@ -1,4 +1,4 @@
-"""The .safetensors format: plain tensors by name, and fxmap's own description of what else a state dict holds."""
+"""The .safetensors format: plain tensors by name, and fxmap's JSON description of quantized and packed values."""
 
 from collections.abc import Mapping
 from pathlib import Path

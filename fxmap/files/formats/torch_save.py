@@ -1,4 +1,4 @@
-"""What torch.save writes: read with `weights_only=True`, so that no code of the file runs."""
+"""The format of torch.save, read with `weights_only=True`, so that no code of the file runs."""
 
 import pickle
 import re
@@ -27,7 +27,7 @@ def _read(path: Path) -> Any:
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    """Say which globals a file wants, and what to do about it."""
+    """Return the message for a file whose unpickling would run code: the globals that it imports, and the way out."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:

@@ -7,8 +7,8 @@ the identity kernel, so that every sum of them, scaled by channel or not, is one
 
 Holds for every input in eval mode, for windows of odd size that are centred at the same positions: equal strides, and
 kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum. A scale by channel behind
-one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. What comes out is a
-tensor that is computed from stored ones: `OpGraph.computed`.
+one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. The weight that
+results is a tensor computed from stored ones: `OpGraph.computed`.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class _Layer:
         return _LAYERS[self.op.kind]
 
     def identity(self) -> Expression:
-        """Return the kernel of this shape that changes nothing."""
+        """Return the identity kernel of the layer's shape."""
         return IdentityKernel(self.shape, self.op.attribute("groups", 1), _source(self.weight))
 
 
@@ -61,10 +61,10 @@ Kernel = Callable[[_Layer], Expression]
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """A value as an affine map of `entry`, by operations that nothing else reads (`inner`).
+    """A value as an affine map of `entry`, computed by operations `inner` that have no other consumers.
 
     Each of `kernels` writes a term of the weight in the shape of the largest layer; `biases` are the terms of the bias.
-    `merged` says that a norm before a layer is among what was gone through.
+    `merged` says that a norm before a layer is one of them.
     """
 
     entry: str
@@ -76,7 +76,7 @@ class _Form:
 
 
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
-    """Return the affine map that an operation ends, if that is more than a layer alone."""
+    """Return the affine map that ends with an operation, if it is more than a single layer."""
     form = _form(graph, name, last=True)
     if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
         return None
@@ -99,7 +99,7 @@ def _agree(layers: tuple[_Layer, ...]) -> bool:
 
 
 def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
-    """Follow a value back to the one that it is an affine map of; None where it is none, or something else reads it."""
+    """Return the map of the affine operations behind a value that nothing else reads; None where there is none."""
     op, tensors = graph.op(name), graph.tensors(name)
     if not last and len(graph.users(name)) != 1:
         return None
@@ -155,7 +155,7 @@ def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
 
 
 def _of_norm(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
-    """Return a batch norm as what it is folded into the identity."""
+    """Return a batch norm as an affine map: the norm folded into an identity layer."""
     (entry,) = graph.operands(op.name)["input"]
     mean, var, eps = _source(tensors["running_mean"]), _source(tensors["running_var"]), op.attribute("eps", 1e-5)
     gamma, beta = _optional(tensors, "weight"), _optional(tensors, "bias")
@@ -180,7 +180,7 @@ def _of_scale(graph: OpGraph, name: str) -> _Form | None:
 
 
 def _number(graph: OpGraph, name: str) -> float | None:
-    """Return what a value is multiplied by, where that is one number."""
+    """Return the constant factor of a product with one number; None for other operations."""
     op, operands = graph.op(name), graph.operands(name)
     values = [value for _, value in op.attributes]
     if list(operands) != ["input"] or len(operands["input"]) != 1 or len(values) != 1 or isinstance(values[0], str | tuple):
@@ -207,7 +207,7 @@ def _times(kernel: Kernel, number: float, largest: _Layer) -> Expression:
 
 
 def _of_sum(graph: OpGraph, name: str) -> _Form | None:
-    """Add up the maps of the terms; one of them may be the value itself that the others are maps of."""
+    """Add up the affine maps of the terms of a sum; one term may be the entry itself (a skip connection)."""
     op, operands = graph.op(name), graph.operands(name)
     terms = [(term, True) for term in operands.get("input", [])]
     if op.kind == "sub":
@@ -239,7 +239,7 @@ def _of_sum(graph: OpGraph, name: str) -> _Form | None:
 
 
 def _factor(graph: OpGraph, name: str) -> tuple[str, str, list[str]] | None:
-    """Return the value of a product, the tensor that it is scaled by, and the views between tensor and product."""
+    """Return the value that a product scales, the scaling tensor, and the views between tensor and product."""
     factors = graph.operands(name).get("input", [])
     if len(factors) != 2 or graph.op(name).attributes:
         return None
@@ -254,7 +254,7 @@ def _factor(graph: OpGraph, name: str) -> tuple[str, str, list[str]] | None:
 
 
 def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool:
-    """Whether a tensor has one number for each output channel, and stands along their axis."""
+    """Whether a tensor has one number for each output channel, and is broadcast along the channel axis."""
     tensor = graph.op(scale)
     if tensor.extents != (layer.shape[0],):
         return False
@@ -264,7 +264,7 @@ def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool
 
 
 def _replace(graph: OpGraph, end: Op, form: _Form) -> tuple[str, ...]:
-    """Put one layer in the place of what a form goes through; return the names near it."""
+    """Replace all operations of an affine map by one layer; return the names near it."""
     largest = max(form.layers, key=lambda layer: layer.kernel)
     name, users = largest.op.name, graph.users(end.name)
     kernels = tuple(kernel(largest) for kernel in form.kernels)
@@ -296,7 +296,7 @@ def _source(op: Op) -> Source:
 
 
 def _folding(name: str, ends: frozenset[str], terms: int) -> Rule:
-    """Return the rule that folds what ends with an operation of some kinds, and has so many terms or more."""
+    """Return the rule that folds affine maps of at least `terms` terms that end with an operation of kinds `ends`."""
 
     def apply(context: Context, op: Op) -> Outcome:
         form = _whole(context.ops, op.name, terms)
@@ -315,7 +315,7 @@ FOLD_NORM_BEFORE = _folding("fold norms before linear layers", frozenset({"linea
 
 
 def count_branches(graph: OpGraph) -> tuple[int, int, int]:
-    """Count the sums, the scales, and the norms before layers that could be folded."""
+    """Count the foldable sums of branches, scales by channel, and norms before linear layers."""
     sums, scales, norms = (
         sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(rule.kinds))
         for rule, terms in ((FOLD_SUM, _SUM_TERMS), (FOLD_SCALE, 1), (FOLD_NORM_BEFORE, 1))

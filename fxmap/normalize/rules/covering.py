@@ -15,7 +15,7 @@ _AS = {"convolution": "linear", "avg_pool": "mean"}
 
 
 def _cover(context: Context, op: Op) -> Outcome:
-    """Turn what has one window into a linear layer or a mean."""
+    """Turn a convolution or a pool whose one window covers the map into a linear layer or a mean."""
     node = context.nodes.get(op.name)
     if node is None or not _covers(context.ops, op.name, node):
         return "its window is smaller than the map, or the size of the map is not known"

@@ -1,4 +1,4 @@
-"""x.new_zeros(shape) = zeros(shape), zeros_like(x) = zeros(shape): what is filled with one number depends on no value.
+"""x.new_zeros(shape) = zeros(shape), zeros_like(x) = zeros(shape): a filled tensor does not depend on the values of x.
 
 Holds for every input of the size that was recorded: x gives the shape and the dtype alone.
 """
@@ -11,7 +11,7 @@ from fxmap.normalize.rule import Context, Outcome, Rule
 
 
 def _fill(context: Context, op: Op) -> Outcome:
-    """Cut what is filled with one number off the value that it has the shape of."""
+    """Remove the edge by which a filled tensor reads the value that gives it its shape."""
     ops = context.ops
     if list(ops.operands(op.name)) != ["input"]:
         return "what it is filled with is computed"

@@ -7,7 +7,7 @@ from fxmap.graph.kinds import Trait, kinds
 from fxmap.graph.opgraph import Op
 from fxmap.normalize.rule import Context, Outcome, Rule
 
-# Numbers that change nothing: what a sum over branches begins with.
+# The neutral number of each kind, with which code that sums or multiplies in a loop begins.
 _NEUTRAL = {"add": 0, "mul": 1}
 
 

@@ -32,7 +32,7 @@ def _restore(context: Context, op: Op) -> Outcome:
 
 
 def _weight(ops: OpGraph, name: str) -> tuple[str, str] | str:
-    """Return what a product reads as its matrix, and the parameter that this is, or is the transpose of; or why neither."""
+    """Return a product's matrix and the parameter that it is, transposed or not; or the reason why it is no parameter."""
     (matrix,) = ops.operands(name).get("mat2", [""])
     if not matrix:
         return "it has no second matrix"

@@ -14,7 +14,7 @@ _NUMBERS = {"index": "indices.0", "index_select": "index"}
 
 
 def _to_embedding(context: Context, op: Op) -> Outcome:
-    """Turn what takes rows of a matrix of the state dict by computed numbers into an embedding."""
+    """Turn an index operation that selects rows of a parameter matrix into an embedding."""
     ops = context.ops
     operands, numbers = ops.operands(op.name), _NUMBERS[op.kind]
     if set(operands) != {"input", numbers} or op.attribute("dim", 0) != 0:

@@ -1,4 +1,4 @@
-"""Scaling and shifting by a constant is left to values: consumers read through x * 2, x / 8, x + 3.
+"""Scaling and shifting by constants is compared by value, not by structure: consumers read through x * 2, x / 8, x + 3.
 
 Attention divides its scores by the root of the head's size before, after, or half before and half in the keys; the
 products are the same. Which constants a model uses, every input shows.

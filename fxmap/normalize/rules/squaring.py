@@ -7,7 +7,7 @@ from fxmap.normalize.rule import Context, Outcome, Rule
 
 
 def _to_square(context: Context, op: Op) -> Outcome:
-    """Make one kind of the ways to write a square."""
+    """Turn `pow(x, 2)` and `mul(x, x)` into the kind `square`."""
     ops, operands = context.ops, context.ops.operands(op.name)
     if op.kind == "pow":
         if list(operands) != ["input"] or [value for _, value in op.attributes] != [2]:

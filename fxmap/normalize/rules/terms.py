@@ -31,7 +31,7 @@ def _gather(context: Context, op: Op) -> Outcome:
 
 
 def _split(ops: OpGraph, name: str) -> tuple[str, list[str]] | None:
-    """Return the one value that a plain sum adds tensors to, and these; or None."""
+    """Return the value in a sum and the state dict tensors that are added to it; None for other operations."""
     if ops.op(name).kind != "add" or ops.op(name).attributes:
         return None
     producers = [producer for parts in ops.operands(name).values() for producer in parts]

@@ -19,7 +19,7 @@ def count_weight_norms(ops: OpGraph) -> int:
 
 
 def _merge(context: Context, op: Op) -> Outcome:
-    """Put one computed tensor in the place of a direction and a size; the fx graph tells the axis."""
+    """Replace the direction and the size of a weight by one computed tensor; the axis is read from the fx graph."""
     ops, tensors = context.ops, context.ops.tensors(op.name)
     if tensors.keys() != {"v", "g"}:
         return "direction and size are not both tensors of the state dict"
@@ -37,7 +37,7 @@ def _merge(context: Context, op: Op) -> Outcome:
 
 
 def spread_weights(context: Context) -> None:
-    """Note the fx nodes that only move weights as weights. Linear in the number of nodes."""
+    """Mark the fx nodes that only move weights as weights themselves. Linear in the number of nodes."""
     weights = context.ops.weights
     for node in context.graph.nodes:
         parts = node.all_input_nodes
