@@ -22,11 +22,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.model.inputs import Inputs, names_of
-from fxmap.prove.samples import Both, Role, Sampler, Shape, common_batch, shapes
+from fxmap.prove.samples import DRAWS, Both, Role, Sampler, Shape, common_batch, shapes
 
 Call = Callable[[Inputs], Any]
 Named = list[tuple[str, Tensor]]
@@ -135,9 +135,10 @@ class _Auditor:
 def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampler, Shape]]:
     """Yield the shapes to try; integers that have no table in a wide range first, then in a narrow one."""
     integers = any(slot.role is Role.INTEGERS for slot in sampler.slots)
-    for narrow in (False, True) if integers and not sampler.narrow else (sampler.narrow,):
+    wide = integers and sampler.largest == DRAWS.integers[0]
+    for largest in (*DRAWS.integers, 0) if wide else (sampler.largest,):
         for shape in choices:
-            yield replace(sampler, narrow=narrow), shape
+            yield replace(sampler, largest=largest), shape
 
 
 def _varied(sampler: Sampler, inputs: Inputs) -> Iterator[str]:
@@ -176,13 +177,14 @@ def named_outputs(value: Any, name: str = "") -> Named:
 
 def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tuple[list[tuple[Tensor, Tensor]], str]:
     """Pair outputs: by name where both models return several named ones; or say why names do not pair them."""
-    if len(ours) > 1 and len(theirs) > 1 and all(name for name, _ in (*ours, *theirs)):
+    if max(len(ours), len(theirs)) > 1 and all(name for name, _ in (*ours, *theirs)):
         named, others = dict(ours), dict(theirs)
         common = [name for name in named if name in others]
-        if not common:
+        if not common and min(len(ours), len(theirs)) > 1:
             names = ", ".join(named), ", ".join(others)
             return [], f"the source returns {names[0]}, the destination {names[1]}: names do not say which output is which"
-        return [(named[name], others[name]) for name in common], ""
+        if common:
+            return [(named[name], others[name]) for name in common], ""
     if not pairing and len(ours) == len(theirs):
         pairing = [(i, i) for i in range(len(ours))]
     return [(ours[i][1], theirs[j][1]) for i, j in pairing if i < len(ours) and j < len(theirs)], ""
@@ -248,22 +250,3 @@ def _tables(call: Call, inputs: Inputs) -> dict[int, int]:
     except Exception:  # whatever a model raises
         return {}
     return watch.rows
-
-
-def limits_of(*models: nn.Module) -> list[int]:
-    """Return the whole numbers that models and their configurations hold: windows and numbers of positions among them.
-
-    >>> limits_of(nn.LocalResponseNorm(7))
-    [7]
-    """
-    found: set[int] = set()
-    for model in models:
-        holders = [vars(module) for module in model.modules()]
-        holders += [vars(value) for holder in holders for value in holder.values() if hasattr(value, "to_dict")]
-        for holder in holders:
-            found.update(value for value in holder.values() if type(value) is int and 1 < value < _LARGEST)
-    return sorted(found)
-
-
-# Larger numbers are no lengths.
-_LARGEST = 100_000

@@ -5,7 +5,7 @@ Pure functions of the evidence: nothing runs here.
 Cost: linear in the keys and the operations that read them.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from fxmap.errors import shorten
 from fxmap.forms.store import COPY
@@ -67,7 +67,7 @@ def still_tensors(mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Con
     unread = mapping.knowledge.unread
     names = [key.removeprefix(dst.prefix) for key, status in statuses.items() if status is Status.INERT or key in unread]
     found = {part for name in names if name in dst.twin.stores for part in dst.names(name)}
-    return [path for path, tensor in dst.main.tensors.items() if path in found and tensor.is_floating_point()]
+    return [path for path in dst.main.tensors if path in found]
 
 
 def conclude_statuses(
@@ -82,6 +82,9 @@ def conclude_statuses(
         name, parts = dst.prefix + key, dst.names(key)
         users = [user for part in parts for user in readers.get(part, [])]
         if not users:
+            # The graph does not read it; the user's own code may.
+            if any(part in examined.moving or part in examined.unlike for part in parts):
+                statuses[name] = Status.MATCHED
             continue
         if name in mapping:
             statuses[name] = _status(parts, users, evidence, sound, examined)
@@ -106,6 +109,8 @@ def _status(parts: list[str], users: list[str], evidence: Evidence, sound: Conta
         return Status.MATCHED
     if any(part in examined.permuted for part in parts):
         return Status.PROVEN
+    if any(part in examined.unlike for part in parts):
+        return Status.MATCHED
     if not all(user in sound for user in users) or any(part in influence.unreached for part in parts):
         return Status.MATCHED
     moves = any(part in examined.moving for part in parts)
@@ -172,9 +177,25 @@ def examined_reason(dst: Side, examined: Examination) -> str:
     return ""
 
 
+def behind(ops: OpGraph, parted: Iterable[str]) -> set[str]:
+    """Return the operations that some of a graph's operations lead to: O(n + m)."""
+    found, waiting = set[str](), list(parted)
+    while waiting:
+        users = {user for user, _ in ops.users(waiting.pop())} - found
+        found |= users
+        waiting += users
+    return found
+
+
 def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
     """Return what else a reader of the proof should know."""
     notes = []
+    if evidence.parted:
+        parted = shorten(sorted(dst for _, dst in evidence.parted))
+        notes.append(
+            f"behind {parted} the destination was compared on the source's values: "
+            "keys that are read there are matched, not proven"
+        )
     if evidence.tried:
         notes.append(f"{evidence.tried} alternatives were tried, and refuted or found tied")
     ours, theirs = evidence.outputs

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
-from fxmap.prove.audit import Audit, audit, difference, limits_of, named_outputs, paired
+from fxmap.prove.audit import Audit, audit, difference, named_outputs, paired
 from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.limits import limits_of
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, common_batch
-from fxmap.prove.tables import has_counterpart
-from fxmap.prove.weights import Weights, mapped_weights
+from fxmap.prove.tables import extra_state, has_counterpart
+from fxmap.prove.weights import Weights, held, mapped_weights
 from fxmap.run.precision import SinglePrecision
 
 
@@ -42,10 +43,11 @@ class Tolerances:
 
 
 TOLERANCES = Tolerances()
-# On so many inputs a changed tensor must move nothing.
-_SAMPLES = 2
-# Weights are made so many times larger, for what lies behind a norm that takes the scale of the inputs away.
-_LARGER = 3.0
+# Weights are made so many times larger, for what lies behind a norm that takes the scale of the inputs away; and so small
+# that what is added to a norm before a division shows.
+_FACTORS = (3.0, 1e-6)
+# A tensor is changed by so many times its size: what rounds must be moved by more than a step, an argmax to another place.
+_CHANGES = (2.0, 50.0)
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Examination:
         moving: tensors of the destination, by path, that were called inert and move the outputs.
         unmapped: tensors of the source, by path, that move its outputs and of which the destination has nothing.
         permuted: tables of integers of the destination, by path, that move the outputs as the source's do.
+        unlike: other tables of integers that move the outputs.
     """
 
     audit: Audit = field(default_factory=Audit)
     moving: frozenset[str] = frozenset()
     unmapped: tuple[str, ...] = ()
     permuted: frozenset[str] = frozenset()
+    unlike: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -85,24 +89,24 @@ class Examiner:
         """
         both = inputs.src.double(), inputs.dst.double()
         if not agree:
-            samples = self._audit(both, float("inf")).samples[:_SAMPLES] if inert else ()
+            samples = _telling(self._audit(both, float("inf")).samples) if inert else []
             return Examination(moving=frozenset(self._moving(samples, list(inert))))
         found = self._audited(both)
         if found.refuted or found.unpaired or not found.samples:
             return Examination(found)
-        samples = found.samples[:_SAMPLES]
-        return Examination(
-            found,
-            frozenset(self._moving(samples, list(inert))),
-            tuple(self._unmapped(samples)),
-            frozenset(self._permuted(samples[0])),
-        )
+        samples = _telling(found.samples)
+        permuted, unlike = self._permuted(samples[0])
+        moving = self._moving(samples, list(inert))
+        unmapped = [*self._unmapped(samples), *extra_state(self.plan.src.model)]
+        return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
 
     def _audited(self, both: Both) -> Audit:
         found = self._audit(both, TOLERANCES.double)
         if found.refuted and found.error <= TOLERANCES.single and self._is_single(found.samples[-1]):
             found = self._audit(both, TOLERANCES.single)
-        return found if found.refuted or not found.samples else self._with_larger_weights(found)
+        for factor in _FACTORS:
+            found = found if found.refuted or not found.samples else self._with_other_weights(found, factor)
+        return found
 
     def _is_single(self, sample: Both) -> bool:
         """Whether one of the models computes in float32 by itself: then its own rounding is no difference."""
@@ -129,19 +133,22 @@ class Examiner:
             pairing=self.pairing,
         )
 
-    def _with_larger_weights(self, found: Audit) -> Audit:
-        """Run once more with larger weights."""
-        larger = {
-            path: tensor * _LARGER if tensor.dim() > 1 and (tensor.is_floating_point() or tensor.is_complex()) else tensor
+    def _with_other_weights(self, found: Audit, factor: float) -> Audit:
+        """Run once more with all weights that the mapping reads larger or smaller; larger biases would hide the inputs."""
+        canonical = self.plan.src.main.canonical
+        mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
+        changed = {
+            path: tensor * factor if canonical[path] in mapped and _is_weight(tensor, factor) else tensor
             for path, tensor in self.weights.src.items()
         }
-        outputs = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, larger), found.samples[0])
+        sample = found.samples[0]
+        outputs = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
         if outputs is None:
             return found
-        error = self._difference(*outputs, found.samples[0])
-        single = TOLERANCES.double < error <= TOLERANCES.single and self._is_single(found.samples[0])
+        error = self._difference(*outputs, sample)
+        single = TOLERANCES.double < error <= TOLERANCES.single and self._is_single(sample)
         tolerance = TOLERANCES.single if single else TOLERANCES.double
-        text = f"{found.ran[0]}, with weights {_LARGER:g} times as large"
+        text = f"{found.ran[0]}, with weights {factor:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= tolerance else text)
 
@@ -202,20 +209,21 @@ class Examiner:
         known = {mismatch.source.removeprefix(self.plan.src.prefix) for mismatch in self.mapping.knowledge.mismatched}
         return {path for key, store in self.plan.src.twin.stores.items() for path in store.names if key in known}
 
-    def _permuted(self, sample: Both) -> list[str]:
-        """Return the tables of integers of the destination that move the outputs as the source's do."""
-        tables = [key for key in self.mapping if self._is_table(key)]
-        found = []
-        for key in tables:
+    def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
+        """Return the destination's tables of integers that move the outputs as the source's do, and those that do not."""
+        found: tuple[list[str], list[str]] = [], []
+        before = self._outputs(self.weights, sample)
+        for key in [key for key in self.mapping if self._is_table(key)] if before is not None else ():
             (path,) = self.plan.dst.names(key.removeprefix(self.plan.dst.prefix))
             sources = {p for k, s in self.plan.src.twin.stores.items() if k in self._keys_of(key) for p in s.names}
             changed = {p: _disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
-            before = self._outputs(self.weights, sample)
             after = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
-            if before is None or after is None or self._difference(*after, sample) > TOLERANCES.double:
+            if before is None or after is None:
                 continue
-            if self._difference(before[0], after[0], sample) > TOLERANCES.still:
-                found.append(path)
+            if self._difference(*after, sample) > TOLERANCES.double:
+                found[1].append(path)
+            elif self._difference(before[0], after[0], sample) > TOLERANCES.still:
+                found[0].append(path)
         return found
 
     def _keys_of(self, key: str) -> set[str]:
@@ -243,16 +251,26 @@ class Examiner:
             self.passes.add()
 
             def moves(some: list[str]) -> bool:
-                self.passes.add()
-                try:
-                    after = named_outputs(call({**own, **{path: _disturbed(own[path]) for path in some}}))
-                except Exception:  # an index out of range: the tensor is read
-                    return True
-                if len(after) != len(before):
-                    return True
-                return any(difference(a, b, None) > TOLERANCES.still for (_, a), (_, b) in zip(before, after, strict=True))
+                for change in _CHANGES:
+                    self.passes.add()
+                    try:
+                        after = named_outputs(call({**own, **{path: _disturbed(own[path], change) for path in some}}))
+                    except Exception:  # an index out of range: the tensor is read
+                        return True
+                    if len(after) != len(before):
+                        return True
+                    pairs = zip(before, after, strict=True)
+                    if any(difference(a, b, None) > TOLERANCES.still for (_, a), (_, b) in pairs):
+                        return True
+                return False
 
             return _by_halves(paths, moves)
+
+
+def _telling(samples: Sequence[Both]) -> list[Both]:
+    """Return the inputs on which a changed tensor must move nothing: the first, and the largest."""
+    largest = max(samples, key=lambda both: sum(value.numel() for value in both[0].flat()), default=None)
+    return [*samples[:1], *([largest] if largest is not None and largest is not samples[0] else [])]
 
 
 def _by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str]:
@@ -265,18 +283,23 @@ def _by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str
     return [*_by_halves(paths[:middle], moves), *_by_halves(paths[middle:], moves)]
 
 
-def _disturbed(tensor: Tensor) -> Tensor:
-    """Return a tensor with other numbers of about the same size; integers and booleans are dealt out anew."""
+def _is_weight(tensor: Tensor, factor: float) -> bool:
+    return (tensor.is_floating_point() or tensor.is_complex()) and (factor < 1 or tensor.dim() > 1)
+
+
+def _disturbed(tensor: Tensor, by: float = _CHANGES[0]) -> Tensor:
+    """Return a tensor with other numbers, that differ by some times their size; integers are dealt out anew."""
     generator = torch.Generator().manual_seed(7)
     if tensor.is_floating_point() or tensor.is_complex():
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if not tensor.is_complex() and bool((tensor > 0).all()):
-            return tensor * noise.exp()  # a variance stays positive
-        return (2 * (float(tensor.abs().mean()) or 1.0) * noise + tensor.flip(0) if tensor.dim() else tensor + noise).to(
-            tensor.dtype
-        )
-    if tensor.numel() == 1:
-        return ~tensor if tensor.dtype is torch.bool else tensor + 1
+            return (tensor * noise.exp()).to(tensor.dtype)  # a variance stays positive
+        size = float(tensor.abs().mean()) if tensor.numel() else 0.0
+        return (by * (size or 1.0) * noise + (tensor.flip(0) if tensor.dim() else tensor)).to(tensor.dtype)
     order = torch.randperm(tensor.numel(), generator=generator)
     changed = tensor.flatten()[order].reshape(tensor.shape)
-    return changed if not torch.equal(changed, tensor) else tensor.flatten().roll(1).reshape(tensor.shape)
+    if not torch.equal(changed, tensor):
+        return changed
+    # All equal, or one: some of them are changed.
+    some = (torch.arange(tensor.numel()) % 2 == 0).reshape(tensor.shape)
+    return torch.where(some, ~tensor if tensor.dtype is torch.bool else tensor + 1, tensor)

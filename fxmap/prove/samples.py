@@ -75,15 +75,15 @@ class Draws:
     # The share of a sparse sample that is 0, and of a mask that is a hole.
     sparse: float = 0.7
     holes: float = 0.35
-    # Integers without a table are timesteps, lengths or bins: up to this, and twice the largest that was given.
-    largest_integer: int = 1000
+    # Integers without a table are timesteps, lengths, bins or branches: the largest that both models accept, up to these.
+    integers: tuple[int, ...] = (1000, 100, 30, 9, 4, 3, 2)
     # Edges of maps that are tried before the given one, since an audit is many runs.
     small_maps: tuple[int, ...] = (48, 64, 96)
     # Other sizes of maps, axis by axis: above and below, and odd.
     factors: tuple[tuple[float, float, float], ...] = ((1.3, 1.12, 1.2), (0.8, 0.66, 0.7))
     # The longest sequence that is run, and how many limits of the models are tried, the largest first.
     longest: int = 300
-    limits: int = 8
+    limits: int = 12
 
 
 DRAWS = Draws()
@@ -93,13 +93,13 @@ DRAWS = Draws()
 class Sampler:
     """Draws inputs for both models at once: what one model gets, the other gets as well, in its own order and layout.
 
-    `narrow` draws integers that have no table no larger than the example's: lengths must fit, timesteps need not.
+    `largest` is that of integers that have no table, 0 for the largest of the example: lengths must fit, timesteps need not.
     """
 
     both: Both
     slots: tuple[Slot, ...]
     links: tuple[Link, ...]
-    narrow: bool = False
+    largest: int = DRAWS.integers[0]
 
     @classmethod
     def of(cls, both: Both, tables: tuple[Mapping[int, int], Mapping[int, int]]) -> "Sampler":
@@ -139,8 +139,8 @@ class Sampler:
             return torch.randint(0, slot.rows, shape, generator=generator).to(example.dtype)
         if slot.role is Role.INTEGERS:
             top = int(example.max()) if example.numel() else 0
-            low = int(self.narrow and example.numel() > 0 and int(example.min()) > 0)
-            high = max(top, 1) if self.narrow else max(DRAWS.largest_integer, 2 * top)
+            low = int(not self.largest and example.numel() > 0 and int(example.min()) > 0)
+            high = max(1, top) if not self.largest else max(self.largest, 2 * top * (self.largest == DRAWS.integers[0]))
             return torch.randint(low, high + 1, shape, generator=generator).to(example.dtype)
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
         if example.is_complex():
@@ -260,29 +260,41 @@ def shapes(sampler: Sampler, limits: Sequence[int]) -> Iterator[tuple[str, tuple
     milder = [replace(shape, scales=DRAWS.milder) for shape in (*small, *given)] if scales else []
     yield "values", (*small, *given, *milder)
     if is_map:
-        for factors in DRAWS.factors:
-            yield "size", (Shape(2, spatial=tuple(_odd(e * f) for e, f in zip(main.shape[2:], factors, strict=False))),)
-        yield "size", (Shape(1, spatial=tuple(32 * (e // 32 + place + 1) for place, e in enumerate(main.shape[2:]))),)
+        yield from _maps(main.shape[2:], limits)
     elif not numbers or main.dim() > 2:
         for axis in range(1, main.dim()):
             yield from _lengths(main.shape[axis], limits)
     yield "batch", (Shape(1),)
 
 
+def _maps(edges: Sequence[int], limits: Sequence[int]) -> Iterator[tuple[str, tuple[Shape, ...]]]:
+    """Yield maps of odd sizes, of another multiple of 32, and on the other side of the limits of the models."""
+    for factors in DRAWS.factors:
+        yield "size", (Shape(2, spatial=tuple(_odd(edge * by) for edge, by in zip(edges, factors, strict=False))),)
+    yield "size", (Shape(1, spatial=tuple(32 * (edge // 32 + place + 1) for place, edge in enumerate(edges))),)
+    below = sorted(limit for limit in limits if 8 < limit < min(edges))
+    beyond = sorted(limit for limit in limits if max(edges) < limit <= DRAWS.longest)
+    if below:
+        yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (below[0] - 1, below[0] // 32 * 32) if edge)
+    if beyond:
+        yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (beyond[-1] + 1, beyond[-1] // 32 * 32 + 32))
+
+
 def _lengths(length: int, limits: Sequence[int]) -> Iterator[tuple[str, tuple[Shape, ...]]]:
     """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
     yield "length", (Shape(2, sizes={length: _shorter(length)}),)
     yield "length", (Shape(2, sizes={length: 2 * length + 3}),)
-    beyond = sorted({limit + 3 for limit in limits if 2 * length < limit + 3 <= DRAWS.longest}, reverse=True)
+    longer = {limit + more for limit in limits for more in (0, 3)}
+    beyond = sorted((extent for extent in longer if 2 * length < extent <= DRAWS.longest), reverse=True)
     if beyond:
-        yield "length", tuple(Shape(1, sizes={length: longer}) for longer in beyond[: DRAWS.limits])
+        yield "length", tuple(Shape(1, sizes={length: extent}) for extent in beyond[: DRAWS.limits])
 
 
 def _shorter(length: int) -> int:
-    """Return about two thirds of a length, and odd, if there is such a one.
+    """Return two thirds of a length or a little less, and odd.
 
     >>> [_shorter(length) for length in (2, 5, 12, 64)]
-    [1, 3, 7, 43]
+    [1, 3, 7, 41]
     """
     return max(1, (2 * length // 3 - 1) | 1)
 

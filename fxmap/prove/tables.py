@@ -8,7 +8,7 @@ mapping; state that the other model has nowhere does.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxmap.graph.constants import Constants
 from fxmap.matching.plan import Plan
@@ -31,8 +31,8 @@ def has_counterpart(plan: Plan, path: str) -> bool:
 def _constants(side: Side) -> Iterator[Tensor]:
     """Yield what a model has that no mapping makes: buffers, constants of its graph, and what it computes from these."""
     main = side.main
-    yield from (tensor for tensor in main.tensors.values() if not isinstance(tensor, torch.nn.Parameter))
-    yield from main.module.buffers()
+    kept = {path: tensor for path, tensor in main.module.named_buffers() if path not in main.tensors or path in main.read}
+    yield from kept.values()
     yield from main.constants.values()
     known = Constants(main.graph, main.tensors, main.constants, buffers=True)
     for node in known.nodes:
@@ -53,6 +53,8 @@ def _same_numbers(table: Tensor, other: Tensor) -> bool:
     if count < 2 or (table.numel() != other.numel() and not is_list):
         return False
     one, two = (t.detach().flatten()[:count] for t in (table, other))
+    if bool((one == one[0]).all()):
+        return False  # a gate of ones is like any other
     if not one.is_floating_point() and not two.is_floating_point():
         return bool(torch.equal(one.long(), two.long()))
     if one.is_complex():
@@ -67,3 +69,22 @@ def _is_triangular(table: Tensor) -> bool:
     flags = table.reshape(-1, *table.shape[-2:])[0] != 0
     ones = torch.ones_like(flags)
     return any(bool(torch.equal(flags, made(ones, k))) for made in (torch.tril, torch.triu) for k in (-1, 0, 1))
+
+
+def extra_state(model: nn.Module) -> list[str]:
+    """Return the keys of state that is no tensor, as `get_extra_state` gives it: no mapping carries it over.
+
+    >>> extra_state(nn.Linear(2, 2))
+    []
+    """
+    found = []
+    for path, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            value = module.get_extra_state()
+            if value is not None and not (isinstance(value, Tensor) and not value.numel()):
+                found.append(f"{path}.{_EXTRA_STATE}".lstrip("."))
+    return found
+
+
+# What torch calls it in a state dict.
+_EXTRA_STATE = "_extra_state"

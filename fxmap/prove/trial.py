@@ -44,7 +44,7 @@ from fxmap.model.kernels import DoubleKernels
 from fxmap.prove.aligned import aligned
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs
-from fxmap.prove.conclude import conclude, still_tensors
+from fxmap.prove.conclude import behind, conclude, still_tensors
 from fxmap.prove.context import Context
 from fxmap.prove.divergence import Verdict, judge
 from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
@@ -97,8 +97,8 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     first, influence = trial.first_comparison(context.made(), generator)
     evidence = trial.evidence(first, influence, tables)
     verdict = judge(context, evidence.errors, evidence.loose, evidence.difference, evidence.returned)
-    sound, examined = set(verdict.sound), Examination()
-    agree = evidence.agree and verdict.divergence is None and not evidence.helped
+    sound, examined = set(verdict.sound) - behind(plan.dst.main.ops, {dst for _, dst in evidence.parted}), Examination()
+    agree = evidence.agree and verdict.divergence is None and not evidence.parted
     if agree:
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
     if not evidence.own_code.trouble:
@@ -148,7 +148,7 @@ class _Trial:
             graph_error=self._graph_error(runs),
             exact=graphs.exact,
             own_code=own_code,
-            helped=bool(first.replaced),
+            parted=frozenset(first.replaced),
             returned=tuple(first.returned),
             outputs=(len(self.reference.outputs), len(first.outputs)),
             influence=influence,
