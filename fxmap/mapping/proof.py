@@ -76,6 +76,28 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """On what the user's own code of both models was run and agrees: a proof speaks of no more.
+
+    Attributes:
+        ran: the inputs, in words: sizes, lengths, scales.
+        varied: the inputs that took different values.
+        fixed: the inputs that did not, so that nothing is known of other values.
+    """
+
+    ran: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.ran)
+
+    def __str__(self) -> str:
+        fixed = f"; {', '.join(self.fixed)} had one value alone" if self.fixed else ""
+        return f"scope: the models' own code agrees on {'; '.join(self.ran) or 'nothing'}{fixed}"
+
+
+@dataclass(frozen=True)
 class Proof:
     """The result of running both models with the mapped weights on the same random inputs, in float64.
 
@@ -93,6 +115,7 @@ class Proof:
         sqnr: of an int8 destination that holds what the mapping makes, its signal to quantization noise ratio against the
             float source, in dB.
         trace: the stages that `fxmap.verify` ran.
+        scope: on what inputs the models' own code was compared.
     """
 
     ok: bool = False
@@ -105,6 +128,7 @@ class Proof:
     notes: tuple[str, ...] = ()
     sqnr: float | None = None
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
+    scope: Scope = field(default_factory=Scope)
 
     def status(self, key: str) -> Status:
         """Return the status of a destination key after the proof.
@@ -122,4 +146,5 @@ class Proof:
         ran = f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
         divergence = [] if self.divergence is None else [str(self.divergence)]
         loss = [] if self.sqnr is None else [f"as int8, {self.sqnr:.1f} dB signal to noise against the float source"]
-        return "\n".join([f"{head}; {ran}", *divergence, *self.notes, *loss])
+        scope = [str(self.scope)] if self.scope else []
+        return "\n".join([f"{head}; {ran}", *scope, *divergence, *self.notes, *loss])

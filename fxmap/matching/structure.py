@@ -14,6 +14,7 @@ from fxmap.graph.opgraph import OpGraph
 from fxmap.matching.align.align import align
 from fxmap.matching.align.alignment import Alignment
 from fxmap.matching.derive.derivation import Derivation, Orders, derive, siblings
+from fxmap.matching.integer_tables import with_integer_tables
 from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
 from fxmap.normalize.network import Network
@@ -42,7 +43,7 @@ def plan_by_structure(
         return plan
     found = _derived(src.main.ops, dst.main.ops, alignment, columns, absorb_eps=absorb_eps)
     found = _with_training_heads(src, dst, found, absorb_eps=absorb_eps)
-    return replace(plan, derivation=_with_siblings(src, dst, found))
+    return replace(plan, derivation=with_integer_tables(src, dst, _with_siblings(src, dst, found)))
 
 
 def aligned(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *, thorough: bool = True) -> Alignment:

@@ -100,21 +100,61 @@ def others(inputs: Inputs, seed: int) -> Inputs:
     return inputs.map(draw, size=f"{inputs.size} (other values)")
 
 
+def names_of(inputs: Inputs) -> list[str]:
+    """Return a name for every tensor of inputs: that of its argument, or its place among them."""
+    names: list[str] = []
+    for name, value in [*((f"argument {i}", value) for i, value in enumerate(inputs.args)), *inputs.kwargs.items()]:
+        count = len(replace(inputs, args=(value,), kwargs={}).flat())
+        names += [str(name)] if count == 1 else [f"{name}[{index}]" for index in range(count)]
+    return names
+
+
+def counterparts(ours: Inputs, theirs: Inputs) -> list[int | None]:
+    """Return, for each tensor of one model's inputs, the place of the other model's tensor that it is.
+
+    Two models may take the same tensors in another order, or under other names. Two tensors may be equal by chance, as ids
+    and a mask of ones: then their names tell, or the objects, or their places.
+
+    >>> ids, mask = torch.ones(1, 2), torch.ones(1, 2)
+    >>> counterparts(as_inputs({"mask": mask, "ids": ids}), as_inputs({"ids": ids, "mask": mask}))
+    [1, 0]
+    """
+    names, others_names = names_of(ours), names_of(theirs)
+    tensors = theirs.flat()
+
+    def find(place: int, tensor: Tensor) -> int | None:
+        equal = [i for i, other in enumerate(tensors) if other is tensor or _equal(other, tensor)]
+        for found in (
+            [i for i in equal if others_names[i] == names[place]],
+            [i for i in equal if tensors[i] is tensor and i == place],
+            [i for i in equal if tensors[i] is tensor],
+            [i for i in equal if i == place],
+            equal,
+        ):
+            if found:
+                return found[0]
+        return None
+
+    return [find(place, tensor) for place, tensor in enumerate(ours.flat())]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.equal(one.to(other.dtype), other))
+
+
 def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
     """Return one model's changed inputs, with every tensor that both models share replaced by the other model's new one.
-
-    Two models may take the same tensors in another order, or under other names: shared are those of equal values.
 
     Args:
         changed, before: the inputs of this model, after and before the change.
         other, other_before: those of the other model.
     """
-    drawn = list(zip(other_before.flat(), other.flat(), strict=True))
-    places = iter(before.flat())
+    own, drawn = before.flat(), other.flat()
+    places = iter(enumerate(counterparts(before, other_before)))
 
     def change(tensor: Tensor) -> Tensor:
-        own = next(places)
-        return next((new for old, new in drawn if old.dtype == own.dtype and torch.equal(old, own)), tensor)
+        place, shared = next(places)
+        return tensor if shared is None or drawn[shared].dtype != own[place].dtype else drawn[shared]
 
     return changed.map(change)
 

@@ -12,10 +12,12 @@ from fxmap.errors import shorten
 from fxmap.forms.store import COPY
 from fxmap.graph.opgraph import TENSOR, OpGraph
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof, Status
+from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof, Scope, Status
 from fxmap.matching.sides import Side
+from fxmap.prove.audit import Audit
 from fxmap.prove.divergence import Verdict
 from fxmap.prove.evidence import Evidence
+from fxmap.prove.examine import Examination
 
 # A key whose influence on the outputs, relative to them, is smaller than this has none: float64 rounds to 1e-16, and sums
 # over a deep model lose three or four digits.
@@ -23,7 +25,13 @@ _NO_INFLUENCE = 1e-12
 
 
 def conclude(
-    mapping: KeyMapping, dst: Side, evidence: Evidence, verdict: Verdict, sound: Container[str], forwards: int
+    mapping: KeyMapping,
+    dst: Side,
+    evidence: Evidence,
+    verdict: Verdict,
+    sound: Container[str],
+    examined: Examination,
+    forwards: int,
 ) -> Proof:
     """Draw the conclusions of the evidence.
 
@@ -33,15 +41,39 @@ def conclude(
         evidence: what the runs showed.
         verdict: what follows for the aligned operations.
         sound: the operations of the destination that are the same as their source.
+        examined: what the models' own code showed on other inputs, and with other tensors.
         forwards: how many passes it took.
     """
-    statuses = conclude_statuses(mapping, dst, evidence, sound)
-    reason = open_reason(mapping, evidence, verdict, statuses)
-    sizes = evidence.inputs.src.size, evidence.own_code.inputs.src.size
-    return Proof(not reason, statuses, evidence.error, verdict.divergence, forwards, sizes, reason, conclude_notes(evidence))
+    statuses = conclude_statuses(mapping, dst, evidence, sound, examined)
+    refuted = refuted_reason(examined.audit)
+    unmapped = unmapped_reason(examined) if evidence.agree and verdict.divergence is None else ""
+    open_ = unmapped or open_reason(mapping, evidence, verdict, statuses)
+    reason = refuted or open_ or examined_reason(dst, examined)
+    return Proof(
+        ok=not reason,
+        statuses=statuses,
+        error=max(evidence.error, examined.audit.error),
+        divergence=verdict.divergence,
+        forwards=forwards,
+        inputs=(evidence.inputs.src.size, evidence.own_code.inputs.src.size),
+        reason=reason,
+        notes=conclude_notes(evidence),
+        scope=Scope(examined.audit.agreed, examined.audit.varied, examined.audit.fixed),
+    )
 
 
-def conclude_statuses(mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Container[str]) -> dict[str, Status]:
+def still_tensors(mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Container[str]) -> list[str]:
+    """Return the tensors, by path, of the keys that seem to move nothing: by their gradient, or unread."""
+    statuses = conclude_statuses(mapping, dst, evidence, sound, Examination())
+    unread = mapping.knowledge.unread
+    names = [key.removeprefix(dst.prefix) for key, status in statuses.items() if status is Status.INERT or key in unread]
+    found = {part for name in names if name in dst.twin.stores for part in dst.names(name)}
+    return [path for path in dst.main.tensors if path in found]
+
+
+def conclude_statuses(
+    mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Container[str], examined: Examination
+) -> dict[str, Status]:
     """Return the status of every key: what was known before the proof, changed where the runs show more."""
     readers = _readers(dst.main.ops)
     statuses = dict(mapping.knowledge.statuses)
@@ -51,9 +83,12 @@ def conclude_statuses(mapping: KeyMapping, dst: Side, evidence: Evidence, sound:
         name, parts = dst.prefix + key, dst.names(key)
         users = [user for part in parts for user in readers.get(part, [])]
         if not users:
+            # The graph does not read it; the user's own code may.
+            if any(part in examined.moving or part in examined.unlike for part in parts):
+                statuses[name] = Status.MATCHED
             continue
         if name in mapping:
-            statuses[name] = _status(parts, users, evidence, sound)
+            statuses[name] = _status(parts, users, evidence, sound, examined)
         elif statuses[name] in (Status.MATCHED, Status.PROVEN, Status.TIED):
             statuses[name] = Status.MISSING
     return statuses
@@ -68,13 +103,22 @@ def _readers(ops: OpGraph) -> Mapping[str, list[str]]:
     return readers
 
 
-def _status(parts: list[str], users: list[str], evidence: Evidence, sound: Container[str]) -> Status:
+def _status(parts: list[str], users: list[str], evidence: Evidence, sound: Container[str], examined: Examination) -> Status:
     """Return the status of a mapped key, from the tensors that it holds and the operations that read them."""
     influence = evidence.influence
+    if examined.audit.refuted or examined.audit.unpaired:
+        return Status.MATCHED
+    if any(part in examined.permuted for part in parts):
+        return Status.PROVEN
+    if any(part in examined.unlike for part in parts):
+        return Status.MATCHED
     if not all(user in sound for user in users) or any(part in influence.unreached for part in parts):
         return Status.MATCHED
-    if all(influence.sizes.get(part, 0.0) <= _NO_INFLUENCE for part in parts):
+    moves = any(part in examined.moving for part in parts)
+    if not moves and all(influence.sizes.get(part, 0.0) <= _NO_INFLUENCE for part in parts):
         return Status.INERT
+    if moves and not examined.audit.ran:
+        return Status.MATCHED  # nothing shows that it moves both models alike
     return Status.TIED if any(user in evidence.tied for user in users) else Status.PROVEN
 
 
@@ -103,9 +147,56 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
     return ""
 
 
+def refuted_reason(found: Audit) -> str:
+    """Say on which inputs the models' own code differs, or why their outputs cannot be compared; else nothing."""
+    if found.refuted:
+        return f"the models' own code differs by {found.error:.1e} on other inputs: {found.refuted}"
+    return found.unpaired
+
+
+def unmapped_reason(examined: Examination) -> str:
+    """Say which state of the source is lost; else nothing."""
+    if not examined.unmapped:
+        return ""
+    return (
+        f"{shorten(list(examined.unmapped))}: state of the source that moves its outputs, and of which nothing in the "
+        "destination is made; a checkpoint may hold other values. Give the destination the same state, or map it by hand"
+    )
+
+
+def examined_reason(dst: Side, examined: Examination) -> str:
+    """Say what the models' own code leaves open where it agrees."""
+    found = examined.audit
+    unread = [path for path in examined.moving if dst.main.read.isdisjoint({path})]
+    if unread:
+        return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"
+    if found.samples and found.fixed:
+        return (
+            f"{shorten(list(found.fixed))}: no other values of this input were accepted by both models, so that what "
+            "depends on them is not shown; pass example_inputs in which they vary"
+        )
+    return ""
+
+
+def behind(ops: OpGraph, parted: Iterable[str]) -> set[str]:
+    """Return the operations that some of a graph's operations lead to: O(n + m)."""
+    found, waiting = set[str](), list(parted)
+    while waiting:
+        users = {user for user, _ in ops.users(waiting.pop())} - found
+        found |= users
+        waiting += users
+    return found
+
+
 def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
     """Return what else a reader of the proof should know."""
     notes = []
+    if evidence.parted:
+        parted = shorten(sorted(dst for _, dst in evidence.parted))
+        notes.append(
+            f"behind {parted} the destination was compared on the source's values: "
+            "keys that are read there are matched, not proven"
+        )
     if evidence.tried:
         notes.append(f"{evidence.tried} alternatives were tried, and refuted or found tied")
     ours, theirs = evidence.outputs

@@ -26,7 +26,7 @@ class Evidence:
         rounded: the tables whose rounding explains an error.
         graph_error: the error of the outputs of the captured graphs, and `exact` what it may be.
         own_code: the run of the user's own code.
-        helped: whether values of the source stood in for others, so that the outputs are not the destination's alone.
+        parted: the pairs at which the destination went on with the source's value: what lies behind was seen with help.
         returned: which output of the source is which of the destination; `outputs` is how many each returns.
         influence: how far each tensor of the destination matters.
         tied: operations of the destination that may be exchanged with another; `tried` is how many exchanges were run.
@@ -40,7 +40,7 @@ class Evidence:
     graph_error: float
     exact: float
     own_code: OwnCodeRun
-    helped: bool
+    parted: frozenset[Names]
     returned: tuple[tuple[int, int], ...]
     outputs: tuple[int, int]
     influence: Influence

@@ -74,15 +74,15 @@ class OwnCode:
 
     def _error(self, weights: Weights, inputs: InputPair) -> float:
         with torch.no_grad():
-            expected = _call(self.src, weights.src, inputs.src)
+            expected = tensors_of(call_own(self.src, weights.src, inputs.src))
             self.passes.add()
-            actual = _call(self.dst, weights.dst, inputs.dst)
+            actual = tensors_of(call_own(self.dst, weights.dst, inputs.dst))
             self.passes.add()
         return output_error(expected, actual, self.returned) if is_telling(expected) else float("inf")
 
 
-def _call(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> list[Tensor]:
-    """Run the user's own code with other tensors, in float64."""
+def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
+    """Run the user's own code with other tensors, in float64, and return what it returns."""
     module, double = side.main.module, inputs.double()
     # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
     tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
@@ -91,7 +91,7 @@ def _call(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> list[Ten
     own = {f"module.{path}": state.get(id(tensor), tensor) for path, tensor in (tables | dict(tensors)).items()}
     calling = _Calling(module, double)
     with unchanged(module):
-        return run_fresh(module, lambda: tensors_of(functional_call(calling, own, (), tie_weights=False)))
+        return run_fresh(module, lambda: functional_call(calling, own, (), tie_weights=False))
 
 
 class _Calling(nn.Module):

@@ -15,7 +15,8 @@ The steps, each in a module of its own:
 4. `influence`: one backward pass tells which tensors the outputs depend on.
 5. `own_code`: the user's own code of both models.
 6. `divergence`: which operations are the same, and where the models part first; `alternatives` for what is left unclear.
-7. `conclude`: the status of every key, and the reason why a proof is not ok.
+7. `examine`: the user's own code on inputs that are drawn anew, and with tensors changed (`audit`, `samples`, `tables`).
+8. `conclude`: the status of every key, the scope, and the reason why a proof is not ok.
 
 >>> import fxmap
 >>> from torch import nn
@@ -44,10 +45,11 @@ from fxmap.model.kernels import DoubleKernels
 from fxmap.prove.aligned import aligned, without_exchanged
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
-from fxmap.prove.conclude import conclude, without_writes
+from fxmap.prove.conclude import behind, conclude, still_tensors, without_writes
 from fxmap.prove.context import Context
-from fxmap.prove.divergence import judge
+from fxmap.prove.divergence import Verdict, judge
 from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
+from fxmap.prove.examine import Examination, Examiner
 from fxmap.prove.graph_runs import TROUBLE, GraphRuns
 from fxmap.prove.influence import Influence, influence_of
 from fxmap.prove.own_code import OwnCode
@@ -103,11 +105,16 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     verdict = judge(
         context, evidence.errors, evidence.loose, evidence.difference, evidence.returned, operands=evidence.operands
     )
-    sound = set(verdict.sound)
-    if evidence.agree and verdict.divergence is None and not evidence.helped:
-        sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
-    proof = conclude(mapping, plan.dst, evidence, verdict, sound, passes.count)
+    sound, examined = set(verdict.sound) - behind(plan.dst.main.ops, {dst for _, dst in evidence.parted}), Examination()
+    agree = evidence.agree and verdict.divergence is None and not evidence.parted
     windows = windows_of_one(plan)
+    if agree:
+        sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
+    if not evidence.own_code.trouble:
+        examiner = Examiner(mapping, plan, weights, evidence.returned, passes, sized=bool(windows))
+        examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
+        verdict = trial.located(context, evidence, verdict, examined)
+    proof = conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count)
     note = f"{shorten(windows)}: an average over a window as large as the map, equal to a mean for inputs of this size alone"
     return replace(proof, notes=(*proof.notes, note)) if windows else proof
 
@@ -152,7 +159,7 @@ class _Trial:
             graph_error=self._graph_error(runs),
             exact=graphs.exact,
             own_code=own_code,
-            helped=bool(first.replaced),
+            parted=frozenset(first.replaced),
             returned=tuple(first.returned),
             outputs=(len(self.reference.outputs), len(first.outputs)),
             influence=influence,
@@ -168,6 +175,20 @@ class _Trial:
                 graphs.lockstep(weights.dst, inputs.dst, graphs.source(weights.src, inputs.src))
                 for inputs in self.chosen.further
             ]
+
+    def located(self, context: Context, evidence: Evidence, verdict: Verdict, examined: Examination) -> Verdict:
+        """Look in lockstep where two models part on inputs that refute them, if their graphs hold for these."""
+        plan, refuting = self.graphs.plan, examined.audit.samples[-1:]
+        if not examined.audit.refuted or not refuting or plan.src.main.recorded or plan.dst.main.recorded:
+            return verdict
+        (inputs,) = refuting
+        with torch.no_grad():
+            try:
+                run = self.graphs.lockstep(self.weights.dst, inputs[1], self.graphs.source(self.weights.src, inputs[0]))
+            except TROUBLE:
+                return verdict
+        errors, _ = without_rounding(plan, self.graphs.pairs, Tables({}, {}), run.errors)
+        return judge(context, errors, evidence.loose | run.loose, examined.audit.error, evidence.returned)
 
     def _graph_error(self, runs: list[Comparison]) -> float:
         """Return the error of the outputs of the captured graphs."""

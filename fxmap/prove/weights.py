@@ -9,6 +9,7 @@ from torch import Tensor
 from fxmap.forms.store import COPY
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.sides import Side
+from fxmap.run.randomize import in_double
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ def mapped_weights(mapping: KeyMapping, src: Side, dst: Side, source: Mapping[st
             tensors[canonical[path]] = _fitting(dst, path, part)
     for path, tensor in dst.main.tensors.items():
         if canonical[path] not in tensors:
-            tensors[canonical[path]] = tensor.detach().double() if tensor.is_floating_point() else tensor.clone()
+            own = tensor.detach()
+            differs = own.is_floating_point() or own.is_complex()
+            tensors[canonical[path]] = in_double(own) if differs else own.clone()
     return Weights(source, {path: tensors[name] for path, name in canonical.items()})
 
 
@@ -58,7 +61,7 @@ def _fitting(dst: Side, path: str, value: Tensor) -> Tensor:
 @contextmanager
 def differentiable(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Have torch record what is computed from the floating-point tensors inside a `with` block, and yield these."""
-    leaves = {path: tensor for path, tensor in tensors.items() if tensor.is_floating_point()}
+    leaves = {path: tensor for path, tensor in tensors.items() if tensor.is_floating_point() or tensor.is_complex()}
     for leaf in leaves.values():
         leaf.requires_grad_(True)
     try:

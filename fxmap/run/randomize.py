@@ -58,8 +58,8 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
         if id(tensor) not in values:
             role = roles.get(path, "")
             table = not isinstance(tensor, nn.Parameter) and not role.startswith("norm ") and path not in read
-            fixed = table and tensor.is_floating_point()
-            values[id(tensor)] = tensor.detach().double().clone() if fixed else _random(tensor, role, generator)
+            fixed = table and (tensor.is_floating_point() or tensor.is_complex())
+            values[id(tensor)] = in_double(tensor.detach()).clone() if fixed else _random(tensor, role, generator)
         result[path] = values[id(tensor)]
     return result
 
@@ -75,6 +75,9 @@ def _role(captured: Network, name: str) -> str:
 
 def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
     shape = tensor.shape
+    if tensor.is_complex():
+        parts = [_random(tensor.detach().real, role, generator) for _ in range(2)]
+        return torch.complex(*parts)
     if not tensor.is_floating_point():
         # A counter may be any number; a table of positions may not.
         counter = role == "" and tensor.dim() == 0
@@ -89,6 +92,13 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         fan_in = shape[0] * math.prod(shape[2:]) if role == "conv_transpose weight" else math.prod(shape[1:])
         return normal * (SCALES.weight / math.sqrt(max(fan_in, 1)))
     return normal * SCALES.vector
+
+
+def in_double(tensor: Tensor) -> Tensor:
+    """Return a tensor in double precision, real or complex; integers as they are."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def cotangents(outputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:

@@ -36,7 +36,7 @@ def test_the_right_mapping_by_hand_is_proven() -> None:
     proof = fxmap.verify(src, dst, _identity(dst))
     assert proof.ok
     assert proof.divergence is None
-    assert proof.forwards <= 6
+    assert proof.forwards <= 24  # of which the audit's are on small maps
     assert proof.status("conv1.weight") is Status.PROVEN
     assert proof.status("bn1.num_batches_tracked") is Status.INERT
 
@@ -105,7 +105,7 @@ def test_a_changed_attribute_is_never_proven(change: Callable[[nn.Module], None]
         assert attribute in mapping.proof.divergence.attribute
 
 
-def test_what_lies_before_and_behind_a_difference_is_proven() -> None:
+def test_what_lies_before_a_difference_is_proven_and_what_lies_behind_it_is_matched() -> None:
     src, dst = _pair()
     vars(dst.get_submodule("layer2.0.conv1"))["stride"] = (1, 1)
     vars(dst.get_submodule("layer2.0.conv1"))["stride"] = (2, 2)
@@ -113,9 +113,11 @@ def test_what_lies_before_and_behind_a_difference_is_proven() -> None:
     mapping = fxmap.auto_map(src, dst)
     assert mapping.proof is not None
     assert not mapping.proof.ok
-    read = [key for key in mapping if "num_batches" not in key]
-    assert {mapping.status(key) for key in read} == {Status.PROVEN}
+    behind = ("layer2.0.conv2", "layer2.0.bn2", "layer3", "layer4", "fc")
+    for key in [key for key in mapping if "num_batches" not in key]:
+        assert mapping.status(key) is (Status.MATCHED if key.startswith(behind) else Status.PROVEN), key
     assert "layer2.0" in str(mapping.proof.divergence)
+    assert "matched, not proven" in str(mapping.proof)
 
 
 def test_missing_keys_are_not_proven() -> None:
@@ -244,14 +246,16 @@ def test_a_replaced_head_leaves_the_body_proven_and_is_named() -> None:
     assert {key for key in dst.state_dict() if mapping.status(key) is Status.MISMATCHED} == {"fc.weight", "fc.bias"}
 
 
-def test_what_lies_behind_a_value_of_another_shape_is_proven() -> None:
+def test_what_lies_behind_a_value_of_another_shape_is_matched() -> None:
     src, dst = _pair()
     vars(dst.get_submodule("maxpool"))["stride"] = 1
     mapping = fxmap.auto_map(src, dst)
     assert mapping.proof is not None
     assert not mapping.proof.ok
     assert "maxpool (max_pool): stride 1 against 2" in str(mapping.proof.divergence)
-    assert {mapping.status(key) for key in mapping if "num_batches" not in key} == {Status.PROVEN}
+    before = ("conv1", "bn1")
+    for key in [key for key in mapping if "num_batches" not in key]:
+        assert mapping.status(key) is (Status.PROVEN if key.startswith(before) else Status.MATCHED), key
 
 
 class Embedded(nn.Module):

@@ -20,8 +20,8 @@ x -> in (signature), fc1 -> up (signature), act -> relu (signature), fc2 -> down
 
 Cost: O(e r) for e edges and the largest radius r of a neighbourhood (16), plus the assignments, O(n^3) each for a block of
 n ambiguous operations. The largest common subgraph is NP-hard in general: this is an approximation. Beside an exhaustive
-matcher (`tests/matching/align/oracle.py`), on random graphs of at most seven operations, it preserves every edge of 6000 renamed
-copies; with an operation added or removed it is short by one to three edges in 1.4 % of the pairs (3.3 % where all
+matcher (`tests/matching/align/oracle.py`), on random graphs of at most seven operations, it preserves every edge of 6000
+renamed copies; with an operation added or removed it is short by one to three edges in 1.4 % of the pairs (3.3 % where all
 operations are of one to three kinds): a neighbour of the same kind is then taken for the operation that is lacking.
 
 Source: B. Weisfeiler, A. Leman, NTI Series 2 (1968) 12-16; D. Conte et al., IJPRAI 18 (2004) 265-298,

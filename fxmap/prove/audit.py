@@ -1,0 +1,254 @@
+"""Audit: run the user's own code of both models on inputs that nothing else has seen, and compare what they return.
+
+The lockstep compares graphs that were captured on some inputs. A function that agrees there may differ elsewhere: where a
+mask has holes, where a sequence is longer than a window, where numbers are large enough to reach the other piece of a clamp.
+The audit looks there. It shares no code with the lockstep: it calls both models as a user would, with random weights that
+the mapping has carried over, in float64.
+
+It cannot show that two functions are equal everywhere; it shows on what they were compared, which is the scope of a proof.
+
+>>> from fxmap.model.inputs import as_inputs
+>>> both = (as_inputs(torch.zeros(2, 3, dtype=torch.float64)),) * 2
+>>> clamped = audit(lambda i: i.args[0], lambda i: i.args[0].clamp(max=100), both, tolerance=1e-9)
+>>> clamped.refuted
+'4x3 (drawn values, scaled by 0.001 to 1000)'
+
+Cost: about seven calls of each model, on inputs no larger than the given ones but for two or three.
+Source: random and boundary testing of programs, as in Claessen and Hughes, QuickCheck, 2000, doi:10.1145/351240.351266.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxmap.model.inputs import Inputs, names_of
+from fxmap.prove.samples import DRAWS, Both, Role, Sampler, Shape, common_batch, shapes
+
+Call = Callable[[Inputs], Any]
+Named = list[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the runs of both models showed.
+
+    Attributes:
+        error: the largest difference, relative to the largest value of each sample.
+        refuted: the inputs on which the models differ, in words; empty where they agree.
+        ran: the inputs that both models accepted, in words.
+        samples: the inputs that both models accepted.
+        varied: the names of the inputs that took different values in some run.
+        fixed: the names of the others.
+        unpaired: why the names of the outputs do not pair them.
+    """
+
+    error: float = 0.0
+    refuted: str = ""
+    ran: tuple[str, ...] = ()
+    samples: tuple[Both, ...] = field(default=(), repr=False)
+    varied: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    unpaired: str = ""
+
+    @property
+    def agreed(self) -> tuple[str, ...]:
+        """The inputs on which both models agree, in words."""
+        return self.ran[:-1] if self.refuted else self.ran
+
+
+def audit(
+    src: Call,
+    dst: Call,
+    both: Both,
+    *,
+    tolerance: float,
+    limits: Sequence[int] = (),
+    pairing: Sequence[tuple[int, int]] = (),
+    sized: bool = False,
+) -> Audit:
+    """Compare two models on drawn inputs, up to the first on which they differ.
+
+    Args:
+        src, dst: call a model on inputs, with the weights that are compared, and return what it returns.
+        both: example inputs that both models accept, in float64.
+        tolerance: the largest difference that is none, relative to the largest absolute value of a sample.
+        limits: numbers that the models hold, such as windows: lengths beyond them are tried.
+        pairing: which output of the source is which of the destination, where their names do not say it.
+        sized: keep the size of maps.
+    """
+    sampler = Sampler.of(both, (_tables(src, both[0]), _tables(dst, both[1])))
+    return _Auditor(src, dst, tolerance, pairing).run(sampler, shapes(sampler, limits, sized=sized))
+
+
+@dataclass(frozen=True)
+class _Auditor:
+    """The two models, and how their outputs are compared."""
+
+    src: Call
+    dst: Call
+    tolerance: float
+    pairing: Sequence[tuple[int, int]]
+
+    def run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
+        found = Audit()
+        for seed, (title, choices) in enumerate(plan):
+            for one, shape in _choices(sampler, choices):
+                inputs = one.draw(shape, seed)
+                outcome = self._compare(inputs)
+                if outcome is None:
+                    continue
+                error, unpaired = outcome
+                if unpaired:
+                    return replace(found, unpaired=unpaired)
+                sampler, text = one, _describe(title, inputs, shape)
+                found = replace(
+                    found,
+                    error=max(found.error, error),
+                    ran=(*found.ran, text),
+                    samples=(*found.samples, inputs),
+                    varied=tuple(dict.fromkeys((*found.varied, *_varied(sampler, inputs[0])))),
+                )
+                if not error <= self.tolerance:
+                    return replace(found, refuted=text)
+                break
+        fixed = [name for name in names_of(sampler.both[0]) if name not in found.varied]
+        return replace(found, fixed=tuple(dict.fromkeys((*fixed, *sampler.unlinked))))
+
+    def _compare(self, inputs: Both) -> tuple[float, str] | None:
+        """Run both models; None where one of them does not accept the inputs, or gives no numbers on them."""
+        try:
+            with torch.no_grad():
+                ours, theirs = named_outputs(self.src(inputs[0])), named_outputs(self.dst(inputs[1]))
+        except Exception:  # whatever a model raises on inputs that it does not accept
+            return None
+        pairs, unpaired = paired(ours, theirs, self.pairing)
+        if unpaired:
+            return 0.0, unpaired
+        if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
+            return None
+        batch = common_batch(inputs[0].flat())
+        return max(difference(a, b, batch) for a, b in pairs), ""
+
+
+def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampler, Shape]]:
+    """Yield the shapes to try; integers that have no table in a wide range first, then in a narrow one."""
+    integers = any(slot.role is Role.INTEGERS for slot in sampler.slots)
+    wide = integers and sampler.largest == DRAWS.integers[0]
+    for largest in (*DRAWS.integers, 0) if wide else (sampler.largest,):
+        for shape in choices:
+            yield replace(sampler, largest=largest), shape
+
+
+def _varied(sampler: Sampler, inputs: Inputs) -> Iterator[str]:
+    """Yield the names of the inputs whose values are not those of the example, and not all one number."""
+    for slot, value in zip(sampler.slots, inputs.flat(), strict=True):
+        differs = value.shape != slot.example.shape or not torch.equal(value, slot.example.to(value.dtype))
+        if differs and (value.numel() < 2 or bool((value != value.flatten()[0]).any())):
+            yield slot.name
+
+
+def _describe(title: str, inputs: Both, shape: Shape) -> str:
+    texts = ["x".join(map(str, value.shape)) or "a number" for value in inputs[0].flat()]
+    what = {"values": "drawn values", "batch": "a batch of one"}.get(title, f"another {title}")
+    scaled = f", scaled by {min(shape.scales):g} to {max(shape.scales):g}" if shape.scales else ""
+    return f"{' and '.join(dict.fromkeys(texts))} ({what}{scaled})"
+
+
+def named_outputs(value: Any, name: str = "") -> Named:
+    """Return the tensors of an output with their names: keys of dicts, fields of named tuples; empty where there are none.
+
+    >>> [name for name, _ in named_outputs({"mu": torch.zeros(1), "rest": (torch.zeros(2), torch.zeros(3))})]
+    ['mu', 'rest.0', 'rest.1']
+    """
+    if isinstance(value, Tensor):
+        return [(name, value)]
+    if isinstance(value, Mapping):
+        items: list[tuple[str, Any]] = [(str(key), part) for key, part in value.items()]
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = list(zip(value._fields, value, strict=True))
+    elif isinstance(value, list | tuple):
+        items = [(str(index) if name else "", part) for index, part in enumerate(value)]
+    else:
+        return []
+    return [found for key, part in items for found in named_outputs(part, f"{name}.{key}" if name and key else name or key)]
+
+
+def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tuple[list[tuple[Tensor, Tensor]], str]:
+    """Pair outputs: by name where both models return several named ones; or say why names do not pair them."""
+    if max(len(ours), len(theirs)) > 1 and all(name for name, _ in (*ours, *theirs)):
+        named, others = dict(ours), dict(theirs)
+        common = [name for name in named if name in others]
+        if not common and min(len(ours), len(theirs)) > 1:
+            names = ", ".join(named), ", ".join(others)
+            return [], f"the source returns {names[0]}, the destination {names[1]}: names do not say which output is which"
+        if common:
+            return [(named[name], others[name]) for name in common], ""
+    if not pairing and len(ours) == len(theirs):
+        pairing = [(i, i) for i in range(len(ours))]
+    return [(ours[i][1], theirs[j][1]) for i, j in pairing if i < len(ours) and j < len(theirs)], ""
+
+
+def difference(one: Tensor, other: Tensor, batch: int | None) -> float:
+    """Return the largest difference, relative to the largest absolute value of each sample of a batch.
+
+    Infinite where shapes differ, or where only one of two values is a number. Scores that both mask out are equal.
+
+    >>> difference(torch.tensor([[1.0], [100.0]]), torch.tensor([[1.5], [100.0]]), 2)
+    0.5
+    """
+    if one.shape != other.shape:
+        return float("inf")
+    if not one.numel():
+        return 0.0
+    one, other = (_as_numbers(value) for value in (one, other))
+    masked = (one < _MASKED) & (other < _MASKED)
+    one, other = one.masked_fill(masked, 0.0), other.masked_fill(masked, 0.0)
+    if not bool(torch.isfinite(other).all()):
+        return float("inf")
+    rows = batch if batch and one.dim() and one.shape[0] == batch else 1
+    one, other = one.reshape(rows, -1), other.reshape(rows, -1)
+    scale, errors = one.abs().amax(1), (one - other).abs().amax(1)
+    return float(torch.where(scale > 0, errors / scale, errors).max())
+
+
+def _as_numbers(value: Tensor) -> Tensor:
+    return torch.view_as_real(value.to(torch.complex128)) if value.is_complex() else value.detach().double()
+
+
+# A score below this is no score: its softmax is exactly 0 beside any that is not masked.
+_MASKED = -1e30
+
+
+class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes of which tables the inputs are indices: the storage that an embedding reads its numbers from is an input's."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.places = {value.untyped_storage()._cdata: i for i, value in enumerate(inputs) if not value.is_floating_point()}
+        self.rows: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the operands of an embedding."""
+        if func is torch.ops.aten.embedding.default:
+            place = self.places.get(args[1].untyped_storage()._cdata)
+            if place is not None:
+                self.rows[place] = min(self.rows.get(place, args[0].shape[0]), args[0].shape[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _tables(call: Call, inputs: Inputs) -> dict[int, int]:
+    """Return how many rows the tables have that inputs index, by the place of the input; none where nothing runs."""
+    integers = [value for value in inputs.flat() if not value.is_floating_point() and value.dtype is not torch.bool]
+    if not integers:
+        return {}
+    watch = _Lookups(inputs.flat())
+    try:
+        with torch.no_grad(), watch:
+            call(inputs)
+    except Exception:  # whatever a model raises
+        return {}
+    return watch.rows

@@ -1,0 +1,310 @@
+"""Examine: what else must hold before a proof is ok, asked of the user's own code of both models.
+
+The lockstep has shown that the two graphs agree where they were run, and which keys move the outputs there. What is asked
+here, by the audit and by changing tensors and running again:
+
+- Do both models agree on inputs that are drawn anew, and with weights of another size?
+- Do keys that are called inert move nothing? A gradient of 0 does not say so: an argmax, a router or a dead ReLU has none.
+- Does the source read state (a mean, a threshold, a permutation) of which the mapping makes nothing?
+- Do tables of integers go where the mapping puts them? They are permuted in the source, and in the destination by it.
+
+Cost: the audit, and about two forward passes of each model for each of the other questions.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.matching.plan import Plan
+from fxmap.prove.audit import Audit, audit, difference, named_outputs, paired
+from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.limits import limits_of
+from fxmap.prove.own_code import call_own
+from fxmap.prove.passes import Passes
+from fxmap.prove.samples import Both, common_batch
+from fxmap.prove.tables import extra_state, has_counterpart
+from fxmap.prove.weights import Weights, held, mapped_weights
+from fxmap.run.precision import SinglePrecision
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Differences that are none, relative to the largest value of a sample."""
+
+    # Drawn inputs are larger than those of the lockstep, and rounding grows with them: a hundred times its 1e-9.
+    double: float = 1e-7
+    # Where a model computes a part in float32 by itself: float32 rounds to 6e-8, and logits of 1000 to 6e-5.
+    single: float = 1e-3
+    # A changed tensor that moves the outputs by less than this has no influence.
+    still: float = 1e-10
+
+
+TOLERANCES = Tolerances()
+# Weights are made so many times larger, for what lies behind a norm that takes the scale of the inputs away; and so small
+# that what is added to a norm before a division shows.
+_FACTORS = (3.0, 1e-6)
+# A tensor is changed by so many times its size: what rounds must be moved by more than a step, an argmax to another place.
+_CHANGES = (2.0, 50.0)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the user's own code of both models showed.
+
+    Attributes:
+        audit: the runs on drawn inputs.
+        moving: tensors of the destination, by path, that were called inert and move the outputs.
+        unmapped: tensors of the source, by path, that move its outputs and of which the destination has nothing.
+        permuted: tables of integers of the destination, by path, that move the outputs as the source's do.
+        unlike: other tables of integers that move the outputs.
+    """
+
+    audit: Audit = field(default_factory=Audit)
+    moving: frozenset[str] = frozenset()
+    unmapped: tuple[str, ...] = ()
+    permuted: frozenset[str] = frozenset()
+    unlike: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """The two models with the proof's weights, and which output of the source is which of the destination.
+
+    `sized` says that the proof holds for maps of the given size alone.
+    """
+
+    mapping: KeyMapping
+    plan: Plan
+    weights: Weights
+    pairing: Sequence[tuple[int, int]]
+    passes: Passes
+    sized: bool = False
+
+    def run(self, inputs: InputPair, inert: Iterable[str], agree: bool) -> Examination:
+        """Ask every question, up to a difference.
+
+        Args:
+            inputs: the inputs of the lockstep.
+            inert: the tensors, by path, that seem to move nothing.
+            agree: whether the lockstep showed no difference; after one, only labels are asked for.
+        """
+        both = inputs.src.double(), inputs.dst.double()
+        if not agree:
+            samples = _telling(self._audit(both, float("inf")).samples) if inert else []
+            return Examination(moving=frozenset(self._moving(samples, list(inert))))
+        found = self._audited(both)
+        if found.refuted or found.unpaired or not found.samples:
+            return Examination(found)
+        samples = _telling(found.samples)
+        permuted, unlike = self._permuted(samples[0])
+        moving = self._moving(samples, list(inert))
+        unmapped = [*self._unmapped(samples), *extra_state(self.plan.src.model)]
+        return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
+
+    def _audited(self, both: Both) -> Audit:
+        found = self._audit(both, TOLERANCES.double)
+        if found.refuted and found.error <= TOLERANCES.single and self._is_single(found.samples[-1]):
+            found = self._audit(both, TOLERANCES.single)
+        for factor in _FACTORS:
+            found = found if found.refuted or not found.samples else self._with_other_weights(found, factor)
+        return found
+
+    def _is_single(self, sample: Both) -> bool:
+        """Whether one of the models computes in float32 by itself: then its own rounding is no difference."""
+        with SinglePrecision() as seen:
+            self._outputs(self.weights, sample)
+        return bool(seen.found)
+
+    def _audit(self, both: Both, tolerance: float) -> Audit:
+        src, dst = self.plan.src, self.plan.dst
+
+        def counted(call: Callable[..., object]) -> Callable[..., object]:
+            def run(*args: object) -> object:
+                self.passes.add()
+                return call(*args)
+
+            return run
+
+        return audit(
+            counted(lambda inputs: call_own(src, self.weights.src, inputs)),
+            counted(lambda inputs: call_own(dst, self.weights.dst, inputs)),
+            both,
+            tolerance=tolerance,
+            limits=limits_of(src.model, dst.model),
+            pairing=self.pairing,
+            sized=self.sized,
+        )
+
+    def _with_other_weights(self, found: Audit, factor: float) -> Audit:
+        """Run once more with all weights that the mapping reads larger or smaller; larger biases would hide the inputs."""
+        canonical = self.plan.src.main.canonical
+        mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
+        changed = {
+            path: tensor * factor if canonical[path] in mapped and _is_weight(tensor, factor) else tensor
+            for path, tensor in self.weights.src.items()
+        }
+        sample = found.samples[0]
+        outputs = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
+        if outputs is None:
+            return found
+        error = self._difference(*outputs, sample)
+        single = TOLERANCES.double < error <= TOLERANCES.single and self._is_single(sample)
+        tolerance = TOLERANCES.single if single else TOLERANCES.double
+        text = f"{found.ran[0]}, with weights {factor:g} times as large"
+        ran = (*found.ran, text)
+        return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= tolerance else text)
+
+    def _outputs(self, weights: Weights, sample: Both) -> tuple[object, object] | None:
+        """Return what both models give; None where one of them does not run, or the source gives no numbers."""
+        self.passes.add(2)
+        try:
+            with torch.no_grad():
+                ours = call_own(self.plan.src, weights.src, sample[0])
+                theirs = call_own(self.plan.dst, weights.dst, sample[1])
+        except Exception:  # whatever a model raises with tensors that do not fit it
+            return None
+        finite = all(bool(torch.isfinite(value).all()) for _, value in named_outputs(ours) if value.is_floating_point())
+        return (ours, theirs) if finite else None
+
+    def _difference(self, ours: object, theirs: object, sample: Both) -> float:
+        pairs, _ = paired(named_outputs(ours), named_outputs(theirs), self.pairing)
+        batch = common_batch(sample[0].flat())
+        return max((difference(a, b, batch) for a, b in pairs), default=float("inf"))
+
+    # -- tensors that are changed -------------------------------------------------------------------------------------
+
+    def _moving(self, samples: Sequence[Both], inert: list[str]) -> list[str]:
+        """Return the tensors of the destination that move its outputs, of those that seem to move nothing."""
+        side, own = self.plan.dst, self.weights.dst
+        return self._found(inert, own, lambda tensors: [call_own(side, tensors, inputs) for _, inputs in samples])
+
+    def _unmapped(self, samples: Sequence[Both]) -> list[str]:
+        """Return the source's tensors that move its outputs, and of which the destination has nothing."""
+        side, own = self.plan.src, self.weights.src
+        used = {path for key, store in side.twin.stores.items() for path in store.names if self._reads(key)}
+        rest = [
+            path
+            for path, tensor in own.items()
+            if path not in used and tensor.numel() and side.main.canonical[path] == path and path not in self._counted_for
+        ]
+        # The destination may be a part of the source: then only the outputs count that it has as well.
+        with torch.no_grad():
+            theirs = [named_outputs(call_own(self.plan.dst, self.weights.dst, inputs)) for _, inputs in samples]
+
+        def shared(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+            ours = [named_outputs(call_own(side, tensors, inputs)) for inputs, _ in samples]
+            return [one for a, b in zip(ours, theirs, strict=True) for one, _ in paired(a, b, self.pairing)[0]]
+
+        found = self._found(rest, own, shared)
+        return [path for path in found if not has_counterpart(self.plan, path)]
+
+    def _reads(self, key: str) -> bool:
+        return self.plan.src.prefix + key in self._sources
+
+    @property
+    def _sources(self) -> set[str]:
+        return self.mapping.sources()
+
+    @property
+    def _counted_for(self) -> set[str]:
+        """The source's tensors whose counterpart is of another shape: a replaced head is said elsewhere."""
+        known = {mismatch.source.removeprefix(self.plan.src.prefix) for mismatch in self.mapping.knowledge.mismatched}
+        return {path for key, store in self.plan.src.twin.stores.items() for path in store.names if key in known}
+
+    def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
+        """Return the destination's tables of integers that move the outputs as the source's do, and those that do not."""
+        found: tuple[list[str], list[str]] = [], []
+        before = self._outputs(self.weights, sample)
+        for key in [key for key in self.mapping if self._is_table(key)] if before is not None else ():
+            (path,) = self.plan.dst.names(key.removeprefix(self.plan.dst.prefix))
+            sources = {p for k, s in self.plan.src.twin.stores.items() if k in self._keys_of(key) for p in s.names}
+            changed = {p: _disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
+            after = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
+            if before is None or after is None:
+                continue
+            if self._difference(*after, sample) > TOLERANCES.double:
+                found[1].append(path)
+            elif self._difference(before[0], after[0], sample) > TOLERANCES.still:
+                found[0].append(path)
+        return found
+
+    def _keys_of(self, key: str) -> set[str]:
+        return {source.removeprefix(self.plan.src.prefix) for source in self.mapping[key].sources()}
+
+    def _is_table(self, key: str) -> bool:
+        dst = self.plan.dst
+        store = dst.twin.stores.get(key.removeprefix(dst.prefix))
+        if store is None or len(store.names) != 1:
+            return False
+        tensor = dst.main.tensors[store.names[0]]
+        return not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() > 1
+
+    def _found(
+        self,
+        paths: list[str],
+        own: Mapping[str, Tensor],
+        call: Callable[[Mapping[str, Tensor]], object],
+    ) -> list[str]:
+        """Return which tensors move what a model returns: all at once first, then by halves."""
+        if not paths:
+            return []
+        with torch.no_grad():
+            before = named_outputs(call(own))
+            self.passes.add()
+
+            def moves(some: list[str]) -> bool:
+                for change in _CHANGES:
+                    self.passes.add()
+                    try:
+                        after = named_outputs(call({**own, **{path: _disturbed(own[path], change) for path in some}}))
+                    except Exception:  # an index out of range: the tensor is read
+                        return True
+                    if len(after) != len(before):
+                        return True
+                    pairs = zip(before, after, strict=True)
+                    if any(difference(a, b, None) > TOLERANCES.still for (_, a), (_, b) in pairs):
+                        return True
+                return False
+
+            return _by_halves(paths, moves)
+
+
+def _telling(samples: Sequence[Both]) -> list[Both]:
+    """Return the inputs on which a changed tensor must move nothing: the first, and the largest."""
+    largest = max(samples, key=lambda both: sum(value.numel() for value in both[0].flat()), default=None)
+    return [*samples[:1], *([largest] if largest is not None and largest is not samples[0] else [])]
+
+
+def _by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str]:
+    """Return the members of a list that make a test true: O(m log n) tests for m members of n."""
+    if not moves(paths):
+        return []
+    if len(paths) == 1:
+        return paths
+    middle = len(paths) // 2
+    return [*_by_halves(paths[:middle], moves), *_by_halves(paths[middle:], moves)]
+
+
+def _is_weight(tensor: Tensor, factor: float) -> bool:
+    return (tensor.is_floating_point() or tensor.is_complex()) and (factor < 1 or tensor.dim() > 1)
+
+
+def _disturbed(tensor: Tensor, by: float = _CHANGES[0]) -> Tensor:
+    """Return a tensor with other numbers, that differ by some times their size; integers are dealt out anew."""
+    generator = torch.Generator().manual_seed(7)
+    if tensor.is_floating_point() or tensor.is_complex():
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if not tensor.is_complex() and bool((tensor > 0).all()):
+            return (tensor * noise.exp()).to(tensor.dtype)  # a variance stays positive
+        size = float(tensor.abs().mean()) if tensor.numel() else 0.0
+        return (by * (size or 1.0) * noise + (tensor.flip(0) if tensor.dim() else tensor)).to(tensor.dtype)
+    order = torch.randperm(tensor.numel(), generator=generator)
+    changed = tensor.flatten()[order].reshape(tensor.shape)
+    if not torch.equal(changed, tensor):
+        return changed
+    # All equal, or one: some of them are changed.
+    some = (torch.arange(tensor.numel()) % 2 == 0).reshape(tensor.shape)
+    return torch.where(some, ~tensor if tensor.dtype is torch.bool else tensor + 1, tensor)

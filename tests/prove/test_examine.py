@@ -1,0 +1,151 @@
+"""What the models' own code shows beside the lockstep: each pair differs somewhere that the given inputs do not reach."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxmap
+from fxmap import Status
+
+
+class Net(nn.Module):
+    def __init__(self, function: Callable[..., Any], **buffers: Tensor) -> None:
+        super().__init__()
+        self.a, self.h = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.function = function
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.function(self.a(x), self))
+
+
+class Masked(nn.Module):
+    """Scores to which a mask is added, on the keys or on the queries."""
+
+    def __init__(self, queries: bool) -> None:
+        super().__init__()
+        self.table, self.q, self.k = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.queries = queries
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.table(ids)
+        bias = (1 - mask.to(x.dtype)) * -1e4
+        scores = self.q(x) @ self.k(x).transpose(1, 2) + (bias[:, :, None] if self.queries else bias[:, None])
+        return scores.softmax(-1) @ x
+
+
+class Standardised(nn.Module):
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv, self.axes = nn.Conv2d(3, 4, 3), axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv((x - x.mean(self.axes, keepdim=True)) / (1 + x.var(self.axes, keepdim=True, unbiased=False)))
+        return y
+
+
+class Patches(nn.Module):
+    """Patches of 8 pixels; a map that is no multiple of that is cut, or padded."""
+
+    def __init__(self, padded: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.padded = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 4), padded
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padded:
+            x = F.pad(x, (0, -x.shape[3] % 8, 0, -x.shape[2] % 8))
+        y: Tensor = self.head(F.gelu(self.conv(x)).mean((2, 3)))
+        return y
+
+
+class Named(nn.Module):
+    def __init__(self, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.one, self.two, self.names = nn.Linear(8, 4), nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)), names
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.names, (self.one(x), self.two(x)), strict=True))
+
+
+IDS = torch.randint(0, 20, (1, 6))
+PAIRS: dict[str, tuple[nn.Module, nn.Module, Any]] = {
+    "a mask of ones": (Masked(False), Masked(True), (IDS, torch.ones_like(IDS))),
+    "a batch of one": (Standardised((1, 2, 3)), Standardised((0, 1, 2, 3)), torch.randn(1, 3, 16, 16)),
+    "one length": (Net(lambda h, _: h.mean(1)), Net(lambda h, _: h[:, :16].mean(1)), torch.randn(2, 16, 8)),
+    "small numbers": (Net(lambda h, _: h), Net(lambda h, _: h * torch.sigmoid(-20 * (h - 60))), torch.randn(2, 8)),
+    "one size": (Patches(padded=False), Patches(padded=True), torch.randn(1, 3, 64, 64)),
+    "labels alone": (Named(("mu", "logvar")), Named(("logvar", "mu")), torch.randn(2, 8)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_difference_beyond_the_given_inputs_refutes_the_proof(name: str) -> None:
+    src, dst, inputs = PAIRS[name]
+    mapping = fxmap.auto_map(src.eval(), dst.eval(), example_inputs=inputs)
+    assert mapping.proof is not None
+    assert not mapping.proof.ok
+    assert "on other inputs" in mapping.proof.reason
+    assert not any(status is Status.PROVEN for status in mapping.proof.statuses.values())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_same_model_is_proven_on_the_same_inputs_and_says_its_scope(name: str) -> None:
+    src, _, inputs = PAIRS[name]
+    proof = fxmap.auto_map(src.eval(), src.eval(), example_inputs=inputs).proof
+    assert proof is not None
+    assert proof.ok, proof
+    assert proof.scope.ran
+    assert not proof.scope.fixed
+    assert "scope: the models' own code agrees on" in str(proof)
+
+
+def test_state_of_the_source_that_the_destination_lacks_blocks_the_proof() -> None:
+    src = Net(lambda h, s: (h - s.mean) / s.std, mean=torch.zeros(8), std=torch.ones(8))
+    proof = fxmap.auto_map(src, Net(lambda h, _: h), example_inputs=torch.randn(2, 8)).proof
+    assert proof is not None
+    assert not proof.ok
+    assert proof.reason.startswith("mean, std: state of the source that moves its outputs")
+
+
+def test_a_table_that_both_models_have_needs_no_mapping() -> None:
+    table = torch.arange(8.0)
+    pair = (Net(lambda h, s: h + s.table, table=table), Net(lambda h, s: h + s.numbers, numbers=table.clone()))
+    proof = fxmap.auto_map(*pair, example_inputs=torch.randn(2, 8)).proof
+    assert proof is not None
+    assert proof.ok, proof
+
+
+def test_a_permutation_is_mapped_and_proven_by_permuting_it() -> None:
+    src = Net(lambda h, s: h[..., s.order], order=torch.arange(8))
+    dst = Net(lambda h, s: h.index_select(-1, s.order), order=torch.arange(8))
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 8))
+    assert mapping.status("order") is Status.PROVEN
+    src.order = torch.randperm(8)
+    mapping.load_into(dst, src.state_dict())
+    assert torch.equal(dst.state_dict()["order"], src.state_dict()["order"])
+
+
+def test_a_key_without_a_gradient_that_moves_labels_is_not_inert() -> None:
+    class Labels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x).argmax(-1)
+
+    mapping = fxmap.auto_map(Labels(), Labels(), example_inputs=torch.randn(16, 8))
+    assert {mapping.status(key) for key in ("fc.weight", "fc.bias")} == {Status.PROVEN}
+
+
+def test_the_bias_of_a_key_stays_inert() -> None:
+    src, dst = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+    x = torch.randn(2, 5, 8)
+    mapping = fxmap.auto_map(src, dst, example_inputs=(x, x, x))
+    assert mapping.proof is not None
+    assert mapping.proof.ok, mapping.proof
