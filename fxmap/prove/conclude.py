@@ -37,7 +37,18 @@ def conclude(
     statuses = conclude_statuses(mapping, dst, evidence, sound)
     reason = open_reason(mapping, evidence, verdict, statuses)
     sizes = evidence.inputs.src.size, evidence.own_code.inputs.src.size
-    return Proof(not reason, statuses, evidence.error, verdict.divergence, forwards, sizes, reason, conclude_notes(evidence))
+    return Proof(
+        ok=not reason,
+        statuses=statuses,
+        error=evidence.error,
+        divergence=verdict.divergence,
+        forwards=forwards,
+        inputs=sizes,
+        reason=reason,
+        notes=conclude_notes(evidence),
+        differs=evidence.difference > 0 and not evidence.own_code.trouble,
+        explained=verdict.explained,
+    )
 
 
 def conclude_statuses(mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Container[str]) -> dict[str, Status]:
