@@ -14,8 +14,9 @@ from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.plan import Plan
-from fxmap.matching.strategies.problem import Problem
+from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import solve
+from fxmap.matching.strategies.values import VALUES
 from fxmap.model.inputs import Forward, Given
 from fxmap.prove.trial import prove
 from fxmap.trace import Trace, recording, stage
@@ -101,6 +102,8 @@ def _map(problem: Problem) -> KeyMapping:
     if plan is None or not problem.run or not len(mapping):
         return mapping
     proven = _proven(mapping, plan, problem.given)
+    if proven.proof.refuted:
+        return _by_values(problem, plan, proven)
     if proven.proof.forwards or proven.knowledge.blocked or plan.dst.main.recorded:
         return proven
     try:
@@ -112,6 +115,15 @@ def _map(problem: Problem) -> KeyMapping:
     return _proven(again, plan, problem.given) if plan is not None and len(again) >= len(mapping) else proven
 
 
+def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:
+    """Look for a mapping by values where a run refuted the one that structure found; keep that where none is better."""
+    outcome = VALUES.attempt(problem, (Outcome(plan=plan, left="a run refuted it"),))
+    if outcome.mapping is None or outcome.plan is None or len(outcome.mapping) < len(refuted):
+        return refuted
+    again = _proven(outcome.mapping, outcome.plan, problem.given)
+    return refuted if again.proof.refuted or not again.proof.forwards else again
+
+
 def _solved(problem: Problem) -> tuple[KeyMapping, Plan | None]:
     outcome = solve(problem)
     assert outcome.mapping is not None
@@ -121,5 +133,5 @@ def _solved(problem: Problem) -> tuple[KeyMapping, Plan | None]:
 def _proven(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
     with stage("prove") as note:
         proven = prove(mapping, plan, given)
-        note(proven.proof.verdict, left="" if proven.proof.ok else proven.proof.reason)
+        note("ok" if proven.proof.ok else proven.proof.verdict, left="" if proven.proof.ok else proven.proof.reason)
     return proven

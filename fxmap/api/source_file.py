@@ -106,10 +106,13 @@ class SourceFile:
         keys = [self.keys.get(one.key, one.key) for one in grave]
         reader = "the destination" if self.src is None else f"src ({type(self.src).__name__})"
         merge = " Adapters can be merged first (peft: model.merge_and_unload())." if "LoRA" in grave[0].what else ""
+        way_out = "Give the model that the file was saved from (src=)"
+        if any("has another value" in one.what for one in grave):
+            way_out = "Load the file into src first (src.load_state_dict), so that it is compared with these values"
         raise LoadError(
             f"{self.where} holds more than {reader} reads: {shorten(keys)}: {grave[0].what}. Without it, what would be "
-            f"loaded computes something else than the model that was saved. Nothing was written.{merge} Give the model that the "
-            "file was saved from (src=), or pass strict=False to leave these keys in the file"
+            f"loaded computes something else than the model that was saved. Nothing was written.{merge} "
+            f"{way_out}, or pass strict=False to leave these keys in the file"
         )
 
     def _without(
@@ -121,21 +124,14 @@ class SourceFile:
         if needed and on_mismatch == "raise":
             raise LoadError(
                 f"{shorten(needed)}: src ({type(self.src).__name__}) reads {len(needed)} keys that {self.where} lacks, "
-                f"which has {len(self.state)} keys: src is not the model of this file. Nothing was written. Give the model that "
-                'it was saved from, leave src out to match keys by names, or pass on_mismatch="keep" to keep the destination\'s '
-                "own values there"
+                f"which has {len(self.state)} keys: src is not the model of this file. Nothing was written. Give the model "
+                "that it was saved from, leave src out to match keys by names, or pass on_mismatch="
+                '"keep" to keep the destination\'s own values there'
             )
         dropped = {key for key, part in mapping.items() if lost & set(part.sources())}
-        statuses = {
-            key: (
-                status
-                if key not in dropped
-                else Status.MISSING
-                if set(mapping[key].sources()) & set(needed)
-                else Status.KEPT
-            )
-            for key, status in mapping.knowledge.statuses.items()
-        }
+        statuses = dict(mapping.knowledge.statuses)
+        for key in dropped:
+            statuses[key] = Status.MISSING if set(needed) & set(mapping[key].sources()) else Status.KEPT
         reasons = mapping.knowledge.reasons | dict.fromkeys(dropped, f"{self.where} lacks it")
         rest = {key: part for key, part in mapping.items() if key not in dropped}
         knowledge = replace(mapping.knowledge, statuses=statuses, reasons=reasons)
@@ -178,8 +174,9 @@ def _refuse_strangers(state: Mapping[str, Any], own: Mapping[str, Any], src: nn.
     if own and (not shared or len(other) > len(shared) / 2):
         text = (
             f"{where}: {len(shared)} of the {len(own)} keys of src ({type(src).__name__}) are in the file, {len(other)} of "
-            f"them with other shapes. The file has {shorten(list(state))}, src has {shorten(list(own))}: src is not the model of "
-            "this file. Nothing was written. Give the model that it was saved from, or leave src out to match keys by names"
+            f"them with other shapes. The file has {shorten(list(state))}, src has {shorten(list(own))}: src is not the "
+            "model of this file. Nothing was written. Give the model that it was saved from, or leave src out to match keys "
+            "by names"
         )
         raise LoadError(text)
 

@@ -48,10 +48,10 @@ def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> Non
     if proof.refuted and verify != "warn":
         raise ProofError(
             f"both models were run with the mapped weights, and their outputs differ (relative error {proof.error:.1e}), "
-            f"which nothing that is known of the two models explains: the mapping is wrong. {proof.divergence or proof.reason}. "
-            "Nothing was written. Look at fxmap.auto_map(src, dst) and correct it by hand: "
-            'fxmap.KeyMapping(dict(mapping) | {key: source_key}); or pass verify="warn" to write it all the same, with a '
-            "warning, or verify=False to run nothing"
+            "which nothing that is known of the two models explains: the mapping is wrong. "
+            f"{proof.divergence or proof.reason}. Nothing was written. Look at fxmap.auto_map(src, dst), correct it by "
+            'hand: fxmap.KeyMapping(dict(mapping) | {key: source_key}); or pass verify="warn" to write it all the same, '
+            "with a warning, or verify=False to run nothing"
         )
     if not guessed:
         where = f". {proof.divergence}" if proof.divergence else ""

@@ -5,9 +5,11 @@ and buffers are known by identity, so that each is a node with its path; what el
 graph. A recording holds for the shapes that it was made with.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from fxmap.capture.rewrites.regroup import REGROUP
 from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
 from fxmap.graph.kinds import out_of_place
-from fxmap.model.inputs import Inputs
+from fxmap.model.inputs import Inputs, described
 from fxmap.model.kernels import can_part, grouped_mm
 from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
 from fxmap.model.tensors import tensors_of
@@ -205,11 +207,21 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) ->
         recording = run_fresh(replica, run)
     except Exception as error:  # whatever a model raises on inputs that do not fit it
         raise CaptureError(
-            f"{type(replica).__name__} does not run on {inputs.size}: {type(error).__name__}: {error}"
+            f"{type(replica).__name__} does not run on {described(inputs)}: {type(error).__name__}: {error}{_where(error)}"
         ) from error
     for rules in (CONTRACT, REGROUP):
         sweep(recording.graph, tensors, rules)
     return recording
+
+
+def _where(error: BaseException) -> str:
+    """Name the line of the user's own code at which a run failed: the last that is of no library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
+    return f" (in {own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own and own[-1].line else ""
+
+
+_LIBRARIES = (f"{Path(torch.__file__).parent}", f"{Path(__file__).parents[1]}")
 
 
 @contextmanager

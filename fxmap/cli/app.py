@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fxmap import __version__
 from fxmap.cli import commands
 from fxmap.cli.references import UsageError
-from fxmap.errors import DifferentNetworks, FxmapError, LoadError
+from fxmap.errors import DifferentNetworks, FxmapError, LoadError, ProofError
 
 # For a pipe, which has no width of its own.
 PIPE_WIDTH = 100
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments), prog_name="fxmap")
     except UsageError as error:
         raise _failure(str(error), 2) from None
-    except (LoadError, DifferentNetworks) as error:
+    except (LoadError, DifferentNetworks, ProofError) as error:
         raise _failure(str(error), 1) from None
     except FxmapError as error:
         raise _failure(str(error), 3) from None

@@ -17,6 +17,7 @@ from fxmap.api.verification import verify
 from fxmap.cli.references import UsageError, parse, resolve
 from fxmap.errors import MappingError, ProofWarning, shorten
 from fxmap.files.checkpoint import Checkpoint, read_tensors
+from fxmap.files.reading import existing
 from fxmap.files.writing import save
 from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
@@ -127,6 +128,7 @@ class Conversion:
 
     def run(self) -> Outcome:
         """Read, map, fill and write; the output appears whole, or not at all."""
+        existing(Path(self.checkpoint))  # before a model is built
         dst = _model(self.dst)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProofWarning)  # the report says it

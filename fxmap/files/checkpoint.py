@@ -145,7 +145,7 @@ def _named(found: Mapping[str, "OrderedDict[str, Any]"], where: str, weights: st
     tops = dict.fromkeys(key.partition(".")[0] for state in found.values() for key in state if "." in key)
     containers = ", ".join(repr(name) for name in found if name) or "no containers"
     raise CheckpointError(
-        f"{where}: no weights named {weights!r}; there are {containers}, and "
+        f"{where}: no weights named {weights!r}; there are {containers}, "
         f" keys that begin with {shorten([repr(top) for top in tops], 8)}"
     )
 

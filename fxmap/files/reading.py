@@ -15,11 +15,20 @@ def read_file(path: Path) -> Any:
     Raises:
         CheckpointError: the file is absent or broken, or reading it would run code.
     """
+    return read_as(existing(path), FORMATS)
+
+
+def existing(path: Path) -> Path:
+    """Return the file at a path, or the checkpoint in the folder there.
+
+    Raises:
+        CheckpointError: there is none; the message says what a folder is that holds none.
+    """
     if path.is_dir():
         found = file_in(path)
         if isinstance(found, str):
             raise CheckpointError(f"{path}: no such file; {found}")
-        path = found
+        return found
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    return read_as(path, FORMATS)
+    return path

@@ -1,9 +1,9 @@
 """Sets of weights: a file may hold several networks that fit one model equally well, of which one is meant.
 
-Idea: what a model wants is a collection of shapes. A container of the file, or a prefix of its keys, is a set of weights that
-fits if it has (nearly) as many of these shapes as the whole file has. Two that fit and do not overlap are a choice: student
-and teacher, encoder_q and encoder_k, raw and averaged weights. It is made where one of them has a usual name and the others
-have not, or where all hold the same values; otherwise nobody but the user can know.
+Idea: what a model wants is a collection of shapes. A container of the file, or a prefix of its keys, is a set of weights
+that fits if it has (nearly) as many of these shapes as the whole file has. Two that fit and do not overlap are a choice:
+student and teacher, encoder_q and encoder_k, raw and averaged weights. It is made where one of them has a usual name and
+the others have not, or where all hold the same values; otherwise nobody but the user can know.
 
 Cost: linear in the number of keys, times their depth.
 """
@@ -79,8 +79,8 @@ def choose(where: str, sets: Mapping[str, Mapping[str, Any]]) -> Choice:
     if all(_equal(sets[names[0]], sets[name]) for name in names[1:]):
         return Choice(names[0], tuple(names[1:]))
     raise CheckpointError(
-        f"{where}: holds {len(names)} sets of weights that fit equally well: {shorten(names, 8)}. Which one is meant, nothing "
-        f"says: choose with weights={names[0]!r} (or another of these names). Nothing was written"
+        f"{where}: holds {len(names)} sets of weights that fit equally well: {shorten(names, 8)}. Which one is meant, "
+        f"nothing says: choose with weights={names[0]!r} (or another of these names). Nothing was written"
     )
 
 
@@ -109,11 +109,11 @@ def sets_by_prefix(state: Mapping[str, Any], wanted: Shapes) -> dict[str, dict[s
     inner = [name for name in groups if not any(_inside(other, name) for other in groups)]
     if len(inner) > 1:
         return {top: groups[top] for top in dict.fromkeys(_top(name, inner) for name in inner)}
-    for name in groups:
+    for name, group in groups.items():
         # Raw weights at the top, and averaged ones in a part of their own.
-        outside = {key: value for key, value in state.items() if key not in groups[name]}
+        outside = {key: value for key, value in state.items() if key not in group}
         if fit(shapes_of(outside), wanted) >= needed:
-            return {"": outside, _top(name, [*inner, ""]): groups[name]}
+            return {"": outside, _top(name, [*inner, ""]): group}
     return {}
 
 

@@ -19,7 +19,14 @@ from torch import nn
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
-from fxmap.mapping.applying import evaluate, refuse_incomplete, refuse_lacking_ranges, refuse_unusable, sources_of
+from fxmap.mapping.applying import (
+    evaluate,
+    refuse_incomplete,
+    refuse_lacking_ranges,
+    refuse_unknown,
+    refuse_unusable,
+    sources_of,
+)
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.proof import Proof, Status
@@ -168,6 +175,7 @@ class KeyMapping(Mapping[str, Expression]):
         """
         if on_mismatch == "raise":
             self.require_complete()
+            refuse_unknown(self, self.knowledge, dst.state_dict())
         elif on_mismatch != "keep":
             raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
         return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
@@ -240,7 +248,8 @@ class KeyMapping(Mapping[str, Expression]):
         return describe(self._expressions, self.knowledge, self.proof)
 
     def __repr__(self) -> str:
-        return f"<KeyMapping of {len(self)} keys, {self.proof.verdict}; {len(self.missing)} missing, {len(self.mismatched)} mismatched>"
+        left = f"{len(self.missing)} missing, {len(self.mismatched)} mismatched"
+        return f"<KeyMapping of {len(self)} keys, {self.proof.verdict}; {left}>"
 
 
 def _expression(key: str, value: object) -> Expression:
