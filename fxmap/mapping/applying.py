@@ -106,7 +106,9 @@ def refuse_unknown(made: Collection[str], findings: Findings, own: Mapping[str, 
     Raises:
         LoadError: there are such keys.
     """
-    places = {_place(own[key]) for key in made if key in own}
+    if not made or not own.keys() >= set(made):
+        return  # refused for that when it is written
+    places = {_place(own[key]) for key in made}
     unknown = [
         key
         for key, value in own.items()
@@ -115,7 +117,7 @@ def refuse_unknown(made: Collection[str], findings: Findings, own: Mapping[str, 
     if unknown:
         raise LoadError(
             f"{shorten(unknown)}: the mapping does not say how this is made. {len(made)} of {len(own)} keys are mapped; "
-            'nothing was written. Map the others too, or pass on_mismatch="keep" to keep the destination\'s own values there.'
+            'nothing was written. Map the others too, or pass on_mismatch="keep" to keep the destination\'s own values.'
         )
 
 
