@@ -110,11 +110,24 @@ def _choose(data: object, where: str, weights: str | None, wanted: Shapes) -> Ch
         )
     if weights is not None:
         return _named(found, where, weights)
+    whole = _parts_of_one(found)
+    if fit(shapes_of(whole), wanted) > max(fit(shapes_of(state), wanted) for state in found.values()) / _ALONE:
+        return Checkpoint(whole, where)
     chosen = _fitting(found, where, wanted)
     part, state = chosen.name, found[chosen.name]
     # Tensors beside a container, such as the state of a random generator, are no weights.
     others = tuple(name for name in found if name and name != part and not (part == "" and _rank(name, found[name])[1]))
     return Checkpoint(state, f"{where}[{part!r}]" if part else where, part, others)
+
+
+# Where no container alone has this share of what all together have, they are the parts of one network.
+_ALONE = 0.75
+
+
+def _parts_of_one(found: Mapping[str, Mapping[str, Any]]) -> "OrderedDict[str, Any]":
+    """Return all containers as one state dict, as of a network whose encoder and decoder were saved apart."""
+    raw = [(name, state) for name, state in found.items() if name and not is_average(name)]
+    return OrderedDict((f"{name}.{key}", value) for name, state in raw for key, value in state.items())
 
 
 def _fitting(found: Mapping[str, Mapping[str, Any]], where: str, wanted: Shapes) -> Choice:

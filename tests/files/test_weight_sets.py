@@ -120,6 +120,12 @@ def test_nested_dicts_of_one_network_are_one_state_dict() -> None:
     assert torch.equal(weight(dst, "2"), weight(A, "2"))
 
 
+def test_parts_of_one_network_that_were_saved_apart() -> None:
+    src, dst = (nn.ModuleDict({"encoder": net(), "decoder": net()}) for _ in range(2))
+    fxmap.load(dst, {name: part.state_dict() for name, part in src.items()} | {"epoch": 3})
+    assert torch.equal(weight(dst, "decoder.2"), weight(src, "decoder.2"))
+
+
 def test_several_files_are_one_state_dict(tmp_path: Path) -> None:
     torch.save(A[0].state_dict(prefix="0."), tmp_path / "a.pth")
     save_file(A[2].state_dict(prefix="2."), tmp_path / "b.safetensors")
