@@ -150,6 +150,8 @@ def load(
         absorb_eps=absorb_eps,
     )
     mapping = file.read_by(mapping.with_notes(*checkpoint_notes(found)), on_mismatch)
+    if strict:
+        file.refuse_packed(mapping)
     complete(mapping, on_mismatch)
     file.account(mapping, strict)
     accept(mapping, verify, guessed=src is None)

@@ -15,6 +15,7 @@ from fxmap.api.resize import resized
 from fxmap.errors import LoadError, shorten
 from fxmap.files.checkpoint import Checkpoint
 from fxmap.files.left_over import LeftOver, left_over
+from fxmap.files.packed import packing_of
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
@@ -93,6 +94,22 @@ class SourceFile:
         if reason and mapping.proof.asked:
             return mapping.with_verdict(replace(mapping.proof, ok=False, reason=reason))
         return mapping
+
+    def refuse_packed(self, mapping: KeyMapping) -> None:
+        """Refuse a file whose weights are packed, or computed from several tensors, where nothing unpacks them.
+
+        Raises:
+            LoadError: there are tensors of such a packing that nothing reads.
+        """
+        left = [one.key for one in self._left(mapping)]
+        packing = packing_of(left, self.state)
+        if packing is None:
+            return
+        shown = [self.keys.get(key, key) for key in left if key.rpartition(".")[2] in packing.shown_by] or left
+        raise LoadError(
+            f"{shorten(shown)}: {self.where} holds {packing.name}, from which the weights would have to be computed. "
+            f"Nothing was written. {packing.way_out[0].upper()}{packing.way_out[1:]}; or give the model that it was saved from (src=)"
+        )
 
     def account(self, mapping: KeyMapping, strict: bool) -> None:
         """Refuse a file of which layers are read in part alone.

@@ -298,3 +298,22 @@ def test_inputs_that_do_not_fit_are_named_with_the_line_that_refused_them() -> N
 def test_an_unknown_word_for_verify_is_refused() -> None:
     with pytest.raises(ValueError, match="verify is"):
         fxmap.transfer(net(), net(), verify="maybe")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("packed", "words"),
+    [
+        ({"0.qweight": (2, 4), "0.qzeros": (1, 1), "0.scales": (1, 4)}, "GPTQ or AWQ"),
+        ({"0.weight": (8, 1), "0.weight.absmax": (1, 2), "0.weight.quant_map": (16, 1)}, "bitsandbytes in 4 bits"),
+        ({"0.weight": (4, 4), "0.SCB": (4, 1)}, "bitsandbytes in 8 bits"),
+        ({"0.weight_orig": (4, 4), "0.weight_mask": (4, 4)}, "pruning with masks"),
+        ({"0.weight_v": (4, 4), "0.weight_g": (4, 1)}, "weight norm"),
+        ({"base.0.lora_A.weight": (2, 4), "base.0.lora_B.weight": (4, 2)}, r"an adapter \(LoRA\) alone"),
+    ],
+)
+@pytest.mark.parametrize("on_mismatch", ["raise", "keep"])
+def test_packed_weights_are_refused_by_their_name(packed: dict[str, tuple[int, int]], words: str, on_mismatch: Any) -> None:
+    dst = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 3))
+    rest = {} if "alone" in words else {"1.weight": torch.randn(3, 4), "1.bias": torch.randn(3)}
+    file = rest | {key: torch.randn(shape) for key, shape in packed.items()}
+    unchanged(dst, lambda: fxmap.load(dst, file, on_mismatch=on_mismatch), fxmap.LoadError, words)
