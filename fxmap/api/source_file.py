@@ -108,7 +108,8 @@ class SourceFile:
         shown = [self.keys.get(key, key) for key in left if key.rpartition(".")[2] in packing.shown_by] or left
         raise LoadError(
             f"{shorten(shown)}: {self.where} holds {packing.name}, from which the weights would have to be computed. "
-            f"Nothing was written. {packing.way_out[0].upper()}{packing.way_out[1:]}; or give the model that it was saved from (src=)"
+            f"Nothing was written. {packing.way_out[0].upper()}{packing.way_out[1:]}; or give the model that it was saved "
+            "from (src=)"
         )
 
     def account(self, mapping: KeyMapping, strict: bool) -> None:

@@ -28,7 +28,7 @@ from fxmap.graph.opgraph import INPUT, OUTPUT
 from fxmap.mapping.proof import TOLERANCE, Divergence
 from fxmap.matching.align.alignment import Pair
 from fxmap.prove.aligned import varying_operations
-from fxmap.prove.causes import Cause, attribute_cause, constant_cause, tensor_cause, unaligned_cause
+from fxmap.prove.causes import Cause, attribute_cause, constant_cause, input_cause, tensor_cause, unaligned_cause
 from fxmap.prove.context import AlignedSide, Context, is_part, place
 from fxmap.prove.explained import is_explained
 from fxmap.prove.readers import compared_outputs, has_unaligned_rival, is_consistent, refuted_by_readers
@@ -109,7 +109,8 @@ def _cause(context: Context, pair: Pair, loose: set[Names]) -> Cause | None:
 
 def _at(context: Context, pair: Pair, error: float, cause: Cause | None) -> Divergence:
     """Describe a divergence at a pair."""
-    cause = cause or tensor_cause(context, pair) or unaligned_cause(context, pair.src, pair.dst) or Cause("")
+    cause = cause or tensor_cause(context, pair) or unaligned_cause(context, pair.src, pair.dst)
+    cause = cause or input_cause(context, pair) or Cause("")
     return Divergence(
         cause.src or place(context.src, pair.src),
         cause.dst or place(context.dst, pair.dst),

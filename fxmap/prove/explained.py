@@ -5,7 +5,8 @@ reads its name can judge it. Where nothing of that kind stands at the place wher
 ones, or the two were aligned wrongly: the run refutes the mapping.
 
 Explained is a pair that differs in a static attribute or a constant; that reads a tensor which the mapping leaves to the
-destination, and says so; or before which one model alone has an operation.
+destination, and says so; before which one model alone has an operation; or that reads an input which went through other
+steps before.
 
 Cost: that of looking for the cause of each pair that differs.
 """
@@ -18,7 +19,7 @@ from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.sides import Side
 from fxmap.prove.aligned import unaligned_before
-from fxmap.prove.causes import attribute_cause, constant_cause
+from fxmap.prove.causes import attribute_cause, constant_cause, input_cause
 from fxmap.prove.context import Context
 
 
@@ -46,7 +47,7 @@ def _explains(context: Context, pair: Pair) -> bool:
     changed = [prefix + key for name, same in context.same[pair].items() if not same for key in ops.stored(tensors[name])]
     if changed:
         return not any(key in context.mapping for key in changed)
-    return _has_one_alone(context, pair.src, pair.dst)
+    return input_cause(context, pair) is not None or _has_one_alone(context, pair.src, pair.dst)
 
 
 def _has_one_alone(context: Context, src: str, dst: str) -> bool:
