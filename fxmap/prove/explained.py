@@ -4,9 +4,9 @@ Two models may differ by themselves: another activation, another eps, a replaced
 reads its name can judge it. Where nothing of that kind stands at the place where the models part, the tensors are the wrong
 ones, or the two were aligned wrongly: the run refutes the mapping.
 
-Explained is a pair that differs in a static attribute or a constant; that reads a tensor which the mapping leaves to the
-destination, and says so; before which one model alone has an operation; or that reads an input which went through other
-steps before.
+Explained is a pair that differs in a static attribute or a constant, or is two activations; that reads a tensor which the
+mapping leaves to the destination, and says so; before which one model alone has an activation; or that reads an input which
+went through other steps before.
 
 Cost: that of looking for the cause of each pair that differs.
 """
@@ -14,6 +14,7 @@ Cost: that of looking for the cause of each pair that differs.
 from collections.abc import Mapping
 from math import isfinite
 
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import OUTPUT
 from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.align.alignment import Pair
@@ -21,6 +22,15 @@ from fxmap.matching.sides import Side
 from fxmap.prove.aligned import unaligned_before
 from fxmap.prove.causes import attribute_cause, constant_cause, input_cause
 from fxmap.prove.context import Context
+
+# Activations, norms and pools: whichever weights are loaded, one is not the other, and none is not one.
+_NO_WEIGHTS_MAKE_UP = frozenset(
+    ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool")
+    + ("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm")
+    + ("celu", "clamp", "clamp_min", "elu", "exp", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu")
+    + ("log_sigmoid", "log_softmax", "mish", "prelu_kernel", "relu", "selu", "sigmoid", "silu", "softmax", "softmin")
+    + ("softplus", "softsign", "tanh", "threshold")
+)
 
 
 def is_explained(context: Context, first: Pair | None, errors: Mapping[Pair, float]) -> bool:
@@ -40,6 +50,9 @@ def is_explained(context: Context, first: Pair | None, errors: Mapping[Pair, flo
 
 
 def _explains(context: Context, pair: Pair) -> bool:
+    kinds = context.src.main.ops.op(pair.src).kind, context.dst.main.ops.op(pair.dst).kind
+    if kinds[0] != kinds[1] and not all(has(kind, Trait.AFFINE) for kind in kinds):
+        return set(kinds) <= _NO_WEIGHTS_MAKE_UP
     if attribute_cause(context, pair.src, pair.dst) or constant_cause(context, pair):
         return True
     ops, prefix = context.dst.main.ops, context.dst.prefix
@@ -51,15 +64,16 @@ def _explains(context: Context, pair: Pair) -> bool:
 
 
 def _has_one_alone(context: Context, src: str, dst: str) -> bool:
-    """Whether one model alone has operations there, or each of them one of another kind.
+    """Whether one model alone has an operation there that no weights make up for, or each of them another one.
 
-    Several on both sides are the same thing spelled in two ways as often as not, which explains nothing.
+    Several on both sides are the same thing spelled in two ways as often as not, which explains nothing; and what moves
+    numbers, adds or scales may have to be made up for by other weights.
     """
     ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
+    kinds = [{side.main.ops.op(name).kind for name in names} for side, names in ((context.src, ours), (context.dst, theirs))]
     if not (ours and theirs):
-        return bool(ours or theirs)
-    kinds = [side.main.ops.op(names[0]).kind for side, names in ((context.src, ours), (context.dst, theirs))]
-    return len(ours) == len(theirs) == 1 and kinds[0] != kinds[1]
+        return bool((kinds[0] | kinds[1]) & _NO_WEIGHTS_MAKE_UP)
+    return len(ours) == len(theirs) == 1 and kinds[0] != kinds[1] and kinds[0] | kinds[1] <= _NO_WEIGHTS_MAKE_UP
 
 
 def _output(side: Side) -> str:
