@@ -24,12 +24,12 @@ from fxmap.prove.causes import attribute_cause, constant_cause, input_cause
 from fxmap.prove.context import Context
 
 # Activations, norms and pools: whichever weights are loaded, one is not the other, and none is not one.
-_NO_WEIGHTS_MAKE_UP = frozenset(
-    ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool")
-    + ("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm")
-    + ("celu", "clamp", "clamp_min", "elu", "exp", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu")
-    + ("log_sigmoid", "log_softmax", "mish", "prelu_kernel", "relu", "selu", "sigmoid", "silu", "softmax", "softmin")
-    + ("softplus", "softsign", "tanh", "threshold")
+_NO_WEIGHTS_MAKE_UP = frozenset[str]().union(
+    ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"),
+    ("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"),
+    ("celu", "clamp", "clamp_min", "elu", "exp", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"),
+    ("log_sigmoid", "log_softmax", "mish", "prelu_kernel", "relu", "selu", "sigmoid", "silu", "softmax", "softmin"),
+    ("softplus", "softsign", "tanh", "threshold"),
 )
 
 
