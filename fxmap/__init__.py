@@ -24,6 +24,7 @@ from fxmap.errors import (
     MappingError,
     MissingCalibration,
     ProofError,
+    ProofWarning,
     QuantizationError,
 )
 from fxmap.mapping.key_mapping import KeyMapping
@@ -42,6 +43,7 @@ __all__ = [
     "MissingCalibration",
     "Proof",
     "ProofError",
+    "ProofWarning",
     "QuantizationError",
     "Status",
     "__version__",

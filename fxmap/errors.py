@@ -38,7 +38,11 @@ class QuantizationError(FxmapError):
 
 
 class ProofError(FxmapError):
-    """`verify="required"` was asked for, and a key that the output depends on is not proven."""
+    """A run refuted the mapping, or `verify="required"` was asked for and a key that the output depends on is not proven."""
+
+
+class ProofWarning(UserWarning):
+    """Something was written that is not proven, or that is known to compute something else; the message names it."""
 
 
 class InternalError(AssertionError):

@@ -14,8 +14,9 @@ from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.plan import Plan
-from fxmap.matching.strategies.problem import Problem
+from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import solve
+from fxmap.matching.strategies.values import VALUES
 from fxmap.model.inputs import Forward, Given
 from fxmap.prove.trial import prove
 from fxmap.trace import Trace, recording, stage
@@ -79,16 +80,18 @@ def auto_map(
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
     if isinstance(src, nn.Module) and given.forward and example_inputs is None:
         raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
-    source = src if isinstance(src, nn.Module) else open_checkpoint(src)
+    source = src if isinstance(src, nn.Module) else open_checkpoint(src, wanted=dst.state_dict())
     with recording() as steps:
         mapping = _map(Problem(source, dst, given, absorb_eps=absorb_eps, run=bool(verify)))
     proof = mapping.proof
-    if verify and proof is None:
+    if not verify:
+        proof = Proof.not_asked(mapping.knowledge.statuses, "verify=False; fxmap.verify(src, dst, mapping) proves it")
+    elif not proof.asked:
         known = mapping.knowledge
         # Without a graph, one note says why there is none; the others are no reasons.
         reason = "; ".join(known.notes_of(NoteKind.NO_GRAPH) or known.notes) or "no key could be mapped"
         proof = Proof(statuses=known.statuses, reason=reason)
-    if verify == "required" and proof is not None and not proof.ok:
+    if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
     return KeyMapping(mapping, mapping.knowledge, proof, Trace(tuple(steps)))
 
@@ -99,8 +102,9 @@ def _map(problem: Problem) -> KeyMapping:
     if plan is None or not problem.run or not len(mapping):
         return mapping
     proven = _proven(mapping, plan, problem.given)
-    ran = proven.proof is not None and proven.proof.forwards
-    if ran or proven.knowledge.blocked or plan.dst.main.recorded:
+    if proven.proof.refuted:
+        return _by_values(problem, plan, proven)
+    if proven.proof.forwards or proven.knowledge.blocked or plan.dst.main.recorded:
         return proven
     try:
         # Code may be traced to a graph that no interpreter runs: a list that a function changes is a constant of the graph.
@@ -109,6 +113,15 @@ def _map(problem: Problem) -> KeyMapping:
         logger.info("the traced graphs cannot be run, and no run can be recorded: %s", error)
         return proven
     return _proven(again, plan, problem.given) if plan is not None and len(again) >= len(mapping) else proven
+
+
+def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:
+    """Look for a mapping by values where a run refuted the one that structure found; keep that where none is better."""
+    outcome = VALUES.attempt(problem, (Outcome(plan=plan, left="a run refuted it"),))
+    if outcome.mapping is None or outcome.plan is None or len(outcome.mapping) < len(refuted):
+        return refuted
+    again = _proven(outcome.mapping, outcome.plan, problem.given)
+    return refuted if again.proof.refuted or not again.proof.forwards else again
 
 
 def _solved(problem: Problem) -> tuple[KeyMapping, Plan | None]:
@@ -120,7 +133,5 @@ def _solved(problem: Problem) -> tuple[KeyMapping, Plan | None]:
 def _proven(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
     with stage("prove") as note:
         proven = prove(mapping, plan, given)
-        if proven.proof is not None:
-            reason = "" if proven.proof.ok else proven.proof.reason
-            note("ok" if proven.proof.ok else "not ok", left=reason)
+        note("ok" if proven.proof.ok else proven.proof.verdict, left="" if proven.proof.ok else proven.proof.reason)
     return proven

@@ -1,69 +1,34 @@
 """transfer and load: from a source to a filled destination, in one call and in place."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from fxmap.api.automap import auto_map
-from fxmap.errors import QuantizationError
-from fxmap.expressions.base import Expression, contains
-from fxmap.expressions.quantized import Requantized
-from fxmap.files.checkpoint import open_checkpoint
-from fxmap.forms.distill import distilled_batches
-from fxmap.forms.eager import fill_twin
-from fxmap.forms.fill import FillRequest, arguments
-from fxmap.forms.form import Twin
-from fxmap.forms.saturation import FULL_RANGE
-from fxmap.forms.sites import KeptReason
-from fxmap.forms.twin import float_twin
-from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
+from fxmap.api.filling import Calibration, Filling, fill
+from fxmap.api.part import part_of
+from fxmap.api.source_file import SourceFile
+from fxmap.api.verdict import Verify, accept, asked, complete
+from fxmap.files.checkpoint import Source, open_checkpoint
+from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import Status
-from fxmap.model.replica import replicate
-from fxmap.model.wrappers import match_prefix, unwrap
-from fxmap.run.noise import loss
-
-Calibration = Iterable[Any] | Literal["keep", "distilled"] | None
-
-
-@dataclass(frozen=True)
-class Filling:
-    """How a destination is filled: the options of `transfer` and `load` that concern writing.
-
-    Raises:
-        ValueError: an option has a value that it does not take.
-    """
-
-    calibration: Calibration = None
-    qconfig: Any = None
-    on_mismatch: Literal["raise", "keep"] = "raise"
-    relu6: Literal["reference", "clamp"] = "reference"
-    example_inputs: Any = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.calibration, str) and self.calibration not in ("keep", "distilled"):
-            raise ValueError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
-        if self.relu6 not in ("reference", "clamp"):
-            raise ValueError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
-        if self.relu6 == "clamp" and self.calibration in (None, "keep"):
-            raise ValueError('relu6="clamp" bounds ranges while they are calibrated; give calibration=batches with it')
+from fxmap.model.inputs import Forward
 
 
 def transfer(
     src: nn.Module,
     dst: nn.Module,
     *,
+    into: str | None = None,
     calibration: Calibration = None,
     qconfig: Any = None,
     on_mismatch: Literal["raise", "keep"] = "raise",
     relu6: Literal["reference", "clamp"] = "reference",
     example_inputs: Any = None,
-    verify: bool | Literal["required"] = True,
+    dst_inputs: Any = None,
+    src_forward: Forward | None = None,
+    dst_forward: Forward | None = None,
+    verify: Verify = True,
     absorb_eps: bool = False,
 ) -> KeyMapping:
     """Load the source model's weights into the destination model, in place; all or nothing.
@@ -71,6 +36,7 @@ def transfer(
     Args:
         src: the source model; it is not changed.
         dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
+        into: the part of the destination that is meant, as in `backbone.body`; by default all of it.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
             images); or "distilled", to make images of which the source's batch norms have the statistics that they
             remember; or "keep" to keep the destination's own activation ranges at your word. None is needed where the source
@@ -83,204 +49,110 @@ def transfer(
             ranges of the usual recipe, and the report says what that costs; "clamp" ends these ranges at 6, so that the
             saturation of the integers is the ReLU6. They use all of 0..255, which not every kernel adds up exactly; the
             other ranges are those of `qconfig`, by default with a bit of headroom.
-        example_inputs, verify, absorb_eps: as in `auto_map`; distilled images have the size of these inputs.
+        example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps: as in `auto_map`; distilled images have the size of
+            these inputs.
+        verify: run both models, and write nothing where that refutes the mapping (`Proof.refuted`). What is named and
+            understood, such as a replaced head or another eps, and what could not be proven, is written with a ProofWarning.
+            "required" writes nothing unless all is proven, "warn" writes what is refuted too, with a warning, and False runs
+            nothing.
 
     Returns:
         The mapping; ranges that the batches gave are `calibrated`, those of an int8 source `taken`.
 
     Raises:
+        ProofError: both models were run, their outputs differ, and nothing that is named explains it.
         MissingCalibration: static int8 without `calibration`, and ranges that the source does not have.
         QuantizationError: batches or scheme are refused, the destination can't run as it was built, or images cannot be
             distilled, since the source has no batch norm.
         LoadError, DifferentNetworks: as in `KeyMapping.load_into`.
+
+    >>> src, dst = nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    >>> transfer(src, dst, into="0").renames
+    {'0.weight': 'weight', '0.bias': 'bias'}
     """
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
-    mapping = auto_map(src, dst, example_inputs=example_inputs, verify=verify, absorb_eps=absorb_eps)
-    return fill(mapping, src, dst, src.state_dict(), options)
+    part = part_of(dst, into)
+    mapping = auto_map(
+        src,
+        part.model,
+        example_inputs=example_inputs,
+        dst_inputs=dst_inputs,
+        src_forward=src_forward,
+        dst_forward=dst_forward,
+        verify=asked(verify),
+        absorb_eps=absorb_eps,
+    )
+    complete(mapping, on_mismatch)
+    accept(mapping, verify)
+    return part.outside(fill(mapping, src, part.model, src.state_dict(), options))
 
 
 def load(
     dst: nn.Module,
-    checkpoint_file: str | Path | Mapping[str, Any],
+    checkpoint_file: Source,
     *,
     src: nn.Module | None = None,
     weights: str | None = None,
+    into: str | None = None,
+    strict: bool = True,
     calibration: Calibration = None,
     qconfig: Any = None,
     on_mismatch: Literal["raise", "keep"] = "raise",
     relu6: Literal["reference", "clamp"] = "reference",
     example_inputs: Any = None,
-    verify: bool | Literal["required"] = True,
+    dst_inputs: Any = None,
+    src_forward: Forward | None = None,
+    dst_forward: Forward | None = None,
+    verify: Verify = True,
+    absorb_eps: bool = False,
 ) -> KeyMapping:
     """Load a checkpoint file into the destination model; all or nothing.
 
     Args:
         dst: the destination, as in `transfer`.
         checkpoint_file: a .safetensors file, a file of torch.save (read with weights_only=True), the index of a checkpoint
-            in several files, or a state dict.
+            in several files, a folder of Hugging Face's libraries, several of these, or a state dict.
         src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
             keys are matched by shapes, names and order, which proves nothing.
-        weights: which weights of the file, where it holds several, such as "ema"; by default the raw ones.
-        calibration, qconfig, on_mismatch, relu6, example_inputs, verify: as in `transfer`.
+        weights: which weights of the file, where it holds several, such as "ema", "encoder_q" or "teacher.backbone"; by
+            default those with a usual name, if there is a choice.
+        into: the part of the destination that is meant, as in `detector.backbone`; by default all of it.
+        strict: refuse a file that holds more of the layers that are read than is read of them (a bias that `src` lacks, an
+            adapter, a scale). False leaves that in the file, with a warning; `mapping.left_in_file` lists it either way.
+        calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps:
+            as in `transfer`.
 
     Raises:
-        CheckpointError: the file cannot be read safely.
+        CheckpointError: the file cannot be read safely, or holds several sets of weights that fit.
+        LoadError: as `transfer`; or the file lacks what `src` reads, or holds more than is read (`strict`).
         As `transfer`.
+
+    >>> import torch
+    >>> file = {"student": nn.Linear(3, 2).state_dict(), "teacher": nn.Linear(3, 2).state_dict()}
+    >>> dst = nn.Linear(3, 2)
+    >>> load(dst, file, weights="teacher").renames
+    {'weight': 'weight', 'bias': 'bias'}
+    >>> torch.equal(dst.weight, file["teacher"]["weight"])
+    True
     """
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
-    found = open_checkpoint(checkpoint_file, weights)
-    state = found.state
-    mapping = auto_map(state if src is None else src, dst, example_inputs=example_inputs, verify=verify)
-    mapping = mapping.with_notes(*checkpoint_notes(found))
-    return fill(mapping, src, dst, state, options)
-
-
-def fill(
-    mapping: KeyMapping, src: nn.Module | None, dst: nn.Module, state: Mapping[str, Any], options: Filling
-) -> KeyMapping:
-    """Write a destination by a mapping that was made for it, calibrating it where it needs ranges."""
-    calibration = options.calibration
-    if mapping.knowledge.blocked:
-        raise QuantizationError(mapping.knowledge.blocked)
-    twin = float_twin(unwrap(dst)[0])
-    stage = twin.stage
-    if calibration is not None:
-        mapping = mapping.without_ranges()
-    if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
-        mapping.load_into(dst, state, options.on_mismatch)
-        return mapping
-    if options.on_mismatch == "raise":
-        mapping.require_complete()
-    if calibration == "keep" and not stage.ranges_in_graph:
-        mapping.write(dst, mapping.evaluate(state, like=dst.state_dict()))
-        return mapping
-    if not stage.takes_calibration:
-        raise QuantizationError(
-            f"calibration was given, but the destination has no activation ranges: it is {stage}. "
-            + "".join(f"{note}. " for note in mapping.knowledge.notes)
-            + "Leave calibration out to load the float weights, or build the stage that has ranges: converted to int8, or "
-            f"prepared with observers{', by prepare instead of prepare_qat' if stage.is_qat else ''}."
-        )
-    if options.relu6 == "clamp" and not stage.runs_int8:
-        raise QuantizationError(
-            f'relu6="clamp" sets the ranges of a static int8 destination, and this one is {stage}: its ranges are '
-            "made when it is converted. Convert it first"
-        )
-    if calibration == "distilled":
-        images, note = distilled_batches(src, state, options.example_inputs)
-        filled = _calibrate(mapping, src, dst, twin, state, replace(options, calibration=images))
-        return filled.with_notes(Note(note, NoteKind.DISTILLED))
-    return _calibrate(mapping, src, dst, twin, state, options)
-
-
-def _calibrate(
-    mapping: KeyMapping,
-    src: nn.Module | None,
-    dst: nn.Module,
-    twin: Twin,
-    state: Mapping[str, Any],
-    options: Filling,
-) -> KeyMapping:
-    inner, prefix = unwrap(dst)
-    calibration = options.calibration
-    batches = None if calibration is None or isinstance(calibration, str) else _First(calibration)
-    state, _ = match_prefix(state, mapping.sources())
-    own = {key.removeprefix(prefix): expression for key, expression in mapping.items()}
-    lost = {key.removeprefix(prefix) for key in (*mapping.missing, *mapping.mismatched)}
-    kept = lost | _ranges_of(lost & {key.removeprefix(prefix) for key in mapping.knowledge.unread}, mapping, prefix)
-    bounded = mapping.knowledge.saturating if options.relu6 == "clamp" else {}
-    assert twin.form.fill is not None
-    literals = mapping.knowledge.literals
-    request = FillRequest(inner, own, state, batches, options.qconfig, frozenset(kept), bounded, literals)
-    made = twin.form.fill(twin, request)
-    values = made.state
-    if options.qconfig is None:
-        # Integers that the source has in the destination's scheme are not made anew.
-        values |= {key: part.evaluate(state) for key, part in own.items() if contains(part, Requantized) and key not in kept}
-    full = OrderedDict((prefix + key, value) for key, value in values.items())
-    before = made.write_literals(inner)
-    try:
-        mapping.write(dst, full)
-    except BaseException:
-        before.write_literals(inner)
-        raise
-    if batches is None:
-        return mapping
-    observed = {
-        key: Status.CALIBRATED
-        for key, status in mapping.knowledge.statuses.items()
-        if status is Status.KEPT
-        and key.removeprefix(prefix) not in kept
-        and mapping.knowledge.reasons.get(key) in (KeptReason.RANGE, KeptReason.OBSERVER)
-    }
-    notes = list(mapping.knowledge.notes_but(NoteKind.RANGES_NEEDED))
-    if src is not None and mapping.knowledge.ranges:
-        notes.append(Note(f"{_FIRST}: {_against(src, state, inner, batches.first)}", NoteKind.CALIBRATED))
-    if mapping.knowledge.saturating:
-        text = (
-            f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers; {FULL_RANGE}"
-            if bounded
-            else _cost_of_relu(mapping, src, state, _filled_twin(inner, own, state), batches.first)
-        )
-        notes.append(Note(text, NoteKind.SATURATION))
-    return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
-
-
-def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:
-    """Return the ranges of the modules whose weights have no source and which no batch reaches."""
-    owners = {key.removesuffix("._packed_params._packed_params").removesuffix(".weight") for key in weights}
-    ranges = (key.removeprefix(prefix) for key in mapping.knowledge.ranges)
-    return {key for key in ranges if key.rpartition(".")[0] in owners}
-
-
-_FIRST = "against the float source on the first calibration batch"
-
-
-def _cost_of_relu(mapping: KeyMapping, src: nn.Module | None, state: Mapping[str, Any], twin: nn.Module, batch: Any) -> str:
-    """Say what it costs that the destination's relus do not saturate: its float function against the source's."""
-    bounds = mapping.knowledge.saturating
-    bound = next(iter(bounds.values()))[1]
-    cost = "" if src is None else f"; without any rounding, {_against(src, state, twin, batch)}"
-    return (
-        f"the source clamps at {bound:g} where the destination has {len(bounds)} relus that do not saturate{cost}. "
-        f'relu6="clamp" lets their int8 ranges end at {bound:g}, which computes the source\'s function'
+    part = part_of(dst, into)
+    found = open_checkpoint(checkpoint_file, weights, (part.model if src is None else src).state_dict())
+    file = SourceFile.of(found, src)
+    mapping = auto_map(
+        file.state if file.src is None else file.src,
+        part.model,
+        example_inputs=example_inputs,
+        dst_inputs=dst_inputs,
+        src_forward=src_forward,
+        dst_forward=dst_forward,
+        verify=asked(verify),
+        absorb_eps=absorb_eps,
     )
-
-
-def _filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> nn.Module:
-    """Return the destination's float twin, in eval mode, with the mapped weights."""
-    twin = float_twin(dst)
-    fill_twin(twin, expressions, state)
-    return twin.module.eval()
-
-
-def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:
-    """Say how far a filled destination is from the float source on one batch."""
-    reference = replicate(unwrap(src)[0]).eval()
-    plain = {key: value for key, value in _inner(src, state).items() if isinstance(value, Tensor)}
-    result = replicate(dst).eval()
-    args, kwargs = arguments(reference, batch)
-    try:
-        ratio = loss(lambda: functional_call(reference, plain, args, kwargs), lambda: result(*args, **kwargs))
-    except QuantizationError as error:
-        return f"not known, {error}"
-    return f"{ratio:.1f} dB signal to noise"
-
-
-def _inner(src: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    prefix = unwrap(src)[1]
-    return {key.removeprefix(prefix): value for key, value in state.items()}
-
-
-class _First:
-    """Iterates over batches once, and remembers the first."""
-
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self.batches = batches
-        self.first: Any = None
-
-    def __iter__(self) -> Any:
-        for index, batch in enumerate(self.batches):
-            if index == 0:
-                self.first = batch
-            yield batch
+    mapping = file.read_by(mapping.with_notes(*checkpoint_notes(found)), on_mismatch)
+    if strict:
+        file.refuse_packed(mapping)
+    complete(mapping, on_mismatch)
+    file.account(mapping, strict)
+    accept(mapping, verify, guessed=src is None)
+    return part.outside(fill(mapping, file.src, part.model, file.state, options))

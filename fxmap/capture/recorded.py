@@ -6,9 +6,11 @@ functionally.
 """
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from fxmap.capture.rewrites.regroup import REGROUP
 from fxmap.capture.rewrites.writes import AS_STRIDED, RANGES, STACKS, as_reshapes, value_rules
 from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
-from fxmap.model.inputs import Inputs
+from fxmap.model.inputs import Inputs, described
 from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
 from fxmap.model.tensors import tensors_of
 
@@ -73,7 +75,7 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) ->
         recording = _run(replica, tensors, inputs)
     except Exception as error:  # whatever a model raises on inputs that do not fit it
         raise CaptureError(
-            f"{type(replica).__name__} does not run on {inputs.size}: {type(error).__name__}: {error}"
+            f"{type(replica).__name__} does not run on {described(inputs)}: {type(error).__name__}: {error}{_where(error)}"
         ) from error
     if recording.mutations:
         torch.set_rng_state(state)  # random numbers as before
@@ -143,6 +145,16 @@ def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
         a.shape == b.shape and (a.is_meta or torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=1e-6, equal_nan=True))
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def _where(error: BaseException) -> str:
+    """Name the line of the user's own code at which a run failed: the last that is of no library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
+    return f" (in {own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own and own[-1].line else ""
+
+
+_LIBRARIES = (f"{Path(torch.__file__).parent}", f"{Path(__file__).parents[1]}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fxmap import __version__
 from fxmap.cli import commands
 from fxmap.cli.references import UsageError
-from fxmap.errors import DifferentNetworks, FxmapError, LoadError
+from fxmap.errors import DifferentNetworks, FxmapError, LoadError, ProofError
 
 # For a pipe, which has no width of its own.
 PIPE_WIDTH = 100
@@ -115,12 +115,19 @@ def convert(
     as_json: AsJson = False,
     weights: Weights = None,
     inputs: Inputs = None,
+    into: Annotated[str | None, typer.Option(help="The part of DST that is meant, as in backbone.body.")] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Refuse a file that holds more of the layers that are read than is read of them.")
+    ] = True,
+    unproven: Annotated[bool, typer.Option("--unproven", help="Write also what running both models has refuted.")] = False,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
 
     Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
     """
-    job = commands.Conversion(checkpoint, src, dst, output, calibration, keep, force, weights, inputs)
+    job = commands.Conversion(
+        checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven
+    )
     _finish(_working(job.run), as_json)
 
 
@@ -195,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments), prog_name="fxmap")
     except UsageError as error:
         raise _failure(str(error), 2) from None
-    except (LoadError, DifferentNetworks) as error:
+    except (LoadError, DifferentNetworks, ProofError) as error:
         raise _failure(str(error), 1) from None
     except FxmapError as error:
         raise _failure(str(error), 3) from None

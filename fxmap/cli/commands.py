@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.automap import auto_map
-from fxmap.api.loading import Filling, fill
+from fxmap.api.loading import load
 from fxmap.api.verification import verify
 from fxmap.cli.references import UsageError, parse, resolve
-from fxmap.errors import MappingError, shorten
-from fxmap.files.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from fxmap.errors import MappingError, ProofWarning, shorten
+from fxmap.files.checkpoint import Checkpoint, read_tensors
+from fxmap.files.reading import existing
 from fxmap.files.writing import save
-from fxmap.mapping.findings import Note, checkpoint_notes
+from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.mapper import map_by_name
@@ -36,7 +38,7 @@ class Outcome:
 def map_models(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
     """Map SRC to DST."""
     mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
-    return Outcome(str(mapping), _data(mapping), mapping.proof is not None and mapping.proof.ok)
+    return Outcome(str(mapping), _data(mapping), mapping.ok)
 
 
 def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
@@ -66,7 +68,7 @@ def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: st
         "sources": sources,
         "reason": mapping.knowledge.reasons.get(key, ""),
         "captured": list(mapping.knowledge.rungs),
-        "proof": None if proof is None else str(proof),
+        "proof": str(proof),
         "trace": [asdict(step) for step in mapping.trace.steps],
     }
     lines = [
@@ -120,22 +122,34 @@ class Conversion:
     force: bool = False
     weights: str | None = None
     inputs: str | None = None
+    into: str | None = None
+    strict: bool = True
+    unproven: bool = False
 
     def run(self) -> Outcome:
         """Read, map, fill and write; the output appears whole, or not at all."""
-        found = open_checkpoint(self.checkpoint, self.weights)
-        source = None if self.src is None else _model(self.src)
+        existing(Path(self.checkpoint))  # before a model is built
         dst = _model(self.dst)
-        mapping = auto_map(found.state if source is None else source, dst, example_inputs=_example(self.inputs))
-        calibration = None if self.calibration is None else _batches(self.calibration)
-        on_mismatch: Any = "keep" if self.keep else "raise"
-        mapping = fill(mapping, source, dst, found.state, Filling(calibration, on_mismatch=on_mismatch))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProofWarning)  # the report says it
+            mapping = load(
+                dst,
+                self.checkpoint,
+                src=None if self.src is None else _model(self.src),
+                weights=self.weights,
+                calibration=None if self.calibration is None else _batches(self.calibration),
+                on_mismatch="keep" if self.keep else "raise",
+                example_inputs=_example(self.inputs),
+                into=self.into,
+                strict=self.strict,
+                verify="warn" if self.unproven else True,
+            )
         state = dst.state_dict()
         save(state, self.output, overwrite=self.force)
-        written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {found.where}"
-        ok = mapping.proof is not None and mapping.proof.ok
-        data = _data(mapping) | {"output": str(self.output), "written": len(mapping), "notes": list(found.notes)}
-        return Outcome("\n".join([str(mapping), *found.notes, written]), data, ok)
+        written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {self.checkpoint}"
+        notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
+        data = _data(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}
+        return Outcome("\n".join([str(mapping), written]), data, mapping.ok)
 
 
 def _mapped(src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None) -> KeyMapping:
@@ -194,7 +208,7 @@ def _shape(value: Any) -> str:
 
 def _data(mapping: KeyMapping) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(mapping.to_json())
-    return data | {"proof": None if mapping.proof is None else _proof(mapping.proof)}
+    return data | {"proof": _proof(mapping.proof)}
 
 
 def _proof(proof: Proof) -> dict[str, Any]:

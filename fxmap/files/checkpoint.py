@@ -1,21 +1,19 @@
 """Checkpoints: find the weights in a file that may hold several sets of them."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
 from fxmap.expressions.packing import is_object
 from fxmap.files.reading import read_file
+from fxmap.files.weight_sets import CONTAINERS, Choice, Shapes, choose, fit, sets_by_prefix, shapes_of, under
 from fxmap.model.wrappers import is_average
-
-# Where training scripts put the state dict in a checkpoint, the likeliest first; any other name is found as well.
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network", "weights")
-
 
 _DEEPEST = 4
 
@@ -25,13 +23,15 @@ class Checkpoint:
     """A state dict, and its place in the file that it was read from.
 
     `part` is the name of the container that it was taken from, as in `state_dict`, or empty; `others` are the containers
-    of other weights in the same file, such as `ema`.
+    of other weights in the same file, such as `ema`. `set_aside` are keys of other weights that lay in the same container,
+    each with the name of its set.
     """
 
     state: "OrderedDict[str, Any]"
     where: str
     part: str = ""
     others: tuple[str, ...] = ()
+    set_aside: dict[str, str] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -44,18 +44,25 @@ class Checkpoint:
         return (f"{self.where} holds several weights: {choice}",)
 
 
-def open_checkpoint(source: str | Path | Mapping[str, Any], weights: str | None = None) -> Checkpoint:
+Source = str | Path | Mapping[str, Any] | Sequence[str | Path]
+
+
+def open_checkpoint(source: Source, weights: str | None = None, wanted: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a checkpoint and find its weights, which may lie in containers such as {"state_dict": ...}.
 
     Args:
         source: a file of torch.save (read with `weights_only=True`), a .safetensors file, the index of a checkpoint in
-            several files (model.safetensors.index.json, pytorch_model.bin.index.json), or what such a file holds.
-        weights: the name of the container, where there are several: raw weights beside averaged ones, a teacher beside a
-            student. By default raw weights go before averaged ones, usual names before others, and then the most tensors.
+            several files (model.safetensors.index.json, pytorch_model.bin.index.json), a folder of Hugging Face's libraries,
+            several of these that make one state dict, or what such a file holds.
+        weights: which weights, where there are several: the name of a container (`ema`), or of what stands before their keys
+            (`encoder_q`, `teacher.backbone`). By default raw weights go before averaged ones, usual names before others,
+            and then the most tensors.
+        wanted: the state dict of the model that the weights are for. Where it is given, sets of weights that fit it equally
+            well and have no usual names are a choice that is the user's.
 
     Raises:
         CheckpointError: the file is absent, broken, or needs unsafe unpickling; there are no weights in it, or none of
-            that name.
+            that name; or several that fit, and nothing says which of them is meant.
 
     Cost: the file is read once, into memory of the CPU.
 
@@ -64,9 +71,13 @@ def open_checkpoint(source: str | Path | Mapping[str, Any], weights: str | None 
     >>> found.part, found.others, list(found.state)
     ('model', ('ema',), ['a'])
     """
+    shapes = shapes_of(wanted or {})
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return _joined([open_checkpoint(part, weights) for part in source], shapes)
     is_file = isinstance(source, str | Path)
     where = str(source) if is_file else "the source"
-    return _choose(read_file(Path(source)) if is_file else source, where, weights)  # type: ignore[arg-type]
+    found = _choose(read_file(Path(source)) if isinstance(source, str | Path) else source, where, weights, shapes)
+    return _one_set(found, shapes)
 
 
 def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]":
@@ -87,49 +98,154 @@ def read_tensors(path: str | Path) -> Any:
     return data
 
 
-def _choose(data: object, where: str, weights: str | None) -> Checkpoint:
+def _choose(data: object, where: str, weights: str | None, wanted: Shapes) -> Checkpoint:
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{where}: a {type(data).__name__}, not a state dict. Save model.state_dict() instead")
     found = dict(_state_dicts(data))
     if not found:
         what = f"keys {shorten([str(key) for key in data])}" if data else "it is empty"
         raise CheckpointError(
-            f"{where}: no tensors by name at the top, nor in a container such as {', '.join(_CONTAINERS[:3])}: {what}. "
+            f"{where}: no tensors by name at the top, nor in a container such as {', '.join(CONTAINERS[:3])}: {what}. "
             "Save model.state_dict() instead"
         )
-    names = sorted(found, key=lambda name: _rank(name, found[name]))
     if weights is not None:
-        names = [name for name in names if weights in (name, name.rpartition(".")[2])]
-        if not names:
-            raise CheckpointError(
-                f"{where}: no weights named {weights!r}; there are {', '.join(repr(name) for name in found if name)}"
-            )
-    part, state = names[0], found[names[0]]
+        return _named(found, where, weights)
+    whole = _parts_of_one(found)
+    if fit(shapes_of(whole), wanted) > max(fit(shapes_of(state), wanted) for state in found.values()) / _ALONE:
+        return Checkpoint(whole, where)
+    chosen = _fitting(found, where, wanted)
+    part, state = chosen.name, found[chosen.name]
     # Tensors beside a container, such as the state of a random generator, are no weights.
     others = tuple(name for name in found if name and name != part and not (part == "" and _rank(name, found[name])[1]))
     return Checkpoint(state, f"{where}[{part!r}]" if part else where, part, others)
 
 
+# Where no container alone has this share of what all together have, they are the parts of one network.
+_ALONE = 0.75
+
+
+def _parts_of_one(found: Mapping[str, Mapping[str, Any]]) -> "OrderedDict[str, Any]":
+    """Return all containers as one state dict, as of a network whose encoder and decoder were saved apart."""
+    raw = [(name, state) for name, state in found.items() if name and not is_average(name)]
+    return OrderedDict((f"{name}.{key}", value) for name, state in raw for key, value in state.items())
+
+
+def _fitting(found: Mapping[str, Mapping[str, Any]], where: str, wanted: Shapes) -> Choice:
+    """Choose a container by what is wanted, where that tells anything, and by its name and size otherwise."""
+    first = min(found, key=lambda name: _rank(name, found[name]))
+    fits = {name: fit(shapes_of(state), wanted) for name, state in found.items()}
+    best = max(fits.values())
+    if best < 0.5 or len(found) == 1:
+        return Choice(first)
+    good = {name: found[name] for name in found if fits[name] >= best * 0.95}
+    return choose(where, good)
+
+
+def _named(found: Mapping[str, "OrderedDict[str, Any]"], where: str, weights: str) -> Checkpoint:
+    """Return the weights of a name: that of a container, or of what stands before their keys."""
+    names = [name for name in found if weights in (name, name.rpartition(".")[2])]
+    names.sort(key=lambda name: _rank(name, found[name]))
+    if names:
+        part = names[0]
+        others = tuple(name for name in found if name and name != part)
+        return Checkpoint(found[part], f"{where}[{part!r}]", part, others)
+    for name, state in found.items():
+        full = {f"{name}.{key}" if name else key: key for key in state}
+        chosen = OrderedDict((full[path], state[full[path]]) for path in under(dict.fromkeys(full), weights))
+        if chosen:
+            aside = {key: "weights that were not chosen" for key in state if key not in chosen}
+            return Checkpoint(chosen, f"{where}[{weights!r}]", weights, (), aside)
+    tops = dict.fromkeys(key.partition(".")[0] for state in found.values() for key in state if "." in key)
+    containers = ", ".join(repr(name) for name in found if name) or "no containers"
+    raise CheckpointError(
+        f"{where}: no weights named {weights!r}; there are {containers}, "
+        f" keys that begin with {shorten([repr(top) for top in tops], 8)}"
+    )
+
+
+def _one_set(found: Checkpoint, wanted: Shapes) -> Checkpoint:
+    """Keep one of several sets of weights that lie under prefixes of one state dict."""
+    sets = sets_by_prefix(found.state, wanted)
+    if not sets:
+        return found
+    chosen = choose(found.where, sets)
+    aside = {key: name for name in chosen.others for key in sets[name]}
+    state = OrderedDict((key, value) for key, value in found.state.items() if key not in aside)
+    if hasattr(found.state, "_metadata"):
+        state._metadata = found.state._metadata  # type: ignore[attr-defined]
+    part = ".".join(filter(None, (found.part, chosen.name)))
+    return replace(found, state=state, part=part, others=(*found.others, *chosen.others), set_aside=aside)
+
+
+def _joined(parts: Sequence[Checkpoint], wanted: Shapes) -> Checkpoint:
+    """Join several files to one state dict.
+
+    Raises:
+        CheckpointError: there is none, or a key has two values.
+    """
+    state: OrderedDict[str, Any] = OrderedDict()
+    for part in parts:
+        twice = [key for key in part.state if key in state and not _is_same(state[key], part.state[key])]
+        if twice:
+            raise CheckpointError(
+                f"{part.where}: {shorten(twice)}: in an earlier file too, with other values. Files that are given together "
+                "must be parts of one state dict; load them one after the other, with into= for the part of the destination"
+            )
+        state.update(part.state)
+    if not state:
+        raise CheckpointError("no files were given")
+    return _one_set(Checkpoint(state, " and ".join(part.where for part in parts)), wanted)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return type(one) is type(other)
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+
+
 def _state_dicts(data: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, "OrderedDict[str, Any]"]]:
-    """Yield every state dict in nested containers, by its dotted path; the state of an optimizer is skipped."""
+    """Yield every state dict in nested containers, by its dotted path; the state of an optimizer is skipped.
+
+    Dicts in a container that has no tensors of its own are the parts of one network, unless their names are those of
+    containers.
+    """
     if {"state", "param_groups"} <= data.keys():
         return
-    if (
-        data
-        and all(isinstance(key, str) for key in data)
-        and any(isinstance(v, Tensor) or is_object(v) for v in data.values())
-    ):
+    if all(isinstance(key, str) for key in data) and any(map(_is_value, data.values())):
         state = OrderedDict(data)
         if isinstance(metadata := getattr(data, "_metadata", None), Mapping):
             state._metadata = metadata  # type: ignore[attr-defined]
         yield ".".join(path), state
+    elif path and _is_one_network(data):
+        yield ".".join(path), OrderedDict(_flattened(data))
+        return
     if len(path) < _DEEPEST:
         for key, value in data.items():
             if isinstance(value, Mapping) and isinstance(key, str):
                 yield from _state_dicts(value, (*path, key))
 
 
+def _is_value(value: object) -> bool:
+    return isinstance(value, Tensor) or is_object(value)
+
+
+def _is_one_network(data: Mapping[Any, Any]) -> bool:
+    """Whether a container without tensors of its own holds the parts of one network, in dicts."""
+    parts = [key for key, value in data.items() if isinstance(value, Mapping) and any(True for _ in _flattened(value))]
+    return bool(parts) and not any(not isinstance(key, str) or key in CONTAINERS or is_average(key) for key in parts)
+
+
+def _flattened(data: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if {"state", "param_groups"} <= data.keys() or len(path) > 4 * _DEEPEST:
+        return
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, (*path, str(key)))
+        elif _is_value(value):
+            yield ".".join((*path, str(key))), value
+
+
 def _rank(name: str, state: Mapping[str, Any]) -> tuple[bool, int, int]:
     last = name.rpartition(".")[2]
-    usual = _CONTAINERS.index(last) if last in _CONTAINERS else len(_CONTAINERS)
-    return is_average(name), usual, -sum(isinstance(value, Tensor) for value in state.values())
+    order = CONTAINERS.index(last) if last in CONTAINERS else len(CONTAINERS)
+    return is_average(name), order, -sum(isinstance(value, Tensor) for value in state.values())

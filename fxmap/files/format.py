@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fxmap.errors import CheckpointError
+from fxmap.files.strangers import stranger
 
 
 class CannotHold(ValueError):
@@ -64,6 +65,8 @@ def read_as(path: Path, formats: Iterable[Format]) -> Any:
     Raises:
         CheckpointError: none does, or the file is broken, or reading it would run code.
     """
+    if what := stranger(path):
+        raise CheckpointError(f"{path}: {what}")
     for file_format in formats:
         if file_format.recognises(path):
             return file_format.read(path)

@@ -6,15 +6,31 @@ from typing import Any
 from fxmap.errors import CheckpointError
 from fxmap.files.format import read_as
 from fxmap.files.formats import FORMATS
+from fxmap.files.strangers import file_in
 
 
 def read_file(path: Path) -> Any:
     """Read the contents of a checkpoint file onto the CPU, in the first format that recognises its name.
 
+    Of a folder, the checkpoint in it is read.
+
     Raises:
         CheckpointError: the file is absent or broken, or reading it would run code.
     """
+    return read_as(existing(path), FORMATS)
+
+
+def existing(path: Path) -> Path:
+    """Return the file at a path, or the checkpoint in the folder there.
+
+    Raises:
+        CheckpointError: there is none; the message says what a folder is that holds none.
+    """
+    if path.is_dir():
+        found = file_in(path)
+        if isinstance(found, str):
+            raise CheckpointError(f"{path}: no such file; {found}")
+        return found
     if not path.is_file():
-        hint = "; a folder: name the file in it, such as one that ends in .index.json" if path.is_dir() else ""
-        raise CheckpointError(f"{path}: no such file{hint}")
-    return read_as(path, FORMATS)
+        raise CheckpointError(f"{path}: no such file")
+    return path

@@ -4,6 +4,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCalibration, QuantizationError, shorten
 from fxmap.expressions.base import Expression
 from fxmap.expressions.wrapped import fitted
@@ -93,6 +96,39 @@ def refuse_incomplete(made: Collection[str], findings: Findings) -> None:
             f"{shorten(needed)}: {reason}. {count}; nothing was written. "
             'Pass on_mismatch="keep" to keep the destination\'s own values there.'
         )
+
+
+def refuse_unknown(made: Collection[str], findings: Findings, own: Mapping[str, Any]) -> None:
+    """Refuse a mapping by hand that says nothing of some of the destination's weights.
+
+    Keys of one tensor are the same weight, and integers are counters or tables that a model makes itself.
+
+    Raises:
+        LoadError: there are such keys.
+    """
+    if not made or not own.keys() >= set(made):
+        return  # refused for that when it is written
+    places = {_place(own[key]) for key in made}
+    unknown = [
+        key
+        for key, value in own.items()
+        if key not in made and key not in findings.statuses and _is_weight(value) and _place(value) not in places
+    ]
+    if unknown:
+        raise LoadError(
+            f"{shorten(unknown)}: the mapping does not say how this is made. {len(made)} of {len(own)} keys are mapped; "
+            'nothing was written. Map the others too, or pass on_mismatch="keep" to keep the destination\'s own values.'
+        )
+
+
+def _is_weight(value: Any) -> bool:
+    return not isinstance(value, Tensor) or value.is_floating_point() or value.is_quantized or value.is_complex()
+
+
+def _place(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.is_meta or value.is_quantized or value.layout != torch.strided:
+        return id(value)
+    return value.data_ptr(), value.shape, value.stride()
 
 
 def _how_read(missing: Collection[str], findings: Findings) -> str:

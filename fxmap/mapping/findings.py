@@ -108,6 +108,7 @@ class Findings:
             bounds the relu, and where that range must end.
         literals: ranges that an int8 source gives to a graph which has them in its code: scale and zero point, by the name
             of the node.
+        left: keys of a file that nothing was made of, each with what it would have been.
         different: why the two models are not the same network; empty where they are.
         blocked: why the destination cannot be filled or run as it was built; empty where it can.
     """
@@ -123,6 +124,7 @@ class Findings:
     rungs: tuple[str, str] = ("", "")
     saturating: dict[str, tuple[str, float]] = field(default_factory=dict)
     literals: dict[str, tuple[Expression, Expression]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
     different: str = ""
     blocked: str = ""
 
@@ -161,9 +163,21 @@ class Findings:
             for m in self.mismatched[:_MANY]:
                 yield f"  {m.key} {list(m.dst_shape)}: source {m.source} {list(m.src_shape)}"
         yield from self._lines_of_missing()
-        if self.unexpected:
+        if self.left:
+            yield from self._lines_of_left()
+        elif self.unexpected:
             yield f"unexpected (in the source alone): {shorten(self.unexpected, _MANY)}"
         yield from (f"note: {note}" for note in self.notes)
+
+    def _lines_of_left(self) -> Iterator[str]:
+        yield f"left in the file: {len(self.left)} keys"
+        by_what: dict[str, list[str]] = {}
+        for key, what in self.left.items():
+            by_what.setdefault(what, []).append(key)
+        for what, keys in list(by_what.items())[:_MANY]:
+            yield f"  {shorten(keys)}: {what}"
+        if len(by_what) > _MANY:
+            yield f"  and {sum(map(len, list(by_what.values())[_MANY:]))} more, see left_in_file"
 
     def _lines_of_missing(self) -> Iterator[str]:
         missing = self.keys_with(Status.MISSING)

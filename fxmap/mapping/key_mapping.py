@@ -19,7 +19,14 @@ from torch import nn
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
-from fxmap.mapping.applying import evaluate, refuse_incomplete, refuse_lacking_ranges, refuse_unusable, sources_of
+from fxmap.mapping.applying import (
+    evaluate,
+    refuse_incomplete,
+    refuse_lacking_ranges,
+    refuse_unknown,
+    refuse_unusable,
+    sources_of,
+)
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.proof import Proof, Status
@@ -41,7 +48,7 @@ class KeyMapping(Mapping[str, Expression]):
     Args:
         expressions: for each destination key an expression, or a source key for a rename.
         knowledge: statuses, reasons and notes; may be left out in a mapping written by hand.
-        proof: the result of running both models, if they were run.
+        proof: the result of running both models; left out, it is one that says that it was not asked for.
         trace: the stages that led to the mapping; no part of equality nor of JSON.
     """
 
@@ -54,7 +61,7 @@ class KeyMapping(Mapping[str, Expression]):
     ) -> None:
         self._expressions = {key: _expression(key, value) for key, value in expressions.items()}
         self.knowledge = knowledge or Findings(dict.fromkeys(self._expressions, Status.MATCHED))
-        self.proof = proof
+        self.proof = proof or Proof.not_asked(self.knowledge.statuses)
         self.trace = trace
 
     def __getitem__(self, key: str) -> Expression:
@@ -80,6 +87,11 @@ class KeyMapping(Mapping[str, Expression]):
         return self.knowledge.statuses[key]
 
     @property
+    def ok(self) -> bool:
+        """Whether a run proved it: every key that the output depends on is proven or tied; as `proof.ok`."""
+        return self.proof.ok
+
+    @property
     def missing(self) -> list[str]:
         """Destination keys that need a source and have none."""
         return self.knowledge.keys_with(Status.MISSING)
@@ -88,6 +100,11 @@ class KeyMapping(Mapping[str, Expression]):
     def unexpected(self) -> list[str]:
         """Source keys that no destination key needs."""
         return list(self.knowledge.unexpected)
+
+    @property
+    def left_in_file(self) -> dict[str, str]:
+        """Keys of the file that nothing was made of, each with what it would have been; empty where there was no file."""
+        return dict(self.knowledge.left)
 
     @property
     def mismatched(self) -> list[str]:
@@ -158,6 +175,7 @@ class KeyMapping(Mapping[str, Expression]):
         """
         if on_mismatch == "raise":
             self.require_complete()
+            refuse_unknown(self, self.knowledge, dst.state_dict())
         elif on_mismatch != "keep":
             raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
         return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
@@ -218,6 +236,10 @@ class KeyMapping(Mapping[str, Expression]):
         """Return the same mapping with a proof, whose statuses replace its own."""
         return KeyMapping(self._expressions, replace(self.knowledge, statuses=proof.statuses), proof, self.trace)
 
+    def with_verdict(self, proof: Proof) -> "KeyMapping":
+        """Return the same mapping with another proof, and what is known of its keys as it was."""
+        return KeyMapping(self._expressions, self.knowledge, proof, self.trace)
+
     def with_trace(self, trace: Trace) -> "KeyMapping":
         """Return the same mapping with the trace of the stages that made it."""
         return KeyMapping(self._expressions, self.knowledge, self.proof, trace)
@@ -226,7 +248,8 @@ class KeyMapping(Mapping[str, Expression]):
         return describe(self._expressions, self.knowledge, self.proof)
 
     def __repr__(self) -> str:
-        return f"<KeyMapping of {len(self)} keys; {len(self.missing)} missing, {len(self.mismatched)} mismatched>"
+        left = f"{len(self.missing)} missing, {len(self.mismatched)} mismatched"
+        return f"<KeyMapping of {len(self)} keys, {self.proof.verdict}; {left}>"
 
 
 def _expression(key: str, value: object) -> Expression:

@@ -112,6 +112,10 @@ class Proof:
         inputs: the shapes of the inputs.
         reason: why `ok` is false; empty where it is true.
         notes: further sentences for the report.
+        differs: the outputs are not equal on the example inputs.
+        explained: something that is named accounts for that: an attribute, a constant or an operation of one model, or a key
+            that the mapping leaves to the destination.
+        asked: whether a proof was asked for.
         sqnr: of an int8 destination that holds what the mapping makes, its signal to quantization noise ratio against the
             float source, in dB.
         trace: the stages that `fxmap.verify` ran.
@@ -127,8 +131,50 @@ class Proof:
     reason: str = ""
     notes: tuple[str, ...] = ()
     sqnr: float | None = None
+    differs: bool = False
+    explained: bool = False
+    asked: bool = True
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     scope: Scope = field(default_factory=Scope)
+
+    @classmethod
+    def not_asked(cls, statuses: dict[str, Status], reason: str = "") -> Self:
+        """Return the proof of a mapping that nobody asked to prove.
+
+        >>> print(Proof.not_asked({}))
+        proof: not asked for: run both models with fxmap.verify(src, dst, mapping)
+        """
+        return cls(statuses=statuses, reason=reason or "run both models with fxmap.verify(src, dst, mapping)", asked=False)
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a run showed that the mapping is wrong.
+
+        Both models were run, their outputs differ by more than single precision rounds, and nothing that is named explains
+        it: neither a difference of the two models themselves (an activation, an eps), nor a key that the mapping leaves to
+        the destination (a replaced head).
+
+        >>> Proof(forwards=6, error=0.4, differs=True).refuted
+        True
+        >>> Proof(forwards=6, error=0.4, differs=True, explained=True).refuted
+        False
+        """
+        return bool(self.forwards) and self.differs and not self.explained and self.error > SINGLE_TOLERANCE
+
+    @property
+    def verdict(self) -> str:
+        """The result in a few words.
+
+        >>> Proof(ok=True, forwards=6).verdict, Proof().verdict, Proof.not_asked({}).verdict
+        ('proven', 'not proven', 'no proof asked for')
+        """
+        if self.ok:
+            return "proven"
+        if not self.asked:
+            return "no proof asked for"
+        if self.refuted:
+            return "refuted"
+        return "outputs differ" if self.differs else "not proven"
 
     def status(self, key: str) -> Status:
         """Return the status of a destination key after the proof.
@@ -139,6 +185,8 @@ class Proof:
         return self.statuses[key]
 
     def __str__(self) -> str:
+        if not self.asked:
+            return f"proof: not asked for: {self.reason}"
         if not self.forwards:
             return f"proof: nothing could be run: {self.reason}"
         head = "proof: ok" if self.ok else f"proof: not ok: {self.reason}"

@@ -8,19 +8,18 @@ from fxmap.mapping.findings import Findings
 from fxmap.mapping.proof import Proof
 
 
-def describe(expressions: Mapping[str, Expression], findings: Findings, proof: Proof | None) -> str:
+def describe(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> str:
     """Return the report of a mapping.
 
     >>> from fxmap.mapping.proof import Status
-    >>> print(describe({"head.weight": Source("fc.weight")}, Findings({"head.weight": Status.MATCHED}), None))
-    1 of 1 destination keys are made from the source: 1 renamed
+    >>> statuses = {"head.weight": Status.MATCHED}
+    >>> print(describe({"head.weight": Source("fc.weight")}, Findings(statuses), Proof.not_asked(statuses)))
+    no proof asked for; 1 of 1 destination keys are made from the source: 1 renamed
           1  matched by structure, not proven
+    proof: not asked for: run both models with fxmap.verify(src, dst, mapping)
     """
     made = f"{len(expressions)} of {len(findings.statuses)} destination keys are made from the source"
-    lines = [f"{made}: {_kinds(expressions)}", *findings.lines()]
-    if proof is not None:
-        lines.append(str(proof))
-    return "\n".join(lines)
+    return "\n".join([f"{proof.verdict}; {made}: {_kinds(expressions)}", *findings.lines(), str(proof)])
 
 
 def _kinds(expressions: Mapping[str, Expression]) -> str:

@@ -50,6 +50,7 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
     for key in made:
         check_fits(key, full[key], own[key])
     refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in made})
+    full = _read_first(full, own)
     before = {key: snapshot(value) for key, value in own.items()}
     metadata = getattr(own, "_metadata", None)
     try:
@@ -61,6 +62,23 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
         raise
     absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
     return Loaded(absent, list(findings.unexpected), len(made))
+
+
+def _read_first(full: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy values that lie in the model's own tensors: it may be its own source, or share modules with that.
+
+    Written one after the other, the first ones would change what the others are read from.
+    """
+    places = {_storage(value) for value in own.values()} - {None}
+    return {
+        key: snapshot(value) if value is not own.get(key) and _storage(value) in places else value
+        for key, value in full.items()
+    }
+
+
+def _storage(value: Any) -> int | None:
+    plain = isinstance(value, Tensor) and not value.is_meta and value.layout == torch.strided and not is_wrapped(value)
+    return value.untyped_storage().data_ptr() or None if plain else None
 
 
 def check_fits(key: str, value: Any, own: Any) -> None:

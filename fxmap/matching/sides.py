@@ -105,6 +105,11 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
             continue
         _level_norms(found[0].captured.graph, found[1].captured.graph)
         return _folded(*(one.side() for one in found))
+    if given.src is not None and given.dst is not None:
+        raise CaptureError(
+            f"{reason}; {tried}; the inputs are those that were given: correct them (dst_inputs= where the "
+            "destination takes others, src_forward= and dst_forward= where forward is not what is meant)"
+        )
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
 
 

@@ -188,3 +188,19 @@ def resized(inputs: Inputs) -> Inputs | None:
 def size_of(tensor: Tensor) -> str:
     """Write a shape as in `1x3x32x32`."""
     return "x".join(map(str, tensor.shape))
+
+
+def described(inputs: Inputs) -> str:
+    """Name every argument and its shape.
+
+    >>> described(as_inputs({"ids": torch.zeros(1, 8), "causal": True}))
+    'ids=1x8, causal=True'
+    """
+    named = [*enumerate(inputs.args), *inputs.kwargs.items()]
+    values = [(name, size_of(value) if isinstance(value, Tensor) else _short(value)) for name, value in named]
+    return ", ".join(value if isinstance(name, int) else f"{name}={value}" for name, value in values) or "no arguments"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else type(value).__name__

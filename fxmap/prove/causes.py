@@ -15,7 +15,7 @@ from torch import fx
 from fxmap.graph.affine import affine_shape, pointwise
 from fxmap.graph.build import module_of
 from fxmap.graph.kinds import Trait, has, kind_of
-from fxmap.graph.opgraph import Op
+from fxmap.graph.opgraph import INPUT, TENSOR, Op
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.signatures import own_attributes
 from fxmap.prove.aligned import unaligned_before
@@ -124,6 +124,39 @@ def _number(node: fx.Node) -> float | None:
         return None
     numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]
     return float(numbers[0]) if numbers else None
+
+
+def input_cause(context: Context, pair: Pair) -> Cause | None:
+    """Say that two operations with the same tensors read an input of the model that went through other steps before.
+
+    Such as a normalisation of images that one model makes itself. Steps that are no operations of their own (slices, scales
+    by constants) are looked for in the fx graph.
+    """
+    for side, name in ((context.src, pair.src), (context.dst, pair.dst)):
+        ops = side.main.ops
+        kinds = {ops.op(producer).kind for names in ops.operands(name).values() for producer in names}
+        if not kinds <= {INPUT, TENSOR} or INPUT not in kinds:
+            return None
+    ours, theirs = (sorted(_steps(one, name)) for one, name in zip(context.both, (pair.src, pair.dst), strict=True))
+    if ours == theirs or not all(context.same[pair].values()):
+        return None
+    words = [", ".join(dict.fromkeys(steps)) or "nothing" for steps in (ours, theirs)]
+    return Cause(f"the input goes through {words[1]} before, against {words[0]}")
+
+
+def _steps(one: AlignedSide, name: str) -> list[str]:
+    """Return the kinds of all fx nodes between an operation and the aligned ones before it."""
+    start = one.nodes.get(name.partition("#")[0])
+    queue, seen = [] if start is None else list(start.all_input_nodes), set[str]()
+    found = []
+    while queue:
+        node = queue.pop()
+        if node.name in seen or node.name in one.aligned_nodes or node.op not in ("call_function", "call_method"):
+            continue
+        seen.add(node.name)
+        queue += node.all_input_nodes
+        found.append(kind_of(node))
+    return found
 
 
 def tensor_cause(context: Context, pair: Pair) -> Cause | None:

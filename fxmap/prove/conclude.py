@@ -58,6 +58,8 @@ def conclude(
         inputs=(evidence.inputs.src.size, evidence.own_code.inputs.src.size),
         reason=reason,
         notes=conclude_notes(evidence),
+        differs=evidence.difference > 0 and not evidence.own_code.trouble,
+        explained=verdict.explained,
         scope=Scope(examined.audit.agreed, examined.audit.varied, examined.audit.fixed),
     )
 

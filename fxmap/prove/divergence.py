@@ -31,11 +31,13 @@ from fxmap.prove.causes import (
     Cause,
     attribute_cause,
     constant_cause,
+    input_cause,
     operand_cause,
     tensor_cause,
     unaligned_cause,
 )
 from fxmap.prove.context import AlignedSide, Context, is_part, place
+from fxmap.prove.explained import is_explained
 from fxmap.prove.readers import compared_outputs, has_unaligned_rival, is_consistent, refuted_by_readers
 from fxmap.run.lockstep import Names
 
@@ -45,6 +47,7 @@ class Verdict:
     """The first divergence, and the operations of the destination that are the same as their source.
 
     Those that are `unclear` agree with their source as well, but their readers do not tell which of several they are.
+    `explained` says of outputs that differ whether something that is named accounts for it.
 
     >>> print(Verdict(None, frozenset({"fc"}), ("q", "k")))
     no divergence; 1 operation the same, 2 not told apart from others: q, k
@@ -53,6 +56,7 @@ class Verdict:
     divergence: Divergence | None
     sound: frozenset[str]
     unclear: tuple[str, ...] = ()
+    explained: bool = False
 
     def __str__(self) -> str:
         first = "no divergence" if self.divergence is None else str(self.divergence)
@@ -103,7 +107,8 @@ def judge(
     compared = compared_outputs(context, returned)
     consistent = frozenset(pair.dst for pair in sound if is_consistent(context, pair, compared))
     unclear = [pair for pair in sound if pair.dst not in consistent and not has_unaligned_rival(context, pair.src)]
-    return Verdict(divergence, consistent, tuple(pair.dst for pair in unclear))
+    explained = not error <= TOLERANCE and is_explained(context, first, sizes)
+    return Verdict(divergence, consistent, tuple(pair.dst for pair in unclear), explained)
 
 
 def _cause(context: Context, pair: Pair, loose: set[Names]) -> Cause | None:
@@ -114,7 +119,8 @@ def _cause(context: Context, pair: Pair, loose: set[Names]) -> Cause | None:
 
 def _at(context: Context, pair: Pair, error: float, cause: Cause | None) -> Divergence:
     """Describe a divergence at a pair."""
-    cause = cause or tensor_cause(context, pair) or unaligned_cause(context, pair.src, pair.dst) or Cause("")
+    cause = cause or tensor_cause(context, pair) or unaligned_cause(context, pair.src, pair.dst)
+    cause = cause or input_cause(context, pair) or Cause("")
     return Divergence(
         cause.src or place(context.src, pair.src),
         cause.dst or place(context.dst, pair.dst),

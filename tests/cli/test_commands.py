@@ -104,6 +104,20 @@ def test_convert_refuses_what_does_not_fit(run: Any, file: Path, tmp_path: Path)
     assert not output.exists()
 
 
+def test_convert_leaves_in_the_file_what_it_is_told_to(run: Any, tmp_path: Path) -> None:
+    file, output = tmp_path / "scaled.pth", tmp_path / "out.pth"
+    torch.save(torch.nn.Linear(3, 2).state_dict() | {"gain": torch.ones(2)}, file)
+    arguments = ("convert", str(file), "--src", LINEAR, "--dst", LINEAR, "-o", str(output))
+    status, _, err = run(*arguments)
+    assert status == 1
+    assert "gain" in err
+    assert not output.exists()
+    status, out, _ = run(*arguments, "--no-strict")
+    assert status == 1
+    assert "left in the file: 1 keys" in out
+    assert output.exists()
+
+
 def test_convert_calibrates_int8(run: Any, tmp_path: Path) -> None:
     src = "torchvision:resnet18(num_classes=5)"
     dst = "torchvision:quantized_resnet18(quantize=True, num_classes=5)"

@@ -110,6 +110,8 @@ def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, give
         return ""
     replica = replicate(inner).eval()
     own = dict(inner.state_dict())
+    if any(value.is_quantized != own[key].is_quantized for key, value in full.items() if key in own):
+        return ""  # what is not to be written anyway cannot be run
     cast = {key: value.to(own[key].dtype) for key, value in full.items()}
     reason = "no inputs were found; pass example_inputs=(x,)"
     choices: Iterable[Inputs] = guess_inputs(inner) if given is None else [given]

@@ -1,0 +1,241 @@
+"""The file against the source model: a file is the model's only as far as it holds what the model reads, and no more.
+
+Four things are looked at: keys that the model reads and the file lacks; shapes, where the file's win; keys of the file that
+nothing reads; and values that the model has of its own, which the proof used and the file has others of.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.api.resize import resized
+from fxmap.errors import LoadError, shorten
+from fxmap.files.checkpoint import Checkpoint
+from fxmap.files.left_over import LeftOver, left_over
+from fxmap.files.packed import packing_of
+from fxmap.mapping.findings import Note, NoteKind
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
+from fxmap.model.wrappers import spell
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """The weights of a file, spelled as the keys of the source model, if there is one.
+
+    Attributes:
+        state: the weights.
+        src: the source model, with the shapes of the file; None where keys are matched by names.
+        where: the file, for messages.
+        keys: how a key of `state` is spelled in the file, where that differs.
+        aside: keys of the file that belong to other weights, each with the name of these.
+        notes: what is to be said in the report.
+    """
+
+    state: Mapping[str, Any]
+    src: nn.Module | None
+    where: str
+    keys: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+    @classmethod
+    def of(cls, found: Checkpoint, src: nn.Module | None) -> "SourceFile":
+        """Spell the keys of a file as a model's, and give the model the shapes of the file.
+
+        Raises:
+            LoadError: the file is not of this model at all.
+        """
+        if src is None:
+            return cls(found.state, None, found.where, {}, found.set_aside)
+        own = src.state_dict()
+        spelling = spell(found.state, own)
+        state = {spelling.names[key]: value for key, value in found.state.items()}
+        for key, twin in _tied(own).items():
+            if key not in state and twin in state:
+                state[key] = state[twin]
+        _refuse_strangers(state, own, src, found.where)
+        model, changed = resized(src, state)
+        notes = [Note(f"wrappers: {spelling.note}", NoteKind.WRAPPERS)] if spelling.note else []
+        if changed:
+            key = changed[0]
+            notes.append(
+                Note(
+                    f"src has other sizes than the file, whose are used: {key} is {list(own[key].shape)} in src and "
+                    f"{list(state[key].shape)} in {found.where} ({shorten(changed)})",
+                    NoteKind.CHECKPOINT,
+                )
+            )
+        keys = {name: key for key, name in spelling.names.items() if name != key}
+        return cls(state, model, found.where, keys, found.set_aside, tuple(notes))
+
+    def read_by(self, mapping: KeyMapping, on_mismatch: Literal["raise", "keep"]) -> KeyMapping:
+        """Return what is left of a mapping where the file lacks keys, with what is left in the file.
+
+        Raises:
+            LoadError: the file lacks what the source model reads, and `on_mismatch` does not say to keep the destination's.
+        """
+        mapping = mapping.with_notes(*self.notes)
+        lost = mapping.sources() - self.state.keys()
+        reason = ""
+        if lost:
+            mapping, needed = self._without(mapping, lost, on_mismatch)
+            reason = f"{self.where} lacks {shorten(needed)}" if needed else ""
+        found = self._left(mapping)
+        listed = {self.keys.get(one.key, one.key): one.what for one in found}
+        listed |= {key: f"of other weights in the file: {name}" for key, name in self.aside.items()}
+        mapping = mapping.with_knowledge(left=listed)
+        telling = [self.keys.get(one.key, one.key) for one in found if not one.inert and self._is_inside(one.key)]
+        if telling and not reason:
+            reason = f"the file holds more than is read, and what that does is not known: {shorten(telling)}"
+        if reason and mapping.proof.asked:
+            return mapping.with_verdict(replace(mapping.proof, ok=False, reason=reason))
+        return mapping
+
+    def refuse_packed(self, mapping: KeyMapping) -> None:
+        """Refuse a file whose weights are packed, or computed from several tensors, where nothing unpacks them.
+
+        Raises:
+            LoadError: there are tensors of such a packing that nothing reads.
+        """
+        left = [one.key for one in self._left(mapping)]
+        packing = packing_of(left, self.state)
+        if packing is None:
+            return
+        shown = [self.keys.get(key, key) for key in left if key.rpartition(".")[2] in packing.shown_by] or left
+        raise LoadError(
+            f"{shorten(shown)}: {self.where} holds {packing.name}, from which the weights would have to be computed. "
+            f"Nothing was written. {packing.way_out[0].upper()}{packing.way_out[1:]}; or give the model that it was saved "
+            "from (src=)"
+        )
+
+    def account(self, mapping: KeyMapping, strict: bool) -> None:
+        """Refuse a file of which layers are read in part alone.
+
+        Raises:
+            LoadError: there are tensors of layers, or of blocks, of which others are read.
+        """
+        grave = [one for one in self._left(mapping) if one.grave]
+        if not strict or not grave or (self.src is None and mapping.missing):
+            return
+        keys = [self.keys.get(one.key, one.key) for one in grave]
+        reader = "the destination" if self.src is None else f"src ({type(self.src).__name__})"
+        merge = " Adapters can be merged first (peft: model.merge_and_unload())." if "LoRA" in grave[0].what else ""
+        way_out = "Give the model that the file was saved from (src=)"
+        if any("has another value" in one.what for one in grave):
+            way_out = "Load the file into src first (src.load_state_dict), so that it is compared with these values"
+        raise LoadError(
+            f"{self.where} holds more than {reader} reads: {shorten(keys)}: {grave[0].what}. Without it, what would be "
+            f"loaded computes something else than the model that was saved. Nothing was written.{merge} "
+            f"{way_out}, or pass strict=False to leave these keys in the file"
+        )
+
+    def _without(
+        self, mapping: KeyMapping, lost: set[str], on_mismatch: Literal["raise", "keep"]
+    ) -> tuple[KeyMapping, list[str]]:
+        """Drop what needs keys that the file lacks; counters are no loss."""
+        known = {} if self.src is None else self.src.state_dict()
+        needed = [key for key in known if key in lost and not _is_counter(known[key])]
+        if needed and on_mismatch == "raise":
+            raise LoadError(
+                f"{shorten(needed)}: src ({type(self.src).__name__}) reads {len(needed)} keys that {self.where} lacks, "
+                f"which has {len(self.state)} keys: src is not the model of this file. Nothing was written. Give the model "
+                "that it was saved from, leave src out to match keys by names, or pass on_mismatch="
+                '"keep" to keep the destination\'s own values there'
+            )
+        dropped = {key for key, part in mapping.items() if lost & set(part.sources())}
+        statuses = dict(mapping.knowledge.statuses)
+        for key in dropped:
+            statuses[key] = Status.MISSING if set(needed) & set(mapping[key].sources()) else Status.KEPT
+        reasons = mapping.knowledge.reasons | dict.fromkeys(dropped, f"{self.where} lacks it")
+        rest = {key: part for key, part in mapping.items() if key not in dropped}
+        knowledge = replace(mapping.knowledge, statuses=statuses, reasons=reasons)
+        return KeyMapping(rest, knowledge, replace(mapping.proof, statuses=statuses), mapping.trace), needed
+
+    def _left(self, mapping: KeyMapping) -> list[LeftOver]:
+        used = mapping.sources() | {one.source for one in mapping.knowledge.mismatched}
+        if self.src is None:
+            return list(left_over(self.state, used))
+        known = self.src.state_dict()
+        read = used | {key for key, twin in _tied(known).items() if twin in used or key in used}
+        strange = left_over({key: value for key, value in self.state.items() if key in used or key not in known}, used)
+        return [*strange, *self._unread(mapping, known, read)]
+
+    def _unread(self, mapping: KeyMapping, known: Mapping[str, Any], read: set[str]) -> list[LeftOver]:
+        """Say what the source model has and the mapping does not read; values of its own that the file has others of."""
+        unread = [key for key in known if key in self.state and key not in read and isinstance(known[key], Tensor)]
+        parameters = {key for key, _ in self.src.named_parameters(remove_duplicate=False)} if self.src is not None else set()
+        plain = mapping.knowledge.stages[0] in ("float", "quantizable")
+        result = []
+        for key in unread:
+            members = _part(key, unread, known)
+            is_part = any(other in parameters and not _is_constant(known[other]) for other in members)
+            if not plain or is_part or not _differs(known[key], self.state[key]):
+                result.append(LeftOver(key, "src has it, and the destination has no place for it", inert=True))
+            else:
+                text = "src has another value of it, with which it was compared, and the destination has no place for it"
+                result.append(LeftOver(key, text, grave=True))
+        return result
+
+    def _is_inside(self, key: str) -> bool:
+        """Whether a key of the file stands under the prefix that the keys of the source model have there."""
+        root = next((full[: -len(name)] for name, full in self.keys.items() if full.endswith(name)), "")
+        return self.keys.get(key, key).startswith(root)
+
+
+def _refuse_strangers(state: Mapping[str, Any], own: Mapping[str, Any], src: nn.Module, where: str) -> None:
+    shared = [key for key in own if key in state]
+    other = [key for key in shared if _shape(own[key]) != _shape(state[key])]
+    if own and (not shared or len(other) > len(shared) / 2):
+        text = (
+            f"{where}: {len(shared)} of the {len(own)} keys of src ({type(src).__name__}) are in the file, {len(other)} of "
+            f"them with other shapes. The file has {shorten(list(state))}, src has {shorten(list(own))}: src is not the "
+            "model of this file. Nothing was written. Give the model that it was saved from, or leave src out to match keys "
+            "by names"
+        )
+        raise LoadError(text)
+
+
+def _shape(value: Any) -> Any:
+    return value.shape if isinstance(value, Tensor) else type(value)
+
+
+def _tied(own: Mapping[str, Any]) -> dict[str, str]:
+    """Return for keys that share a tensor another key of the same one."""
+    first: dict[tuple[Any, ...], str] = {}
+    result: dict[str, str] = {}
+    for key, value in own.items():
+        if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():
+            place = value.data_ptr(), value.shape, value.stride()
+            if place in first:
+                result[key] = first[place]
+                result.setdefault(first[place], key)
+            first.setdefault(place, key)
+    return result
+
+
+def _part(key: str, unread: list[str], known: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the largest module around a key of which nothing is read; the key alone where there is none."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        inside = [other for other in known if other.startswith(".".join(parts[:depth]) + ".")]
+        if all(other in unread or not isinstance(known[other], Tensor) for other in inside):
+            return inside
+    return [key]
+
+
+def _is_counter(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_quantized
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_meta and bool((value == value.flatten()[:1]).all())
+
+
+def _differs(own: Tensor, other: Any) -> bool:
+    if own.is_meta or not isinstance(other, Tensor) or _is_counter(own) or own.is_quantized or other.is_meta:
+        return False
+    return own.shape != other.shape or not torch.allclose(own, other.to(own), rtol=1e-5, atol=1e-8, equal_nan=True)

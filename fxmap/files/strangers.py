@@ -1,0 +1,105 @@
+"""Strangers: files that are often taken for checkpoints, each recognised by its first bytes and called by its name."""
+
+import re
+import zipfile
+from pathlib import Path
+
+_GET_IT = "the file itself was not downloaded: fetch it with `git lfs pull`, or from the page that it is offered on"
+
+_ANEW = "whoever was asked for the file answered with a page: download it anew"
+
+# What a file begins with, what it is, and what to do.
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a pointer of Git LFS, and not the file that it points to", _GET_IT),
+    (
+        b"<!doctype",
+        "a page of HTML, and no checkpoint",
+        "whoever was asked for the file answered with a page: download it anew",
+    ),
+    (b"<html", "a page of HTML, and no checkpoint", _ANEW),
+    (b"<?xml", "a page of XML, and no checkpoint", _ANEW),
+    (b"gguf", "a GGUF file", "convert it back to safetensors, or take the checkpoint that it was made from"),
+    (b"\x89hdf\r\n", "an HDF5 file, as Keras writes it", "save its arrays as a dict of tensors first"),
+)
+
+
+def stranger(path: Path) -> str:
+    """Say what a file is that is no checkpoint, and the way out; empty where it may be one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.pth").write_bytes(b"<!DOCTYPE html><html>")
+    ...     print(stranger(Path(folder) / "a.pth").partition(":")[0])
+    a page of HTML, and no checkpoint
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        return ""
+    found = next((f"{what}: {way_out}" for begin, what, way_out in _BEGINNINGS if start.startswith(begin)), "")
+    if not found and start.startswith(b"pk\x03\x04") and _is_script(path):
+        return (
+            "a TorchScript archive: a model with its code, which is not read here. Save its weights: "
+            "torch.save(torch.jit.load(path).state_dict(), other_path)"
+        )
+    return found or _tensor_parallel(path)
+
+
+# How libraries name the file, or the folder, of one rank.
+_RANK = re.compile(r"(consolidated\.|(?:mp|tp)_rank_)(\d+)")
+
+
+def _tensor_parallel(path: Path) -> str:
+    """Say that a file has others beside it that hold the other parts of its tensors."""
+    for place in (path, path.parent):
+        rank = _RANK.search(place.name)
+        if rank is None:
+            continue
+        beside = place.parent.glob(f"*{rank[1]}*")
+        ranks = [(other.name, found[2]) for other in beside if (found := _RANK.search(other.name))]
+        others = [name for name, number in ranks if number != rank[2]]
+        if others:
+            return (
+                f"one of {len(others) + 1} shards of tensor parallelism, with a part of every tensor: the others are beside "
+                f"it ({', '.join(sorted(others)[:3])}). Join them with the tools of the library that wrote them"
+            )
+    return ""
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+        return False
+    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
+
+
+# Files of the libraries of Hugging Face, in the order in which they are looked for in a folder.
+_IN_FOLDERS = tuple(
+    f"{stem}{ending}"
+    for stem in ("model", "diffusion_pytorch_model", "pytorch_model", "adapter_model")
+    for ending in (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+)
+
+
+def file_in(folder: Path) -> Path | str:
+    """Return the checkpoint in a folder of Hugging Face's libraries; or what else the folder is, and the way out."""
+    found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
+    if found:
+        return found[0]
+    if (folder / ".metadata").is_file():
+        return (
+            "a folder of torch.distributed.checkpoint, whose tensors lie in pieces: make one file of it with "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, path)"
+        )
+    shards = sorted(path.name for path in folder.glob("consolidated.*.pth")) or sorted(
+        path.name for path in folder.glob("mp_rank_*")
+    )
+    if shards:
+        return (
+            f"a folder of {len(shards)} shards of tensor parallelism ({', '.join(shards[:3])}), each with a part of every "
+            "tensor: join them with the tools of the library that wrote them"
+        )
+    return "a folder: name the file in it, such as one that ends in .safetensors or .index.json"

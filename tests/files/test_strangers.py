@@ -1,0 +1,58 @@
+"""Files that are no checkpoints are called by their names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import fxmap
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(fxmap.CheckpointError) as caught:
+        fxmap.load(nn.Linear(2, 2), path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "pointer of Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "page of HTML.*download it anew"),
+        (b"\n  <html></html>", "page of HTML"),
+        (b"GGUF\x03\x00", "GGUF file"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5 file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a"])
+def test_by_their_first_bytes(tmp_path: Path, content: bytes, words: str, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(fxmap.CheckpointError, match=words):
+        fxmap.load(nn.Linear(2, 2), tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_archive_of_torchscript(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+    assert "TorchScript archive" in refused(tmp_path / "a.pt")
+
+
+def test_a_folder_of_hugging_face_is_a_checkpoint(tmp_path: Path) -> None:
+    src, dst = nn.Linear(2, 2), nn.Linear(2, 2)
+    save_file(src.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    fxmap.load(dst, tmp_path)
+    assert torch.equal(dst.weight, src.weight)
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(b"")
+    assert "dcp_to_torch_save" in refused(tmp_path)
+    (tmp_path / ".metadata").unlink()
+    for rank in range(2):
+        torch.save({"weight": torch.ones(1, 2)}, tmp_path / f"consolidated.0{rank}.pth")
+    assert "2 shards of tensor parallelism" in refused(tmp_path)
+    assert "one of 2 shards of tensor parallelism" in refused(tmp_path / "consolidated.00.pth")
+    assert "name the file in it" in refused(tmp_path.parent)
