@@ -135,6 +135,8 @@ def _by_matching(
 def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator[Match]:
     """Yield the matches that no other choice comes near, and whose modules correspond as a whole."""
     needed = WEIGHTS.margin + (WEIGHTS.margin_without_order - WEIGHTS.margin) * (1 - matches.order)
+    if matches.by_name:
+        needed = WEIGHTS.margin_sorted
     module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
     torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
     for match in matches.matches:
