@@ -4,10 +4,9 @@ A file that is sorted by name tells nothing by its order: `key` stands before `q
 blocks of one list follow one another by their numbers. So lists are compared with lists: which of the other side is which
 follows from the soft matches of their entries, and which block is which from the best path through both that never goes back.
 
->>> is_sorted(["a.10.bias", "a.10.weight", "a.2.bias", "a.2.weight", "b.bias", "b.weight"])
-True
->>> is_sorted(["a.2.weight", "a.2.bias", "a.10.weight", "a.10.bias", "b.weight", "b.bias"])
-False
+>>> keys = [f"{name}.{leaf}" for name in ("a.2.fc", "a.2.norm", "a.10.fc", "a.10.norm", "head") for leaf in ("weight", "bias")]
+>>> is_sorted(keys), is_sorted(sorted(keys)), is_sorted([f"blocks.{n}.weight" for n in range(20)])
+(False, True, False)
 
 Cost: for each pair of lists that correspond, the product of their lengths; a handful of pairs a round.
 """
@@ -26,12 +25,24 @@ from fxmap.matching.keys.weights import LIMITS
 
 
 def is_sorted(keys: Sequence[str]) -> bool:
-    """Whether keys stand in the order of their names, as text or with numbers as numbers; files in parts are, part by part."""
-    if len(keys) < LIMITS.sorted_keys:
-        return False
+    """Whether keys stand in the order of their names, as text or with numbers as numbers; files in parts are, part by part.
+
+    A model's own order may be that as well by chance: there must be enough names beside one another to tell.
+    """
     by_text = sum(one > other for one, other in pairwise(keys))
     by_number = sum(one > other for one, other in pairwise(map(natural, keys)))
-    return min(by_text, by_number) * LIMITS.sorted_run <= len(keys)
+    return min(by_text, by_number) * LIMITS.sorted_run <= len(keys) and _choices(keys) >= LIMITS.sorted_choices
+
+
+def _choices(keys: Sequence[str]) -> int:
+    """Count the kinds of neighbours whose names differ in more than numbers: each of them stands in order by chance or not."""
+    found = set()
+    for one, other in pairwise(keys):
+        left, right = (re.sub(r"\d+", "#", key).split(".") for key in (one, other))
+        depth = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+        if depth is not None and one.split(".")[:depth] == other.split(".")[:depth]:
+            found.add((*left[: depth + 1], right[depth]))
+    return len(found)
 
 
 def natural(key: str) -> list[tuple[int, str]]:

@@ -22,8 +22,9 @@ from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKi
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.matching.keys.coherence import torn_apart
-from fxmap.matching.keys.entries import Entry, comparable, compose, entries_of
+from fxmap.matching.keys.entries import Entry, compose, entries_of
 from fxmap.matching.keys.exchanges import Exchange
+from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell

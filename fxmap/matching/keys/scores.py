@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fxmap.matching.keys.entries import Entry, by_owner
 from fxmap.matching.keys.similarity import name_similarities, words
-from fxmap.matching.keys.vocabulary import says
+from fxmap.matching.keys.vocabulary import told
 from fxmap.matching.keys.weights import LIMITS, WEIGHTS
 
 Numbers = NDArray[np.int64]
@@ -154,10 +154,10 @@ def said(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Score
 
     Two words exclude one another where both sides use one of them at least.
     """
-    ours, theirs = ([says(entry.path) for entry in side] for side in (src, dst))
+    ours, theirs = (told([entry.path for entry in side]) for side in (src, dst))
     result = np.zeros(len(pairs.src))
-    for family in sorted({family for told in (*ours, *theirs) for family in told}):
-        left, right = ([told.get(family, "") for told in side] for side in (ours, theirs))
+    for family in sorted({family for words in (*ours, *theirs) for family in words}):
+        left, right = ([words.get(family, "") for words in side] for side in (ours, theirs))
         both = (set(left) & set(right)) - {""}
         if both:
             one, other = _numbered(left, right)

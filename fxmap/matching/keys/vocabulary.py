@@ -3,7 +3,7 @@
 Idea: names are written in a few dozen words that are the same everywhere: `q`, `query`, `wq` are one thing, `k`, `key` another.
 The words of one family exclude one another: what is called `query` is not what is called `k_proj`, however alike their
 shapes and places are. A path says one thing of each family at most, by its deepest word. No name of a model is in the table,
-and a family counts only where both sides use two of its words: otherwise it tells nothing apart (`compare`).
+and a family counts only where both sides use two of its words: otherwise it tells nothing apart (`scores.said`).
 
 >>> says(("layers", "0", "attention", "k_proj", "weight"))["attention"], says(("h", "0", "attn", "key", "bias"))["attention"]
 ('k', 'k')
@@ -14,6 +14,7 @@ Cost: a few look-ups a name.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 Path = tuple[str, ...]
@@ -32,11 +33,40 @@ _SINGLE: dict[str, dict[str, str]] = {
 _SAYS = {
     family: {word: role for role, words in roles.items() for word in words.split()} for family, roles in _SINGLE.items()
 }
+_NUMBERED = {"w1": "gate", "w2": "down", "w3": "up"}
+# The parts of a joined projection of attention, by how many there are.
+_PARTS = {3: ("q", "k", "v"), 2: ("k", "v")}
+_GATED = ("gate", "up")
 _ATTENTION = frozenset("att attn attention selfattention crossattention sa mha msa xattn attnpool".split())
 _NORM = frozenset("norm ln layernorm rmsnorm".split())
 _FEED = frozenset("mlp ffn ff feedforward feed fc".split())
 # What a projection is called that has no name of its own; in attention it is the one behind the others.
 _LAST = frozenset("o out output proj projection dense to_out c".split())
+
+
+def told(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Return what each path of one side says, where words mean what they do beside the others of their block.
+
+    A norm behind attention is the second of a block where there is one before attention, and the first where there is none.
+    `w1`, `w3` and `w2` beside one another are the gate, the way up and the way down.
+
+    >>> [word["norm"] for word in told([("0", "post_attention_norm", "weight"), ("0", "post_mlp_norm", "weight")])]
+    ['first', 'second']
+    """
+    result = [says(path) for path in paths]
+    norms: dict[Path, set[str]] = defaultdict(set)
+    names: dict[Path, set[str]] = defaultdict(set)
+    for path, words in zip(paths, result, strict=True):
+        if "norm" in words:
+            norms[path[:-2]].add(words["norm"])
+        names[path[:-2]].add(path[-2] if len(path) > 1 else "")
+    for path, words in zip(paths, result, strict=True):
+        beside = norms[path[:-2]]
+        if "norm" in words and "last" in beside and "first" not in beside:
+            words["norm"] = {"second": "first", "last": "second"}[words["norm"]]
+        if len(path) > 1 and path[-2] in _NUMBERED and names[path[:-2]] >= _NUMBERED.keys():
+            words["mlp"] = _NUMBERED[path[-2]]
+    return result
 
 
 def says(path: Path) -> dict[str, str]:
@@ -47,7 +77,7 @@ def says(path: Path) -> dict[str, str]:
         modules.append(last)
     result: dict[str, str] = {}
     for part in reversed(modules):
-        for family, role in _told(part):
+        for family, role in _words_of(part):
             result.setdefault(family, role)
     _add_attention(modules, result)
     _add_norm(modules, result)
@@ -66,7 +96,7 @@ def tokens(part: str) -> _Words:
     return frozenset(word[1:] if word in ("wq", "wk", "wv", "wo", "wkv", "wqkv", "wgate") else word for word in found)
 
 
-def _told(part: _Words) -> Iterator[tuple[str, str]]:
+def _words_of(part: _Words) -> Iterator[tuple[str, str]]:
     """Yield the families of which a name has one word; a name with several of them joins them."""
     for family, words in _SAYS.items():
         roles = {words[word] for word in part if word in words}
@@ -125,3 +155,21 @@ def _add_embedding(modules: Sequence[_Words], result: dict[str, str]) -> None:
         result["embedding"] = "head"
     elif words & {"patch"} and name & {"embed", "embedding", "embeddings"}:
         result["embedding"] = "patch"
+
+
+def parts_named(name: str, number: int) -> tuple[str, ...] | None:
+    """Return the parts of a joined projection as its name says, or as they are written everywhere; None where it says nothing.
+
+    Attention is written as q, k and v everywhere, but not a gate and what it gates.
+
+    >>> parts_named("Wqkv", 3), parts_named("c_attn", 3), parts_named("gate_up_proj", 2), parts_named("w12", 2)
+    (('q', 'k', 'v'), ('q', 'k', 'v'), ('gate', 'up'), None)
+    """
+    words = [word.removeprefix("w") for word in re.findall(r"[a-z]+", name.lower())]
+    if number == len(_GATED) and set(_GATED) <= set(words):
+        return tuple(sorted(_GATED, key=words.index))
+    if any(set(_GATED) & {word} for word in words):
+        return None
+    if number == 2 and not any(word.endswith("kv") for word in words) and not {"key", "value"} <= set(words):
+        return None
+    return _PARTS.get(number)

@@ -49,7 +49,7 @@ class NameLimits:
     """Bounds on time and memory, and where a number is too small to matter."""
 
     reach: int = 6  # neighbours to each side whose sizes are compared
-    sorted_keys: int = 6  # fewer keys may be sorted by chance
+    sorted_choices: int = 5  # kinds of neighbours in the order of their names: fewer may be by chance
     sorted_run: int = 50  # keys in order, on average, for each one that goes back, in a file that is sorted part by part
     pairs: int = 250_000  # pairs of one block of equal shapes; above it each key is paired with those near its place alone
     module_pairs: int = 100_000_000  # pairs of modules, above which the order is not tested against chance
