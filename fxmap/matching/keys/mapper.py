@@ -21,7 +21,7 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
-from fxmap.matching.keys.coherence import torn_apart
+from fxmap.matching.keys.coherence import irregular, torn_apart
 from fxmap.matching.keys.entries import Entry, compose, entries_of
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.layouts import comparable
@@ -139,7 +139,8 @@ def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator
     if matches.by_name:
         needed = WEIGHTS.margin_sorted
     module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
-    torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
+    chosen = [(match.src, match.dst) for match in matches.matches]
+    torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
     for match in matches.matches:
         if match.margin >= needed and match.module_margin >= module and (match.src, match.dst) not in torn:
             yield match
