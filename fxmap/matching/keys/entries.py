@@ -128,7 +128,9 @@ def _with_common_leaves(entries: Sequence[Entry]) -> list[Entry]:
         held[entry.owner].add(entry.leaf)
     return [
         replace(entry, path=(*entry.owner, _LEAVES[entry.leaf][0]))
-        if entry.leaf in _LEAVES and _LEAVES[entry.leaf][1] <= held[entry.owner] and _LEAVES[entry.leaf][0] not in held[entry.owner]
+        if entry.leaf in _LEAVES
+        and _LEAVES[entry.leaf][1] <= held[entry.owner]
+        and _LEAVES[entry.leaf][0] not in held[entry.owner]
         else entry
         for entry in entries
     ]
@@ -149,9 +151,7 @@ def compose(shape: Shape, parts: Sequence[tuple[Entry, Entry]]) -> Expression | 
     total = tuple(seen[axis] for axis in first.axes) if first.axes else seen
     if total and sum(ours.shape[0] for ours, _ in ordered) != total[0]:
         return None
-    made = [
-        source.read() if source.shape == ours.shape else Reshape(source.read(), ours.shape) for ours, source in ordered
-    ]
+    made = [source.read() if source.shape == ours.shape else Reshape(source.read(), ours.shape) for ours, source in ordered]
     whole = turned(made[0] if len(made) == 1 else Concat(tuple(made)), tuple(int(n) for n in np.argsort(first.axes)))
     return whole if first.flat is None else Reshape(whole, shape)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from math import prod
 
 from fxmap.matching.keys.entries import Entry, Shape
-from fxmap.matching.keys.vocabulary import parts_named, says, told
+from fxmap.matching.keys.vocabulary import parts_named, says
 
 Size = tuple[int, ...]
 _TRANSPOSED = (1, 0)
@@ -46,9 +46,7 @@ def _transposed(entries: Sequence[Entry]) -> list[Entry]:
     if turned and len(turned) == len(shown):
         turned = {entry.key for entry in matrices}
     turned |= {entry.key for entry in weights if _is_kernel(entry)}
-    return [
-        replace(entry, shape=entry.shape[::-1], axes=_TRANSPOSED) if entry.key in turned else entry for entry in entries
-    ]
+    return [replace(entry, shape=entry.shape[::-1], axes=_TRANSPOSED) if entry.key in turned else entry for entry in entries]
 
 
 def _is_kernel(entry: Entry) -> bool:

@@ -37,11 +37,13 @@ _NUMBERED = {"w1": "gate", "w2": "down", "w3": "up"}
 # The parts of a joined projection of attention, by how many there are.
 _PARTS = {3: ("q", "k", "v"), 2: ("k", "v")}
 _GATED = ("gate", "up")
-_ATTENTION = frozenset("att attn attention selfattention crossattention sa mha msa xattn attnpool".split())
-_NORM = frozenset("norm ln layernorm rmsnorm".split())
-_FEED = frozenset("mlp ffn ff feedforward feed fc".split())
+_ATTENTION = frozenset(
+    ["att", "attn", "attention", "selfattention", "crossattention", "sa", "mha", "msa", "xattn", "attnpool"]
+)
+_NORM = frozenset(["norm", "ln", "layernorm", "rmsnorm"])
+_FEED = frozenset(["mlp", "ffn", "ff", "feedforward", "feed", "fc"])
 # What a projection is called that has no name of its own; in attention it is the one behind the others.
-_LAST = frozenset("o out output proj projection dense to_out c".split())
+_LAST = frozenset(["o", "out", "output", "proj", "projection", "dense", "to_out", "c"])
 
 
 def told(paths: Sequence[Path]) -> list[dict[str, str]]:
@@ -122,7 +124,7 @@ def _add_attention(modules: Sequence[_Words], result: dict[str, str]) -> None:
 def _add_norm(modules: Sequence[_Words], result: dict[str, str]) -> None:
     """Which norm of a block it is: the one with attention, or the one with the feed-forward network."""
     name = modules[-1] if modules else frozenset()
-    if not name & _NORM or "attention" in result and result["attention"] != "out":
+    if not name & _NORM or ("attention" in result and result["attention"] != "out"):
         return
     if name & {"post"} and name & _FEED:
         result["norm"] = "last"
@@ -173,3 +175,12 @@ def parts_named(name: str, number: int) -> tuple[str, ...] | None:
     if number == 2 and not any(word.endswith("kv") for word in words) and not {"key", "value"} <= set(words):
         return None
     return _PARTS.get(number)
+
+
+def is_gated(name: str) -> bool:
+    """Whether a name says that a tensor holds a gate and what it gates, and in which order.
+
+    >>> is_gated("gate_up_proj"), is_gated("proj")
+    (True, False)
+    """
+    return set(_GATED) <= {word.removeprefix("w") for word in re.findall(r"[a-z]+", name.lower())}
