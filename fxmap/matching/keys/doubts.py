@@ -21,8 +21,8 @@ _FOLDED = (
 )
 _GATED = "one name says that a gate is joined with what it gates, the other does not say in which order: give the models"
 _CLASS = (
-    "the source's positions have a row more than the destination's: that of the class token, which is to be added to it: give "
-    "the source's model (src=)"
+    "the source's positions have a row more than the destination's: that of the class token, which is to be added to it: "
+    "give the source's model (src=)"
 )
 _GAIN = "a weight of a norm under a name of its own: whether 1 is to be taken off it, names do not tell: give the models"
 
@@ -30,7 +30,7 @@ _GAIN = "a weight of a norm under a name of its own: whether 1 is to be taken of
 def withheld(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> dict[str, str]:
     """Return the keys of the destination whose match cannot be right, or may well not be, and why.
 
-    >>> whole, joined = Entry("w.weight", ("w", "weight"), (4, 2), True), Entry("gate_up.weight", ("gate_up", "weight"), (4, 2), True)
+    >>> whole, joined = (Entry(key, tuple(key.split(".")), (4, 2), True) for key in ("w.weight", "gate_up.weight"))
     >>> withheld([(joined, whole)], [joined], [whole])["w.weight"][:42]
     'one name says that a gate is joined with w'
     """
@@ -93,22 +93,17 @@ def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) 
                 f"rotary embeddings turn the channels of q and k in halves or in pairs, which names do not tell: if the two "
                 f"sides differ, these have the wrong order of rows: {shorten(turned)}"
             )
-    joined = list(
-        _keys(renamed, lambda source, entry: source.rows is not None or entry.rows is not None or _is_joined(entry))
-    )
-    cut = [key for key in joined if key]
-    if cut:
+    joined = list(_keys(renamed, _is_cut))
+    if joined:
         yield (
             "q, k and v, or a gate and what it gates, are taken to be joined one after the other; names do not tell whether "
-            f"they are joined head by head or interleaved: {shorten(cut)}"
+            f"they are joined head by head or interleaved: {shorten(joined)}"
         )
-    turned_kernels = list(
-        _keys(pairs, lambda source, _: len(source.axes) > 2 or (source.flat is not None and source.rows is None))
-    )
-    if turned_kernels:
+    kernels = list(_keys(pairs, _is_foreign))
+    if kernels:
         yield (
-            "kernels of the source are stored with their outputs last, or with heads in an axis of their own, as TensorFlow, "
-            f"Keras and Flax do, and are turned: {shorten(turned_kernels)}"
+            "kernels of the source are stored with their outputs last, or with heads in an axis of their own, as in "
+            f"TensorFlow, Keras and Flax, and are turned: {shorten(kernels)}"
         )
 
 
@@ -120,8 +115,19 @@ def _role(entry: Entry) -> str:
     return says(entry.path).get("attention", "")
 
 
-def _is_joined(entry: Entry) -> bool:
-    return _role(entry) == "qkv"
+def _is_cut(source: Entry, entry: Entry) -> bool:
+    """Whether a joined projection is cut, made, or taken whole under another name."""
+    cut = any(one.rows is not None and _in_parts(one) for one in (source, entry))
+    return cut or "qkv" in (_role(source), _role(entry))
+
+
+def _in_parts(entry: Entry) -> bool:
+    """Whether the rows of an entry are a part of what belongs together, and not one of several experts."""
+    return entry.path[-2] in ("q", "k", "v", "gate", "up")
+
+
+def _is_foreign(source: Entry, entry: Entry) -> bool:
+    return len(source.axes) > 2 or (source.flat is not None and source.rows is None)
 
 
 def _is_rotary(entry: Entry) -> bool:

@@ -61,7 +61,7 @@ class Groups:
         return lambda ours, theirs: look_up(known, values, ours * width + theirs, 0.0)
 
     def _coefficients(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Scores]:
-        """Return Dice's coefficient of groups of both sides, by number of the cell: twice what they share, of what they hold."""
+        """Return Dice's coefficient of groups of both sides, by number: twice what they share, of what they hold."""
         height, width = len(self.src_sizes), len(self.dst_sizes)
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
         likely = np.flatnonzero(soft > LIMITS.unlikely)
@@ -88,7 +88,7 @@ def look_up(known: Numbers, values: Scores, wanted: Numbers, default: float) -> 
 
 
 def _table(groups: Sequence[Sequence[Hashable]], weights: Scores) -> tuple[Numbers, Scores, list[Hashable]]:
-    """Return the numbers of each entry's groups, filled up with the number of none; the weight and the name of each group."""
+    """Return the numbers of each entry's groups, filled up with that of none; each group's weight, and its name."""
     numbers: dict[Hashable, int] = {}
     rows = [[numbers.setdefault(group, len(numbers)) for group in entry] for entry in groups]
     width = max(map(len, rows), default=0)

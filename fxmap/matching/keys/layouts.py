@@ -1,7 +1,7 @@
-"""Layouts: what one side has turned, joined or stacked, and the other has not, is brought to its smallest parts on both sides.
+"""Layouts: what one side has turned, joined or stacked, and the other has not, is brought to its smallest parts.
 
 Four steps, each on what the other side shows by its shapes: kernels stored `h w i o` or `i o` are turned to `o i h w` and
-`o i`; attention heads in an axis of their own are joined; tensors with an axis of experts become one entry for each expert; a
+`o i`; attention heads in an axis of their own are joined; tensors with an axis of experts become one entry an expert; a
 joined projection becomes its parts. A part knows how it is read from its tensor (`Entry.read`), and a tensor of the
 destination is made from its parts (`compose`).
 
@@ -79,7 +79,7 @@ def _outputs_first(entry: Entry, sizes: Counter[Shape]) -> tuple[int, ...]:
 
 
 def _without_heads(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """Join the axes of heads and channels of projections that are stored `i heads o` or `heads i o`, as in Flax and Keras."""
+    """Join the axes of heads and channels of projections, `i heads o` or `heads i o`, as in Flax and Keras."""
     sizes = {entry.shape for entry in others}
     biases = {entry.owner: entry.shape for entry in entries if entry.leaf == "bias"}
     result = []

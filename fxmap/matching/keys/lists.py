@@ -1,10 +1,11 @@
 """Numbered lists of modules: their order holds in whatever order a file writes its keys.
 
-A file that is sorted by name tells nothing by its order: `key` stands before `query`, `10` before `2`. What stays is that the
-blocks of one list follow one another by their numbers. So lists are compared with lists: which of the other side is which
-follows from the soft matches of their entries, and which block is which from the best path through both that never goes back.
+A file that is sorted by name tells nothing by its order: `key` stands before `query`, `10` before `2`. What stays is that
+the blocks of one list follow one another by their numbers. So lists are compared with lists: which of the other side is
+which follows from the soft matches of their entries, and which block is which from the best path through both.
 
->>> keys = [f"{name}.{leaf}" for name in ("a.2.fc", "a.2.norm", "a.10.fc", "a.10.norm", "head") for leaf in ("weight", "bias")]
+>>> names = ("a.2.fc", "a.2.norm", "a.10.fc", "a.10.norm", "head")
+>>> keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
 >>> is_sorted(keys), is_sorted(sorted(keys)), is_sorted([f"blocks.{n}.weight" for n in range(20)])
 (False, True, False)
 
@@ -31,11 +32,14 @@ def is_sorted(keys: Sequence[str]) -> bool:
     """
     by_text = sum(one > other for one, other in pairwise(keys))
     by_number = sum(one > other for one, other in pairwise(map(natural, keys)))
-    return min(by_text, by_number) * LIMITS.sorted_run <= len(keys) and _choices(keys) >= LIMITS.sorted_choices
+    if min(by_text, by_number) * LIMITS.sorted_run > len(keys):
+        return False
+    # `10` before `2` is in no model's own order.
+    return by_text < by_number or _choices(keys) >= LIMITS.sorted_choices
 
 
 def _choices(keys: Sequence[str]) -> int:
-    """Count the kinds of neighbours whose names differ in more than numbers: each of them stands in order by chance or not."""
+    """Count the kinds of neighbours whose names differ in more than numbers: each of them may be in order by chance."""
     found = set()
     for one, other in pairwise(keys):
         left, right = (re.sub(r"\d+", "#", key).split(".") for key in (one, other))
@@ -43,6 +47,13 @@ def _choices(keys: Sequence[str]) -> int:
         if depth is not None and one.split(".")[:depth] == other.split(".")[:depth]:
             found.add((*left[: depth + 1], right[depth]))
     return len(found)
+
+
+def in_number_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries with `2` before `10`, where they are sorted by name; the others as they are."""
+    if not is_sorted([entry.key for entry in entries]):
+        return list(entries)
+    return sorted(entries, key=lambda entry: natural(entry.key))
 
 
 def natural(key: str) -> list[tuple[int, str]]:

@@ -143,21 +143,21 @@ def alone(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: 
         + WEIGHTS.shape * same_shape
         + WEIGHTS.words * _names(src, dst, pairs)
         + WEIGHTS.owner * _owners(src, dst, pairs)
-        + said(src, dst, pairs)
+        + spoken(src, dst, pairs)
         - WEIGHTS.repeated * _repeated(src, dst, pairs)
         + WEIGHTS.neighbours * order * _neighbours(src, dst, pairs)
     )
 
 
-def said(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
+def spoken(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
     """Return what words of the field say for and against each pair: q is query, and is not key.
 
     Two words exclude one another where both sides use one of them at least.
     """
     ours, theirs = (told([entry.path for entry in side]) for side in (src, dst))
     result = np.zeros(len(pairs.src))
-    for family in sorted({family for words in (*ours, *theirs) for family in words}):
-        left, right = ([words.get(family, "") for words in side] for side in (ours, theirs))
+    for family in sorted({family for said in (*ours, *theirs) for family in said}):
+        left, right = ([said.get(family, "") for said in side] for side in (ours, theirs))
         both = (set(left) & set(right)) - {""}
         if both:
             one, other = _numbered(left, right)

@@ -1,9 +1,9 @@
 """The words of the field: what a name says that a tensor does, whatever model it is in.
 
-Idea: names are written in a few dozen words that are the same everywhere: `q`, `query`, `wq` are one thing, `k`, `key` another.
+Idea: names are written in a few dozen words that are the same everywhere: `q`, `query`, `wq` are one thing, `key` another.
 The words of one family exclude one another: what is called `query` is not what is called `k_proj`, however alike their
 shapes and places are. A path says one thing of each family at most, by its deepest word. No name of a model is in the table,
-and a family counts only where both sides use two of its words: otherwise it tells nothing apart (`scores.said`).
+and a family counts only where both sides use two of its words: otherwise it tells nothing apart (`scores.spoken`).
 
 >>> says(("layers", "0", "attention", "k_proj", "weight"))["attention"], says(("h", "0", "attn", "key", "bias"))["attention"]
 ('k', 'k')
@@ -160,7 +160,7 @@ def _add_embedding(modules: Sequence[_Words], result: dict[str, str]) -> None:
 
 
 def parts_named(name: str, number: int) -> tuple[str, ...] | None:
-    """Return the parts of a joined projection as its name says, or as they are written everywhere; None where it says nothing.
+    """Return the parts of a joined projection: as its name says, as they are written everywhere, or None.
 
     Attention is written as q, k and v everywhere, but not a gate and what it gates.
 
