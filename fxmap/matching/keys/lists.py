@@ -49,13 +49,6 @@ def _choices(keys: Sequence[str]) -> int:
     return len(found)
 
 
-def in_number_order(entries: Sequence[Entry]) -> list[Entry]:
-    """Return entries with `2` before `10`, where they are sorted by name; the others as they are."""
-    if not is_sorted([entry.key for entry in entries]):
-        return list(entries)
-    return sorted(entries, key=lambda entry: natural(entry.key))
-
-
 def natural(key: str) -> list[tuple[int, str]]:
     """Return what sorts keys by their names, and numbers in them as numbers.
 

@@ -26,7 +26,7 @@ from fxmap.matching.keys.doubts import warnings, withheld
 from fxmap.matching.keys.entries import Entry, compose, entries_of
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.layouts import comparable
-from fxmap.matching.keys.lists import in_number_order
+from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
@@ -121,9 +121,14 @@ def _same_shape(one: Any, other: Tensor) -> bool:
 def _by_matching(
     src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
 ) -> _Found:
-    ours, theirs = comparable(in_number_order(entries_of(src, spelling.names)), in_number_order(entries_of(dst)))
+    ours, theirs = entries_of(src, spelling.names), entries_of(dst)
+    sorted_sides = [is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
+    for side, by_name in zip((ours, theirs), sorted_sides, strict=True):
+        if by_name:
+            side.sort(key=lambda entry: natural(entry.key))
+    ours, theirs = comparable(ours, theirs)
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
-    matches = match_entries(ours, theirs, (*exchanges, *ties))
+    matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
     for match in _clear(ours, theirs, matches):

@@ -33,7 +33,7 @@ from fxmap.matching.keys.choice import assigned, margins
 from fxmap.matching.keys.entries import Entry
 from fxmap.matching.keys.exchanges import Exchange, keeps_branches, orbits
 from fxmap.matching.keys.groups import Groups, soft_matches
-from fxmap.matching.keys.lists import Lists, is_sorted
+from fxmap.matching.keys.lists import Lists
 from fxmap.matching.keys.order import in_order
 from fxmap.matching.keys.scores import Candidates, Numbers, Scores, alone, candidates, order_is_evidence
 from fxmap.matching.keys.weights import WEIGHTS
@@ -71,13 +71,15 @@ class Matches:
         return [int(number) for number in self.pairs.src[best]]
 
 
-def match_entries(src: Sequence[Entry], dst: Sequence[Entry], exchanges: Sequence[Exchange] = ()) -> Matches:
+def match_entries(
+    src: Sequence[Entry], dst: Sequence[Entry], exchanges: Sequence[Exchange] = (), *, by_name: bool = False
+) -> Matches:
     """Match the entries of two key trees.
 
     `exchanges` are keys of the destination that can change places with one another, all of them at once, without any effect:
-    what tells only them apart need not be decided.
+    what tells only them apart need not be decided. `by_name` says that a side was sorted by name: then order tells nothing
+    but which of a numbered list is which.
     """
-    by_name = any(is_sorted([entry.key for entry in side]) for side in (src, dst))
     pairs = candidates(src, dst)
     order = 0.0 if by_name else order_is_evidence(src, dst)
     if not len(pairs.src):
