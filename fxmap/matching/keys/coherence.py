@@ -4,6 +4,7 @@ A convolution that goes to one block and the norm beside it to another are hardl
 does not tell, so that neither is to be believed.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -64,8 +65,9 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
     loose |= {(1, theirs[n], dst[n].size) for n in range(len(dst)) if n not in used[1]}
     odd = []
     for s, d in found:
-        ours_odd = counts[ours[s], images[ours[s]]] >= _OFTEN * counts[ours[s], theirs[d]]
-        theirs_odd = counts[sources[theirs[d]], theirs[d]] >= _OFTEN * counts[ours[s], theirs[d]]
+        here, image, source = counts[ours[s], theirs[d]], images[ours[s]], sources[theirs[d]]
+        ours_odd = counts[ours[s], image] >= _OFTEN * here and _differ_in_words(image, theirs[d])
+        theirs_odd = counts[source, theirs[d]] >= _OFTEN * here and _differ_in_words(source, ours[s])
         if ours_odd or theirs_odd:
             odd.append((s, d, ours_odd, theirs_odd))
             loose |= {(0, ours[s], src[s].size), (1, theirs[d], dst[d].size)}
@@ -75,6 +77,11 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
         if (ours_odd and (1, images[ours[s]], src[s].size) in loose)
         or (theirs_odd and (0, sources[theirs[d]], dst[d].size) in loose)
     }
+
+
+def _differ_in_words(one: Module, other: Module) -> bool:
+    """Whether names differ in more than numbers: a block that lacks its first layer counts the others differently."""
+    return re.sub(r"\d+", "", ".".join(one)) != re.sub(r"\d+", "", ".".join(other))
 
 
 def _most(counts: Counter[tuple[Module, Module]]) -> dict[Module, Module]:
