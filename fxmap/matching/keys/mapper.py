@@ -145,9 +145,9 @@ def _by_matching(
 def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator[Match]:
     """Yield the matches that no other choice comes near, and whose modules correspond as a whole."""
     needed = WEIGHTS.margin + (WEIGHTS.margin_without_order - WEIGHTS.margin) * (1 - matches.order)
-    if matches.by_name:
-        needed = WEIGHTS.margin_sorted
     module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
+    if matches.by_name:
+        needed, module = WEIGHTS.margin_sorted, WEIGHTS.module_margin_sorted
     chosen = [(match.src, match.dst) for match in matches.matches]
     torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
     for match in matches.matches:

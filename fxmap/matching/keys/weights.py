@@ -37,6 +37,7 @@ class NameWeights:
     margin: float = 0.3  # by exchanging one key, where both files have the same order
     margin_sorted: float = 0.6  # by exchanging one key, where a file is sorted by name
     margin_without_order: float = 2.8  # by exchanging one key, where order says nothing
+    module_margin_sorted: float = 1.0  # by exchanging whole modules, where a file is sorted by name
     module_margin: float = 0.6  # by exchanging whole modules
     little_order: float = 0.7  # below this agreement of the orders whole modules are looked at
     # Share of the possible excess over chance from which on the order of modules counts in full: blocks in order whose
