@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.common.output import progress, write_json
 from benchmarks.names.data import NamedPair, read
+from benchmarks.names.data import by_name as sorted_by_name
 from benchmarks.names.measure import NOT_INSTALLED, OURS, Row, measure
 from benchmarks.names.peers import PEERS
 
@@ -26,6 +27,9 @@ from benchmarks.names.peers import PEERS
 def command(
     mappers: Annotated[str, typer.Option(help="Only these, separated by commas; fxmap is one of them.")] = "",
     only: Annotated[str, typer.Option(help="Only pairs whose name contains this.")] = "",
+    by_name: Annotated[
+        bool, typer.Option("--sorted", help="Sort the sources' keys by name, as safetensors files are.")
+    ] = False,
     packages: Annotated[list[Path] | None, typer.Option(help="Folders with peers that are not installed.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Processor seconds that a mapper may take for a pair.")] = 60,
     jobs: Annotated[int, typer.Option(min=1, help="Pairs at a time, one thread each.")] = 1,
@@ -41,7 +45,7 @@ def command(
         raise typer.BadParameter(f"{strangers[0]} is not a mapper; there are {', '.join(known)}", param_hint="--mappers")
     start = time.perf_counter()
     sys.path.extend(map(str, packages or []))
-    pairs = [pair for pair in read() if only in pair.id]
+    pairs = [sorted_by_name(pair) if by_name else pair for pair in read() if only in pair.id]
     work = [(pair, name) for pair in pairs for name in names]
     with Pool(jobs, partial(torch.set_num_threads, 1)) as pool:
         ends = pool.imap(partial(_measured, limit=limit), work)

@@ -14,7 +14,7 @@ import importlib
 import json
 import lzma
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,11 @@ import typer
 from torch import Tensor, nn
 
 FILE = Path(__file__).parent / "names.json.xz"
+
+# What a relation is made with: which of its operands are relations follows.
+CONSTANTS = ("zeros", "ones", "full")
+JOINS = ("cat", "stack")
+SUMS = ("foldw", "foldb", "add", "mul", "mm")
 
 Tree = list[tuple[str, list[int], str]]
 
@@ -47,6 +52,34 @@ def read(path: Path = FILE) -> list[NamedPair]:
         NamedPair(pair["id"], pair["group"], trees[pair["src"]], trees[pair["dst"]], pair["relations"], pair["tied"])
         for pair in data["pairs"]
     ]
+
+
+def by_name(pair: NamedPair) -> NamedPair:
+    """Return the pair with the keys of its source in the order of their names, as in a safetensors file."""
+    order = sorted(range(len(pair.src)), key=lambda n: pair.src[n][0])
+    place = {old: new for new, old in enumerate(order)}
+    return replace(
+        pair,
+        src=[pair.src[n] for n in order],
+        relations=[_moved(relation, place) for relation in pair.relations],
+        tied=[[place[n] for n in same] for same in pair.tied],
+    )
+
+
+def _moved(relation: Any, place: dict[int, int]) -> Any:
+    """Return a relation with other numbers for its keys; what else stands in it are axes, places and numbers."""
+    if relation is None or relation is False:
+        return relation
+    if isinstance(relation, int):
+        return place[relation]
+    op, *rest = relation
+    if op in CONSTANTS:
+        return relation
+    if op in JOINS:
+        return [op, rest[0], *(_moved(part, place) for part in rest[1:])]
+    if op in SUMS:
+        return [op, *(part if isinstance(part, float) else _moved(part, place) for part in rest)]
+    return [op, _moved(rest[0], place), *rest[1:]]
 
 
 def main(

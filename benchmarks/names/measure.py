@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.names.data import NamedPair, Tree
+from benchmarks.names.data import CONSTANTS, JOINS, SUMS, NamedPair, Tree
 from benchmarks.names.peers import PEERS
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Reshape
@@ -135,11 +135,11 @@ def _numbers(truth: Any) -> Iterator[int]:
 
 def _operands(truth: list[Any]) -> list[Any]:
     op, *rest = truth
-    if op in ("cat", "stack"):
+    if op in JOINS:
         return list(rest[1:])
-    if op in ("zeros", "ones", "full"):
+    if op in CONSTANTS:
         return []
-    if op in ("foldw", "foldb", "add", "mul", "mm"):
+    if op in SUMS:
         return [part for part in rest if part is not None and not isinstance(part, float)]
     return [rest[0]]
 

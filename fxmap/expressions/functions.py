@@ -114,6 +114,11 @@ def transpose(value: Tensor) -> Tensor:
     return value.t().contiguous()
 
 
+def permute(value: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return a tensor with its axes in another order, as a tensor of its own."""
+    return value.permute(*axes).contiguous()
+
+
 def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a kernel, `o i ...`, with zeros around it, so that it has other extents.
 

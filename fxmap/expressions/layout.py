@@ -109,3 +109,20 @@ class Transpose(Call):
     function: ClassVar[Function] = functions.transpose
     shown: ClassVar[str] = "transpose({of})"
     of: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Permute(Call):
+    """A tensor with its axes in another order, as a tensor of its own: `h w i o` for `o i h w`.
+
+    >>> import torch
+    >>> from fxmap.expressions.base import Source
+    >>> Permute(Source("kernel"), (3, 2, 0, 1)).evaluate({"kernel": torch.zeros(5, 7, 2, 3)}).shape
+    torch.Size([3, 2, 5, 7])
+    """
+
+    op: ClassVar[str] = "permute"
+    function: ClassVar[Function] = functions.permute
+    shown: ClassVar[str] = "permute({of}, {axes})"
+    of: Expression
+    axes: tuple[int, ...]

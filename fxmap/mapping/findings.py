@@ -52,6 +52,7 @@ class NoteKind(StrEnum):
     DISTILLED = "distilled"
     OPEN_KEYS = "open keys"
     TIED_KEYS = "tied keys"
+    LAYOUT = "layout"
     TRIAL_RUN = "trial run"
 
 

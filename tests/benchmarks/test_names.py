@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import fxmap
-from benchmarks.names.data import NamedPair, read
+from benchmarks.names.data import NamedPair, by_name, read
 from benchmarks.names.measure import OURS, measure
 from fxmap.matching.keys.mapper import map_by_name
 
@@ -63,3 +63,21 @@ def test_modules_that_order_tears_apart_stay_open() -> None:
     """In one library the projection comes before the three convolutions of a block, in the other behind them."""
     row = measure(PAIRS["torchvision:regnet_x_400mf->timm:regnetx_004_tv"], OURS)
     assert row.wrong <= 0.1 * row.right
+
+
+@pytest.mark.parametrize("name", ["timm:vit->transformers:vit", "transformers:deit->timm:deit"])
+def test_a_source_that_is_sorted_by_name_is_right_or_open(name: str) -> None:
+    pair = by_name(PAIRS[name])
+    keys = [key for key, _, _ in pair.src]
+    assert keys == sorted(keys)
+    row = measure(pair, OURS)
+    assert row.wrong == 0
+    assert row.right >= 75
+
+
+def test_a_sorted_pair_has_the_same_relations() -> None:
+    for pair in PAIRS.values():
+        moved = by_name(pair)
+        for before, after in zip(pair.relations, moved.relations, strict=True):
+            if isinstance(before, int) and before is not False:
+                assert pair.src[before][0] == moved.src[after][0]

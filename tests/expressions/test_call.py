@@ -33,7 +33,7 @@ from fxmap.expressions.arithmetic import (
     WeightNormed,
 )
 from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.layout import Columns, Concat, Gather, Reshape, Slice, Transpose
+from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose
 from fxmap.expressions.quantized import (
     Assembled,
     Dequantized,
@@ -108,6 +108,7 @@ CASES: list[Expression] = [
     Concat((MATRIX, Slice(MATRIX, 0, 1))),
     Reshape(MATRIX, (2, 8, 1, 1)),
     Transpose(MATRIX),
+    Permute(MATRIX, (1, 0)),
 ]
 
 

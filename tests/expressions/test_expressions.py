@@ -30,7 +30,7 @@ from fxmap.expressions.arithmetic import (
 )
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.functions import assemble, complement
-from fxmap.expressions.layout import Columns, Concat, Gather, Reshape, Slice, Transpose
+from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose
 from fxmap.expressions.quantized import (
     Assembled,
     Dequantized,
@@ -86,6 +86,7 @@ ALL = [
     Concat((A, Slice(B, 0, 1))),
     Reshape(A, (2, 3, 1, 1)),
     Transpose(A),
+    Permute(A, (1, 0)),
 ]
 
 

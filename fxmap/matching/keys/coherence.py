@@ -4,12 +4,16 @@ A convolution that goes to one block and the norm beside it to another are hardl
 does not tell, so that neither is to be believed.
 """
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from fxmap.matching.keys.entries import Entry
 
 Module = tuple[str, ...]
+
+# How many times as often names must go with others for a pair to be irregular.
+_OFTEN = 2
 
 
 def torn_apart(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequence[Entry]) -> set[tuple[int, int]]:
@@ -36,6 +40,62 @@ def torn_apart(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequ
             sources[theirs[d]].add(ours[s])
     apart = [{module for module in side if _are_several(side[module])} for side in (images, sources)]
     return {(s, d) for s, d in found if ours[s] in apart[0] and theirs[d] in apart[1]}
+
+
+def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequence[Entry]) -> set[tuple[int, int]]:
+    """Return the pairs whose names go together here, and with other names everywhere else.
+
+    What is called `a` in all blocks of one side is called `conv1` in those of the other; where one block has another pair,
+    with an `a` of the right size left for `conv1`, order has misled, and what is right there is not known.
+
+    >>> def side(*keys): return [Entry(key, tuple(key.split(".")), (2,), True) for key in keys]
+    >>> src = side("0.a.weight", "1.a.weight", "2.a.weight", "2.p.weight")
+    >>> dst = side("0.conv1.weight", "1.conv1.weight", "2.conv1.weight", "2.side.weight")
+    >>> sorted(irregular([(0, 0), (1, 1), (2, 3), (3, 2)], src, dst))
+    [(2, 3), (3, 2)]
+    """
+    found = sorted(pairs)
+    ours, theirs = ([_kind(entry) for entry in side] for side in (src, dst))
+    counts = Counter((ours[s], theirs[d]) for s, d in found)
+    images, sources = _most(counts), _most(Counter({(d, s): count for (s, d), count in counts.items()}))
+
+    used = ({s for s, _ in found}, {d for _, d in found})
+    # Entries, by what they are called and their size, that are matched irregularly or not at all.
+    loose = {(0, ours[n], src[n].size) for n in range(len(src)) if n not in used[0]}
+    loose |= {(1, theirs[n], dst[n].size) for n in range(len(dst)) if n not in used[1]}
+    odd = []
+    for s, d in found:
+        here, image, source = counts[ours[s], theirs[d]], images[ours[s]], sources[theirs[d]]
+        ours_odd = counts[ours[s], image] >= _OFTEN * here and _differ_in_words(image, theirs[d])
+        theirs_odd = counts[source, theirs[d]] >= _OFTEN * here and _differ_in_words(source, ours[s])
+        if ours_odd or theirs_odd:
+            odd.append((s, d, ours_odd, theirs_odd))
+            loose |= {(0, ours[s], src[s].size), (1, theirs[d], dst[d].size)}
+    return {
+        (s, d)
+        for s, d, ours_odd, theirs_odd in odd
+        if (ours_odd and (1, images[ours[s]], src[s].size) in loose)
+        or (theirs_odd and (0, sources[theirs[d]], dst[d].size) in loose)
+    }
+
+
+def _differ_in_words(one: Module, other: Module) -> bool:
+    """Whether names differ in more than numbers: a block that lacks its first layer counts the others differently."""
+    return re.sub(r"\d+", "", ".".join(one)) != re.sub(r"\d+", "", ".".join(other))
+
+
+def _most(counts: Counter[tuple[Module, Module]]) -> dict[Module, Module]:
+    """Return what goes with each name most often."""
+    result: dict[Module, Module] = {}
+    for (one, other), count in counts.items():
+        if one not in result or count > counts[one, result[one]]:
+            result[one] = other
+    return result
+
+
+def _kind(entry: Entry) -> Module:
+    """Return what an entry is called, whichever block it is in."""
+    return tuple("#" if place == 0 and part.isdigit() else part for place, part in enumerate(entry.path[-3:]))
 
 
 def _are_several(modules: set[Module]) -> bool:

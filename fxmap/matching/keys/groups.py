@@ -25,25 +25,42 @@ class Groups:
     def __init__(
         self, src: Sequence[Sequence[Hashable]], dst: Sequence[Sequence[Hashable]], weights: tuple[Scores, Scores]
     ) -> None:
-        self.src, self.src_sizes = _table(src, weights[0])
-        self.dst, self.dst_sizes = _table(dst, weights[1])
+        self.src, self.src_sizes, self.src_names = _table(src, weights[0])
+        self.dst, self.dst_sizes, self.dst_names = _table(dst, weights[1])
         self.weights = weights
 
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
         """Return for each pair how far the groups of one entry correspond to groups of the other: the mean of the best."""
+        return self.best(self._dice(soft, pairs), pairs)
+
+    def best(self, value_of: Callable[[Numbers, Numbers], Scores], pairs: Candidates) -> Scores:
+        """Return for each pair the mean, over the groups of both entries, of the best value with a group of the other."""
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
-        dice = self._dice(soft, pairs)
         left, right = np.zeros(ours.shape), np.zeros(theirs.shape)
         for i in range(ours.shape[1]):
             for j in range(theirs.shape[1]):
-                value = dice(ours[:, i], theirs[:, j])
+                value = value_of(ours[:, i], theirs[:, j])
                 np.maximum(left[:, i], value, out=left[:, i])
                 np.maximum(right[:, j], value, out=right[:, j])
         counts = [(part < len(sizes) - 1).sum(1) for part, sizes in ((ours, self.src_sizes), (theirs, self.dst_sizes))]
         result: Scores = (left.sum(1) / np.maximum(counts[0], 1) + right.sum(1) / np.maximum(counts[1], 1)) / 2
         return result
 
+    def shares(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Numbers, Scores]:
+        """Return groups of both sides, by number, that share something, and Dice's coefficient of each two of them."""
+        known, values = self._coefficients(soft, pairs)
+        likely = np.flatnonzero(values > LIMITS.unlikely)
+        one, other = np.divmod(known[likely], len(self.dst_sizes))
+        return one, other, values[likely]
+
     def _dice(self, soft: Scores, pairs: Candidates) -> Callable[[Numbers, Numbers], Scores]:
+        height, width = len(self.src_sizes), len(self.dst_sizes)
+        known, values = self._coefficients(soft, pairs)
+        if len(known) == height * width:
+            return lambda ours, theirs: values[ours * width + theirs]
+        return lambda ours, theirs: look_up(known, values, ours * width + theirs, 0.0)
+
+    def _coefficients(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Scores]:
         """Return Dice's coefficient of groups of both sides, by number: twice what they share, of what they hold."""
         height, width = len(self.src_sizes), len(self.dst_sizes)
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
@@ -59,9 +76,7 @@ class Groups:
         values = 2 * np.bincount(places, shares, len(known)) / (self.src_sizes[one] + self.dst_sizes[other])
         # The last group of each side stands for none.
         values[(one == height - 1) | (other == width - 1)] = 0
-        if len(known) == height * width:
-            return lambda ours, theirs: values[ours * width + theirs]
-        return lambda ours, theirs: look_up(known, values, ours * width + theirs, 0.0)
+        return known, values
 
 
 def look_up(known: Numbers, values: Scores, wanted: Numbers, default: float) -> Scores:
@@ -72,11 +87,11 @@ def look_up(known: Numbers, values: Scores, wanted: Numbers, default: float) -> 
     return np.where(known[places] == wanted, values[places], default)
 
 
-def _table(groups: Sequence[Sequence[Hashable]], weights: Scores) -> tuple[Numbers, Scores]:
-    """Return the numbers of each entry's groups, filled up with the number of none, and the weight of each group."""
+def _table(groups: Sequence[Sequence[Hashable]], weights: Scores) -> tuple[Numbers, Scores, list[Hashable]]:
+    """Return the numbers of each entry's groups, filled up with that of none; each group's weight, and its name."""
     numbers: dict[Hashable, int] = {}
     rows = [[numbers.setdefault(group, len(numbers)) for group in entry] for entry in groups]
     width = max(map(len, rows), default=0)
     table = np.array([[*row, *[len(numbers)] * (width - len(row))] for row in rows], np.int64).reshape(len(rows), width)
     sizes = np.bincount(table.ravel(), np.repeat(weights, width), minlength=len(numbers) + 1)
-    return table, np.maximum(sizes, 1e-9)
+    return table, np.maximum(sizes, 1e-9), list(numbers)

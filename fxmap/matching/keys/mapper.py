@@ -2,8 +2,8 @@
 
 Idea: where both sides have the same names, wrappers such as `module.` apart, these decide. Otherwise keys are made
 comparable (`entries`: joined projections taken apart, matrices turned the same way), matched (`matching`), and kept only
-where the choice was clear: a margin over the best other choice, modules that correspond to modules (`coherence`), and no
-norm left over in the source that would have to be folded. The rest stays open, with its candidates.
+where the choice was clear: a margin over the best other choice, modules that correspond to modules (`coherence`), and
+nothing that speaks against the same numbers on both sides (`doubts`). The rest stays open, with its candidates.
 
 Example and cost: see `map_by_name`, and `fxmap.matching.keys.matching` for the algorithm and its sources.
 """
@@ -21,9 +21,12 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
-from fxmap.matching.keys.coherence import torn_apart
-from fxmap.matching.keys.entries import Entry, comparable, compose, entries_of
+from fxmap.matching.keys.coherence import irregular, torn_apart
+from fxmap.matching.keys.doubts import warnings, withheld
+from fxmap.matching.keys.entries import Entry, compose, entries_of
 from fxmap.matching.keys.exchanges import Exchange
+from fxmap.matching.keys.layouts import comparable
+from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
@@ -118,17 +121,24 @@ def _same_shape(one: Any, other: Tensor) -> bool:
 def _by_matching(
     src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
 ) -> _Found:
-    ours, theirs = comparable(entries_of(src, spelling.names), entries_of(dst))
+    ours, theirs = entries_of(src, spelling.names), entries_of(dst)
+    sorted_sides = [is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
+    for side, by_name in zip((ours, theirs), sorted_sides, strict=True):
+        if by_name:
+            side.sort(key=lambda entry: natural(entry.key))
+    ours, theirs = comparable(ours, theirs)
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
-    matches = match_entries(ours, theirs, (*exchanges, *ties))
-    folded = _folded(ours, theirs, matches)
+    matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
+    doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
     for match in _clear(ours, theirs, matches):
-        if theirs[match.dst].key not in folded:
+        if theirs[match.dst].key not in doubts:
             parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
     made = {key: compose(tuple(value.shape), parts[key]) for key, value in dst.items() if key in parts}
     found = _Found({key: expression for key, expression in made.items() if expression is not None})
-    _explain(dst, src, spelling, (ours, theirs, matches), folded, found)
+    _explain(dst, src, spelling, (ours, theirs, matches), doubts, found)
+    mapped = [(source, entry) for key, of in parts.items() if key in found.expressions for entry, source in of]
+    found.notes.extend(Note(text, NoteKind.LAYOUT) for text in warnings(mapped, ours, theirs))
     return found
 
 
@@ -136,7 +146,10 @@ def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator
     """Yield the matches that no other choice comes near, and whose modules correspond as a whole."""
     needed = WEIGHTS.margin + (WEIGHTS.margin_without_order - WEIGHTS.margin) * (1 - matches.order)
     module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
-    torn = torn_apart([(m.src, m.dst) for m in matches.matches], ours, theirs)
+    if matches.by_name:
+        needed, module = WEIGHTS.margin_sorted, WEIGHTS.module_margin_sorted
+    chosen = [(match.src, match.dst) for match in matches.matches]
+    torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
     for match in matches.matches:
         if match.margin >= needed and match.module_margin >= module and (match.src, match.dst) not in torn:
             yield match
@@ -147,7 +160,7 @@ def _explain(
     src: Mapping[str, Any],
     spelling: Spelling,
     matched: tuple[list[Entry], list[Entry], Matches],
-    folded: Collection[str],
+    doubts: Mapping[str, str],
     found: _Found,
 ) -> None:
     """Say of every key that is not made why, and which candidates there were."""
@@ -162,11 +175,8 @@ def _explain(
         nearest = dict.fromkeys(str(ours[n].read()) for place in places[key] for n in matches.nearest(place))
         # A key may be the empty string.
         other = src[back[key]] if key in back else None
-        if key in folded:
-            found.reasons[key] = (
-                "the source has a batch norm behind this layer, and the destination has none: it must be folded, which "
-                "needs its eps: give the source's model (src=)"
-            )
+        if key in doubts:
+            found.reasons[key] = doubts[key]
         elif not value.is_floating_point() and not value.is_quantized:
             found.kept.add(key)
             found.reasons[key] = "a counter or a table of integers, for which no source stands out"
@@ -183,26 +193,6 @@ def _explain(
             "(fxmap.KeyMapping(dict(mapping) | {key: source_key})), or give the source's model, which decides by structure"
         )
         found.notes.append(Note(text, NoteKind.OPEN_KEYS))
-
-
-def _folded(ours: list[Entry], theirs: list[Entry], matches: Matches) -> set[str]:
-    """Return the keys of layers that have a bias in the destination alone, where the source has a norm left over."""
-    left = _norms(ours, {ours[m.src].key for m in matches.matches})
-    if not left or _norms(theirs, set()):
-        return set()
-    biases = {entry.owner: entry for entry in theirs if entry.leaf == "bias"}
-    has_bias = {entry.owner for entry in ours if entry.leaf == "bias"}
-    result: set[str] = set()
-    for match in matches.matches:
-        source, entry = ours[match.src], theirs[match.dst]
-        bias = biases.get(entry.owner)
-        if entry.leaf == "weight" and bias is not None and source.owner not in has_bias and bias.shape in left:
-            result |= {entry.key, bias.key}
-    return result
-
-
-def _norms(entries: list[Entry], but: Collection[str]) -> set[tuple[int, ...]]:
-    return {entry.shape for entry in entries if entry.leaf == "running_var" and entry.key not in but}
 
 
 def _tie(dst: Mapping[str, Any], found: _Found) -> None:

@@ -33,6 +33,7 @@ from fxmap.matching.keys.choice import assigned, margins
 from fxmap.matching.keys.entries import Entry
 from fxmap.matching.keys.exchanges import Exchange, keeps_branches, orbits
 from fxmap.matching.keys.groups import Groups, soft_matches
+from fxmap.matching.keys.lists import Lists
 from fxmap.matching.keys.order import in_order
 from fxmap.matching.keys.scores import Candidates, Numbers, Scores, alone, candidates, order_is_evidence
 from fxmap.matching.keys.weights import WEIGHTS
@@ -55,12 +56,13 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """All matches, and the scores that they come from."""
+    """All matches, and the scores that they come from; `by_name` says that a side is sorted by name."""
 
     matches: tuple[Match, ...]
     pairs: Candidates
     scores: Scores
     order: float
+    by_name: bool = False
 
     def nearest(self, dst: int, limit: int = 3) -> list[int]:
         """Return the source entries with the best scores for a destination entry, best first."""
@@ -69,24 +71,27 @@ class Matches:
         return [int(number) for number in self.pairs.src[best]]
 
 
-def match_entries(src: Sequence[Entry], dst: Sequence[Entry], exchanges: Sequence[Exchange] = ()) -> Matches:
+def match_entries(
+    src: Sequence[Entry], dst: Sequence[Entry], exchanges: Sequence[Exchange] = (), *, by_name: bool = False
+) -> Matches:
     """Match the entries of two key trees.
 
     `exchanges` are keys of the destination that can change places with one another, all of them at once, without any effect:
-    what tells only them apart need not be decided.
+    what tells only them apart need not be decided. `by_name` says that a side was sorted by name: then order tells nothing
+    but which of a numbered list is which.
     """
     pairs = candidates(src, dst)
-    order = order_is_evidence(src, dst)
+    order = 0.0 if by_name else order_is_evidence(src, dst)
     if not len(pairs.src):
-        return Matches((), pairs, np.zeros(0), order)
-    scores, shared = _strengthened(src, dst, pairs, order)
+        return Matches((), pairs, np.zeros(0), order, by_name)
+    scores, shared = _strengthened(src, dst, pairs, order, by_name)
     chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
     if len(free) < len(exchanges):
         # Nothing tells two branches apart, and their keys were assigned at random: one key of each decides for the others.
         first = {key for exchange in exchanges if exchange not in free for key in next(iter(exchange.items()))}
         lean = np.zeros(len(scores))
         lean[[pair for numbers in chosen for pair in numbers if dst[pairs.dst[pair]].key in first]] = WEIGHTS.lean
-        scores, shared = _strengthened(src, dst, pairs, order, lean)
+        scores, shared = _strengthened(src, dst, pairs, order, by_name, lean)
         chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
     orbit = orbits(dst, free)
     losses = [
@@ -98,7 +103,7 @@ def match_entries(src: Sequence[Entry], dst: Sequence[Entry], exchanges: Sequenc
         for numbers, of_block in zip(chosen, losses, strict=True)
         for pair, loss, module_loss in zip(numbers, *of_block, strict=True)
     ]
-    return Matches(tuple(matches), pairs, scores, order)
+    return Matches(tuple(matches), pairs, scores, order, by_name)
 
 
 def _assigned_freely(
@@ -111,7 +116,12 @@ def _assigned_freely(
 
 
 def _strengthened(
-    src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float, lean: Scores | float = 0.0
+    src: Sequence[Entry],
+    dst: Sequence[Entry],
+    pairs: Candidates,
+    order: float,
+    by_name: bool,
+    lean: Scores | float = 0.0,
 ) -> tuple[Scores, Scores]:
     """Return the scores of the last round, and the part of them that an exchange of whole modules would not take along.
 
@@ -122,20 +132,26 @@ def _strengthened(
     modules = Groups([_modules(entry) for entry in src], [_modules(entry) for entry in dst], weights)
     owners = Groups([[entry.owner] for entry in src], [[entry.owner] for entry in dst], weights)
     kinds = Groups([_kinds(entry) for entry in src], [_kinds(entry) for entry in dst], weights)
+    lists = Lists(src, dst, weights) if by_name else None
     scores, soft = own, np.zeros(len(own))
     for number, sharpness in enumerate(WEIGHTS.sharpness):
         share = number / (len(WEIGHTS.sharpness) - 1)
         file_order = WEIGHTS.file_order[0] + (WEIGHTS.file_order[1] - WEIGHTS.file_order[0]) * share
-        soft = soft_matches(
-            scores + lean + order * in_order(scores, pairs, file_order, WEIGHTS.block_order), pairs, sharpness
-        )
+        if lists is None:
+            in_file = order * in_order(scores, pairs, file_order, WEIGHTS.block_order)
+        else:
+            in_file = WEIGHTS.list_order * lists.agreement(soft, pairs)
+        soft = soft_matches(scores + lean + in_file, pairs, sharpness)
         scores = (
             own
             + WEIGHTS.modules * modules.agreement(soft, pairs)
             + WEIGHTS.module * share * owners.agreement(soft, pairs)
             + WEIGHTS.kinds * kinds.agreement(soft, pairs)
         )
-    in_file = order * in_order(scores, pairs, WEIGHTS.file_order[1], WEIGHTS.block_order)
+    if lists is None:
+        in_file = order * in_order(scores, pairs, WEIGHTS.file_order[1], WEIGHTS.block_order)
+    else:
+        in_file = WEIGHTS.list_order * lists.agreement(soft, pairs)
     above = Groups(_of_several(src, _ancestors), _of_several(dst, _ancestors), weights)
     common = Groups(_of_several(src, _kinds), _of_several(dst, _kinds), weights)
     shared = own + WEIGHTS.modules * above.agreement(soft, pairs) + WEIGHTS.kinds * common.agreement(soft, pairs)

@@ -1,7 +1,8 @@
 """What speaks for each pair of entries by itself: shapes, names, the module around, the neighbours in the file."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from fxmap.matching.keys.entries import Entry, by_owner
 from fxmap.matching.keys.similarity import name_similarities, words
+from fxmap.matching.keys.vocabulary import told
 from fxmap.matching.keys.weights import LIMITS, WEIGHTS
 
 Numbers = NDArray[np.int64]
@@ -141,8 +143,46 @@ def alone(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: 
         + WEIGHTS.shape * same_shape
         + WEIGHTS.words * _names(src, dst, pairs)
         + WEIGHTS.owner * _owners(src, dst, pairs)
+        + spoken(src, dst, pairs)
+        - WEIGHTS.repeated * _repeated(src, dst, pairs)
         + WEIGHTS.neighbours * order * _neighbours(src, dst, pairs)
     )
+
+
+def spoken(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
+    """Return what words of the field say for and against each pair: q is query, and is not key.
+
+    Two words exclude one another where both sides use one of them at least.
+    """
+    ours, theirs = (told([entry.path for entry in side]) for side in (src, dst))
+    result = np.zeros(len(pairs.src))
+    for family in sorted({family for said in (*ours, *theirs) for family in said}):
+        left, right = ([said.get(family, "") for said in side] for side in (ours, theirs))
+        both = (set(left) & set(right)) - {""}
+        if both:
+            one, other = _numbered(left, right)
+            known = _where(left, lambda word: word != "")[pairs.src] & _where(right, lambda word: word != "")[pairs.dst]
+            shared = _where(left, both.__contains__)[pairs.src] | _where(right, both.__contains__)[pairs.dst]
+            equal = one[pairs.src] == other[pairs.dst]
+            result += np.where(known & shared, np.where(equal, WEIGHTS.agrees, -WEIGHTS.contradicts), 0.0)
+    return result
+
+
+def _where(words: Sequence[str], holds: Callable[[str], bool]) -> NDArray[np.bool_]:
+    return np.array([holds(word) for word in words], bool)
+
+
+def _repeated(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
+    """Say of which pairs one entry is repeated in the blocks of a list, and the other occurs once."""
+    left, right = (_repeats(side) for side in (src, dst))
+    differ: Scores = (left[pairs.src] != right[pairs.dst]).astype(np.float64)
+    return differ
+
+
+def _repeats(entries: Sequence[Entry]) -> NDArray[np.bool_]:
+    names = [(re.sub(r"\d+", "#", ".".join(entry.path)), entry.size) for entry in entries]
+    counts = Counter(names)
+    return np.array([counts[name] > 1 for name in names], bool)
 
 
 def _by_entry(ours: Sequence[Hashable], theirs: Sequence[Hashable], pairs: Candidates) -> Scores:

@@ -17,6 +17,9 @@ class NameWeights:
     shape: float = 0.1  # equal shapes, axes of length one included
     words: float = 1.0  # similarity of the words of the paths
     owner: float = 0.8  # overlap of what the two modules hold
+    agrees: float = 0.4  # one word of the field in both names, such as q and query
+    contradicts: float = 3.0  # two words of the field that exclude one another, such as q and key: taken off
+    repeated: float = 0.5  # one is repeated in every block of a list, the other occurs once: taken off
     neighbours: float = 0.5  # share of neighbours in the file of equal sizes, times how far order is evidence
 
     # What pairs say of one another, by the soft matches of each round.
@@ -25,13 +28,16 @@ class NameWeights:
     kinds: float = 2.0  # agreement of kinds of names, such as conv1 and convolution
     rarity: float = 0.5  # exponent: an entry of which n have the size counts n ** -rarity for its module
     file_order: tuple[float, float] = (0.6, 0.2)  # the best path through the whole file, first and last round: it yields
+    list_order: float = 1.0  # the best path through numbered lists, where files are sorted by name
     block_order: float = 0.4  # the best path through the keys of one shape
     sharpness: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 14.0)  # how strongly soft matches prefer the best, by round
     lean: float = 1.0  # what decides between two branches that nothing tells apart: any number that breaks the tie
 
     # How much the best other choice must lose.
     margin: float = 0.3  # by exchanging one key, where both files have the same order
+    margin_sorted: float = 0.6  # by exchanging one key, where a file is sorted by name
     margin_without_order: float = 2.8  # by exchanging one key, where order says nothing
+    module_margin_sorted: float = 1.0  # by exchanging whole modules, where a file is sorted by name
     module_margin: float = 0.6  # by exchanging whole modules
     little_order: float = 0.7  # below this agreement of the orders whole modules are looked at
     # Share of the possible excess over chance from which on the order of modules counts in full: blocks in order whose
@@ -44,6 +50,8 @@ class NameLimits:
     """Bounds on time and memory, and where a number is too small to matter."""
 
     reach: int = 6  # neighbours to each side whose sizes are compared
+    sorted_choices: int = 5  # kinds of neighbours in the order of their names: fewer may be by chance
+    sorted_run: int = 50  # keys in order, on average, for each one that goes back, in a file that is sorted part by part
     pairs: int = 250_000  # pairs of one block of equal shapes; above it each key is paired with those near its place alone
     module_pairs: int = 100_000_000  # pairs of modules, above which the order is not tested against chance
     order_cells: int = 100_000_000  # pairs of keys, above which the order of the whole file is not looked at

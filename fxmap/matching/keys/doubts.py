@@ -1,0 +1,138 @@
+"""What names and shapes agree on, and what still cannot be so, or cannot be known: keys to leave open, and warnings.
+
+A tensor of the same name and shape may hold other numbers where one side computes with more than it: a norm that is folded,
+a class token with its position added, a gate before or behind what it gates. Such keys stay open, with the reason. Where a
+choice of layout inside a tensor leaves no trace in names (rotary embeddings in halves or pairs, q, k and v one after the
+other or head by head), the key is mapped, and a note says what to look at.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from fxmap.errors import shorten
+from fxmap.matching.keys.entries import Entry
+from fxmap.matching.keys.vocabulary import is_gated, says
+
+Pair = tuple[Entry, Entry]
+
+_FOLDED = (
+    "the source has a batch norm behind this layer, and the destination has none: it must be folded, which needs its eps: "
+    "give the source's model (src=)"
+)
+_GATED = "one name says that a gate is joined with what it gates, the other does not say in which order: give the models"
+_CLASS = (
+    "the source's positions have a row more than the destination's: that of the class token, which is to be added to it: "
+    "give the source's model (src=)"
+)
+_GAIN = "a weight of a norm under a name of its own: whether 1 is to be taken off it, names do not tell: give the models"
+
+
+def withheld(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> dict[str, str]:
+    """Return the keys of the destination whose match cannot be right, or may well not be, and why.
+
+    >>> whole, joined = (Entry(key, tuple(key.split(".")), (4, 2), True) for key in ("w.weight", "gate_up.weight"))
+    >>> withheld([(joined, whole)], [joined], [whole])["w.weight"][:42]
+    'one name says that a gate is joined with w'
+    """
+    result = dict.fromkeys(_folded(pairs, src, dst), _FOLDED)
+    for source, entry in pairs:
+        for holds, reason in ((_differ_in_gate, _GATED), (_is_other_gain, _GAIN)):
+            if holds(source, entry):
+                result[entry.key] = reason
+        if says(entry.path).get("token") == "class" and _has_longer_positions(src, dst):
+            result[entry.key] = _CLASS
+    return result
+
+
+def _differ_in_gate(source: Entry, entry: Entry) -> bool:
+    """Whether one of two whole tensors is called gate and up, and the other otherwise."""
+    if len(source.path) < 2 or len(entry.path) < 2:
+        return False
+    gated = [any(is_gated(part) for part in one.path[-2:]) for one in (source, entry)]
+    return gated[0] != gated[1]
+
+
+def _is_other_gain(source: Entry, entry: Entry) -> bool:
+    """Whether a vector is the weight of a module on one side, and has one letter for a name on the other."""
+    leaves = {source.leaf, entry.leaf}
+    return len(entry.size) == 1 and "weight" in leaves and any(len(leaf) == 1 and leaf.isalpha() for leaf in leaves)
+
+
+def _has_longer_positions(src: Sequence[Entry], dst: Sequence[Entry]) -> bool:
+    ours, theirs = ([e.size for e in side if says(e.path).get("embedding") == "position"] for side in (src, dst))
+    return any(
+        len(one) == len(other) == 2 and one[1] == other[1] and one[0] == other[0] + 1 for one in ours for other in theirs
+    )
+
+
+def _folded(pairs: Iterable[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[str]:
+    """Yield the keys of layers that have a bias in the destination alone, where the source has a norm left over."""
+    pairs = list(pairs)
+    left = _norms(src, {source.key for source, _ in pairs})
+    if not left or _norms(dst, set()):
+        return
+    biases = {entry.owner: entry for entry in dst if entry.leaf == "bias"}
+    has_bias = {entry.owner for entry in src if entry.leaf == "bias"}
+    for source, entry in pairs:
+        bias = biases.get(entry.owner)
+        if entry.leaf == "weight" and bias is not None and source.owner not in has_bias and bias.shape in left:
+            yield from (entry.key, bias.key)
+
+
+def _norms(entries: Sequence[Entry], but: set[str]) -> set[tuple[int, ...]]:
+    return {entry.shape for entry in entries if entry.leaf == "running_var" and entry.key not in but}
+
+
+def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[str]:
+    """Yield what no name tells of the pairs that are mapped."""
+    renamed = [(source, entry) for source, entry in pairs if source.path != entry.path and entry.leaf == "weight"]
+    if any(_is_rotary(entry) for entry in (*src, *dst)) or not any(map(_is_position, (*src, *dst))):
+        turned = list(_keys(renamed, lambda source, entry: _role(entry) in ("q", "k") and len(entry.size) == 2))
+        if turned:
+            yield (
+                f"rotary embeddings turn the channels of q and k in halves or in pairs, which names do not tell: if the two "
+                f"sides differ, these have the wrong order of rows: {shorten(turned)}"
+            )
+    joined = list(_keys(renamed, _is_cut))
+    if joined:
+        yield (
+            "q, k and v, or a gate and what it gates, are taken to be joined one after the other; names do not tell whether "
+            f"they are joined head by head or interleaved: {shorten(joined)}"
+        )
+    kernels = list(_keys(pairs, _is_foreign))
+    if kernels:
+        yield (
+            "kernels of the source are stored with their outputs last, or with heads in an axis of their own, as in "
+            f"TensorFlow, Keras and Flax, and are turned: {shorten(kernels)}"
+        )
+
+
+def _keys(pairs: Iterable[Pair], holds: Callable[[Entry, Entry], bool]) -> Iterator[str]:
+    yield from dict.fromkeys(entry.key for source, entry in pairs if holds(source, entry))
+
+
+def _role(entry: Entry) -> str:
+    return says(entry.path).get("attention", "")
+
+
+def _is_cut(source: Entry, entry: Entry) -> bool:
+    """Whether a joined projection is cut, made, or taken whole under another name."""
+    cut = any(one.rows is not None and _in_parts(one) for one in (source, entry))
+    return cut or "qkv" in (_role(source), _role(entry))
+
+
+def _in_parts(entry: Entry) -> bool:
+    """Whether the rows of an entry are a part of what belongs together, and not one of several experts."""
+    return entry.path[-2] in ("q", "k", "v", "gate", "up")
+
+
+def _is_foreign(source: Entry, entry: Entry) -> bool:
+    return len(source.axes) > 2 or (source.flat is not None and source.rows is None)
+
+
+def _is_rotary(entry: Entry) -> bool:
+    return re.search(r"rotary|inv_freq|rope|freqs", entry.key) is not None
+
+
+def _is_position(entry: Entry) -> bool:
+    return says(entry.path).get("embedding") == "position" or "relative" in entry.key

@@ -1,0 +1,121 @@
+"""Numbered lists of modules: their order holds in whatever order a file writes its keys.
+
+A file that is sorted by name tells nothing by its order: `key` stands before `query`, `10` before `2`. What stays is that
+the blocks of one list follow one another by their numbers. So lists are compared with lists: which of the other side is
+which follows from the soft matches of their entries, and which block is which from the best path through both.
+
+>>> names = ("a.2.fc", "a.2.norm", "a.10.fc", "a.10.norm", "head")
+>>> keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
+>>> is_sorted(keys), is_sorted(sorted(keys)), is_sorted([f"blocks.{n}.weight" for n in range(20)])
+(False, True, False)
+
+Cost: for each pair of lists that correspond, the product of their lengths; a handful of pairs a round.
+"""
+
+import re
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from fxmap.matching.keys.entries import Entry
+from fxmap.matching.keys.groups import Groups, look_up
+from fxmap.matching.keys.order import best_path
+from fxmap.matching.keys.scores import Candidates, Numbers, Scores
+from fxmap.matching.keys.weights import LIMITS
+
+
+def is_sorted(keys: Sequence[str]) -> bool:
+    """Whether keys stand in the order of their names, as text or with numbers as numbers; files in parts are, part by part.
+
+    A model's own order may be that as well by chance: there must be enough names beside one another to tell.
+    """
+    by_text = sum(one > other for one, other in pairwise(keys))
+    by_number = sum(one > other for one, other in pairwise(map(natural, keys)))
+    if min(by_text, by_number) * LIMITS.sorted_run > len(keys):
+        return False
+    # `10` before `2` is in no model's own order.
+    return by_text < by_number or _choices(keys) >= LIMITS.sorted_choices
+
+
+def _choices(keys: Sequence[str]) -> int:
+    """Count the kinds of neighbours whose names differ in more than numbers: each of them may be in order by chance."""
+    found = set()
+    for one, other in pairwise(keys):
+        left, right = (re.sub(r"\d+", "#", key).split(".") for key in (one, other))
+        depth = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+        if depth is not None and one.split(".")[:depth] == other.split(".")[:depth]:
+            found.add((*left[: depth + 1], right[depth]))
+    return len(found)
+
+
+def natural(key: str) -> list[tuple[int, str]]:
+    """Return what sorts keys by their names, and numbers in them as numbers.
+
+    >>> sorted(["a.10", "a.9", "a.b"], key=natural)
+    ['a.9', 'a.10', 'a.b']
+    """
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
+
+
+class Lists:
+    """The numbered modules of both sides, and which of them can hold together in order."""
+
+    def __init__(self, src: Sequence[Entry], dst: Sequence[Entry], weights: tuple[Scores, Scores]) -> None:
+        self.items = Groups([_items(entry) for entry in src], [_items(entry) for entry in dst], weights)
+        self._lists = tuple(_Ranks(names) for names in (self.items.src_names, self.items.dst_names))
+
+    def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
+        """Return for each pair how far the numbered modules around its entries are in the order of their lists."""
+        cells = self._in_order(soft, pairs)
+        width = len(self.items.dst_sizes)
+        ones = np.ones(len(cells))
+        return self.items.best(lambda ours, theirs: look_up(cells, ones, ours * width + theirs, 0.0), pairs)
+
+    def _in_order(self, soft: Scores, pairs: Candidates) -> Numbers:
+        """Return the sorted numbers of the cells, of source modules by destination modules, that are on a path."""
+        one, other, values = self.items.shares(soft, pairs)
+        width = len(self.items.dst_sizes)
+        if not len(one):
+            return one
+        ours, theirs = self._lists
+        cell = ours.of[one] * (theirs.count + 1) + theirs.of[other]
+        known, place = np.unique(cell, return_inverse=True)
+        mass = np.bincount(place, values, len(known))
+        chosen: set[int] = set()
+        for side in np.divmod(known, theirs.count + 1):
+            by_mass = np.lexsort((mass, side))
+            last = np.append(side[by_mass][1:] != side[by_mass][:-1], True)
+            chosen.update(by_mass[last].tolist())
+        on_path = [np.zeros(0, np.int64)]
+        for number in sorted(chosen):
+            of = np.flatnonzero(place == number)
+            rows = np.unique(ours.rank[one[of]], return_inverse=True)[1]
+            columns = np.unique(theirs.rank[other[of]], return_inverse=True)[1]
+            through = of[best_path(values[of], rows, columns)]
+            on_path.append(one[through] * width + other[through])
+        result: Numbers = np.unique(np.concatenate(on_path))
+        return result
+
+
+class _Ranks:
+    """For each numbered module of one side, by number, the list that it is in, and its place there."""
+
+    def __init__(self, names: Sequence[Hashable]) -> None:
+        lists: dict[Hashable, int] = {}
+        found = [_pattern(name) for name in names]
+        self.of = np.array([lists.setdefault(pattern, len(lists)) for pattern, _ in found], np.int64)
+        order = sorted(range(len(found)), key=lambda n: (self.of[n], found[n][1]))
+        self.rank = np.empty(len(found), np.int64)
+        self.rank[order] = np.arange(len(found))
+        self.count = len(lists)
+
+
+def _pattern(name: Hashable) -> tuple[Hashable, tuple[int, ...]]:
+    """Return the name of a module with its numbers left out, and these numbers."""
+    text = ".".join(name) if isinstance(name, tuple) else ""
+    return re.sub(r"\d+", "#", text), tuple(map(int, re.findall(r"\d+", text)))
+
+
+def _items(entry: Entry) -> list[Hashable]:
+    return [entry.path[:depth] for depth in range(1, len(entry.path)) if re.search(r"\d", entry.path[depth - 1])]

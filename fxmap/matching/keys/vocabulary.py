@@ -1,0 +1,186 @@
+"""The words of the field: what a name says that a tensor does, whatever model it is in.
+
+Idea: names are written in a few dozen words that are the same everywhere: `q`, `query`, `wq` are one thing, `key` another.
+The words of one family exclude one another: what is called `query` is not what is called `k_proj`, however alike their
+shapes and places are. A path says one thing of each family at most, by its deepest word. No name of a model is in the table,
+and a family counts only where both sides use two of its words: otherwise it tells nothing apart (`scores.spoken`).
+
+>>> says(("layers", "0", "attention", "k_proj", "weight"))["attention"], says(("h", "0", "attn", "key", "bias"))["attention"]
+('k', 'k')
+>>> says(("blocks", "0", "norm1", "weight")), says(("layer", "0", "layernorm_after", "weight"))
+({'norm': 'first'}, {'norm': 'second'})
+
+Cost: a few look-ups a name.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+Path = tuple[str, ...]
+
+_Words = frozenset[str]
+
+# Families whose words are single words of a path, by what they say.
+_SINGLE: dict[str, dict[str, str]] = {
+    "attention": {"q": "q query queries", "k": "k key keys", "v": "v value values", "kv": "kv", "qkv": "qkv"},
+    "mlp": {"gate": "gate", "up": "up intermediate", "down": "down"},
+    "statistics": {"mean": "mean", "var": "var variance"},
+    "tower": {"image": "vision visual image", "text": "text language textual", "audio": "audio speech"},
+    "coder": {"encoder": "encoder enc", "decoder": "decoder dec"},
+    "side": {"left": "left", "right": "right", "forward": "forward", "backward": "backward"},
+}
+_SAYS = {
+    family: {word: role for role, words in roles.items() for word in words.split()} for family, roles in _SINGLE.items()
+}
+_NUMBERED = {"w1": "gate", "w2": "down", "w3": "up"}
+# The parts of a joined projection of attention, by how many there are.
+_PARTS = {3: ("q", "k", "v"), 2: ("k", "v")}
+_GATED = ("gate", "up")
+_ATTENTION = frozenset(
+    ["att", "attn", "attention", "selfattention", "crossattention", "sa", "mha", "msa", "xattn", "attnpool"]
+)
+_NORM = frozenset(["norm", "ln", "layernorm", "rmsnorm"])
+_FEED = frozenset(["mlp", "ffn", "ff", "feedforward", "feed", "fc"])
+# What a projection is called that has no name of its own; in attention it is the one behind the others.
+_LAST = frozenset(["o", "out", "output", "proj", "projection", "dense", "to_out", "c"])
+
+
+def told(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Return what each path of one side says, where words mean what they do beside the others of their block.
+
+    A norm behind attention is the second of a block where there is one before attention, and the first where there is none.
+    `w1`, `w3` and `w2` beside one another are the gate, the way up and the way down.
+
+    >>> [word["norm"] for word in told([("0", "post_attention_norm", "weight"), ("0", "post_mlp_norm", "weight")])]
+    ['first', 'second']
+    """
+    result = [says(path) for path in paths]
+    norms: dict[Path, set[str]] = defaultdict(set)
+    names: dict[Path, set[str]] = defaultdict(set)
+    for path, words in zip(paths, result, strict=True):
+        if "norm" in words:
+            norms[path[:-2]].add(words["norm"])
+        names[path[:-2]].add(path[-2] if len(path) > 1 else "")
+    for path, words in zip(paths, result, strict=True):
+        beside = norms[path[:-2]]
+        if "norm" in words and "last" in beside and "first" not in beside:
+            words["norm"] = {"second": "first", "last": "second"}[words["norm"]]
+        if len(path) > 1 and path[-2] in _NUMBERED and names[path[:-2]] >= _NUMBERED.keys():
+            words["mlp"] = _NUMBERED[path[-2]]
+    return result
+
+
+def says(path: Path) -> dict[str, str]:
+    """Return what a path says, by family."""
+    modules = [tokens(part) for part in path[:-1] if not part.isdigit()]
+    last = tokens(path[-1])
+    if last and not last & {"weight", "bias"}:
+        modules.append(last)
+    result: dict[str, str] = {}
+    for part in reversed(modules):
+        for family, role in _words_of(part):
+            result.setdefault(family, role)
+    _add_attention(modules, result)
+    _add_norm(modules, result)
+    _add_embedding(modules, result)
+    return result
+
+
+def tokens(part: str) -> _Words:
+    """Return the words of one name, without a leading `w` for weight.
+
+    >>> sorted(tokens("selfAttn")), sorted(tokens("wq_a")), sorted(tokens("LayerNorm"))
+    (['attn', 'self'], ['a', 'q'], ['layer', 'norm'])
+    """
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1_\2", part).lower()
+    found = re.findall(r"[a-z]+|\d+", spaced)
+    return frozenset(word[1:] if word in ("wq", "wk", "wv", "wo", "wkv", "wqkv", "wgate") else word for word in found)
+
+
+def _words_of(part: _Words) -> Iterator[tuple[str, str]]:
+    """Yield the families of which a name has one word; a name with several of them joins them."""
+    for family, words in _SAYS.items():
+        roles = {words[word] for word in part if word in words}
+        if len(roles) == 1:
+            yield family, roles.pop()
+
+
+def _add_attention(modules: Sequence[_Words], result: dict[str, str]) -> None:
+    at = next((n for n, part in enumerate(modules) if part & _ATTENTION), None)
+    if at is None:
+        # Outside of attention `key` and `value` may be anything, but q, k and v beside one another are not.
+        return
+    parts = modules[at:]
+    if "attention" not in result and any(part <= _LAST for part in parts[1:]) and not any(part & _NORM for part in parts):
+        result["attention"] = "out"
+    crossed = any(part & {"cross", "crossattention"} or {"encoder", "attn"} <= part for part in parts)
+    if crossed:
+        result["attends"] = "other"
+    elif any(part & {"self", "selfattention"} for part in parts):
+        result["attends"] = "itself"
+
+
+def _add_norm(modules: Sequence[_Words], result: dict[str, str]) -> None:
+    """Which norm of a block it is: the one with attention, or the one with the feed-forward network."""
+    name = modules[-1] if modules else frozenset()
+    if not name & _NORM or ("attention" in result and result["attention"] != "out"):
+        return
+    if name & {"post"} and name & _FEED:
+        result["norm"] = "last"
+    elif name & {"2", "after", "post"} or name & _FEED:
+        result["norm"] = "second"
+    elif name & {"1", "before", "input"} or (name & _ATTENTION and "encoder" not in name and "cross" not in name):
+        result["norm"] = "first"
+    elif len(modules) > 1 and "output" in modules[-2]:
+        result["norm"] = "first" if any(part & _ATTENTION for part in modules) else "second"
+
+
+def _add_embedding(modules: Sequence[_Words], result: dict[str, str]) -> None:
+    words = frozenset[str]().union(*modules[-2:])
+    name = frozenset[str]().union(*modules)
+    if words & {"cls", "class"} and words & {"token", "embedding", "embed", "tokens"}:
+        result["token"] = "class"
+    elif words & {"dist", "distillation"} and words & {"token"}:
+        result["token"] = "distillation"
+    elif words & {"mask"} and words & {"token"}:
+        result["token"] = "mask"
+    elif words & {"reg", "register", "registers"} and words & {"token", "tokens"}:
+        result["token"] = "register"
+    elif words & {"wpe", "position", "positional", "positions", "pos"}:
+        result["embedding"] = "position"
+    elif words & {"type", "segment"} and words & {"embedding", "embeddings", "embed", "emb"}:
+        result["embedding"] = "type"
+    elif words & {"wte", "word", "tok"} or ("tokens" in words and "embed" in words):
+        result["embedding"] = "word"
+    elif words & {"lm"} and words & {"head"}:
+        result["embedding"] = "head"
+    elif words & {"patch"} and name & {"embed", "embedding", "embeddings"}:
+        result["embedding"] = "patch"
+
+
+def parts_named(name: str, number: int) -> tuple[str, ...] | None:
+    """Return the parts of a joined projection: as its name says, as they are written everywhere, or None.
+
+    Attention is written as q, k and v everywhere, but not a gate and what it gates.
+
+    >>> parts_named("Wqkv", 3), parts_named("c_attn", 3), parts_named("gate_up_proj", 2), parts_named("w12", 2)
+    (('q', 'k', 'v'), ('q', 'k', 'v'), ('gate', 'up'), None)
+    """
+    words = [word.removeprefix("w") for word in re.findall(r"[a-z]+", name.lower())]
+    if number == len(_GATED) and set(_GATED) <= set(words):
+        return tuple(sorted(_GATED, key=words.index))
+    if any(set(_GATED) & {word} for word in words):
+        return None
+    if number == 2 and not any(word.endswith("kv") for word in words) and not {"key", "value"} <= set(words):
+        return None
+    return _PARTS.get(number)
+
+
+def is_gated(name: str) -> bool:
+    """Whether a name says that a tensor holds a gate and what it gates, and in which order.
+
+    >>> is_gated("gate_up_proj"), is_gated("proj")
+    (True, False)
+    """
+    return set(_GATED) <= {word.removeprefix("w") for word in re.findall(r"[a-z]+", name.lower())}
