@@ -4,7 +4,7 @@ Four things are looked at: keys that the model reads and the file lacks; shapes,
 nothing reads; and values that the model has of its own, which the proof used and the file has others of.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -93,7 +93,21 @@ class SourceFile:
             reason = f"the file holds more than is read, and what that does is not known: {shorten(telling)}"
         if reason and mapping.proof.asked:
             return mapping.with_verdict(replace(mapping.proof, ok=False, reason=reason))
+        own = mapping.proof.own_state
+        if own and self.src is not None and self._has_values_of(self.src, own):
+            notes = (
+                *mapping.proof.notes,
+                f"{shorten(list(own))}: the file has the values that the source was compared with",
+            )
+            return mapping.with_verdict(replace(mapping.proof, ok=True, reason="", notes=notes, own_state=()))
         return mapping
+
+    def _has_values_of(self, src: nn.Module, keys: Sequence[str]) -> bool:
+        known = src.state_dict()
+        return all(
+            isinstance(known.get(key), Tensor) and key in self.state and not _differs(known[key], self.state[key])
+            for key in keys
+        )
 
     def refuse_packed(self, mapping: KeyMapping) -> None:
         """Refuse a file whose weights are packed, or computed from several tensors, where nothing unpacks them.

@@ -116,6 +116,8 @@ class Proof:
         explained: something that is named accounts for that: an attribute, a constant or an operation of one model, or a key
             that the mapping leaves to the destination.
         asked: whether a proof was asked for.
+        own_state: state of the source, by key, that moves its outputs and that no key is made of, where nothing else stands
+            against the proof: for a checkpoint that holds the source's own values of it, the mapping is proven.
         sqnr: of an int8 destination that holds what the mapping makes, its signal to quantization noise ratio against the
             float source, in dB.
         trace: the stages that `fxmap.verify` ran.
@@ -135,6 +137,7 @@ class Proof:
     explained: bool = False
     asked: bool = True
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
+    own_state: tuple[str, ...] = ()
     scope: Scope = field(default_factory=Scope)
 
     @classmethod

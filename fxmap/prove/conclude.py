@@ -46,9 +46,8 @@ def conclude(
     """
     statuses = conclude_statuses(mapping, dst, evidence, sound, examined)
     refuted = refuted_reason(examined.audit)
-    unmapped = unmapped_reason(examined) if evidence.agree and verdict.divergence is None else ""
-    open_ = unmapped or open_reason(mapping, evidence, verdict, statuses)
-    reason = refuted or open_ or examined_reason(dst, examined)
+    open_ = refuted or open_reason(mapping, evidence, verdict, statuses) or examined_reason(dst, examined)
+    reason = "; ".join(filter(None, (unmapped_reason(examined), open_)))
     return Proof(
         ok=not reason,
         statuses=statuses,
@@ -60,6 +59,7 @@ def conclude(
         notes=conclude_notes(evidence),
         differs=evidence.difference > 0 and not evidence.own_code.trouble,
         explained=verdict.explained,
+        own_state=() if open_ else examined.unmapped,
         scope=Scope(examined.audit.agreed, examined.audit.varied, examined.audit.fixed),
     )
 

@@ -43,7 +43,7 @@ def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:
     seen: set[FunctionType] = set()
     while waiting:
         function, depth = waiting.pop()
-        if function in seen or function.__module__.partition(".")[0] == "torch":
+        if function in seen or (function.__module__ or "").partition(".")[0] == "torch":
             continue
         seen.add(function)
         yield function

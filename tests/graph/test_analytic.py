@@ -190,6 +190,10 @@ ARITHMETIC: dict[str, Function] = {
 
 
 LINEAR: dict[str, Function] = {
+    "as_strided_scatter": lambda x: torch.as_strided_scatter(x, x[:2, :3] * 2, (2, 3), (6, 2)),
+    "diagonal_scatter": lambda x: torch.diagonal_scatter(x, x[0, :4] * 3),
+    "index_add": lambda x: torch.index_add(x, 0, ROWS, x * 2),
+    "scatter_add": lambda x: torch.scatter_add(x, 0, ROWS[:, None].expand(4, 6), x * 2),
     "adaptive_avg_pool": lambda x: F.adaptive_avg_pool2d(_map(x), (3, 4)),
     "avg_pool": lambda x: (
         F.avg_pool2d(_map(x), 2, padding=1, count_include_pad=False),
