@@ -104,10 +104,8 @@ class SourceFile:
 
     def _has_values_of(self, src: nn.Module, keys: Sequence[str]) -> bool:
         known = src.state_dict()
-        return all(
-            isinstance(known.get(key), Tensor) and key in self.state and not _differs(known[key], self.state[key])
-            for key in keys
-        )
+        pairs = [(known.get(key), self.state.get(key)) for key in keys]
+        return all(isinstance(a, Tensor) and isinstance(b, Tensor) and _has_numbers_of(a, b) for a, b in pairs)
 
     def refuse_packed(self, mapping: KeyMapping) -> None:
         """Refuse a file whose weights are packed, or computed from several tensors, where nothing unpacks them.
@@ -247,6 +245,13 @@ def _is_counter(value: Any) -> bool:
 
 def _is_constant(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_meta and bool((value == value.flatten()[:1]).all())
+
+
+def _has_numbers_of(own: Tensor, other: Tensor) -> bool:
+    """Whether a tensor of the file has the values of the source's own; counters as well, since something reads them."""
+    if own.shape != other.shape or own.is_meta or other.is_meta:
+        return False
+    return torch.equal(own, other) if not own.is_floating_point() else not _differs(own, other)
 
 
 def _differs(own: Tensor, other: Any) -> bool:
