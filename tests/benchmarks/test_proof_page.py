@@ -1,7 +1,10 @@
 import doctest
 from pathlib import Path
 
-from benchmarks.proof.attacks.kinds import KINDS
+import torch
+from torch import Tensor, nn
+
+import fxmap
 
 PAGE = Path(__file__).parents[2] / "docs/proof.md"
 
@@ -12,11 +15,18 @@ def test_the_examples_of_the_page_do_what_it_says() -> None:
     assert results.failed == 0
 
 
-def test_the_page_says_of_every_kind_of_attacks_whether_it_is_there() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    if "## Not there yet" not in text:
-        return
-    table = text.split("## Not there yet")[1]
-    kinds = {kind.removeprefix("attack: ") for kind in KINDS} - {"parts that are none"}
-    named = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")}
-    assert named - {"kind", "parts of a source"} <= kinds
+class Body(nn.Module):
+    def __init__(self, head: bool) -> None:
+        super().__init__()
+        self.a, self.h = nn.Linear(8, 8), nn.Linear(8, 4) if head else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.h(torch.tanh(self.a(x)))
+        return y
+
+
+def test_what_is_said_not_to_be_there_is_not_there() -> None:
+    assert "a destination without the head" in PAGE.read_text(encoding="utf-8")
+    mapping = fxmap.auto_map(Body(head=True), Body(head=False), example_inputs=torch.randn(2, 8))
+    assert mapping.status("a.weight") is fxmap.Status.PROVEN
+    assert not mapping.proof.ok
