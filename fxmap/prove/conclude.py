@@ -57,7 +57,7 @@ def conclude(
         inputs=(evidence.inputs.src.size, evidence.own_code.inputs.src.size),
         reason=reason,
         notes=conclude_notes(evidence),
-        differs=evidence.difference > 0 and not evidence.own_code.trouble,
+        differs=evidence.difference > 0 and not evidence.own_code.trouble and bool(evidence.returned),
         explained=verdict.explained,
         own_state=() if open_ else examined.unmapped,
         scope=Scope(examined.audit.agreed, examined.audit.varied, examined.audit.fixed),

@@ -23,7 +23,7 @@ from fxmap.run.lockstep import Comparison, Reference, Watch, compare
 from fxmap.run.operands import PieceWatch, as_tensor
 
 # What a model may raise on inputs or tensors that do not fit it.
-TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, FxmapError)
+TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, FxmapError)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fxmap.capture.captured import Captured
 
 
 class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes in `found` whether an operation inside its `with` block turns float64 into float32.
+    """Notes in `found` whether an operation inside its `with` block rounds to float32.
 
     >>> with SinglePrecision() as seen:
     ...     _ = torch.ones(2, dtype=torch.float64).softmax(0, dtype=torch.float32)
@@ -30,10 +30,11 @@ class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compare the dtypes of arguments and result."""
+        """Look for a result in float32: whole numbers and masks, which it holds exactly, do not count."""
         result = func(*args, **(kwargs or {}))
-        double = any(isinstance(part, Tensor) and part.dtype is torch.float64 for part in args)
-        self.found |= double and isinstance(result, Tensor) and result.dtype is torch.float32
+        if not self.found and isinstance(result, Tensor) and result.dtype is torch.float32:
+            double = any(isinstance(part, Tensor) and part.dtype is torch.float64 for part in args)
+            self.found = double or _is_rounded(result)
         return result
 
 

@@ -193,7 +193,8 @@ _UNKNOWN = -2
 
 def _blocks(name: str, composition: Composition, made: Expression) -> Iterator[_Block]:
     """Part an operand into what its terms must be."""
-    terms = composition.terms
+    # A term times 0 is no part of the value.
+    terms = [term for term in composition.terms if term.factor]
     whole = Shifted(made, -composition.shift) if composition.shift else made
     taken = torch.zeros(composition.shape, dtype=torch.bool)
     # A term that repeats an element cannot take what differs from place to place.
