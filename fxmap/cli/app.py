@@ -155,7 +155,7 @@ def explain(
     weights: Weights = None,
     inputs: Inputs = None,
 ) -> None:
-    """Say how one key of DST is made, what is known of it, why, and by which stages that was found.
+    """Show how one key of DST is made from SRC, its status, the reason for that, and the stages that found it.
 
     Exit status: 0 the key is proven, tied or without effect; 1 it is not; 2 wrong use; 3 refused input.
     """
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _failure(text: str, status: int) -> SystemExit:
-    """Say an error on one line of stderr."""
+    """Print an error on one line of stderr, and return the exit."""
     print(f"fxmap: error: {' '.join(text.split())}", file=sys.stderr)
     return SystemExit(status)
 
@@ -222,7 +222,7 @@ def console() -> Console:
 
 @contextmanager
 def progress() -> Iterator[Callable[..., None]]:
-    """Show progress on stderr: a bar on a terminal, else one line for each thing that is begun."""
+    """Show progress on stderr: a bar on a terminal, else one line for each step."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -235,7 +235,7 @@ def progress() -> Iterator[Callable[..., None]]:
 
 
 class _Lines:
-    """Prints a line for each new text, and of one that goes on in small steps a line for each quarter."""
+    """Prints a line for each new step, and one for each further quarter of its progress."""
 
     def __init__(self) -> None:
         self.text = ""

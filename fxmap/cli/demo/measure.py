@@ -82,7 +82,7 @@ def _distance(form: Form, expected: Tensor, actual: Tensor) -> float:
 
 
 def load_state_dict_today(dst: nn.Module, state: Mapping[str, Any]) -> str:
-    """Say how the plain `dst.load_state_dict(state)` ends; it may change `dst`.
+    """Describe how the plain `dst.load_state_dict(state)` ends; it may change `dst`.
 
     >>> load_state_dict_today(nn.Linear(2, 3), nn.Linear(2, 3).state_dict())
     'all 2 keys match'
@@ -125,7 +125,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Run in eval mode, with fake quantizers off: what remains of a QAT model is its float network."""
+    """Return a model's outputs in eval mode with fake quantizers off, so that a QAT model computes its float network."""
     import torch.ao.quantization as tq
 
     model.eval().apply(tq.disable_fake_quant).apply(tq.disable_observer)
