@@ -21,7 +21,7 @@ from fxmap.run.distance import distance
 
 
 def same_tensors(src: Op, ours: Mapping[str, Tensor], dst: Op, theirs: Mapping[str, Tensor]) -> dict[str, bool]:
-    """Tell for every tensor of the destination's operation, by argument, whether the source's holds the same numbers.
+    """Return, by argument of the destination's operation, whether the source's tensor holds the same numbers.
 
     >>> op, w = Op("fc", "linear"), torch.ones(2, 3)
     >>> same_tensors(op, {"weight": w}, op, {"weight": w, "bias": torch.zeros(2)})
@@ -48,7 +48,7 @@ def _equal(src: Op, ours: Mapping[str, Tensor], dst: Op, theirs: Mapping[str, Te
 
 
 def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Return the weight (`o i kh kw`) and the bias (`o`) of an affine layer with its norm merged in; None of others.
+    """Return the weight (`o i kh kw`) and the bias (`o`) of an affine layer with its norm merged in; None for others.
 
     A transposed convolution is left out: its output channels are dealt out to groups.
     """
@@ -65,7 +65,7 @@ def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | 
 
 
 def _part(op: Op, argument: str, tensor: Tensor) -> Tensor:
-    """Return what an operation reads of a tensor, as rows by everything else where it is an affine layer."""
+    """Return the part of a tensor that an operation reads; for an affine layer, with the output axis first."""
     if not has(op.kind, Trait.AFFINE):
         return tensor
     if argument == "weight" and op.attribute("axes") == "i o":

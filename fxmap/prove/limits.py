@@ -1,4 +1,4 @@
-"""Limits: the whole numbers that models hold and that their code names, at which they may behave otherwise.
+"""Limits: the integers in models and in their code at which behaviour may change, such as the length of a window.
 
 A window, a number of positions, the length from which on scores are scaled: two models that differ beyond such a number
 agree on all shorter inputs. Nothing in a model says which of its numbers is one, so all are candidates.
@@ -24,7 +24,7 @@ _DEPTH = 3
 
 
 def limits_of(*models: nn.Module) -> list[int]:
-    """Return the whole numbers that models, their configurations and the code of their forwards hold."""
+    """Return the integers that models, their configurations and the code of their forwards hold, as candidates."""
     found: set[int] = set()
     for model in models:
         holders = [vars(module) for module in model.modules()]
@@ -37,7 +37,7 @@ def limits_of(*models: nn.Module) -> list[int]:
 
 
 def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:
-    """Yield the user's functions that a model runs: forwards, functions that it holds, and what these call by name."""
+    """Yield the user's functions that a model runs: forwards, functions that it holds, and those that these call by name."""
     forwards = {unwrap(type(module).forward) for module in model.modules()}
     waiting = [(function, 0) for function in (*forwards, *values) if isfunction(function)]
     seen: set[FunctionType] = set()

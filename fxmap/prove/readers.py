@@ -1,4 +1,4 @@
-"""Readers: whether what reads one operation corresponds to what reads its counterpart.
+"""Readers: whether the operations that read one operation correspond to those that read its counterpart.
 
 Idea: operations with equal inputs (q, k and v of an attention) give equal values with one another's weights, so values alone
 cannot tell which is which. Who reads them, and as which argument, does: the operation that k's counterpart feeds must be the
@@ -20,7 +20,7 @@ from fxmap.run.lockstep import Names
 
 
 def refuted_by_readers(context: Context, loose: Set[Names], wrong: Set[Pair], error: float) -> set[Pair]:
-    """Return the loosely equal pairs that the operations behind them speak against.
+    """Return the loosely equal pairs that are refuted by the operations behind them.
 
     Equal numbers in another layout, or times a constant, and rows that were put into an order are evidence as far as the
     next aligned operations agree: if one of those differs, and nothing about itself says why, its input was wrong.
@@ -61,7 +61,7 @@ def _next_aligned(context: Context, name: str) -> set[str]:
 
 
 def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> frozenset[str]:
-    """Return the arguments of the destination's output that the source returns too; nothing where all are compared.
+    """Return the arguments of the destination's output that the source returns too; empty where all are compared.
 
     A recorded run returns a flat list, whose arguments are numbered as the outputs are.
     """
@@ -109,7 +109,7 @@ def _passes_on(context: Context, name: str) -> bool:
 
 
 def has_unaligned_rival(context: Context, name: str) -> bool:
-    """Whether the source has an operation that looks like one of its own, and that has no counterpart."""
+    """Whether the source has an unaligned operation of the same kind and tensor shapes as the given one."""
     ops = context.src.main.ops
     shapes = {argument: tensor.shape for argument, tensor in ops.tensors(name).items()}
     return any(

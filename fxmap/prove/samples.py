@@ -29,7 +29,7 @@ Link = tuple[int, tuple[int, ...]] | None
 
 
 class Role(Enum):
-    """What the values of an input mean."""
+    """The meaning of the values of an input."""
 
     NUMBERS = "numbers"
     MASK = "mask"
@@ -39,7 +39,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor of the source's inputs: its name, its role, and, of indices, the number of rows of the table."""
+    """One tensor of the source's inputs: its name, its role, and for indices the number of rows of their table."""
 
     name: str
     role: Role
@@ -49,13 +49,13 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the shapes of the inputs change.
+    """A change of the shapes of the inputs, with the scales of their samples.
 
     Attributes:
         batch: the extent of the first axis of all inputs, if they have one in common.
         sizes: the new extent of every other axis that has a given extent.
         spatial: the new extents of the last axes of maps, `b c h w` or `b c d h w`.
-        scales: what the numbers of the samples of a batch are multiplied by, one after the other.
+        scales: the factors of the samples of a batch, one after the other.
     """
 
     batch: int | None = None
@@ -66,7 +66,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The numbers of the draws."""
+    """The constants of the random draws."""
 
     # Samples of one batch: as a user's, tiny, large, and larger than most thresholds that code has.
     scales: tuple[float, ...] = (1.0, 1e-3, 30.0, 1000.0)
@@ -91,7 +91,7 @@ DRAWS = Draws()
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws inputs for both models at once: what one model gets, the other gets as well, in its own order and layout.
+    """Draws the same inputs for both models, for each in its own order and layout.
 
     `largest` is that of integers that have no table, 0 for the largest of the example: lengths must fit, timesteps need not.
     """
@@ -164,7 +164,7 @@ def _scaled(values: Tensor, scales: Sequence[float], generator: torch.Generator)
 
 
 def _mask(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw a mask with holes: what most of it is stays at the first position of every row, so that no row is masked out."""
+    """Draw a mask with holes; the first position of every row keeps the usual value, so that no row is masked out."""
     usual = bool(example.double().mean() >= 0.5) if example.numel() else True
     holes = torch.rand(shape, generator=generator) < DRAWS.holes
     if len(shape) > 1 and shape[-1] > 1:
@@ -201,7 +201,7 @@ def _is_mask(tensor: Tensor, alone: bool) -> bool:
 
 
 def _links(both: Both) -> tuple[Link, ...]:
-    """Find which tensor of the source each one of the destination is; axes may be permuted."""
+    """Find, for each input tensor of the destination, the equal one of the source; axes may be permuted."""
     ours, theirs = (inputs.flat() for inputs in both)
     places = counterparts(both[1], both[0])
     return tuple(
@@ -244,7 +244,7 @@ def _with(inputs: Inputs, tensors: Sequence[Tensor]) -> Inputs:
 
 
 def shapes(sampler: Sampler, limits: Sequence[int], *, sized: bool = False) -> Iterator[tuple[str, tuple[Shape, ...]]]:
-    """Yield what to run: a title, and shapes of which the first that both models accept counts.
+    """Yield the runs of an audit: a title, and shapes of which the first that both models accept is used.
 
     `limits` are numbers that the models hold, such as windows and numbers of positions: lengths beyond them are tried.
     `sized` keeps the size of maps.
@@ -282,7 +282,7 @@ def _maps(edges: Sequence[int], limits: Sequence[int]) -> Iterator[tuple[str, tu
 
 
 def _lengths(length: int, limits: Sequence[int]) -> Iterator[tuple[str, tuple[Shape, ...]]]:
-    """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
+    """Yield shorter and longer sequences, and some that go beyond the limits of the models."""
     yield "length", (Shape(2, sizes={length: _shorter(length)}),)
     yield "length", (Shape(2, sizes={length: 2 * length + 3}),)
     longer = {limit + more for limit in limits for more in (0, 3)}

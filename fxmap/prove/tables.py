@@ -1,4 +1,4 @@
-"""Tables: state of one model that the other has as well, though no key is made of it.
+"""Tables: state of one model that the other model has as well, although no mapping reads it.
 
 A model may keep in its state dict what its code could compute: numbers of positions, relative positions, rotary
 frequencies, a causal mask. Another implementation keeps the same numbers elsewhere, or computes them. Such a table needs no
@@ -29,7 +29,7 @@ def has_counterpart(plan: Plan, path: str) -> bool:
 
 
 def _constants(side: Side) -> Iterator[Tensor]:
-    """Yield what a model has that no mapping makes: buffers, constants of its graph, and what it computes from these."""
+    """Yield the tensors of a model that no mapping makes: buffers, constants of its graph, and values computed from them."""
     main = side.main
     kept = {path: tensor for path, tensor in main.module.named_buffers() if path not in main.tensors or path in main.read}
     yield from kept.values()
@@ -72,7 +72,7 @@ def _is_triangular(table: Tensor) -> bool:
 
 
 def extra_state(model: nn.Module) -> list[str]:
-    """Return the keys of state that is no tensor, as `get_extra_state` gives it: no mapping carries it over.
+    """Return the state dict keys of extra state (`get_extra_state`), which no mapping carries over.
 
     >>> extra_state(nn.Linear(2, 2))
     []
