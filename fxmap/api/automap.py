@@ -116,7 +116,7 @@ def _map(problem: Problem) -> KeyMapping:
 
 
 def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:
-    """Match tensors by the values of a run, since a run refuted the mapping; keep that mapping if no better one is found."""
+    """Look for another mapping by the values of a run; return the refuted one if no better one is found."""
     outcome = VALUES.attempt(problem, (Outcome(plan=plan, left="a run refuted it"),))
     if outcome.mapping is None or outcome.plan is None or len(outcome.mapping) < len(refuted):
         return refuted

@@ -230,7 +230,7 @@ def _tied(own: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _part(key: str, unread: list[str], known: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the largest module that holds a key and of which no key is read; else the key alone."""
+    """Return the keys of the largest entirely unread module that a key is in; if there is none, the key alone."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         inside = [other for other in known if other.startswith(".".join(parts[:depth]) + ".")]

@@ -176,7 +176,7 @@ def diff(
 
 
 def _working(work: Callable[[], commands.Outcome]) -> commands.Outcome:
-    """Do the work under a spinner, which shows on a terminal only."""
+    """Run a command with a spinner, which is shown only on a terminal."""
     # Factories are found from the current folder, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -215,7 +215,7 @@ def _failure(text: str, status: int) -> SystemExit:
 
 
 def console() -> Console:
-    """Return the console of stdout; as wide as the terminal, or fit for a file where it is piped."""
+    """Return the console of stdout: as wide as the terminal, or of a fixed width where it is piped."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False, emoji=False)
 

@@ -176,7 +176,7 @@ def _model(text: str) -> nn.Module:
 
 
 def _example(shape: str | None) -> Tensor | None:
-    """Make an input of a shape, from the standard normal distribution."""
+    """Draw an input of a given shape from the standard normal distribution."""
     if shape is None:
         return None
     lengths = shape.replace(",", "x").split("x")

@@ -25,7 +25,7 @@ from fxmap.run.lockstep import Names
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a pair differs: in words, with the places if they are not those of the pair itself."""
+    """The reason why a pair of operations differs, in words, with the places where these are not the pair's own."""
 
     text: str
     remedy: str = ""
@@ -119,7 +119,7 @@ def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
 
 
 def _number(node: fx.Node) -> float | None:
-    """Return the number that a node scales or shifts its one operand by."""
+    """Return the constant by which an fx node scales or shifts its only operand; None for other nodes."""
     if not has(kind_of(node), Trait.SCALING) or len(node.all_input_nodes) != 1:
         return None
     numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]

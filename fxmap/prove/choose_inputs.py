@@ -57,7 +57,7 @@ def choose_inputs(plan: Plan, given: Given) -> ChosenInputs | None:
 def windows_of_one(plan: Plan) -> tuple[str, ...]:
     """Return the average pools whose window is as large as the map in one model, where the other model has a mean.
 
-    The two are equal on maps of this size, which is then what a proof is about.
+    The two are equal on maps of this size, to which the proof is then limited.
     """
     ours, theirs = plan.src.main.covering, plan.dst.main.covering
     return max(ours, theirs, key=len) if len(ours) != len(theirs) else ()

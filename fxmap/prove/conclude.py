@@ -157,7 +157,7 @@ def refuted_reason(found: Audit) -> str:
 
 
 def unmapped_reason(examined: Examination) -> str:
-    """Return the source's state that influences its outputs and is not mapped, as a reason; empty without such state."""
+    """Return, as a reason, the source's state that moves its outputs and is not mapped; empty if there is none."""
     if not examined.unmapped:
         return ""
     return (
@@ -167,7 +167,7 @@ def unmapped_reason(examined: Examination) -> str:
 
 
 def examined_reason(dst: Side, examined: Examination) -> str:
-    """Return the tensors or inputs that remain unproven although the models' own code agrees; empty without any."""
+    """Return, as a reason, the tensors or inputs that stay unproven though the models' own code agrees; empty if none do."""
     found = examined.audit
     unread = [path for path in examined.moving if dst.main.read.isdisjoint({path})]
     if unread:

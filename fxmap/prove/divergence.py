@@ -6,8 +6,8 @@ are read alike. The first one that is not, in the order in which the destination
 How far equal values reach depends on the operation. Operations that are analytic in their inputs and tensors and agree at a
 random point agree everywhere, with probability one (`Trait.ANALYTIC`): this is polynomial identity testing (Schwartz 1980,
 doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73) for analytic functions. Operations that are made of
-pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same if kind and
-attributes are and if what they read is, and one without a counterpart stands against a proof whatever the values say.
+pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same if their kinds,
+attributes and operands are, and one without a counterpart stands against a proof whatever the values say.
 
 >>> from torch import nn
 >>> import fxmap

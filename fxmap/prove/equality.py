@@ -1,7 +1,7 @@
 """Equality: whether two aligned operations read the same numbers.
 
 Two operations of one kind, with the same attributes and the same tensors, are one function of their inputs, whatever those
-are: no input need reach every number. An affine layer is what its weight and bias come to with its norm merged in:
+are: no input need reach every number. An affine layer is compared by its weight and bias with its norm merged in:
 
     w' = w * gamma / sqrt(var + eps)        b' = (b - mean) * gamma / sqrt(var + eps) + beta
 

@@ -81,7 +81,7 @@ class Tables:
 
     @property
     def tolerance(self) -> float:
-        """The error that captured graphs may have: they compute in float64 whatever the models do, tables aside."""
+        """The tolerated error of captured graphs: they compute in float64, but tables may be in float32."""
         return SINGLE_TOLERANCE if self.src or self.dst else TOLERANCE
 
 

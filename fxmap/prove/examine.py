@@ -43,10 +43,10 @@ class Tolerances:
 
 
 TOLERANCES = Tolerances()
-# Weights are made so many times larger, for what lies behind a norm that takes the scale of the inputs away; and so small
-# that what is added to a norm before a division shows.
+# Weights are scaled by these factors: up, for operations behind a norm that takes the scale of the inputs away; and down so
+# far that a constant that is added to a norm before a division shows.
 _FACTORS = (3.0, 1e-6)
-# A tensor is changed by so many times its size: what rounds must be moved by more than a step, an argmax to another place.
+# A tensor is changed by these multiples of its size: enough to pass a step of rounding, or to move an argmax.
 _CHANGES = (2.0, 50.0)
 
 
@@ -113,7 +113,7 @@ class Examiner:
         return found
 
     def _is_single(self, sample: Both) -> bool:
-        """Whether one of the models computes in float32 by itself: then its own rounding is no difference."""
+        """Whether one of the models computes in float32 by itself: then its rounding does not count as a difference."""
         with SinglePrecision() as seen:
             self._outputs(self.weights, sample)
         return bool(seen.found)
@@ -293,7 +293,7 @@ def _is_weight(tensor: Tensor, factor: float) -> bool:
 
 
 def _disturbed(tensor: Tensor, by: float = _CHANGES[0]) -> Tensor:
-    """Return a tensor with changed numbers: floats differ by a multiple of their mean size, integers are permuted."""
+    """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted."""
     generator = torch.Generator().manual_seed(7)
     if tensor.is_floating_point() or tensor.is_complex():
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)

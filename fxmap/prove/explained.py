@@ -66,8 +66,8 @@ def _explains(context: Context, pair: Pair) -> bool:
 def _has_one_alone(context: Context, src: str, dst: str) -> bool:
     """Whether only one model has an operation there that no weights can replace, or each of them has another one.
 
-    Several on both sides are the same thing spelled in two ways as often as not, which explains nothing; and what moves
-    numbers, adds or scales may have to be made up for by other weights.
+    Several on both sides are often the same function spelled in two ways, which explains nothing; and operations that move
+    numbers, add or scale may have to be compensated by other weights.
     """
     ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
     kinds = [{side.main.ops.op(name).kind for name in names} for side, names in ((context.src, ours), (context.dst, theirs))]

@@ -46,7 +46,7 @@ def influence_of(
         leaves: its tensors, by path.
         made: those that are not the source's numbers as they stand (folded, gathered, joined).
         generator: of the random combinations.
-        passes: counts what this costs.
+        passes: counts the passes of this measurement.
     """
     outputs = [output for output in run.outputs if output.requires_grad]
     scale = sum(float(output.detach().abs().sum()) for output in outputs) or 1.0

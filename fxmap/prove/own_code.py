@@ -48,7 +48,7 @@ class OwnCodeRun:
 
 @dataclass(frozen=True)
 class OwnCode:
-    """The two models, and which output of the source is which of the destination."""
+    """The two models, and the correspondence of their outputs."""
 
     src: Side
     dst: Side
@@ -95,13 +95,13 @@ def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
 
 
 class _Calling(nn.Module):
-    """A model with its inputs, and the user's function in the place of forward if there is one."""
+    """A model with its inputs, and the user's function instead of forward if there is one."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.module, self.inputs = module, inputs
 
     def forward(self) -> Any:
-        """Run the model on the inputs; switched to eval anew, since some compute tables from their parameters then."""
+        """Run the model on the inputs, set to eval mode again, since some models compute tables from parameters then."""
         self.module.eval()
         return self.inputs.map(Tensor.clone).call(self.module)  # code may write to them

@@ -48,7 +48,7 @@ def refuted_by_readers(context: Context, loose: Set[Names], wrong: Set[Pair], er
 
 
 def _next_aligned(context: Context, name: str) -> set[str]:
-    """Return the nearest aligned operations behind one of the destination, or the output."""
+    """Return the nearest aligned operations, the output included, behind an operation of the destination."""
     ops, found, queue, seen = context.dst.main.ops, set(), [name], {name}
     while queue:
         for user, _ in ops.users(queue.pop()):
@@ -69,7 +69,7 @@ def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> f
 
 
 def is_consistent(context: Context, pair: Pair, compared: Set[str]) -> bool:
-    """Whether the readers of a pair correspond, and tell it from every other operation that it could be.
+    """Whether the readers of a pair correspond, and distinguish it from every other possible counterpart.
 
     Where a value passes from one operation to the next alone, as from a norm's scale to its shift, the last one's readers
     tell. If they tell nothing, there must be nothing in the source that the operation could be as well: the norm behind the

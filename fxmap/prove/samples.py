@@ -24,7 +24,7 @@ from torch import Tensor
 from fxmap.model.inputs import Inputs, counterparts, names_of, size_of
 
 Both = tuple[Inputs, Inputs]
-# Which tensor of the source a tensor of the destination is, and by which order of axes; None for one that is none of them.
+# The index of the source tensor that a destination tensor equals, and the order of its axes; None if it equals none of them.
 Link = tuple[int, tuple[int, ...]] | None
 
 
@@ -103,7 +103,7 @@ class Sampler:
 
     @classmethod
     def of(cls, both: Both, tables: tuple[Mapping[int, int], Mapping[int, int]]) -> "Sampler":
-        """Find roles and links; `tables` are the rows of the tables that each model's inputs index, by their place."""
+        """Find the roles and links of the inputs; `tables` are the rows of the tables that they index, by their position."""
         ours, links = both[0].flat(), _links(both)
         rows: dict[int, list[int]] = {place: [rows] for place, rows in tables[0].items()}
         for place, link in enumerate(links):
@@ -121,7 +121,7 @@ class Sampler:
         return [names[place] for place, link in enumerate(self.links) if link is None]
 
     def draw(self, shape: Shape, seed: int) -> Both:
-        """Draw every input of both models anew, in other shapes."""
+        """Draw new values for every input of both models, in other shapes."""
         generator = torch.Generator().manual_seed(seed)
         batch = common_batch([slot.example for slot in self.slots])
         drawn = [self._draw(slot, _reshaped(slot.example, shape, batch), shape.scales, generator) for slot in self.slots]
@@ -188,7 +188,7 @@ def _slot(name: str, tensor: Tensor, rows: int, alone: bool) -> Slot:
 
 
 def _is_mask(tensor: Tensor, alone: bool) -> bool:
-    """Whether numbers are 0 and 1 as in a mask.
+    """Whether the numbers of an input are 0 and 1, as in a mask.
 
     A list of integers may be anything, such as timesteps; and zeros, or ones without another input, are what people give for
     an image.
@@ -292,7 +292,7 @@ def _lengths(length: int, limits: Sequence[int]) -> Iterator[tuple[str, tuple[Sh
 
 
 def _shorter(length: int) -> int:
-    """Return two thirds of a length or a little less, and odd.
+    """Return an odd number at or a little below two thirds of a length.
 
     >>> [_shorter(length) for length in (2, 5, 12, 64)]
     [1, 3, 7, 41]

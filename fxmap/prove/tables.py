@@ -19,7 +19,7 @@ _ROUNDING = 1e-5
 
 
 def has_counterpart(plan: Plan, path: str) -> bool:
-    """Whether the destination has the numbers of a tensor of the source, or they are a causal mask, which code can make."""
+    """Whether the destination holds the numbers of a source tensor, or they are a causal mask, which code can make."""
     table = plan.src.main.tensors[path].detach()
     if table.is_meta:
         return True
@@ -45,7 +45,7 @@ def _constants(side: Side) -> Iterator[Tensor]:
 
 
 def _same_numbers(table: Tensor, other: Tensor) -> bool:
-    """Whether two tables hold the same numbers in one order, or one is the beginning of the other, as of positions."""
+    """Whether two tables hold the same numbers in the same order, or one is a prefix of the other, as for positions."""
     if other.is_meta or table.is_complex() != other.is_complex():
         return False
     count = min(table.numel(), other.numel())
@@ -63,7 +63,7 @@ def _same_numbers(table: Tensor, other: Tensor) -> bool:
 
 
 def _is_triangular(table: Tensor) -> bool:
-    """Whether a table is a mask of all positions before, or all behind, every position."""
+    """Whether a table is a triangular mask, of all positions before or after each position."""
     if table.dim() < 2 or table.shape[-1] != table.shape[-2] or table.shape[-1] < 2 or table.is_complex():
         return False
     flags = table.reshape(-1, *table.shape[-2:])[0] != 0

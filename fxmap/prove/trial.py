@@ -78,7 +78,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
         with DoubleKernels():
             proof, spelled = _proof(mapping, plan, chosen), without_exchanged(plan)
             if not proof.ok and spelled is not plan and proof.error <= TOLERANCE:
-                # The outputs agree: what stands at one place of both graphs may be parts of one function in two spellings.
+                # The outputs agree: operations at one place of both graphs may be parts of one function in two spellings.
                 second = _proof(mapping, spelled, chosen)
                 proof = second if second.ok else proof
     except TROUBLE as error:
@@ -144,8 +144,8 @@ class _Trial:
         )
         runs = [first]
         if first.replaced or first.output_error > graphs.exact or not own_code.agrees:
-            # A difference was stepped over to see what lies behind it, or was not shown by the first inputs: that needs
-            # other inputs in lockstep as well.
+            # A difference was stepped over to compare the operations behind it, or was not shown by the first inputs: that
+            # needs other inputs in lockstep as well.
             runs += self._further_comparisons()
         tied, tried = ties(
             graphs.plan.dst.main.ops, graphs.pairs, None if first.replaced else lambda moved: self._is_tie(moved, first)

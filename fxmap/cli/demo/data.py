@@ -108,7 +108,7 @@ def load_digits(settings: Settings) -> Digits:
 
 
 def fine_tune(model: nn.Module, data: Digits, settings: Settings, progress: Progress = silent) -> None:
-    """Train for a few steps, then measure the batch norms' statistics anew; leaves the model in eval mode."""
+    """Train for a few steps, then recompute the batch norms' running statistics; leaves the model in eval mode."""
     optimizer = settings.optimizer(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
     text = f"fine-tuning {settings.network.name}"

@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Source:
-    """The fine-tuned float model, its file, images to calibrate with, and its logits of held-out ones."""
+    """The fine-tuned float model, its file, calibration images, and held-out images with its logits of them."""
 
     network: Network
     model: nn.Module
@@ -135,7 +135,7 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def quantized_engine(name: str) -> Iterator[None]:
-    """Compute int8 with one of torch's engines, and put the old one back."""
+    """Compute int8 with one of torch's engines inside a `with` block, and restore the previous one."""
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = name
     try:
