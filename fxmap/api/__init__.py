@@ -1,1 +1,1 @@
-"""What users call."""
+"""The public functions: auto_map, transfer, load and verify."""

@@ -1,4 +1,4 @@
-"""auto_map: the stages in order."""
+"""auto_map: find a key mapping, then prove it by running both models."""
 
 import logging
 from collections.abc import Mapping
@@ -41,18 +41,18 @@ def auto_map(
         src: the source model; or, without its graph, a state dict or the path of a checkpoint (keys are then matched by
             shapes, names and order, and called guessed).
         dst: the destination model, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
-        example_inputs: what both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments; inferred
-            where it is left out.
-        dst_inputs: what the destination accepts, where that differs.
-        src_forward, dst_forward: what to run where the useful function is not forward; called as f(model, *args, **kwargs)
-            with the example inputs, which are then needed.
+        example_inputs: inputs that both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments;
+            inferred where they are left out.
+        dst_inputs: the destination's example inputs, where they differ from the source's.
+        src_forward, dst_forward: the function to run instead of the model's forward; called as f(model, *args, **kwargs)
+            with the example inputs, which are then required.
         verify: run both models to prove the mapping; "required" raises unless every key that the output depends on is
             proven.
         absorb_eps: move a different eps of two batch norms into the running variance, instead of reporting it.
 
     Returns:
-        The mapping. Neither model is changed. Its `trace` says which stages ran and for how long, what each found, and why a
-        strategy was left for the next one: `print(mapping.trace)`, `mapping.trace.seconds()`.
+        The mapping. Neither model is changed. Its `trace` lists the stages that ran, their times and results, and why a
+        strategy was given up for the next one: `print(mapping.trace)`, `mapping.trace.seconds()`.
 
     Raises:
         CheckpointError: a path cannot be read.
@@ -116,7 +116,7 @@ def _map(problem: Problem) -> KeyMapping:
 
 
 def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:
-    """Look for a mapping by values where a run refuted the one that structure found; keep that where none is better."""
+    """Look for another mapping by the values of a run; return the refuted one if no better one is found."""
     outcome = VALUES.attempt(problem, (Outcome(plan=plan, left="a run refuted it"),))
     if outcome.mapping is None or outcome.plan is None or len(outcome.mapping) < len(refuted):
         return refuted

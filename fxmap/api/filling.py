@@ -1,4 +1,4 @@
-"""Filling: write a destination by a mapping, with the ranges that it needs from data."""
+"""Filling: write the mapped tensors into a destination, and calibrate the activation ranges that it needs from data."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ class Filling:
     """How a destination is filled: the options of `transfer` and `load` that concern writing.
 
     Raises:
-        ValueError: an option has a value that it does not take.
+        ValueError: an option has an invalid value.
     """
 
     calibration: Calibration = None
@@ -54,7 +54,7 @@ class Filling:
 def fill(
     mapping: KeyMapping, src: nn.Module | None, dst: nn.Module, state: Mapping[str, Any], options: Filling
 ) -> KeyMapping:
-    """Write a destination by a mapping that was made for it, calibrating it where it needs ranges."""
+    """Write the tensors of its mapping into a destination, and calibrate it where it needs activation ranges."""
     calibration = options.calibration
     if mapping.knowledge.blocked:
         raise QuantizationError(mapping.knowledge.blocked)
@@ -143,7 +143,7 @@ def _calibrate(
 
 
 def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:
-    """Return the ranges of the modules whose weights have no source and which no batch reaches."""
+    """Return the range keys of the modules whose weights have no source and that no batch reaches."""
     owners = {key.removesuffix("._packed_params._packed_params").removesuffix(".weight") for key in weights}
     ranges = (key.removeprefix(prefix) for key in mapping.knowledge.ranges)
     return {key for key in ranges if key.rpartition(".")[0] in owners}
@@ -153,7 +153,7 @@ _FIRST = "against the float source on the first calibration batch"
 
 
 def _cost_of_relu(mapping: KeyMapping, src: nn.Module | None, state: Mapping[str, Any], twin: nn.Module, batch: Any) -> str:
-    """Say what it costs that the destination's relus do not saturate: its float function against the source's."""
+    """Describe the error caused by destination relus that do not saturate: its float twin is compared with the source."""
     bounds = mapping.knowledge.saturating
     bound = next(iter(bounds.values()))[1]
     cost = "" if src is None else f"; without any rounding, {_against(src, state, twin, batch)}"
@@ -171,7 +171,7 @@ def _filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: M
 
 
 def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:
-    """Say how far a filled destination is from the float source on one batch."""
+    """Describe the signal-to-noise ratio of a filled destination against the float source on one batch."""
     reference = replicate(unwrap(src)[0]).eval()
     plain = {key: value for key, value in _inner(src, state).items() if isinstance(value, Tensor)}
     result = replicate(dst).eval()

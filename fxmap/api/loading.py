@@ -1,4 +1,4 @@
-"""transfer and load: from a source to a filled destination, in one call and in place."""
+"""transfer and load: fill a destination from a source model or a checkpoint, in place and in one call."""
 
 from typing import Any, Literal
 
@@ -31,16 +31,16 @@ def transfer(
     verify: Verify = True,
     absorb_eps: bool = False,
 ) -> KeyMapping:
-    """Load the source model's weights into the destination model, in place; all or nothing.
+    """Load the source model's weights into the destination model, in place; on an error, nothing is written.
 
     Args:
         src: the source model; it is not changed.
         dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
-        into: the part of the destination that is meant, as in `backbone.body`; by default all of it.
+        into: the submodule of the destination to fill, as in `backbone.body`; by default all of the destination.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
-            images); or "distilled", to make images of which the source's batch norms have the statistics that they
-            remember; or "keep" to keep the destination's own activation ranges at your word. None is needed where the source
-            is int8 as well, and has a range for every place where the destination has one.
+            images); or "distilled", to synthesize images whose statistics match the running statistics of the source's
+            batch norms; or "keep", to trust and keep the destination's own activation ranges. None is needed where the
+            source is int8 as well, and has a range for every place where the destination has one.
         qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
             activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
             be a QConfigMapping, for one of PT2E it makes an observer of activations.
@@ -51,16 +51,16 @@ def transfer(
             other ranges are those of `qconfig`, by default with a bit of headroom.
         example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps: as in `auto_map`; distilled images have the size of
             these inputs.
-        verify: run both models, and write nothing where that refutes the mapping (`Proof.refuted`). What is named and
-            understood, such as a replaced head or another eps, and what could not be proven, is written with a ProofWarning.
-            "required" writes nothing unless all is proven, "warn" writes what is refuted too, with a warning, and False runs
-            nothing.
+        verify: run both models, and write nothing where that refutes the mapping (`Proof.refuted`). A mapping between models
+            with a known difference, such as a replaced head or another eps, or one that could not be proven, is written with
+            a ProofWarning. "required" writes nothing unless all is proven, "warn" writes a refuted mapping too, with a
+            warning, and False runs nothing.
 
     Returns:
         The mapping; ranges that the batches gave are `calibrated`, those of an int8 source `taken`.
 
     Raises:
-        ProofError: both models were run, their outputs differ, and nothing that is named explains it.
+        ProofError: both models were run, their outputs differ, and no known difference of the models explains it.
         MissingCalibration: static int8 without `calibration`, and ranges that the source does not have.
         QuantizationError: batches or scheme are refused, the destination can't run as it was built, or images cannot be
             distilled, since the source has no batch norm.
@@ -106,7 +106,7 @@ def load(
     verify: Verify = True,
     absorb_eps: bool = False,
 ) -> KeyMapping:
-    """Load a checkpoint file into the destination model; all or nothing.
+    """Load a checkpoint file into the destination model, in place; on an error, nothing is written.
 
     Args:
         dst: the destination, as in `transfer`.
@@ -114,17 +114,17 @@ def load(
             in several files, a folder of Hugging Face's libraries, several of these, or a state dict.
         src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
             keys are matched by shapes, names and order, which proves nothing.
-        weights: which weights of the file, where it holds several, such as "ema", "encoder_q" or "teacher.backbone"; by
-            default those with a usual name, if there is a choice.
-        into: the part of the destination that is meant, as in `detector.backbone`; by default all of it.
-        strict: refuse a file that holds more of the layers that are read than is read of them (a bias that `src` lacks, an
-            adapter, a scale). False leaves that in the file, with a warning; `mapping.left_in_file` lists it either way.
+        weights: the name of the weights to load, where the file holds several sets, such as "ema", "encoder_q" or
+            "teacher.backbone"; by default those with a usual name, if there is a choice.
+        into: the submodule of the destination to fill, as in `detector.backbone`; by default all of the destination.
+        strict: refuse a file with layers of which some tensors are read and others are not (a bias that `src` lacks, an
+            adapter, a scale). False leaves these in the file, with a warning; `mapping.left_in_file` lists them either way.
         calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps:
             as in `transfer`.
 
     Raises:
         CheckpointError: the file cannot be read safely, or holds several sets of weights that fit.
-        LoadError: as `transfer`; or the file lacks what `src` reads, or holds more than is read (`strict`).
+        LoadError: as `transfer`; or the file lacks keys that `src` reads, or has unread tensors of its layers (`strict`).
         As `transfer`.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""Part: the part of a destination that is to be filled, such as the backbone of a detector."""
+"""Part: the submodule of a destination that is to be filled, such as the backbone of a detector."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,22 +13,22 @@ from fxmap.model.wrappers import unwrap
 
 @dataclass(frozen=True)
 class Part:
-    """A model, what stands before its keys in the state dict of the `whole`, and that."""
+    """A model to fill, the `prefix` of its keys in the state dict of the `whole` model, and that model."""
 
     model: nn.Module
     prefix: str
     whole: nn.Module
 
     def outside(self, mapping: KeyMapping) -> KeyMapping:
-        """Return a mapping of the part's keys as one of the whole's, which keeps all others."""
+        """Return a mapping of the part's keys as a mapping of the whole model, whose other keys keep their values."""
         return under(mapping, self.prefix, self.whole.state_dict()) if self.prefix else mapping
 
 
 def part_of(dst: nn.Module, into: str | None) -> Part:
-    """Return the part of a destination that a dotted path names.
+    """Return the submodule of a destination at a dotted path, as a `Part`.
 
     Raises:
-        LoadError: there is none.
+        LoadError: there is no such submodule.
 
     >>> part_of(nn.Sequential(nn.Linear(2, 2)), "0").prefix
     '0.'

@@ -1,4 +1,4 @@
-"""Resize: a source model with the shapes that its file has, such as those of another head."""
+"""Resize: give a source model the tensor shapes of its file, such as those of a head with another number of classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from fxmap.model.wrappers import unwrap
 
 
 def resized(src: nn.Module, state: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
-    """Return the model with the shapes of a state dict, and the keys where they were others; the user's is not changed.
+    """Return a copy of a model with the tensor shapes of a state dict, and the keys whose shapes were changed.
 
-    Where nothing differs, it is the model itself. Linear in the number of tensors.
+    The user's model is not changed; where no shape differs, it is returned itself. Linear in the number of tensors.
 
     >>> model, keys = resized(nn.Linear(3, 10), {"weight": torch.ones(7, 3), "bias": torch.ones(7)})
     >>> tuple(model.weight.shape), keys

@@ -1,7 +1,7 @@
-"""The file against the source model: a file is the model's only as far as it holds what the model reads, and no more.
+"""The file against the source model: whether the file holds every tensor that the model reads, and no others.
 
-Four things are looked at: keys that the model reads and the file lacks; shapes, where the file's win; keys of the file that
-nothing reads; and values that the model has of its own, which the proof used and the file has others of.
+Four things are checked: keys that the model reads and the file lacks; shapes, where the file's win; keys of the file that
+nothing reads; and values of the model itself that the proof used and that differ in the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,15 @@ from fxmap.model.wrappers import spell
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The weights of a file, spelled as the keys of the source model, if there is one.
+    """The weights of a file, under the keys of the source model, if there is one.
 
     Attributes:
         state: the weights.
         src: the source model, with the shapes of the file; None where keys are matched by names.
         where: the file, for messages.
         keys: how a key of `state` is spelled in the file, where that differs.
-        aside: keys of the file that belong to other weights, each with the name of these.
-        notes: what is to be said in the report.
+        aside: keys of the file that belong to other weights, each with the name of those weights.
+        notes: notes for the report.
     """
 
     state: Mapping[str, Any]
@@ -44,7 +44,7 @@ class SourceFile:
 
     @classmethod
     def of(cls, found: Checkpoint, src: nn.Module | None) -> "SourceFile":
-        """Spell the keys of a file as a model's, and give the model the shapes of the file.
+        """Rename the keys of a file to the source model's, and give that model the tensor shapes of the file.
 
         Raises:
             LoadError: the file is not of this model at all.
@@ -73,10 +73,10 @@ class SourceFile:
         return cls(state, model, found.where, keys, found.set_aside, tuple(notes))
 
     def read_by(self, mapping: KeyMapping, on_mismatch: Literal["raise", "keep"]) -> KeyMapping:
-        """Return what is left of a mapping where the file lacks keys, with what is left in the file.
+        """Return the mapping without keys whose sources the file lacks, and with a list of the unread keys of the file.
 
         Raises:
-            LoadError: the file lacks what the source model reads, and `on_mismatch` does not say to keep the destination's.
+            LoadError: the file lacks keys that the source model reads, and `on_mismatch` is "raise".
         """
         mapping = mapping.with_notes(*self.notes)
         lost = mapping.sources() - self.state.keys()
@@ -125,7 +125,7 @@ class SourceFile:
         )
 
     def account(self, mapping: KeyMapping, strict: bool) -> None:
-        """Refuse a file of which layers are read in part alone.
+        """Refuse a file with layers of which some tensors are read and others are not.
 
         Raises:
             LoadError: there are tensors of layers, or of blocks, of which others are read.
@@ -148,7 +148,7 @@ class SourceFile:
     def _without(
         self, mapping: KeyMapping, lost: set[str], on_mismatch: Literal["raise", "keep"]
     ) -> tuple[KeyMapping, list[str]]:
-        """Drop what needs keys that the file lacks; counters are no loss."""
+        """Drop destination keys whose sources the file lacks; also return these sources, except integer counters."""
         known = {} if self.src is None else self.src.state_dict()
         needed = [key for key in known if key in lost and not _is_counter(known[key])]
         if needed and on_mismatch == "raise":
@@ -177,7 +177,7 @@ class SourceFile:
         return [*strange, *self._unread(mapping, known, read)]
 
     def _unread(self, mapping: KeyMapping, known: Mapping[str, Any], read: set[str]) -> list[LeftOver]:
-        """Say what the source model has and the mapping does not read; values of its own that the file has others of."""
+        """List unread keys that both the source model and the file have; some with another value in the file are grave."""
         unread = [key for key in known if key in self.state and key not in read and isinstance(known[key], Tensor)]
         parameters = {key for key, _ in self.src.named_parameters(remove_duplicate=False)} if self.src is not None else set()
         plain = mapping.knowledge.stages[0] in ("float", "quantizable")
@@ -193,7 +193,7 @@ class SourceFile:
         return result
 
     def _is_inside(self, key: str) -> bool:
-        """Whether a key of the file stands under the prefix that the keys of the source model have there."""
+        """Whether a key of the file has the prefix that the source model's keys have in the file."""
         root = next((full[: -len(name)] for name, full in self.keys.items() if full.endswith(name)), "")
         return self.keys.get(key, key).startswith(root)
 
@@ -216,7 +216,7 @@ def _shape(value: Any) -> Any:
 
 
 def _tied(own: Mapping[str, Any]) -> dict[str, str]:
-    """Return for keys that share a tensor another key of the same one."""
+    """Return, for every key that shares its tensor with other keys, one of these."""
     first: dict[tuple[Any, ...], str] = {}
     result: dict[str, str] = {}
     for key, value in own.items():
@@ -230,7 +230,7 @@ def _tied(own: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _part(key: str, unread: list[str], known: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the largest module around a key of which nothing is read; the key alone where there is none."""
+    """Return the keys of the largest entirely unread module that a key is in; if there is none, the key alone."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         inside = [other for other in known if other.startswith(".".join(parts[:depth]) + ".")]
@@ -248,7 +248,7 @@ def _is_constant(value: Any) -> bool:
 
 
 def _has_numbers_of(own: Tensor, other: Tensor) -> bool:
-    """Whether a tensor of the file has the values of the source's own; counters as well, since something reads them."""
+    """Whether a tensor of the file equals the source model's; integer tensors count as well, since something reads them."""
     if own.shape != other.shape or own.is_meta or other.is_meta:
         return False
     return torch.equal(own, other) if not own.is_floating_point() else not _differs(own, other)

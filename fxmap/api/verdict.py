@@ -1,4 +1,4 @@
-"""Verdict: what a proof says of a mapping that is about to be written."""
+"""Verdict: whether a mapping may be written to the destination, given its proof."""
 
 import warnings
 from typing import Literal
@@ -11,14 +11,14 @@ Verify = bool | Literal["required", "warn"]
 
 
 def asked(verify: Verify) -> bool | Literal["required"]:
-    """Return what `auto_map` is to do; "required" is decided later, when the file was looked at as well."""
+    """Return `verify` as true or false for `auto_map`; "required" is judged later, after the file was checked as well."""
     if verify not in (True, False, "required", "warn"):
         raise ValueError(f'verify is True, False, "required" or "warn", not {verify!r}')
     return bool(verify)
 
 
 def complete(mapping: KeyMapping, on_mismatch: Literal["raise", "keep"]) -> None:
-    """Refuse a mapping that cannot be applied, or that leaves keys without a source where that is not wanted.
+    """Refuse a mapping that cannot be applied, or, with `on_mismatch="raise"`, one that leaves keys without a source.
 
     Raises:
         LoadError, QuantizationError, DifferentNetworks: as `KeyMapping.require_complete`.
@@ -30,12 +30,12 @@ def complete(mapping: KeyMapping, on_mismatch: Literal["raise", "keep"]) -> None
 
 
 def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> None:
-    """Refuse what a run has refuted, and warn of what it has not proven.
+    """Refuse a refuted mapping, and warn of one that is not proven.
 
     Args:
-        mapping: what is about to be written.
+        mapping: the mapping that is about to be written.
         verify: as in `fxmap.transfer`.
-        guessed: whether there was no model of the source, so that nothing could be proven, as the user knows.
+        guessed: whether no source model was given; the user knows that nothing can be proven then.
 
     Raises:
         ProofError: the mapping is refuted, or not proven where that was required.

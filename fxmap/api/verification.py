@@ -33,9 +33,9 @@ def verify(
 
     Args:
         src, dst: the two models.
-        mapping: a KeyMapping, or what one can be made of.
-        example_inputs: what both models accept, a tensor, a tuple or a dict of keyword arguments; inferred where it is left
-            out. With `dst_inputs`, what the source accepts.
+        mapping: a KeyMapping, or a dict that one can be made of.
+        example_inputs: inputs that both models accept: a tensor, a tuple, or a dict of keyword arguments; inferred where
+            they are left out. With `dst_inputs`, inputs of the source.
 
     Returns:
         The proof. `ok` is false where a key that the output depends on is absent or wrong.
@@ -67,7 +67,7 @@ def verify(
 
 
 def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> float | None:
-    """Measure an int8 destination against the float source, if it holds what the mapping makes of that."""
+    """Return the SQNR of an int8 destination against the float source; None if it does not hold the mapped tensors."""
     state, own, prefix = src.state_dict(), plan.dst.model.state_dict(), plan.dst.prefix
     chosen = choose_inputs(plan, given)
     if chosen is None or chosen.first.src.forward or chosen.first.dst.forward:

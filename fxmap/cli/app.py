@@ -155,7 +155,7 @@ def explain(
     weights: Weights = None,
     inputs: Inputs = None,
 ) -> None:
-    """Say how one key of DST is made, what is known of it, why, and by which stages that was found.
+    """Show how one key of DST is made from SRC, its status, the reason for that, and the stages that found it.
 
     Exit status: 0 the key is proven, tied or without effect; 1 it is not; 2 wrong use; 3 refused input.
     """
@@ -176,7 +176,7 @@ def diff(
 
 
 def _working(work: Callable[[], commands.Outcome]) -> commands.Outcome:
-    """Do the work under a spinner, which shows on a terminal only."""
+    """Run a command with a spinner, which is shown only on a terminal."""
     # Factories are found from the current folder, as with `python -m`.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -209,20 +209,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _failure(text: str, status: int) -> SystemExit:
-    """Say an error on one line of stderr."""
+    """Print an error on one line of stderr, and return the exit."""
     print(f"fxmap: error: {' '.join(text.split())}", file=sys.stderr)
     return SystemExit(status)
 
 
 def console() -> Console:
-    """Return the console of stdout; as wide as the terminal, or fit for a file where it is piped."""
+    """Return the console of stdout: as wide as the terminal, or of a fixed width where it is piped."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[..., None]]:
-    """Show progress on stderr: a bar on a terminal, else one line for each thing that is begun."""
+    """Show progress on stderr: a bar on a terminal, else one line for each step."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -235,7 +235,7 @@ def progress() -> Iterator[Callable[..., None]]:
 
 
 class _Lines:
-    """Prints a line for each new text, and of one that goes on in small steps a line for each quarter."""
+    """Prints a line for each new step, and one for each further quarter of its progress."""
 
     def __init__(self) -> None:
         self.text = ""

@@ -1,4 +1,4 @@
-"""What the commands of the command line do, without the terminal: each returns an outcome to print."""
+"""The commands of the command line, independent of the terminal: each returns an `Outcome` to print."""
 
 import difflib
 import json
@@ -28,7 +28,7 @@ from fxmap.model.wrappers import spell
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command found: in words, as data for JSON, and whether it is all that was hoped for."""
+    """The result of a command: as text, as data for JSON, and whether the exit status is 0."""
 
     text: str
     data: dict[str, Any]
@@ -49,7 +49,7 @@ def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Ou
 
 
 def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
-    """Say how one destination key is made, and by which stages that was found."""
+    """Explain how one destination key is made, and which stages found that."""
     source, destination = resolve(src, weights), resolve(dst)
     ours, theirs = _state(source), _state(destination)
     if key not in theirs:
@@ -127,7 +127,7 @@ class Conversion:
     unproven: bool = False
 
     def run(self) -> Outcome:
-        """Read, map, fill and write; the output appears whole, or not at all."""
+        """Read, map, fill and write; the output file is written whole, or not at all."""
         existing(Path(self.checkpoint))  # before a model is built
         dst = _model(self.dst)
         with warnings.catch_warnings():
@@ -176,7 +176,7 @@ def _model(text: str) -> nn.Module:
 
 
 def _example(shape: str | None) -> Tensor | None:
-    """Make an input of a shape, from the standard normal distribution."""
+    """Draw an input of a given shape from the standard normal distribution."""
     if shape is None:
         return None
     lengths = shape.replace(",", "x").split("x")

@@ -3,7 +3,7 @@
     torchvision:resnet18(num_classes=5)        torchvision's registry, without weights
     timm:vit_base_patch16_224                  timm's registry, without weights
     transformers:folder/config.json            the architecture that a configuration names
-    package.module:factory(arguments)          whatever returns a model
+    package.module:factory(arguments)          any callable that returns a model
     folder/file.safetensors                    a checkpoint: .pt, .pth, .bin, .safetensors, or an index of shards
 
 Arguments are literals (numbers, strings, lists, True, None): nothing else of them is evaluated. A factory is code of its
@@ -35,7 +35,7 @@ class FactoryError(FxmapError):
 
 @dataclass(frozen=True)
 class Reference:
-    """A name taken apart: `origin` is what stands before the colon, empty for a file."""
+    """The parsed name of a model or file: `origin` is the part before the colon, empty for a file."""
 
     text: str
     origin: str
@@ -45,7 +45,7 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """Take a name apart, without running anything.
+    """Parse the name of a model or file, without running anything.
 
     Raises:
         UsageError: it is none of the forms above, or an argument is not a literal.
@@ -78,7 +78,7 @@ def parse(text: str) -> Reference:
 
 
 def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
-    """Build the model, or read the checkpoint, of a name.
+    """Build the model, or read the checkpoint, that a name refers to.
 
     Raises:
         UsageError: the name cannot be understood, or there is nothing of that name.

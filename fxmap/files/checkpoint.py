@@ -131,7 +131,7 @@ def _parts_of_one(found: Mapping[str, Mapping[str, Any]]) -> "OrderedDict[str, A
 
 
 def _fitting(found: Mapping[str, Mapping[str, Any]], where: str, wanted: Shapes) -> Choice:
-    """Choose a container by what is wanted, where that tells anything, and by its name and size otherwise."""
+    """Choose the container whose shapes fit the wanted ones best, or by name and size where none fits well."""
     first = min(found, key=lambda name: _rank(name, found[name]))
     fits = {name: fit(shapes_of(state), wanted) for name, state in found.items()}
     best = max(fits.values())
@@ -142,7 +142,7 @@ def _fitting(found: Mapping[str, Mapping[str, Any]], where: str, wanted: Shapes)
 
 
 def _named(found: Mapping[str, "OrderedDict[str, Any]"], where: str, weights: str) -> Checkpoint:
-    """Return the weights of a name: that of a container, or of what stands before their keys."""
+    """Return the weights that a name selects: those in a container, or those whose keys have it as a prefix."""
     names = [name for name in found if weights in (name, name.rpartition(".")[2])]
     names.sort(key=lambda name: _rank(name, found[name]))
     if names:

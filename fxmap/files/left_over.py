@@ -1,4 +1,4 @@
-"""Left over: what the keys of a file are that nothing reads, as far as names, places and values tell.
+"""Left over: the role of the keys of a file that nothing reads, as far as names, places and values tell.
 
 Grave are tensors of a layer, or of a numbered block, of which others are read: a bias, a scale, an adapter. What would be
 loaded without them is not the file's network. Inert are counters, masks, tables and second copies. The rest are parts of
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LeftOver:
-    """A key of the file that nothing reads, and what it would have been; whether that is grave, or inert."""
+    """An unread key of the file with its role, and whether its loss is grave, or it is inert."""
 
     key: str
     what: str
@@ -26,7 +26,7 @@ class LeftOver:
 
 
 def left_over(state: Mapping[str, Any], used: Collection[str], skipped: Collection[str] = ()) -> Iterator[LeftOver]:
-    """Say of every key of a state dict that is not used what it is; those that are skipped are somebody else's to judge.
+    """Yield the role of every unused tensor of a state dict, except the `skipped` keys, which are judged elsewhere.
 
     >>> state = {"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(3), "aux.weight": torch.ones(2, 2)}
     >>> [(found.key, found.what, found.grave) for found in left_over(state, ["fc.weight"])]

@@ -24,7 +24,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def stranger(path: Path) -> str:
-    """Say what a file is that is no checkpoint, and the way out; empty where it may be one.
+    """Return the kind of a file that is no checkpoint, and the way out; empty where it may be one.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ _IN_FOLDERS = tuple(
 
 
 def file_in(folder: Path) -> Path | str:
-    """Return the checkpoint in a folder of Hugging Face's libraries; or what else the folder is, and the way out."""
+    """Return the checkpoint in a folder of a Hugging Face library; else a description of the folder, and the way out."""
     found = [folder / name for name in _IN_FOLDERS if (folder / name).is_file()]
     if found:
         return found[0]

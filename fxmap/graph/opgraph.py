@@ -65,7 +65,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """An operation that may be made of pieces: what it reads, as (argument, fx node), and whether it is analytic here."""
+    """An operation that may be piecewise: its operands, as (argument, fx node), and whether it is analytic here."""
 
     operands: tuple[tuple[str, str], ...]
     analytic: bool = False

@@ -1,4 +1,4 @@
-"""Pieces: which operations of a graph may be made of pieces, and what each of them reads.
+"""Pieces: the operations of a graph that may be piecewise functions, and the operands of each.
 
 A function that is made of pieces (ReLU, max, rounding) is known on the pieces that inputs reach and on no others. So a proof
 compares what such operations read, and not their results alone. Some functions are analytic under a condition:
@@ -31,7 +31,7 @@ from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, Pi
 
 
 class Sign(IntEnum):
-    """What is known of all numbers of a value."""
+    """The known sign of all numbers of a value."""
 
     ANY = 0
     NOT_NEGATIVE = 1
@@ -91,7 +91,7 @@ def _is_analytic_power(op: Op, read: Mapping[str, Sign]) -> bool:
 
 
 def _sign(op: Op, read: Mapping[str, Sign], constant: Tensor | None) -> Sign:
-    """Return what is known of the sign of a value, from the signs of what it is computed from."""
+    """Return the known sign of the value of an operation, from the signs of its operands."""
     if constant is not None and op.kind == CONSTANT:
         return _sign_of_tensor(constant)
     x = read.get("input", Sign.ANY)

@@ -103,7 +103,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     @property
     def left_in_file(self) -> dict[str, str]:
-        """Keys of the file that nothing was made of, each with what it would have been; empty where there was no file."""
+        """The unread keys of the file, each with its role; empty where there was no file."""
         return dict(self.knowledge.left)
 
     @property
@@ -237,7 +237,7 @@ class KeyMapping(Mapping[str, Expression]):
         return KeyMapping(self._expressions, replace(self.knowledge, statuses=proof.statuses), proof, self.trace)
 
     def with_verdict(self, proof: Proof) -> "KeyMapping":
-        """Return the same mapping with another proof, and what is known of its keys as it was."""
+        """Return the same mapping with another proof, whose statuses do not replace its own."""
         return KeyMapping(self._expressions, self.knowledge, proof, self.trace)
 
     def with_trace(self, trace: Trace) -> "KeyMapping":

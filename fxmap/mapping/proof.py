@@ -77,7 +77,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Scope:
-    """On what the user's own code of both models was run and agrees: a proof speaks of no more.
+    """The inputs on which the user's own code of both models was run and agrees: a proof covers no others.
 
     Attributes:
         ran: the inputs, in words: sizes, lengths, scales.

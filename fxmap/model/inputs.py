@@ -159,32 +159,6 @@ def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inpu
     return changed.map(change)
 
 
-def resized(inputs: Inputs) -> Inputs | None:
-    """Return inputs of another size, which the models may or may not accept, or None where there is nothing to change.
-
-    Maps become larger by a quarter, texts shorter by a quarter, and a batch of one becomes two: a statistic over the batch
-    does not show in a batch of one.
-
-    >>> resized(as_inputs(torch.zeros(1, 3, 8, 8))).size
-    '2x3x10x10'
-    """
-    alone = all(tensor.shape[0] == 1 for tensor in inputs.flat() if tensor.dim() > 1)
-
-    def change(tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point() and tensor.dim() > 3:
-            for axis in range(2, tensor.dim()):
-                tensor = torch.cat([tensor, tensor.narrow(axis, 0, tensor.shape[axis] // 4).flip(axis)], axis)
-        elif not tensor.is_floating_point() and tensor.dim() == 2:
-            tensor = tensor[:, : max(1, tensor.shape[1] * 3 // 4)]
-        return torch.cat([tensor, tensor.flip(-1)]) if alone and tensor.dim() > 1 else tensor
-
-    other = inputs.map(change)
-    tensors = other.flat()
-    if all(a.shape == b.shape for a, b in zip(tensors, inputs.flat(), strict=True)):
-        return None
-    return replace(other, size=size_of(tensors[0]))
-
-
 def size_of(tensor: Tensor) -> str:
     """Write a shape as in `1x3x32x32`."""
     return "x".join(map(str, tensor.shape))

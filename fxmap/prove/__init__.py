@@ -1,1 +1,1 @@
-"""Prove: what running both models shows of a mapping."""
+"""Prove: run both models with random weights to prove or refute a mapping."""

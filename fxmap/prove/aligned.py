@@ -12,8 +12,8 @@ from fxmap.matching.sides import Side
 def aligned(plan: Plan) -> list[Pair]:
     """Return the aligned pairs of operations, without inputs and outputs, in the order in which the destination computes.
 
-    Pairs that depend on constants alone are left out: a mask may have any shape and be made in any way, what reads it tells.
-    So are values that nothing was written into yet, which are any numbers.
+    Pairs that depend on constants alone are left out: a mask may have any shape and be computed in any way, and the
+    operations that read it are compared. So are uninitialised tensors (`empty_like`), which hold any numbers.
     """
     order = {node.name: index for index, node in enumerate(plan.dst.main.graph.nodes)}
     varying = set(varying_operations(plan.src)), set(varying_operations(plan.dst))
@@ -30,7 +30,7 @@ _UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")
 
 
 def without_exchanged(plan: Plan) -> Plan:
-    """Return a plan without the pairs of operations of two kinds that are analytic and read no tensors.
+    """Return a plan without the pairs of two different kinds of analytic operations that read no parameters or buffers.
 
     Such a pair stands at one place of both graphs, as tanh and sigmoid do, or sqrt in x / sqrt(v) and rsqrt in x rsqrt(v),
     so that what differs is named. Where the outputs agree, the two may be parts of one function in two spellings.
@@ -48,7 +48,7 @@ def without_exchanged(plan: Plan) -> Plan:
 
 
 def unaligned_before(side: Side, name: str, known: Mapping[str, str]) -> list[str]:
-    """Return the operations without a counterpart between one and the nearest aligned ones before it, first ones first."""
+    """Return the unaligned operations between an operation and the nearest aligned ones before it, in graph order."""
     ops, found, queue = side.main.ops, set(), [name]
     varying = set(varying_operations(side))
     while queue:
@@ -61,7 +61,7 @@ def unaligned_before(side: Side, name: str, known: Mapping[str, str]) -> list[st
 
 
 def varying_operations(side: Side) -> list[str]:
-    """Return the operations that depend on an input or on a tensor, and on more than constants."""
+    """Return the operations that depend on an input, a parameter or a buffer, and not on constants alone."""
     ops, found = side.main.ops, dict[str, None]()
     for op in ops.ops():
         producers = [producer for names in ops.operands(op.name).values() for producer in names]

@@ -1,10 +1,10 @@
-"""Alternatives: whether an operation could be another one of those that read the same values.
+"""Alternatives: whether an operation can be exchanged with another one that reads the same values.
 
 One model spells out what another has as one operation (GELU, attention), so that the readers of q, k, a gate or its values
-have no counterpart, and cannot tell these apart. Then it is tried: if the outputs differ with the tensors of the two
+have no counterpart, and cannot tell these apart. Then a run decides: if the outputs differ with the tensors of the two
 exchanged, the two are no alternatives.
 
-Cost: one forward pass for each two that are tried, at most 100.
+Cost: one forward pass for each pair that is tried, at most 100.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ Agrees = Callable[[Mapping[str, Tensor]], bool]
 
 
 def told_apart(ops: OpGraph, unclear: Sequence[str], tensors: Mapping[str, Tensor], agrees: Agrees) -> set[str]:
-    """Return the operations with which every other one that reads the same values cannot be exchanged.
+    """Return the operations that cannot be exchanged with any other operation that reads the same values.
 
     Args:
         ops: the destination.

@@ -1,4 +1,4 @@
-"""Audit: run the user's own code of both models on inputs that nothing else has seen, and compare what they return.
+"""Audit: run the user's own code of both models on newly drawn inputs, and compare the outputs.
 
 The lockstep compares graphs that were captured on some inputs. A function that agrees there may differ elsewhere: where a
 mask has holes, where a sequence is longer than a window, where numbers are large enough to reach the other piece of a clamp.
@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.model.inputs import Inputs, names_of
-from fxmap.prove.samples import DRAWS, Both, Role, Sampler, Shape, common_batch, shapes
+from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
+from fxmap.prove.shapes import EXTENTS, Shape, shapes
 
 Call = Callable[[Inputs], Any]
 Named = list[tuple[str, Tensor]]
@@ -34,7 +35,7 @@ Named = list[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class Audit:
-    """What the runs of both models showed.
+    """The results of running both models on drawn inputs.
 
     Attributes:
         error: the largest difference, relative to the largest value of each sample.
@@ -44,6 +45,7 @@ class Audit:
         varied: the names of the inputs that took different values in some run.
         fixed: the names of the others.
         unpaired: why the names of the outputs do not pair them.
+        alone: batches of one, of numbers from 0 to 1 and below 0, that were drawn and not run.
     """
 
     error: float = 0.0
@@ -53,6 +55,7 @@ class Audit:
     varied: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     unpaired: str = ""
+    alone: tuple[Both, ...] = field(default=(), repr=False)
 
     @property
     def agreed(self) -> tuple[str, ...]:
@@ -73,15 +76,16 @@ def audit(
     """Compare two models on drawn inputs, up to the first on which they differ.
 
     Args:
-        src, dst: call a model on inputs, with the weights that are compared, and return what it returns.
+        src, dst: functions that call a model on inputs, with the weights that are compared, and return its output.
         both: example inputs that both models accept, in float64.
-        tolerance: the largest difference that is none, relative to the largest absolute value of a sample.
+        tolerance: the largest difference that counts as equal, relative to the largest absolute value of a sample.
         limits: numbers that the models hold, such as windows: lengths beyond them are tried.
         pairing: which output of the source is which of the destination, where their names do not say it.
-        sized: keep the size of maps.
+        sized: keep the spatial size of maps.
     """
     sampler = Sampler.of(both, (_tables(src, both[0]), _tables(dst, both[1])))
-    return _Auditor(src, dst, tolerance, pairing).run(sampler, shapes(sampler, limits, sized=sized))
+    plan = shapes([s.example for s in sampler.slots], [s.role.value for s in sampler.slots], limits, sized=sized)
+    return _Auditor(src, dst, tolerance, pairing).run(sampler, plan)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class _Auditor:
                 inputs = one.draw(shape, seed)
                 outcome = self._compare(inputs)
                 # An exponential of large numbers has no value in one spelling and one in another: milder ones are drawn.
-                if outcome is None or (outcome[0] == float("inf") and max(shape.scales, default=0.0) > max(DRAWS.milder)):
+                if outcome is None or (outcome[0] == float("inf") and max(shape.scales, default=0.0) > max(EXTENTS.milder)):
                     continue
                 error, unpaired = outcome
                 if unpaired:
@@ -115,12 +119,15 @@ class _Auditor:
                 )
                 if not error <= self.tolerance:
                     return replace(found, refuted=text)
+                if not found.alone:
+                    forms = [replace(shape, batch=1, scales=(), form=form) for form in ("unit", "negative")]
+                    found = replace(found, alone=tuple(one.draw(form, seed) for form in forms))
                 break
         fixed = [name for name in names_of(sampler.both[0]) if name not in found.varied]
         return replace(found, fixed=tuple(dict.fromkeys((*fixed, *sampler.unlinked))))
 
     def _compare(self, inputs: Both) -> tuple[float, str] | None:
-        """Run both models; None where one of them does not accept the inputs, or gives no numbers on them."""
+        """Run both models; None where one of them does not accept the inputs, or there are no finite outputs to compare."""
         try:
             with torch.no_grad():
                 ours, theirs = named_outputs(self.src(inputs[0])), named_outputs(self.dst(inputs[1]))
@@ -136,7 +143,7 @@ class _Auditor:
 
 
 def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampler, Shape]]:
-    """Yield the shapes to try; integers that have no table in a wide range first, then in a narrow one."""
+    """Yield the shapes to try; integers that index no table are drawn from a wide range first, then from narrower ones."""
     integers = any(slot.role is Role.INTEGERS for slot in sampler.slots)
     wide = integers and sampler.largest == DRAWS.integers[0]
     for largest in (*DRAWS.integers, 0) if wide else (sampler.largest,):
@@ -145,7 +152,7 @@ def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampl
 
 
 def _varied(sampler: Sampler, inputs: Inputs) -> Iterator[str]:
-    """Yield the names of the inputs whose values are not those of the example, and not all one number."""
+    """Yield the names of the inputs whose values differ from the example's and are not all equal."""
     for slot, value in zip(sampler.slots, inputs.flat(), strict=True):
         differs = value.shape != slot.example.shape or not torch.equal(value, slot.example.to(value.dtype))
         if differs and (value.numel() < 2 or bool((value != value.flatten()[0]).any())):
@@ -154,7 +161,7 @@ def _varied(sampler: Sampler, inputs: Inputs) -> Iterator[str]:
 
 def _describe(title: str, inputs: Both, shape: Shape) -> str:
     texts = ["x".join(map(str, value.shape)) or "a number" for value in inputs[0].flat()]
-    what = {"values": "drawn values", "batch": "a batch of one"}.get(title, f"another {title}")
+    what = {"values": "drawn values", "batch": "a larger batch"}.get(title, f"another {title}")
     scaled = f", scaled by {min(shape.scales):g} to {max(shape.scales):g}" if shape.scales else ""
     return f"{' and '.join(dict.fromkeys(texts))} ({what}{scaled})"
 
@@ -179,7 +186,7 @@ def named_outputs(value: Any, name: str = "") -> Named:
 
 
 def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tuple[list[tuple[Tensor, Tensor]], str]:
-    """Pair outputs: by name where both models return several named ones; or say why names do not pair them."""
+    """Pair the outputs of both models, by name where several have names; also return why names cannot pair them."""
     if max(len(ours), len(theirs)) > 1 and all(name for name, _ in (*ours, *theirs)):
         named, others = dict(ours), dict(theirs)
         common = [name for name in named if name in others]
@@ -225,7 +232,7 @@ _MASKED = -1e30
 
 
 class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes of which tables the inputs are indices: the storage that an embedding reads its numbers from is an input's."""
+    """Records which inputs index embedding tables: those that share their storage with the indices of an embedding."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -233,7 +240,7 @@ class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.rows: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at the operands of an embedding."""
+        """Record the number of rows of an embedding that is indexed by an input."""
         if func is torch.ops.aten.embedding.default:
             place = self.places.get(args[1].untyped_storage()._cdata)
             if place is not None:
@@ -242,7 +249,7 @@ class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _tables(call: Call, inputs: Inputs) -> dict[int, int]:
-    """Return how many rows the tables have that inputs index, by the place of the input; none where nothing runs."""
+    """Return the number of rows of the table that an input indexes, by the input's position; empty if the model fails."""
     integers = [value for value in inputs.flat() if not value.is_floating_point() and value.dtype is not torch.bool]
     if not integers:
         return {}

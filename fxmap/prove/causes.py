@@ -1,7 +1,7 @@
-"""Causes: in which attribute, constant, tensor or operation a pair of aligned operations differs.
+"""Causes: the attribute, constant, tensor or operation in which a pair of aligned operations differs.
 
-Each function looks for one kind of cause, and returns None where there is none of it. What they read is static: the graphs
-and the tensors, no values of runs.
+Each function looks for one kind of cause, and returns None where there is none of it. All of them are static: they read
+the graphs and the tensors, but no values of runs.
 
 Cost: linear in the operations between a pair and the aligned ones before it.
 """
@@ -25,7 +25,7 @@ from fxmap.run.lockstep import Names
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a pair differs: in words, with the places if they are not those of the pair itself."""
+    """The reason why a pair of operations differs, in words, with the places where these are not the pair's own."""
 
     text: str
     remedy: str = ""
@@ -34,12 +34,12 @@ class Cause:
 
 
 def own_cause(context: Context, pair: Pair) -> Cause | None:
-    """Return what differs in a pair itself, whatever its inputs are: an attribute or a tensor."""
+    """Return the attribute or tensor in which a pair of operations differs, whatever their inputs are."""
     return attribute_cause(context, pair.src, pair.dst) or tensor_cause(context, pair)
 
 
 def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
-    """Say which static attribute of two operations differs, and what can be done about it."""
+    """Return the static attribute in which two operations differ, with a remedy if there is one."""
     src, dst = context.src.main.ops.op(ours), context.dst.main.ops.op(theirs)
     weights = context.src.main.ops.tensors(ours).get("weight"), context.dst.main.ops.tensors(theirs).get("weight")
     if weights[0] and weights[1] and has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE):
@@ -59,7 +59,7 @@ def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
 
 
 def _eps(context: Context, src: Op, dst: Op) -> Cause | None:
-    """Say that the norms behind two layers differ in eps, unless the mapping makes up for it."""
+    """Return the difference in eps of the norms behind two layers, unless the mapping absorbs it."""
     eps = src.attribute("norm.eps"), dst.attribute("norm.eps")
     if None in eps or eps[0] == eps[1] or _is_absorbed(context, dst.name):
         return None
@@ -79,9 +79,9 @@ def _is_absorbed(context: Context, name: str) -> bool:
 
 
 def constant_cause(context: Context, pair: Pair) -> Cause | None:
-    """Say which number differs that the two models scale or shift by on the way to a pair: the eps of a norm by hand.
+    """Return the constant factor or summand before a pair in which the models differ, such as eps of a hand-written norm.
 
-    Where the same steps lead to both, in other numbers, the function is another one, however small the error is.
+    Where the same steps with different numbers lead to both operations, the functions differ, however small the error is.
     """
     ours, theirs = _constants(context.both[0], pair.src), _constants(context.both[1], pair.dst)
     if [kind for kind, _, _ in ours] != [kind for kind, _, _ in theirs]:
@@ -93,13 +93,13 @@ def constant_cause(context: Context, pair: Pair) -> Cause | None:
 
 
 def operand_cause(pair: Pair, operands: Mapping[Names, str]) -> Cause | None:
-    """Say which operand of two operations that are made of pieces differs: equal results show some of the pieces alone."""
+    """Return the operand in which two piecewise operations differ: equal results cover only some of their pieces."""
     argument = operands.get((pair.src, pair.dst))
     return None if argument is None else Cause(f"what it reads as {argument or 'input'} is another value")
 
 
 def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
-    """Return (kind, number, module) of every scaling or shifting between an operation and the aligned ones before it.
+    """Return (kind, number, module) of every scaling or shift between an operation and the aligned ones before it.
 
     They are looked for in the fx graph, where nothing was left out.
     """
@@ -119,7 +119,7 @@ def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
 
 
 def _number(node: fx.Node) -> float | None:
-    """Return the number that a node scales or shifts its one operand by."""
+    """Return the constant by which an fx node scales or shifts its only operand; None for other nodes."""
     if not has(kind_of(node), Trait.SCALING) or len(node.all_input_nodes) != 1:
         return None
     numbers = [part for part in node.args if isinstance(part, int | float) and not isinstance(part, bool)]
@@ -127,7 +127,7 @@ def _number(node: fx.Node) -> float | None:
 
 
 def input_cause(context: Context, pair: Pair) -> Cause | None:
-    """Say that two operations with the same tensors read an input of the model that went through other steps before.
+    """Return the difference in the steps between the model's input and two operations with the same tensors.
 
     Such as a normalisation of images that one model makes itself. Steps that are no operations of their own (slices, scales
     by constants) are looked for in the fx graph.
@@ -160,7 +160,7 @@ def _steps(one: AlignedSide, name: str) -> list[str]:
 
 
 def tensor_cause(context: Context, pair: Pair) -> Cause | None:
-    """Say which tensor of a pair is not the source's."""
+    """Return the tensor of a pair that does not hold the source's numbers."""
     src, dst = context.src, context.dst
     argument = next((name for name, same in sorted(context.same[pair].items()) if not same), None)
     ours, theirs = src.main.ops.tensors(pair.src), dst.main.ops.tensors(pair.dst)
@@ -180,7 +180,7 @@ def tensor_cause(context: Context, pair: Pair) -> Cause | None:
 
 
 def unaligned_cause(context: Context, src: str, dst: str) -> Cause | None:
-    """Say which operations without a counterpart stand before a pair whose inputs should agree."""
+    """Return an unaligned operation before a pair whose inputs should agree."""
     ops = context.src.main.ops, context.dst.main.ops
     ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
     kinds = {ops[0].op(name).kind for name in ours}, {ops[1].op(name).kind for name in theirs}

@@ -1,27 +1,27 @@
-"""Which inputs a proof runs on."""
+"""The choice of the inputs that a proof runs on."""
 
 from dataclasses import dataclass
 
 from fxmap.matching.plan import Plan
-from fxmap.model.inputs import Given, Inputs, as_shared, others, resized
+from fxmap.model.inputs import Given, Inputs, as_shared, others
 from fxmap.run.example_inputs import find_inputs
 
 
 @dataclass(frozen=True, slots=True)
 class InputPair:
-    """Inputs of the two models that mean the same: two models may take the same tensors in another order."""
+    """Corresponding inputs of the two models, which may take the same tensors in a different order."""
 
     src: Inputs
     dst: Inputs
 
     @classmethod
     def same(cls, inputs: Inputs) -> "InputPair":
-        """Return one and the same inputs for both."""
+        """Return the pair with the same inputs for both models."""
         return cls(inputs, inputs)
 
     @property
     def roomy(self) -> bool:
-        """Whether every map is larger than the kernels that meet it."""
+        """Whether every map is larger than the kernels applied to it."""
         return self.src.roomy
 
 
@@ -39,14 +39,14 @@ class ChosenInputs:
 
 
 def choose_inputs(plan: Plan, given: Given) -> ChosenInputs | None:
-    """Choose what to run on: the inputs that were given or recorded, or else such as both models accept; None without any.
+    """Choose the inputs of a proof: those given or recorded, or else some that both models accept; None if there are none.
 
     A recorded graph holds for the shapes that it was recorded on. So its further inputs have these shapes and other values;
-    the user's own code is tried on another size first.
+    other sizes are for the audit of the user's own code.
     """
     src, dst = plan.src.main.inputs or given.src, plan.dst.main.inputs or given.dst
     if src is not None and dst is not None:
-        return _like(src, dst, sized=bool(windows_of_one(plan)))
+        return _like(src, dst)
     found = find_inputs(plan.src.main, plan.dst.main)
     if not found:
         return None
@@ -55,17 +55,15 @@ def choose_inputs(plan: Plan, given: Given) -> ChosenInputs | None:
 
 
 def windows_of_one(plan: Plan) -> tuple[str, ...]:
-    """Return the averages over a window as large as the map that one model has where the other has a mean.
+    """Return the average pools whose window is as large as the map in one model, where the other model has a mean.
 
-    The two are equal on maps of this size, which is then what a proof is about.
+    The two are equal on maps of this size, to which the proof is then limited.
     """
     ours, theirs = plan.src.main.covering, plan.dst.main.covering
     return max(ours, theirs, key=len) if len(ours) != len(theirs) else ()
 
 
-def _like(src: Inputs, dst: Inputs, *, sized: bool = False) -> ChosenInputs:
+def _like(src: Inputs, dst: Inputs) -> ChosenInputs:
     drawn = others(src, seed=1)
     second = InputPair(drawn, as_shared(others(dst, seed=1), dst, drawn, src))
-    ours, theirs = resized(second.src), resized(second.dst)
-    larger = () if sized or ours is None or theirs is None else (InputPair(ours, theirs),)
-    return ChosenInputs(InputPair(src, dst), (second,), (*larger, second))
+    return ChosenInputs(InputPair(src, dst), (second,), (second,))

@@ -1,4 +1,4 @@
-"""Conclusions: the status of every key, whether the proof is ok, and what else is to be said.
+"""Conclusions: the status of every key, whether the proof is ok, and the notes for its reader.
 
 Pure functions of the evidence: nothing runs here.
 
@@ -33,16 +33,16 @@ def conclude(
     examined: Examination,
     forwards: int,
 ) -> Proof:
-    """Draw the conclusions of the evidence.
+    """Return the proof that follows from the evidence.
 
     Args:
-        mapping: what was proven, or not.
+        mapping: the mapping that the proof is about.
         dst: the destination.
-        evidence: what the runs showed.
-        verdict: what follows for the aligned operations.
+        evidence: the results of the runs.
+        verdict: the first divergence, and the operations that are the same as their source.
         sound: the operations of the destination that are the same as their source.
-        examined: what the models' own code showed on other inputs, and with other tensors.
-        forwards: how many passes it took.
+        examined: the results of the models' own code on other inputs, and with other tensors.
+        forwards: the number of forward passes of the proof.
     """
     statuses = conclude_statuses(mapping, dst, evidence, sound, examined)
     refuted = refuted_reason(examined.audit)
@@ -65,7 +65,7 @@ def conclude(
 
 
 def still_tensors(mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Container[str]) -> list[str]:
-    """Return the tensors, by path, of the keys that seem to move nothing: by their gradient, or unread."""
+    """Return the paths of the tensors that seem to have no influence: their gradient is 0, or no operation reads them."""
     statuses = conclude_statuses(mapping, dst, evidence, sound, Examination())
     unread = mapping.knowledge.unread
     names = [key.removeprefix(dst.prefix) for key, status in statuses.items() if status is Status.INERT or key in unread]
@@ -76,7 +76,7 @@ def still_tensors(mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Con
 def conclude_statuses(
     mapping: KeyMapping, dst: Side, evidence: Evidence, sound: Container[str], examined: Examination
 ) -> dict[str, Status]:
-    """Return the status of every key: what was known before the proof, changed where the runs show more."""
+    """Return the status of every key: that from before the proof, updated where the runs show more."""
     readers = _readers(dst.main.ops)
     statuses = dict(mapping.knowledge.statuses)
     for key, store in dst.twin.stores.items():
@@ -125,7 +125,7 @@ def _status(parts: list[str], users: list[str], evidence: Evidence, sound: Conta
 
 
 def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statuses: Mapping[str, Status]) -> str:
-    """Say what is left open, the gravest first; nothing where the proof is ok."""
+    """Return the gravest reason why a proof is not ok; empty where it is ok."""
     unread = mapping.knowledge.unread
     open_keys = [key for key, status in statuses.items() if key not in unread and not status.is_done]
     if mapping.mismatched:
@@ -150,14 +150,14 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
 
 
 def refuted_reason(found: Audit) -> str:
-    """Say on which inputs the models' own code differs, or why their outputs cannot be compared; else nothing."""
+    """Return the inputs on which the models' own code differs, or why outputs cannot be compared; empty otherwise."""
     if found.refuted:
         return f"the models' own code differs by {found.error:.1e} on other inputs: {found.refuted}"
     return found.unpaired
 
 
 def unmapped_reason(examined: Examination) -> str:
-    """Say which state of the source is lost; else nothing."""
+    """Return, as a reason, the source's state that moves its outputs and is not mapped; empty if there is none."""
     if not examined.unmapped:
         return ""
     return (
@@ -167,7 +167,7 @@ def unmapped_reason(examined: Examination) -> str:
 
 
 def examined_reason(dst: Side, examined: Examination) -> str:
-    """Say what the models' own code leaves open where it agrees."""
+    """Return, as a reason, the tensors or inputs that stay unproven though the models' own code agrees; empty if none do."""
     found = examined.audit
     unread = [path for path in examined.moving if dst.main.read.isdisjoint({path})]
     if unread:
@@ -181,7 +181,7 @@ def examined_reason(dst: Side, examined: Examination) -> str:
 
 
 def behind(ops: OpGraph, parted: Iterable[str]) -> set[str]:
-    """Return the operations that some of a graph's operations lead to: O(n + m)."""
+    """Return the operations downstream of the given ones, in O(n + m)."""
     found, waiting = set[str](), list(parted)
     while waiting:
         users = {user for user, _ in ops.users(waiting.pop())} - found
@@ -191,7 +191,7 @@ def behind(ops: OpGraph, parted: Iterable[str]) -> set[str]:
 
 
 def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
-    """Return what else a reader of the proof should know."""
+    """Return the notes of a proof: unproven parts, alternatives tried, how outputs correspond, and rounding of tables."""
     notes = []
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))
@@ -214,7 +214,7 @@ def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
 
 
 def without_writes(proof: Proof, written: Iterable[str]) -> Proof:
-    """Return a proof that is not ok where a graph leaves out what is written in place; `written` names the operations."""
+    """Return a proof that is not ok where a graph leaves out in-place writes; `written` names these operations."""
     found = list(dict.fromkeys(written))
     if not found:
         return proof

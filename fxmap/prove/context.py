@@ -1,4 +1,4 @@
-"""What every judgement about a pair of operations reads: the two graphs, the aligned pairs, and the tensors of the proof."""
+"""The context of a proof: the two graphs, the aligned pairs of operations, and the tensors that both models ran with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fxmap.prove.weights import Weights
 
 @dataclass(frozen=True)
 class Context:
-    """A mapping, the two models that it is between, their aligned operations, and the tensors that both ran with.
+    """A mapping, its two models, their aligned operations, and the tensors that both ran with.
 
     `pairs` are those that a proof compares, in the order in which the destination computes.
     """
@@ -38,17 +38,17 @@ class Context:
 
     @cached_property
     def partners(self) -> dict[str, str]:
-        """The source's operation of each aligned one of the destination."""
+        """The source operation of each aligned destination operation, by name."""
         return {pair.dst: pair.src for pair in self.plan.alignment.pairs}
 
     @cached_property
     def images(self) -> dict[str, str]:
-        """The destination's operation of each aligned one of the source."""
+        """The destination operation of each aligned source operation, by name."""
         return {pair.src: pair.dst for pair in self.plan.alignment.pairs}
 
     @cached_property
     def same(self) -> dict[Pair, dict[str, bool]]:
-        """Of every pair, for each tensor of the destination's operation: whether the source's reads the same numbers."""
+        """For every pair, by argument of the destination's operation: whether the source's holds the same numbers."""
         return {pair: self._same(pair) for pair in self.pairs}
 
     def _same(self, pair: Pair) -> dict[str, bool]:
@@ -58,9 +58,9 @@ class Context:
         return same_tensors(src.op(pair.src), ours, dst.op(pair.dst), theirs)
 
     def made(self) -> set[str]:
-        """Return the tensors of the destination that are not, in every use, the source's numbers.
+        """Return the destination tensors that differ from the source's in some use, such as folded ones.
 
-        Values alone show what these do, and only as far as inputs reach them.
+        Only the values of runs can prove these, as far as inputs reach them.
         """
         ops = self.dst.main.ops
         return {

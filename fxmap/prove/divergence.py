@@ -1,4 +1,4 @@
-"""First divergence: which aligned operations are the same, and where two models part first.
+"""First divergence: which aligned operations are the same, and where two models differ first.
 
 Idea: an operation is the same as its counterpart if both gave equal values on equal inputs, have equal static attributes and
 are read alike. The first one that is not, in the order in which the destination computes, is where the two models part.
@@ -6,8 +6,8 @@ are read alike. The first one that is not, in the order in which the destination
 How far equal values reach depends on the operation. Operations that are analytic in their inputs and tensors and agree at a
 random point agree everywhere, with probability one (`Trait.ANALYTIC`): this is polynomial identity testing (Schwartz 1980,
 doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73) for analytic functions. Operations that are made of
-pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same if kind and
-attributes are and if what they read is, and one without a counterpart stands against a proof whatever the values say.
+pieces (ReLU6, max pooling, clamping) agree only on the pieces that were reached, so they count as the same if their kinds,
+attributes and operands are, and one without a counterpart stands against a proof whatever the values say.
 
 >>> from torch import nn
 >>> import fxmap
@@ -80,7 +80,7 @@ def judge(
         context: the two models and their pairs.
         errors: the largest error of each pair over all runs.
         loose: pairs whose values agree in another layout, or times a constant.
-        error: of the outputs.
+        error: the error of the outputs.
         returned: which output of the source is which of the destination.
         operands: pairs that are made of pieces and read other values, and the argument under which they do.
     """
@@ -131,7 +131,7 @@ def _at(context: Context, pair: Pair, error: float, cause: Cause | None) -> Dive
 
 
 def _behind(context: Context, error: float) -> Divergence | None:
-    """All aligned operations agree and the outputs do not: return the unaligned operation behind the last of them."""
+    """Return the unaligned operation behind the last aligned ones, where all of these agree and the outputs do not."""
     ends = _ends(context)
     cause = unaligned_cause(context, *ends)
     if cause is None:
@@ -140,7 +140,7 @@ def _behind(context: Context, error: float) -> Divergence | None:
 
 
 def _returned(context: Context, error: float) -> Divergence:
-    """Return that the outputs themselves are other values."""
+    """Return the outputs themselves as the divergence."""
     ours, theirs = _ends(context)
     return Divergence(place(context.src, ours), place(context.dst, theirs), error, "what is returned")
 
@@ -151,7 +151,7 @@ def _ends(context: Context) -> tuple[str, str]:
 
 
 def _unshown(context: Context, error: float) -> Divergence | None:
-    """Return an operation made of pieces, or an input, that one model has alone: values do not show what it does."""
+    """Return a piecewise operation, or an input, that only one model has: equal values cannot show that it has no effect."""
     found = _unread_input(context, error)
     if found is not None:
         return found
@@ -168,7 +168,7 @@ def _unshown(context: Context, error: float) -> Divergence | None:
 
 
 def _unread_input(context: Context, error: float) -> Divergence | None:
-    """Return an input that one of the two models reads alone."""
+    """Return an input that only one of the two models reads."""
     src, dst = context.src, context.dst
     for pair in context.plan.alignment.pairs:
         if src.main.ops.op(pair.src).kind == INPUT:
@@ -180,7 +180,7 @@ def _unread_input(context: Context, error: float) -> Divergence | None:
 
 
 def _after(one: AlignedSide, other: AlignedSide, name: str) -> str:
-    """Name the operation of the other model before which it lacks an operation of this one."""
+    """Name the operation of the other model that comes next after an operation that only this model has."""
     ops = one.side.main.ops
     found = [node for node in nx.descendants(ops.network, name) if node in one.known]
     order = {op.name: index for index, op in enumerate(ops.ops())}

@@ -1,7 +1,7 @@
 """Equality: whether two aligned operations read the same numbers.
 
 Two operations of one kind, with the same attributes and the same tensors, are one function of their inputs, whatever those
-are: no input need reach every number. An affine layer is what its weight and bias come to with its norm merged in:
+are: no input need reach every number. An affine layer is compared by its weight and bias with its norm merged in:
 
     w' = w * gamma / sqrt(var + eps)        b' = (b - mean) * gamma / sqrt(var + eps) + beta
 
@@ -21,7 +21,7 @@ from fxmap.run.distance import distance
 
 
 def same_tensors(src: Op, ours: Mapping[str, Tensor], dst: Op, theirs: Mapping[str, Tensor]) -> dict[str, bool]:
-    """Tell for every tensor of the destination's operation, by argument, whether the source's holds the same numbers.
+    """Return, by argument of the destination's operation, whether the source's tensor holds the same numbers.
 
     >>> op, w = Op("fc", "linear"), torch.ones(2, 3)
     >>> same_tensors(op, {"weight": w}, op, {"weight": w, "bias": torch.zeros(2)})
@@ -48,7 +48,7 @@ def _equal(src: Op, ours: Mapping[str, Tensor], dst: Op, theirs: Mapping[str, Te
 
 
 def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Return the weight (`o i kh kw`) and the bias (`o`) of an affine layer with its norm merged in; None of others.
+    """Return the weight (`o i kh kw`) and the bias (`o`) of an affine layer with its norm merged in; None for others.
 
     A transposed convolution is left out: its output channels are dealt out to groups.
     """
@@ -65,7 +65,7 @@ def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | 
 
 
 def _part(op: Op, argument: str, tensor: Tensor) -> Tensor:
-    """Return what an operation reads of a tensor, as rows by everything else where it is an affine layer."""
+    """Return the part of a tensor that an operation reads; for an affine layer, with the output axis first."""
     if not has(op.kind, Trait.AFFINE):
         return tensor
     if argument == "weight" and op.attribute("axes") == "i o":

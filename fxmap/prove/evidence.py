@@ -17,16 +17,16 @@ from fxmap.run.precision import behind_tables
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the runs showed.
+    """The results of all runs of one proof.
 
     Attributes:
         inputs: those of the first run of the captured graphs.
         errors: the largest error of each pair over all runs, 0 where the rounding of a table explains it.
         loose: the pairs that agreed in another layout, or times a constant, in some run.
         rounded: the tables whose rounding explains an error.
-        graph_error: the error of the outputs of the captured graphs, and `exact` what it may be.
+        graph_error: the error of the outputs of the captured graphs; `exact` is its tolerance.
         own_code: the run of the user's own code.
-        parted: the pairs at which the destination went on with the source's value: what lies behind was seen with help.
+        parted: the pairs at which the destination went on with the source's value; later pairs were compared with its help.
         returned: which output of the source is which of the destination; `outputs` is how many each returns.
         influence: how far each tensor of the destination matters.
         tied: operations of the destination that may be exchanged with another; `tried` is how many exchanges were run.
@@ -73,7 +73,7 @@ class Tables:
 
     @classmethod
     def of(cls, mapping: KeyMapping, plan: Plan) -> "Tables":
-        """Find them: tables are what the mapping neither reads nor makes."""
+        """Find the fx nodes that depend on tables: tensors that the mapping neither reads nor makes."""
         return cls(
             behind_tables(plan.src.main, held(plan.src, mapping.sources())),
             behind_tables(plan.dst.main, held(plan.dst, mapping)),
@@ -81,7 +81,7 @@ class Tables:
 
     @property
     def tolerance(self) -> float:
-        """The error that captured graphs may have: they compute in float64 whatever the models do, tables aside."""
+        """The tolerated error of captured graphs: they compute in float64, but tables may be in float32."""
         return SINGLE_TOLERANCE if self.src or self.dst else TOLERANCE
 
 

@@ -1,7 +1,7 @@
-"""Examine: what else must hold before a proof is ok, asked of the user's own code of both models.
+"""Examine: the further conditions of a proof, tested by running the user's own code of both models.
 
-The lockstep has shown that the two graphs agree where they were run, and which keys move the outputs there. What is asked
-here, by the audit and by changing tensors and running again:
+The lockstep has shown that the two graphs agree where they were run, and which keys move the outputs there. The questions
+here are answered by the audit, and by changing tensors and running again:
 
 - Do both models agree on inputs that are drawn anew, and with weights of another size?
 - Do keys that are called inert move nothing? A gradient of 0 does not say so: an argmax, a router or a dead ReLU has none.
@@ -32,7 +32,7 @@ from fxmap.run.precision import SinglePrecision
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """Differences that are none, relative to the largest value of a sample."""
+    """Differences that count as equal, relative to the largest value of a sample."""
 
     # Drawn inputs are larger than those of the lockstep, and rounding grows with them: a hundred times its 1e-9.
     double: float = 1e-7
@@ -43,25 +43,25 @@ class Tolerances:
 
 
 TOLERANCES = Tolerances()
-# Weights are made so many times larger, for what lies behind a norm that takes the scale of the inputs away; and so small
-# that what is added to a norm before a division shows.
+# Weights are scaled by these factors: up, for operations behind a norm that takes the scale of the inputs away; and down so
+# far that a constant that is added to a norm before a division shows.
 _FACTORS = (3.0, 1e-6)
-# Weights are changed by so much, relative to them, to see how rounding grows; what two models round otherwise may be as much
-# larger as they have operations.
+# Weights are changed by so much, relative to them, to see how rounding grows; the rounding of two models may differ by as
+# many times that as they have operations.
 _LAST_DIGITS = 1e-15
 _ROUNDING = 100.0
-# A tensor is changed by so many times its size: what rounds must be moved by more than a step, an argmax to another place.
+# A tensor is changed by these multiples of its size: enough to pass a step of rounding, or to move an argmax.
 _CHANGES = (2.0, 50.0)
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What the user's own code of both models showed.
+    """The results of running the user's own code of both models.
 
     Attributes:
         audit: the runs on drawn inputs.
         moving: tensors of the destination, by path, that were called inert and move the outputs.
-        unmapped: tensors of the source, by path, that move its outputs and of which the destination has nothing.
+        unmapped: tensors of the source, by path, that move its outputs and have no counterpart in the destination.
         permuted: tables of integers of the destination, by path, that move the outputs as the source's do.
         unlike: other tables of integers that move the outputs.
     """
@@ -88,7 +88,7 @@ class Examiner:
     sized: bool = False
 
     def run(self, inputs: InputPair, inert: Iterable[str], agree: bool) -> Examination:
-        """Ask every question, up to a difference.
+        """Run all tests, up to the first difference.
 
         Args:
             inputs: the inputs of the lockstep.
@@ -112,8 +112,9 @@ class Examiner:
         found = self._audit(both, TOLERANCES.double)
         if found.refuted and self._is_no_difference(found.error, self.weights, found.samples[-1]):
             found = self._audit(both, TOLERANCES.single)
-        for factor in _FACTORS:
-            found = found if found.refuted or not found.samples else self._with_other_weights(found, factor)
+        for index, factor in enumerate(_FACTORS):
+            if not found.refuted and not found.unpaired and found.samples:
+                found = self._with_other_weights(found, factor, (found.alone[index], found.samples[0]))
         return found
 
     def _is_no_difference(self, error: float, weights: Weights, sample: Both) -> bool:
@@ -143,7 +144,7 @@ class Examiner:
         return error <= _ROUNDING * max((difference(a, b, batch) for (_, a), (_, b) in pairs), default=0.0)
 
     def _is_single(self, sample: Both) -> bool:
-        """Whether one of the models computes in float32 by itself: then its own rounding is no difference."""
+        """Whether one of the models computes in float32 by itself: then its rounding does not count as a difference."""
         with SinglePrecision() as seen:
             self._outputs(self.weights, sample)
         return bool(seen.found)
@@ -168,29 +169,29 @@ class Examiner:
             sized=self.sized,
         )
 
-    def _with_other_weights(self, found: Audit, factor: float) -> Audit:
-        """Run once more with all weights that the mapping reads larger or smaller; larger biases would hide the inputs."""
+    def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
+        """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""
         canonical = self.plan.src.main.canonical
         mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
         changed = {
             path: tensor * factor if canonical[path] in mapped and _is_weight(tensor, factor) else tensor
             for path, tensor in self.weights.src.items()
         }
-        sample = found.samples[0]
         weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
-        outputs = self._outputs(weights, sample)
+        runs = ((sample, self._outputs(weights, sample)) for sample in choices)
+        sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
         if outputs is None:
             return found
         error = self._difference(*outputs, sample)
         if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
             error = 0.0
         tolerance = TOLERANCES.double
-        text = f"{found.ran[0]}, with weights {factor:g} times as large"
+        text = f"{sample[0].size} with weights {factor:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= tolerance else text)
 
     def _outputs(self, weights: Weights, sample: Both) -> tuple[object, object] | None:
-        """Return what both models give; None where one of them does not run, or the source gives no numbers."""
+        """Return the outputs of both models; None where one of them does not run, or the source's are not finite."""
         self.passes.add(2)
         try:
             with torch.no_grad():
@@ -209,12 +210,12 @@ class Examiner:
     # -- tensors that are changed -------------------------------------------------------------------------------------
 
     def _moving(self, samples: Sequence[Both], inert: list[str]) -> list[str]:
-        """Return the tensors of the destination that move its outputs, of those that seem to move nothing."""
+        """Return the supposedly inert tensors of the destination that do move its outputs."""
         side, own = self.plan.dst, self.weights.dst
         return self._found(inert, own, lambda tensors: [call_own(side, tensors, inputs) for _, inputs in samples])
 
     def _unmapped(self, samples: Sequence[Both]) -> list[str]:
-        """Return the source's tensors that move its outputs, and of which the destination has nothing."""
+        """Return the source's tensors that move its outputs and have no counterpart in the destination."""
         side, own = self.plan.src, self.weights.src
         used = {path for key, store in side.twin.stores.items() for path in store.names if self._reads(key)}
         rest = [
@@ -242,7 +243,7 @@ class Examiner:
 
     @property
     def _counted_for(self) -> set[str]:
-        """The source's tensors whose counterpart is of another shape: a replaced head is said elsewhere."""
+        """The source's tensors whose counterpart has another shape: a replaced head is reported elsewhere."""
         known = {mismatch.source.removeprefix(self.plan.src.prefix) for mismatch in self.mapping.knowledge.mismatched}
         return {path for key, store in self.plan.src.twin.stores.items() for path in store.names if key in known}
 
@@ -280,7 +281,7 @@ class Examiner:
         own: Mapping[str, Tensor],
         call: Callable[[Mapping[str, Tensor]], object],
     ) -> list[str]:
-        """Return which tensors move what a model returns: all at once first, then by halves."""
+        """Return the tensors that move a model's outputs; all are changed at once first, then halves of them."""
         if not paths:
             return []
         with torch.no_grad():
@@ -305,7 +306,7 @@ class Examiner:
 
 
 def _telling(samples: Sequence[Both]) -> list[Both]:
-    """Return the inputs on which a changed tensor must move nothing: the first, and the largest."""
+    """Return the samples on which changed tensors are tried: the first and the largest."""
     largest = max(samples, key=lambda both: sum(value.numel() for value in both[0].flat()), default=None)
     return [*samples[:1], *([largest] if largest is not None and largest is not samples[0] else [])]
 
@@ -325,7 +326,7 @@ def _is_weight(tensor: Tensor, factor: float) -> bool:
 
 
 def _disturbed(tensor: Tensor, by: float = _CHANGES[0]) -> Tensor:
-    """Return a tensor with other numbers, that differ by some times their size; integers are dealt out anew."""
+    """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted."""
     generator = torch.Generator().manual_seed(7)
     if tensor.is_floating_point() or tensor.is_complex():
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Explained differences: whether something that is named accounts for outputs that differ, or the mapping is wrong.
+"""Explained differences: whether the outputs differ because of a known difference of the models, or of a wrong mapping.
 
 Two models may differ by themselves: another activation, another eps, a replaced head. No mapping mends that, and whoever
 reads its name can judge it. Where nothing of that kind stands at the place where the models part, the tensors are the wrong
@@ -34,7 +34,7 @@ _NO_WEIGHTS_MAKE_UP = frozenset[str]().union(
 
 
 def is_explained(context: Context, first: Pair | None, errors: Mapping[Pair, float]) -> bool:
-    """Tell whether what is named explains why outputs differ.
+    """Tell whether known differences of the models explain that their outputs differ.
 
     Args:
         context: the two models and their pairs.
@@ -64,10 +64,10 @@ def _explains(context: Context, pair: Pair) -> bool:
 
 
 def _has_one_alone(context: Context, src: str, dst: str) -> bool:
-    """Whether one model alone has an operation there that no weights make up for, or each of them another one.
+    """Whether only one model has an operation there that no weights can replace, or each of them has another one.
 
-    Several on both sides are the same thing spelled in two ways as often as not, which explains nothing; and what moves
-    numbers, adds or scales may have to be made up for by other weights.
+    Several on both sides are often the same function spelled in two ways, which explains nothing; and operations that move
+    numbers, add or scale may have to be compensated by other weights.
     """
     ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
     kinds = [{side.main.ops.op(name).kind for name in names} for side, names in ((context.src, ours), (context.dst, theirs))]

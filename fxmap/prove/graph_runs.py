@@ -40,7 +40,7 @@ class GraphRuns:
 
     @cached_property
     def pieces(self) -> list[PieceWatch]:
-        """The pairs whose operands are compared as well: those that are made of pieces, and may not reach all of them."""
+        """The pairs whose operands are compared as well: piecewise operations, whose inputs may not reach every piece."""
         return [watch for pair in self.pairs if (watch := self._piece(pair)) is not None]
 
     def _piece(self, pair: Pair) -> PieceWatch | None:

@@ -26,7 +26,7 @@ from fxmap.run.randomize import cotangents
 
 @dataclass(frozen=True, slots=True)
 class Influence:
-    """How far tensors of the destination matter, by path.
+    """The influence of the destination's tensors on its outputs, by path.
 
     `sizes` is how much each moves the outputs, relative to them. `unreached` counts, of tensors that are not the source's
     numbers as they stand, the numbers that move neither the outputs nor any aligned operation: no input reached them.
@@ -46,7 +46,7 @@ def influence_of(
         leaves: its tensors, by path.
         made: those that are not the source's numbers as they stand (folded, gathered, joined).
         generator: of the random combinations.
-        passes: counts what this costs.
+        passes: counts the passes of this measurement.
     """
     outputs = [output for output in run.outputs if output.requires_grad]
     scale = sum(float(output.detach().abs().sum()) for output in outputs) or 1.0
@@ -77,5 +77,5 @@ def _gradients(
 
 
 def count_zeros(gradient: Tensor | None, leaf: Tensor) -> int:
-    """Count the numbers of a tensor that move nothing."""
+    """Count the elements of a tensor whose gradient is 0; all of them if there is no gradient."""
     return leaf.numel() if gradient is None else int((gradient == 0).sum())

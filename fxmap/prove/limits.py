@@ -1,4 +1,4 @@
-"""Limits: the whole numbers that models hold and that their code names, at which they may behave otherwise.
+"""Limits: the integers in models and in their code at which behaviour may change, such as the length of a window.
 
 A window, a number of positions, the length from which on scores are scaled: two models that differ beyond such a number
 agree on all shorter inputs. Nothing in a model says which of its numbers is one, so all are candidates.
@@ -24,26 +24,31 @@ _DEPTH = 3
 
 
 def limits_of(*models: nn.Module) -> list[int]:
-    """Return the whole numbers that models, their configurations and the code of their forwards hold."""
+    """Return the integers that models, their configurations and the code of their forwards hold, as candidates."""
     found: set[int] = set()
     for model in models:
         holders = [vars(module) for module in model.modules()]
+        holders += [
+            dict(vars(kind)) for kind in {type(module) for module in model.modules()} if not _is_torch(kind.__module__)
+        ]
         holders += [vars(value) for holder in holders for value in holder.values() if hasattr(value, "to_dict")]
         values = [value for holder in holders for value in holder.values()]
-        for code in {function.__code__ for function in _functions(model, values)}:
-            values += _constants(code)
+        values += [part for value in values if isinstance(value, dict) for part in value.values()]
+        for function in _functions(model, values):
+            values += [function.__globals__.get(name) for name in function.__code__.co_names]
+            values += _constants(function.__code__)
         found.update(value for value in values if type(value) is int and 1 < value < _LARGEST)
     return sorted(found)
 
 
 def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:
-    """Yield the user's functions that a model runs: forwards, functions that it holds, and what these call by name."""
+    """Yield the user's functions that a model runs: forwards, functions that it holds, and those that these call by name."""
     forwards = {unwrap(type(module).forward) for module in model.modules()}
     waiting = [(function, 0) for function in (*forwards, *values) if isfunction(function)]
     seen: set[FunctionType] = set()
     while waiting:
         function, depth = waiting.pop()
-        if function in seen or (function.__module__ or "").partition(".")[0] == "torch":
+        if function in seen or _is_torch(function.__module__):
             continue
         seen.add(function)
         yield function
@@ -51,6 +56,10 @@ def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:
         called += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         called += [cell.cell_contents for cell in function.__closure__ or ()]
         waiting += [(other, depth + 1) for other in called if isfunction(other)]
+
+
+def _is_torch(module: str | None) -> bool:
+    return (module or "").partition(".")[0] == "torch"
 
 
 def _constants(code: CodeType) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The user's own code of both models, with the proof's tensors: what the captured graphs are checked against.
+"""The user's own code of both models, run with the proof's tensors to check the captured graphs.
 
 Captured graphs are fxmap's reading of the models. A graph that misses something (an operation in C++, a branch that other
 inputs take) would make every comparison of graphs agree. So the two `forward`s run as they are, and their outputs are
@@ -29,10 +29,10 @@ from fxmap.run.precision import SinglePrecision
 
 @dataclass(frozen=True, slots=True)
 class OwnCodeRun:
-    """What the run of both models' own code showed.
+    """The results of running both models' own code.
 
-    `error` is that of the outputs, and `tolerance` what it may be; `inputs` are what was run on. `trouble` says why the
-    models do not run; empty where they do.
+    `error` is that of the outputs, and `tolerance` the largest that counts as equal; `inputs` are those of the run.
+    `trouble` says why the models do not run; empty where they do.
     """
 
     error: float
@@ -48,7 +48,7 @@ class OwnCodeRun:
 
 @dataclass(frozen=True)
 class OwnCode:
-    """The two models, and which output of the source is which of the destination."""
+    """The two models, and the correspondence of their outputs."""
 
     src: Side
     dst: Side
@@ -82,7 +82,7 @@ class OwnCode:
 
 
 def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
-    """Run the user's own code with other tensors, in float64, and return what it returns."""
+    """Run the user's own code with other tensors, in float64, and return its output."""
     module, double = side.main.module, inputs.double()
     # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
     tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
@@ -95,13 +95,13 @@ def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
 
 
 class _Calling(nn.Module):
-    """A model with its inputs, and the user's function in the place of forward if there is one."""
+    """A model with its inputs, and the user's function instead of forward if there is one."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.module, self.inputs = module, inputs
 
     def forward(self) -> Any:
-        """Run the model on the inputs; switched to eval anew, since some compute tables from their parameters then."""
+        """Run the model on the inputs, set to eval mode again, since some models compute tables from parameters then."""
         self.module.eval()
         return self.inputs.map(Tensor.clone).call(self.module)  # code may write to them

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Passes:
-    """Counts forward passes, a backward pass as two: what a proof costs, and reports."""
+    """Counts the forward passes of a proof, as its cost; a backward pass counts as two."""
 
     count: int = 0
 

@@ -1,4 +1,4 @@
-"""Readers: whether what reads one operation corresponds to what reads its counterpart.
+"""Readers: whether the operations that read one operation correspond to those that read its counterpart.
 
 Idea: operations with equal inputs (q, k and v of an attention) give equal values with one another's weights, so values alone
 cannot tell which is which. Who reads them, and as which argument, does: the operation that k's counterpart feeds must be the
@@ -20,7 +20,7 @@ from fxmap.run.lockstep import Names
 
 
 def refuted_by_readers(context: Context, loose: Set[Names], wrong: Set[Pair], error: float) -> set[Pair]:
-    """Return the loosely equal pairs that the operations behind them speak against.
+    """Return the loosely equal pairs that are refuted by the operations behind them.
 
     Equal numbers in another layout, or times a constant, and rows that were put into an order are evidence as far as the
     next aligned operations agree: if one of those differs, and nothing about itself says why, its input was wrong.
@@ -48,7 +48,7 @@ def refuted_by_readers(context: Context, loose: Set[Names], wrong: Set[Pair], er
 
 
 def _next_aligned(context: Context, name: str) -> set[str]:
-    """Return the nearest aligned operations behind one of the destination, or the output."""
+    """Return the nearest aligned operations, the output included, behind an operation of the destination."""
     ops, found, queue, seen = context.dst.main.ops, set(), [name], {name}
     while queue:
         for user, _ in ops.users(queue.pop()):
@@ -61,7 +61,7 @@ def _next_aligned(context: Context, name: str) -> set[str]:
 
 
 def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> frozenset[str]:
-    """Return the arguments of the destination's output that the source returns too; nothing where all are compared.
+    """Return the arguments of the destination's output that the source returns too; empty where all are compared.
 
     A recorded run returns a flat list, whose arguments are numbered as the outputs are.
     """
@@ -69,7 +69,7 @@ def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> f
 
 
 def is_consistent(context: Context, pair: Pair, compared: Set[str]) -> bool:
-    """Whether the readers of a pair correspond, and tell it from every other operation that it could be.
+    """Whether the readers of a pair correspond, and distinguish it from every other possible counterpart.
 
     Where a value passes from one operation to the next alone, as from a norm's scale to its shift, the last one's readers
     tell. If they tell nothing, there must be nothing in the source that the operation could be as well: the norm behind the
@@ -109,7 +109,7 @@ def _passes_on(context: Context, name: str) -> bool:
 
 
 def has_unaligned_rival(context: Context, name: str) -> bool:
-    """Whether the source has an operation that looks like one of its own, and that has no counterpart."""
+    """Whether the source has an unaligned operation of the same kind and tensor shapes as the given one."""
     ops = context.src.main.ops
     shapes = {argument: tensor.shape for argument, tensor in ops.tensors(name).items()}
     return any(

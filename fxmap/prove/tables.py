@@ -1,4 +1,4 @@
-"""Tables: state of one model that the other has as well, though no key is made of it.
+"""Tables: state of one model that the other model has as well, although no mapping reads it.
 
 A model may keep in its state dict what its code could compute: numbers of positions, relative positions, rotary
 frequencies, a causal mask. Another implementation keeps the same numbers elsewhere, or computes them. Such a table needs no
@@ -19,7 +19,7 @@ _ROUNDING = 1e-5
 
 
 def has_counterpart(plan: Plan, path: str) -> bool:
-    """Whether the destination has the numbers of a tensor of the source, or they are a causal mask, which code can make."""
+    """Whether the destination holds the numbers of a source tensor, or they are a causal mask, which code can make."""
     table = plan.src.main.tensors[path].detach()
     if table.is_meta:
         return True
@@ -29,7 +29,7 @@ def has_counterpart(plan: Plan, path: str) -> bool:
 
 
 def _constants(side: Side) -> Iterator[Tensor]:
-    """Yield what a model has that no mapping makes: buffers, constants of its graph, and what it computes from these."""
+    """Yield the tensors of a model that no mapping makes: buffers, constants of its graph, and values computed from them."""
     main = side.main
     kept = {path: tensor for path, tensor in main.module.named_buffers() if path not in main.tensors or path in main.read}
     yield from kept.values()
@@ -45,7 +45,7 @@ def _constants(side: Side) -> Iterator[Tensor]:
 
 
 def _same_numbers(table: Tensor, other: Tensor) -> bool:
-    """Whether two tables hold the same numbers in one order, or one is the beginning of the other, as of positions."""
+    """Whether two tables hold the same numbers in the same order, or one is a prefix of the other, as for positions."""
     if other.is_meta or table.is_complex() != other.is_complex():
         return False
     count = min(table.numel(), other.numel())
@@ -63,7 +63,7 @@ def _same_numbers(table: Tensor, other: Tensor) -> bool:
 
 
 def _is_triangular(table: Tensor) -> bool:
-    """Whether a table is a mask of all positions before, or all behind, every position."""
+    """Whether a table is a triangular mask, of all positions before or after each position."""
     if table.dim() < 2 or table.shape[-1] != table.shape[-2] or table.shape[-1] < 2 or table.is_complex():
         return False
     flags = table.reshape(-1, *table.shape[-2:])[0] != 0
@@ -72,7 +72,7 @@ def _is_triangular(table: Tensor) -> bool:
 
 
 def extra_state(model: nn.Module) -> list[str]:
-    """Return the keys of state that is no tensor, as `get_extra_state` gives it: no mapping carries it over.
+    """Return the state dict keys of extra state (`get_extra_state`), which no mapping carries over.
 
     >>> extra_state(nn.Linear(2, 2))
     []

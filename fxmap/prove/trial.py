@@ -1,4 +1,4 @@
-"""The proof of a mapping: run both models with random weights, and conclude what that shows.
+"""The proof of a mapping: run both models with random weights, and compare their operations and outputs.
 
 Idea: if two functions that are analytic agree at a random point, they agree everywhere, with probability one: polynomial
 identity testing (Schwartz 1980, doi:10.1145/322217.322225; Zippel 1979, doi:10.1007/3-540-09519-5_73), here for models as
@@ -9,12 +9,12 @@ saturates, a row of an embedding that no input selects) the attributes and the t
 
 The steps, each in a module of its own:
 
-1. `choose_inputs`: what to run on.
-2. `weights`: random tensors of the source, and what the mapping makes of them.
+1. `choose_inputs`: the inputs to run on.
+2. `weights`: random tensors of the source, and the destination's, which the mapping makes of them.
 3. `graph_runs`: the captured graphs in lockstep, so that every aligned pair is compared on equal inputs.
 4. `influence`: one backward pass tells which tensors the outputs depend on.
 5. `own_code`: the user's own code of both models.
-6. `divergence`: which operations are the same, and where the models part first; `alternatives` for what is left unclear.
+6. `divergence`: which operations are the same, and where the models part first; `alternatives` for the unclear ones.
 7. `examine`: the user's own code on inputs that are drawn anew, and with tensors changed (`audit`, `samples`, `tables`).
 8. `conclude`: the status of every key, the scope, and the reason why a proof is not ok.
 
@@ -67,7 +67,7 @@ def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
 
 
 def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
-    """Run both models with random weights, and return what that shows of a mapping."""
+    """Prove or refute a mapping by running both models with random weights."""
     statuses = mapping.knowledge.statuses
     if mapping.knowledge.blocked:
         return Proof(statuses=statuses, reason=mapping.knowledge.blocked)
@@ -78,7 +78,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
         with DoubleKernels():
             proof, spelled = _proof(mapping, plan, chosen), without_exchanged(plan)
             if not proof.ok and spelled is not plan and proof.error <= TOLERANCE:
-                # The outputs agree: what stands at one place of both graphs may be parts of one function in two spellings.
+                # The outputs agree: operations at one place of both graphs may be parts of one function in two spellings.
                 second = _proof(mapping, spelled, chosen)
                 proof = second if second.ok else proof
     except TROUBLE as error:
@@ -129,7 +129,7 @@ class _Trial:
     reference: Reference
 
     def first_comparison(self, made: set[str], generator: torch.Generator) -> tuple[Comparison, Influence]:
-        """Compare both models in lockstep on the first inputs, and measure what each tensor moves."""
+        """Compare both models in lockstep on the first inputs, and measure the influence of each tensor on the outputs."""
         with differentiable(self.weights.dst) as leaves, torch.enable_grad():
             run = self.graphs.lockstep(self.weights.dst, self.chosen.first.dst, self.reference)
             influence = influence_of(run, leaves, made, generator, self.graphs.passes)
@@ -137,15 +137,15 @@ class _Trial:
         return replace(run, outputs=[output.detach() for output in run.outputs], seen=[]), influence
 
     def evidence(self, first: Comparison, influence: Influence, tables: Tables) -> Evidence:
-        """Make all other runs, and put together what they show."""
+        """Make all other runs, and collect the results of all runs."""
         graphs, weights = self.graphs, self.weights
         own_code = OwnCode(graphs.plan.src, graphs.plan.dst, first.returned, graphs.passes).run(
             weights, self.chosen.own_code, graphs.exact
         )
         runs = [first]
         if first.replaced or first.output_error > graphs.exact or not own_code.agrees:
-            # A difference was stepped over to see what lies behind it, or was not shown by the first inputs: that needs
-            # other inputs in lockstep as well.
+            # A difference was stepped over to compare the operations behind it, or was not shown by the first inputs: that
+            # needs other inputs in lockstep as well.
             runs += self._further_comparisons()
         tied, tried = ties(
             graphs.plan.dst.main.ops, graphs.pairs, None if first.replaced else lambda moved: self._is_tie(moved, first)
@@ -177,7 +177,7 @@ class _Trial:
             ]
 
     def located(self, context: Context, evidence: Evidence, verdict: Verdict, examined: Examination) -> Verdict:
-        """Look in lockstep where two models part on inputs that refute them, if their graphs hold for these."""
+        """Find by lockstep where two models part on the inputs that refute them, if their graphs hold for these."""
         plan, refuting = self.graphs.plan, examined.audit.samples[-1:]
         if not examined.audit.refuted or not refuting or plan.src.main.recorded or plan.dst.main.recorded:
             return verdict

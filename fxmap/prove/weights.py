@@ -21,12 +21,12 @@ class Weights:
 
 
 def held(side: Side, keys: Container[str]) -> set[str]:
-    """Return the tensors of a model, by path, that some of its keys hold."""
+    """Return the paths of the tensors that the given state dict keys of a model hold."""
     return {path for key, store in side.twin.stores.items() if side.prefix + key in keys for path in store.names}
 
 
 def mapped_weights(mapping: KeyMapping, src: Side, dst: Side, source: Mapping[str, Tensor]) -> Weights:
-    """Return the source's tensors, and what the mapping makes of them; the destination keeps its own of the rest.
+    """Return the source's tensors and the destination's: those that the mapping makes of them, and its own for the rest.
 
     Raises:
         ValueError: the mapping makes a tensor of another shape.
@@ -60,7 +60,7 @@ def _fitting(dst: Side, path: str, value: Tensor) -> Tensor:
 
 @contextmanager
 def differentiable(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Have torch record what is computed from the floating-point tensors inside a `with` block, and yield these."""
+    """Let the floating-point and complex tensors require gradients inside a `with` block, and yield them."""
     leaves = {path: tensor for path, tensor in tensors.items() if tensor.is_floating_point() or tensor.is_complex()}
     for leaf in leaves.values():
         leaf.requires_grad_(True)

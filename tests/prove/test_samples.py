@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fxmap.model.inputs import Inputs, as_inputs, names_of
-from fxmap.prove.samples import DRAWS, Role, Sampler, Shape, shapes
+from fxmap.prove.samples import Role, Sampler
+from fxmap.prove.shapes import EXTENTS, Shape, shapes
 
 
 def sampler(src: object, dst: object = None, tables: dict[int, int] | None = None) -> Sampler:
@@ -57,7 +58,7 @@ def test_a_single_timestep_is_drawn_from_many() -> None:
 
 
 def test_samples_of_a_batch_have_their_scales() -> None:
-    (x,) = sampler(torch.randn(1, 3, 8, 8)).draw(Shape(4, scales=DRAWS.scales), seed=0)[0].flat()
+    (x,) = sampler(torch.randn(1, 3, 8, 8)).draw(Shape(4, scales=EXTENTS.scales), seed=0)[0].flat()
     sizes = x.abs().amax((1, 2, 3)).tolist()
     assert sizes[1] < 1e-1 < sizes[0] < sizes[2] < sizes[3]
     assert bool((x[2] >= 0).all())
@@ -86,12 +87,12 @@ def test_an_input_that_the_source_does_not_take_is_named() -> None:
 
 
 def test_sizes_change_their_divisibility_and_lengths_go_beyond_limits() -> None:
-    spatial = [shape.spatial for title, choices in shapes(sampler(torch.randn(1, 3, 64, 64)), ()) for shape in choices]
+    spatial = [shape.spatial for title, choices in shapes([torch.randn(1, 3, 64, 64)], ["numbers"], ()) for shape in choices]
     assert any(all(extent % 2 for extent in extents) for extents in spatial if extents)
     assert any(min(extents) < 64 for extents in spatial if extents)
     assert any(max(extents) > 64 for extents in spatial if extents)
-    text = sampler(torch.tensor([[1, 2, 3, 4, 5]]))
-    lengths = [shape.sizes for _, choices in shapes(text, (32, 5000)) for shape in choices]
+    text = torch.tensor([[1, 2, 3, 4, 5]])
+    lengths = [shape.sizes for _, choices in shapes([text], ["indices"], (32, 5000)) for shape in choices]
     assert {5: 35} in lengths
     assert {5: 3} in lengths
 
@@ -99,3 +100,19 @@ def test_sizes_change_their_divisibility_and_lengths_go_beyond_limits() -> None:
 def test_inputs_are_named_as_a_user_gave_them() -> None:
     inputs = Inputs((torch.zeros(1),), {"mask": torch.ones(1), "pair": (torch.ones(1), torch.ones(1))}, True, "")
     assert names_of(inputs) == ["argument 0", "mask", "pair[0]", "pair[1]"]
+
+
+def test_axes_of_equal_extents_change_each_alone() -> None:
+    queries, keys = torch.randn(2, 6, 8), torch.randn(2, 6, 8)
+    changed = {
+        axis for _, choices in shapes([queries, keys], ["numbers"] * 2, ()) for shape in choices for axis in shape.axes
+    }
+    assert {(0, 1), (1, 1)} <= changed
+    ours, _ = sampler((queries, keys)).draw(Shape(2, axes={(0, 1): 3}), seed=0)
+    assert [tuple(value.shape) for value in ours.flat()] == [(2, 3, 8), (2, 6, 8)]
+
+
+def test_a_text_may_be_padded_on_the_left() -> None:
+    (mask,) = sampler(torch.ones(2, 6, dtype=torch.long)).draw(Shape(4, padded=True), seed=0)[0].flat()
+    assert mask[1].tolist() == [0, 0, 0, 1, 1, 1]
+    assert mask[2].tolist() == [1] * 6

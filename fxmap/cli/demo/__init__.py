@@ -1,1 +1,1 @@
-"""`fxmap demo`: the user's own case, measured."""
+"""`fxmap demo`: load a fine-tuned float model into its quantized forms, and measure the results."""

@@ -24,10 +24,10 @@ CLASSES = 2
 
 
 class Progress(Protocol):
-    """Something that is told how far the present part is."""
+    """A callback to which the progress of the current step is reported."""
 
     def __call__(self, share: float, text: str, detail: str = "") -> None:
-        """Take the share that is done (0 to 1), what is under way, and a detail of it."""
+        """Report the share that is done (0 to 1), the name of the step, and a detail of it."""
 
 
 def silent(share: float, text: str, detail: str = "") -> None:
@@ -59,7 +59,7 @@ INCEPTION = Network("inception_v3", {"aux_logits": False, "init_weights": False}
 
 @dataclass(frozen=True)
 class Settings:
-    """What the demo runs on; tests run it on less."""
+    """The network, images and training options of the demo; tests use smaller ones."""
 
     network: Network = INCEPTION
     digits: tuple[int, int] = (3, 8)
@@ -84,7 +84,7 @@ class Digits:
 
 
 def require_digits() -> None:
-    """Make sure that there are images, before anything is done.
+    """Check that the images can be loaded, before anything else is done.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -108,7 +108,7 @@ def load_digits(settings: Settings) -> Digits:
 
 
 def fine_tune(model: nn.Module, data: Digits, settings: Settings, progress: Progress = silent) -> None:
-    """Train for a few steps, then measure the batch norms' statistics anew; leaves the model in eval mode."""
+    """Train for a few steps, then recompute the batch norms' running statistics; leaves the model in eval mode."""
     optimizer = settings.optimizer(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
     text = f"fine-tuning {settings.network.name}"
@@ -144,7 +144,7 @@ def _measure_statistics(model: nn.Module, batches: Sequence[Tensor]) -> None:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Seed torch, use half of its threads, and silence its notices about its own deprecations; all end with the block."""
+    """Seed torch, halve its threads and silence its deprecation warnings; all of this is undone when the block ends."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         for about in ("torch.ao", "torch.quantize_per", "must run observer", "Please use quant_min", "_aminmax"):

@@ -63,7 +63,7 @@ def convert(model: Any, batches: Sequence[Tensor], engine: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class Form:
-    """One quantized form: how the reference makes it, and what it needs."""
+    """One quantized form: its reference recipe, whether it needs calibration, whether it is int8, and its engine."""
 
     name: str
     recipe: Callable[[Any, Sequence[Tensor], str], nn.Module]
@@ -72,13 +72,13 @@ class Form:
     engine: str = "fbgemm"
 
     def destination(self, network: Network) -> nn.Module:
-        """Build the form with weights of its own, as a user has it who built the model first."""
+        """Build the form with its own initial weights, as a user does who builds the destination first."""
         if self.int8:
             return network.quantizable(quantize=True, backend=self.engine)
         return self.recipe(network.quantizable(), (), self.engine)
 
     def reference(self, network: Network, state: Mapping[str, Any], batches: Sequence[Tensor]) -> nn.Module:
-        """Load the float weights first, and make the form of that."""
+        """Load the float weights into the quantizable model, then make the form from it."""
         model = network.quantizable()
         model.load_state_dict(state)
         return self.recipe(model, batches, self.engine)

@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Source:
-    """The fine-tuned float model, its file, images to calibrate with, and its logits of held-out ones."""
+    """The fine-tuned float model, its file, calibration images, and held-out images with its logits of them."""
 
     network: Network
     model: nn.Module
@@ -82,7 +82,7 @@ def _distance(form: Form, expected: Tensor, actual: Tensor) -> float:
 
 
 def load_state_dict_today(dst: nn.Module, state: Mapping[str, Any]) -> str:
-    """Say how the plain `dst.load_state_dict(state)` ends; it may change `dst`.
+    """Describe how the plain `dst.load_state_dict(state)` ends; it may change `dst`.
 
     >>> load_state_dict_today(nn.Linear(2, 3), nn.Linear(2, 3).state_dict())
     'all 2 keys match'
@@ -125,7 +125,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Run in eval mode, with fake quantizers off: what remains of a QAT model is its float network."""
+    """Return a model's outputs in eval mode with fake quantizers off, so that a QAT model computes its float network."""
     import torch.ao.quantization as tq
 
     model.eval().apply(tq.disable_fake_quant).apply(tq.disable_observer)
@@ -135,7 +135,7 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def quantized_engine(name: str) -> Iterator[None]:
-    """Compute int8 with one of torch's engines, and put the old one back."""
+    """Compute int8 with one of torch's engines inside a `with` block, and restore the previous one."""
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = name
     try:

@@ -40,7 +40,7 @@ def _table(form: str, *columns: str) -> Table:
 
 
 def print_source(console: Console, source: Source, data: Digits, settings: Settings) -> None:
-    """Say what was trained, how good it is, and where it lies."""
+    """Print the trained network, its accuracy on held-out images, and its file."""
     right = int((source.logits.argmax(1) == data.held_out_labels).sum())
     count = len(data.held_out_labels)
     first, second = settings.digits
@@ -63,7 +63,7 @@ def print_today(console: Console, results: Sequence[Measured]) -> None:
 
 
 def print_keys(console: Console, results: Sequence[Measured]) -> None:
-    """Show what becomes of the destination's keys."""
+    """Print for each form how many of the destination's keys were mapped, calibrated, kept, missing and proven."""
     _heading(console, f"3. The same with fxmap.load(dst, {FILE_NAME!r}, src=src): the destination's keys")
     columns = ("keys", "mapped", "made", "calibrated", "kept", "missing", "proven", "inert", "proof")
     table = _table("form", *columns)
@@ -119,7 +119,7 @@ def _show_distance(result: Measured, size: float) -> str:
 
 
 def print_user_code(console: Console) -> None:
-    """Show what a user writes."""
+    """Print the code that a user writes to load the file."""
     _heading(console, "5. The code that does it")
     # As text: a Syntax by itself would fill, and cut, every line to the width of the console.
     code = Syntax("", "python", theme="ansi_dark").highlight(USER_CODE)

@@ -1,7 +1,7 @@
 """`fxmap demo`: float Inception-v3, fine-tuned on real digits, loaded into every eager quantized form of itself.
 
 Each form is filled twice: by `fxmap.load` from the saved file, and by the reference recipe, which loads the float weights
-into the quantizable model *before* it is fused, prepared and converted with the same calibration images. What is printed
+into the quantizable model *before* it is fused, prepared and converted with the same calibration images. The output
 compares the two, and both with the float model. Every figure is measured in the run that prints it.
 """
 
@@ -27,13 +27,13 @@ def run(
     progress: Callable[[], AbstractContextManager[Progress]],
     settings: Settings = _SETTINGS,
 ) -> list[Measured]:
-    """Run the demo: print what happens to `console`, and return what was measured.
+    """Run the demo: print the results to `console`, and return the measurements.
 
     Args:
         file: where the fine-tuned float weights are saved.
         console: where results are printed.
         progress: makes, for each of the two long parts, a context manager that gives a `Progress`.
-        settings: what to run on.
+        settings: the network, images and training options.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.

@@ -18,7 +18,7 @@ _GATES = _SCALING | {"hardtanh"}
 
 
 def _to_hardsigmoid(context: Context, op: Op) -> Outcome:
-    """Write a sixth of what is bounded by 0 and 6 as a hard sigmoid, or what is bounded by 0 and 1."""
+    """Write relu6(x + 3) / 6, or clamp(x / 6 + 1 / 2, 0, 1), as a hard sigmoid."""
     ops = context.ops
     if op.kind == "hardtanh":
         return _to_gate(ops, op)

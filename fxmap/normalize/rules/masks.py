@@ -30,7 +30,7 @@ def _to_comparison(context: Context, op: Op) -> Outcome:
 
 
 def _to_choice(context: Context, op: Op) -> Outcome:
-    """Write what is filled where a mask says so as a choice."""
+    """Write masked_fill(x, mask, value) as where(mask, value, x)."""
     ops = context.ops
     names = {"mask": "condition", "value": "input", "input": "other"}
     operands = ops.operands(op.name)

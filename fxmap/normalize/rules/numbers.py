@@ -24,7 +24,7 @@ _FILLED = {"zeros": 0, "ones": 1, "full": "fill_value", "scalar_tensor": "s"}
 
 
 def number_of(context: Context, name: str) -> float | None:
-    """Return the number that a constant holds everywhere; None of what is no such constant."""
+    """Return the number that all elements of a constant have; None where they differ, or there is no constant."""
     op = context.ops.op(name)
     if op.kind == CONSTANT:
         value = context.constants.get(op.output)

@@ -1,0 +1,188 @@
+"""Shapes: in which batches, sizes and lengths the inputs of an audit are drawn.
+
+The given shapes are special: a batch of one, a size that is a power of two, two sequences of one length. So batches, sizes
+and lengths change, all that are equal together and each alone, in both parities, and to both sides of the numbers that the
+models hold. Small inputs come first, since an audit is many runs.
+
+>>> import torch
+>>> for title, choices in shapes([torch.zeros(1, 6, dtype=torch.long)], ["indices"], limits=[20]):
+...     print(title, [(shape.batch, dict(shape.sizes)) for shape in choices])
+values [(4, {})]
+length [(2, {6: 3})]
+length [(2, {6: 15})]
+length [(1, {6: 23}), (1, {6: 20})]
+batch [(13, {}), (5, {})]
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+Choices = tuple[str, tuple["Shape", ...]]
+# The index of an input, and one of its axes.
+Axis = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A change of the shapes of the inputs, with the scales of their samples.
+
+    Attributes:
+        batch: the extent of the first axis of all inputs, if they have one in common.
+        sizes: the new extent of every other axis that has a given extent.
+        axes: the new extents of single axes.
+        spatial: the new extents of the last axes of maps, `b c h w` or `b c d h w`.
+        scales: the factors of the samples of a batch, one after the other.
+        form: "" for samples of several forms, "unit" for numbers from 0 to 1, "negative" for numbers below 0.
+        padded: whether masks may begin with a hole, as on the left of a text.
+    """
+
+    batch: int | None = None
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    axes: Mapping[Axis, int] = field(default_factory=dict)
+    spatial: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
+    form: str = ""
+    padded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extents:
+    """The constants by which shapes change."""
+
+    # Samples of one batch: as a user's, tiny, large, and larger than most thresholds that code has.
+    scales: tuple[float, ...] = (1.0, 1e-3, 30.0, 1000.0)
+    # Where these leave no numbers, as an exponential does.
+    milder: tuple[float, ...] = (1.0, 1e-3, 3.0, 8.0)
+    # Two samples alone, where one has so many numbers.
+    few: tuple[float, ...] = (1.0, 1000.0)
+    large: int = 76_800
+    # Edges of maps that are tried before the given one; all draws of larger maps begin with the second.
+    small_maps: tuple[int, ...] = (48, 64, 96)
+    # Lengths that are tried before a longer one that was given.
+    small_length: int = 12
+    # Other sizes of maps, axis by axis: above and below, and odd.
+    factors: tuple[tuple[float, float, float], ...] = ((1.3, 1.12, 1.2), (0.8, 0.66, 0.7))
+    # The longest sequence that is run, and how many limits of the models are tried, the largest first.
+    longest: int = 300
+    limits: int = 12
+    # Batches larger than most that code counts up to.
+    batches: tuple[int, ...] = (13, 5)
+    # How many single axes are changed.
+    axes: int = 6
+
+
+EXTENTS = Extents()
+
+
+def shapes(
+    examples: Sequence[Tensor], roles: Sequence[str], limits: Sequence[int], *, sized: bool = False
+) -> Iterator[Choices]:
+    """Yield what to run: a title, and shapes of which the first that both models accept counts.
+
+    Args:
+        examples: the tensors of the source's inputs.
+        roles: what the values of each mean: "numbers", "mask", "indices" or "integers".
+        limits: numbers that the models hold, such as windows and numbers of positions: lengths beyond them are tried.
+        sized: keep the size of maps.
+    """
+    if not examples:
+        return
+    main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
+    numbers = main.is_floating_point() or main.is_complex()
+    is_map = numbers and main.dim() > 3
+    values = _values(main, "numbers" in roles, is_map and not sized, numbers)
+    masked = "mask" in roles
+    yield "values", tuple(replace(shape, padded=pad) for pad in ((True, False) if masked else (False,)) for shape in values)
+    if is_map and not sized:
+        yield from _maps(tuple(main.shape[2:]), limits)
+        if main.dim() > 4:
+            yield from _single([(examples.index(main), axis) for axis in (1, 2)], examples)
+    elif not is_map:
+        for extent in dict.fromkeys(main.shape[1:]):
+            yield from _lengths(extent, limits)
+        yield from _single(_shared(examples, roles), examples)
+    if main.numel() // max(main.shape[0] if main.dim() else 1, 1) * max(EXTENTS.batches) <= EXTENTS.large:
+        short = {main.shape[1]: EXTENTS.small_length} if _is_long(main, numbers) else {}
+        yield "batch", tuple(Shape(batch, sizes=short, scales=(1.0,) if numbers else ()) for batch in EXTENTS.batches)
+
+
+def _values(main: Tensor, scaled: bool, resized: bool, numbers: bool) -> list[Shape]:
+    """Return the shapes for the first draw: small maps and short sequences, then the given shape, in several samples."""
+    many = main.numel() // max(main.shape[0] if main.dim() else 1, 1) > EXTENTS.large
+    scales = EXTENTS.scales if scaled else ()
+    few = (EXTENTS.few if many else EXTENTS.scales) if scaled else ()
+    batch = len(EXTENTS.scales)
+    edges = [edge for edge in EXTENTS.small_maps if resized and edge < min(main.shape[2:])]
+    found = [Shape(batch, spatial=(edge,) * (main.dim() - 2), scales=scales) for edge in edges]
+    if _is_long(main, numbers):
+        found.append(Shape(batch, sizes={main.shape[1]: EXTENTS.small_length}, scales=scales))
+    found += [Shape(2 if many else batch, scales=few), Shape(scales=few)]
+    return found + ([replace(shape, scales=EXTENTS.milder) for shape in found] if scaled else [])
+
+
+def _is_long(main: Tensor, numbers: bool) -> bool:
+    """Whether an input is a text that is longer than what most draws need."""
+    return not numbers and main.dim() == 2 and main.shape[1] > 2 * EXTENTS.small_length
+
+
+def _maps(edges: tuple[int, ...], limits: Sequence[int]) -> Iterator[Choices]:
+    """Yield maps of odd sizes, of another multiple of 32, and on the other side of the limits of the models."""
+    small = (EXTENTS.small_maps[1],) * len(edges)
+    bases = [small, edges] if min(edges) > 2 * small[0] else [edges]
+    for factors in EXTENTS.factors:
+        odd = [tuple(_odd(edge * by) for edge, by in zip(base, factors, strict=False)) for base in bases]
+        yield "size", tuple(Shape(2 if base is bases[0] else 1, spatial=base) for base in odd)
+    yield "size", tuple(Shape(1, spatial=tuple(32 * (e // 32 + i + 1) for i, e in enumerate(base))) for base in bases)
+    below = sorted(limit for limit in limits if 8 < limit < min(edges))
+    beyond = sorted(limit for limit in limits if max(edges) < limit <= EXTENTS.longest)
+    if below:
+        yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (below[0] - 1, below[0] // 32 * 32) if edge)
+    if beyond:
+        yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (beyond[-1] + 1, beyond[-1] // 32 * 32 + 32))
+
+
+def _lengths(length: int, limits: Sequence[int]) -> Iterator[Choices]:
+    """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
+    batch = 2 if length <= 2 * EXTENTS.small_length else 1
+    yield "length", (Shape(batch, sizes={length: _shorter(length)}),)
+    longer = {limit + more for limit in limits for more in (0, 3)}
+    beyond = sorted((extent for extent in longer if 2 * length < extent <= EXTENTS.longest), reverse=True)
+    if length <= EXTENTS.longest // 3 and not (beyond and batch == 1):
+        # Of the other parity than the given one, since the shorter one is odd.
+        yield "length", (Shape(batch, sizes={length: 2 * length + (4 if length % 2 else 3)}),)
+    if beyond:
+        yield "length", tuple(Shape(1, sizes={length: extent}) for extent in beyond[: EXTENTS.limits])
+
+
+def _shared(examples: Sequence[Tensor], roles: Sequence[str]) -> list[Axis]:
+    """Return the axes whose extent another axis has as well, so that they have changed together alone.
+
+    The length of a mask is that of something else, and does not change alone.
+    """
+    places = [place for place, role in enumerate(roles) if role != "mask"]
+    axes = [(place, axis) for place in places for axis in range(1, examples[place].dim())]
+    extents = [examples[place].shape[axis] for place, axis in axes]
+    return [axis for axis, extent in zip(axes, extents, strict=True) if extents.count(extent) > 1]
+
+
+def _single(axes: Sequence[Axis], examples: Sequence[Tensor]) -> Iterator[Choices]:
+    """Yield shorter and longer extents of one axis alone."""
+    for place, axis in axes[: EXTENTS.axes]:
+        extent = examples[place].shape[axis]
+        yield "length", (Shape(2, axes={(place, axis): _shorter(extent)}),)
+        yield "length", (Shape(2, axes={(place, axis): extent + 3}),)
+
+
+def _shorter(length: int) -> int:
+    """Return two thirds of a length or a little less, and odd.
+
+    >>> [_shorter(length) for length in (2, 5, 12, 64)]
+    [1, 3, 7, 41]
+    """
+    return max(1, (2 * length // 3 - 1) | 1)
+
+
+def _odd(extent: float) -> int:
+    return max(1, round(extent)) | 1
