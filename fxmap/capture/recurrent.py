@@ -30,7 +30,7 @@ class Unrolled(TorchFunctionMode):
     """Runs recurrent layers as loops over cells, and linear layers as one product each, inside the `with` block."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function; a recurrent layer step by step."""
+        """Run a function; recurrent layers run cell by cell."""
         name = getattr(func, "__name__", "")
         if name == "__get__" and func.__self__ is torch.Tensor.data:
             return args[0].detach()

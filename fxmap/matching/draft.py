@@ -57,7 +57,7 @@ def _unexpected(src: Side, expressions: dict[str, Expression], replaced: set[str
 
 
 def _nothing(plan: Plan) -> KeyMapping:
-    """Return the empty mapping of two different networks."""
+    """Return an empty mapping, for two models that are different networks."""
     src, dst = plan.src, plan.dst
     text = different_networks(plan)
     statuses = {

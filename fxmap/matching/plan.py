@@ -23,7 +23,7 @@ class Plan:
 
     @property
     def different(self) -> bool:
-        """Whether so little aligns that these are two different networks; nothing is derived then."""
+        """Whether so few operations align that the models are different networks; nothing is derived then."""
         return self.alignment.share < SAME_NETWORK
 
     @property

@@ -1,4 +1,4 @@
-"""Calibration: the statistics of batch norms, measured in the run that is made anyway.
+"""Calibration: set the statistics of batch norms to measured ones, during a run that is needed anyway.
 
 With random statistics, activations would grow or die within a few layers. So every batch norm gets the mean and variance of
 its input when the run first reaches it, disturbed at random: with the measured values exactly, its output would have mean 0

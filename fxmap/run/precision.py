@@ -1,4 +1,4 @@
-"""Single precision inside a proof in double precision: where float32 rounding is not a difference between two models.
+"""Single precision inside a proof in double precision: find values whose float32 rounding is no difference of the models.
 
 Some models compute tables (rotary angles, positions) in float32 when they are built, or switch to float32 inside forward (a
 softmax), whatever the dtype of their weights. Two libraries do so in different orders, so their values differ by rounding,

@@ -50,7 +50,7 @@ _WEIGHTS = AssignmentWeights()
 
 
 def assign(matching: PartialMatching, src: list[int], dst: list[int], *, tied: bool) -> list[tuple[int, int]]:
-    """Pair the operations of a block. Unless they are known to be tied, a pair needs neighbours that are matched."""
+    """Pair the operations of a block. Unless they are known to be tied, a pair needs matched neighbours."""
     cost = np.zeros((len(src), len(dst)))
     support = np.zeros_like(cost)
     for row, s in enumerate(src):
@@ -65,7 +65,7 @@ def assign(matching: PartialMatching, src: list[int], dst: list[int], *, tied: b
 
 
 def _support(matching: PartialMatching, s: int, d: int) -> float:
-    """Return the share of the source operation's neighbours that are matched to neighbours of the other operation."""
+    """Return the share of the source operation's neighbours whose partners are neighbours of the other operation."""
     shared = total = 0
     for mine, other in (
         (matching.src.operands[s], matching.dst.operands[d]),

@@ -174,7 +174,7 @@ def _look(graph: OpGraph, name: str) -> tuple[object, ...]:
 
 
 def _pairs(graph: OpGraph, mine: list[tuple[str, str]], theirs: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
-    """Pair the neighbours that are not shared, each with one of the same look at the same argument; None if impossible."""
+    """Pair the neighbours that are not shared, each with one that looks alike at the same argument; None if impossible."""
     rest, others = list(mine), list(theirs)
     for edge in mine:
         if edge in others:

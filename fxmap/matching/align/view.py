@@ -31,7 +31,7 @@ class View:
 
 
 def view(graph: OpGraph) -> View:
-    """Make the view of a graph. Linear time."""
+    """Make the compact view of a graph, in linear time."""
     ops = [op for op in graph.ops() if op.kind not in (TENSOR, CONSTANT)]
     number = {op.name: index for index, op in enumerate(ops)}
     operands: list[list[tuple[str, int]]] = []

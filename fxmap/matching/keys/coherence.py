@@ -80,7 +80,7 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
 
 
 def _differ_in_words(one: Module, other: Module) -> bool:
-    """Whether names differ in more than numbers: numbers differ if a block lacks its first layer."""
+    """Whether names differ in more than numbers, which also differ if a block merely lacks its first layer."""
     return re.sub(r"\d+", "", ".".join(one)) != re.sub(r"\d+", "", ".".join(other))
 
 

@@ -61,7 +61,7 @@ class Groups:
         return lambda ours, theirs: look_up(known, values, ours * width + theirs, 0.0)
 
     def _coefficients(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Scores]:
-        """Return pairs of groups by number, with Dice's coefficients: twice their shared weight, by their total weight."""
+        """Return pairs of groups, by number, and their Dice coefficients: twice the shared weight over the total weight."""
         height, width = len(self.src_sizes), len(self.dst_sizes)
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
         likely = np.flatnonzero(soft > LIMITS.unlikely)

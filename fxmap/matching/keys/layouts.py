@@ -1,4 +1,4 @@
-"""Layouts: tensors that only one side has transposed, joined or stacked are transposed or split, so that both sides compare.
+"""Layouts: permute, join or split tensors that the two sides store in different layouts, so that they are comparable.
 
 Four steps, each guided by the shapes of the other side: kernels stored `h w i o` or `i o` are permuted to `o i h w` and
 `o i`; attention heads in an axis of their own are joined; tensors with an axis of experts become one entry for each expert;

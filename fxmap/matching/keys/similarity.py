@@ -1,4 +1,4 @@
-"""How alike two names are, read as words: `conv` abbreviates `convolution`, `q` abbreviates `query`."""
+"""The similarity of two names, word by word: `conv` abbreviates `convolution`, `q` abbreviates `query`."""
 
 import math
 import re

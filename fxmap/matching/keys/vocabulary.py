@@ -99,7 +99,7 @@ def tokens(part: str) -> _Words:
 
 
 def _words_of(part: _Words) -> Iterator[tuple[str, str]]:
-    """Yield (family, role) for the families of which a name has one role; a name with several roles is a joined tensor."""
+    """Yield (family, role) for the families of which a name has one role; with several, the tensor is a joined one."""
     for family, words in _SAYS.items():
         roles = {words[word] for word in part if word in words}
         if len(roles) == 1:

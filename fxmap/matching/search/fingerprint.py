@@ -16,7 +16,7 @@ def single(tensor: Tensor) -> Tensor:
 
 
 def fingerprint(value: Tensor) -> Tensor:
-    """Return moments of a value that do not depend on its layout, each on a scale on which differences are relative.
+    """Return moments of a value that do not depend on its layout, scaled so that differences are relative errors.
 
     They have comparable magnitudes for values of any size. Zeros from padding or a causal mask change none of them.
     """
