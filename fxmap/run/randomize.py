@@ -30,7 +30,7 @@ class Scales:
     # Standard deviation of a weight, times the root of its fan-in. Activations keep their size with 1 where layers are
     # linear, and with the root of 2 behind ReLU: 1.3 is in between, since models have both.
     weight: float = 1.3
-    # Rows of an embedding are what a model starts from: about as large as the values behind a norm.
+    # Rows of an embedding are the first values in a model: about as large as the values behind a norm.
     embedding: float = 0.7
     # Biases and other vectors: seen beside activations of about 1, without drowning them.
     vector: float = 0.3

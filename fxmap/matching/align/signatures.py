@@ -58,7 +58,7 @@ def base(view: View, labels: Labels, *, attributes: bool) -> list[int]:
 
 
 def own_attributes(op: Op) -> tuple[tuple[str, Any], ...]:
-    """Return the static attributes of an operation, without its layout and the attributes of a norm merged into it."""
+    """Return the static attributes of an operation, without those of its layout and of a norm merged into it."""
     return tuple((name, value) for name, value in op.attributes if name not in _LAYOUT and not name.startswith("norm."))
 
 

@@ -32,7 +32,7 @@ class Candidates:
 
 
 def candidates(src: Sequence[Entry], dst: Sequence[Entry]) -> Candidates:
-    """Pair the entries of equal size whose leaf names are equal, or are not both used by both sides."""
+    """Pair the entries of equal size whose leaf names are equal, or where one of the names occurs on one side only."""
     shared = {entry.leaf for entry in src} & {entry.leaf for entry in dst}
     groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((src, dst)):
@@ -65,9 +65,10 @@ def _paired(ours: Sequence[int], theirs: Sequence[int]) -> tuple[Numbers, Number
 
 
 def _sizes(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Hashable]:
-    """Return the sizes by which entries are paired: without axes of length one; rows and length if the other side has none.
+    """Return the sizes by which entries are paired: their shapes without axes of length one.
 
-    They also tell floating-point tensors from others.
+    If the other side has no such size, it is the number of rows and of elements. Floating-point tensors and others have
+    different sizes.
     """
     known = {entry.size for entry in others}
     return [
