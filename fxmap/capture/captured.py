@@ -1,4 +1,4 @@
-"""A captured model: what every source of graphs gives, and every stage after it reads."""
+"""A captured model: the result of every source of graphs, and the input of every later stage."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +14,9 @@ class Captured:
     """A model as a graph.
 
     `module` is a replica in eval mode, `graph` its fx graph, `tensors` its parameters and buffers by path, and `rung` the
-    name of the source that the graph came from. `constants` are the other tensors that the graph reads, and `returned` the
-    nodes that the calls of every module returned, by its path; a recorded run also has the `inputs` whose shapes it holds
-    for. `mutations` are writes in place that the graph does not explain: each operation, and the module that it is in.
+    name of the source that the graph came from. `constants` are the other tensors that the graph reads. `returned` maps the
+    path of every module to the names of the nodes that its calls returned. A recorded run also has the `inputs` for whose
+    shapes it is valid. `mutations` are in-place writes that remain in the graph: each operation, with its module.
     """
 
     module: nn.Module
@@ -30,7 +30,7 @@ class Captured:
 
     @property
     def recorded(self) -> bool:
-        """Whether the graph is that of one run: of aten operations, with the inputs at hand, and for their shapes alone."""
+        """Whether the graph was recorded in a run: it has aten operations, and is valid for the shapes of `inputs` alone."""
         return self.inputs is not None
 
     def arguments(self, inputs: Inputs) -> list[Any]:
@@ -43,6 +43,6 @@ class Captured:
 
     @cached_property
     def canonical(self) -> dict[str, str]:
-        """For every path of a tensor, the path under which the graph reads it: the first one where it is shared."""
+        """Map the path of every tensor to the path under which the graph reads it: the first path of a shared tensor."""
         first: dict[int, str] = {}
         return {path: first.setdefault(id(tensor), path) for path, tensor in self.tensors.items()}

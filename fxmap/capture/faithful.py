@@ -1,10 +1,10 @@
-"""Faithful traces: a symbolic trace computes out of place what code writes in place.
+"""Faithful traces: find in-place operations that a symbolic trace, which computes out of place, gets wrong.
 
-That is the same where nothing reads, after a write, what was written to: a ReLU in place behind a norm. Where something
-does (the value itself, a view of it, or what it is a view of), the code goes on with the new value, and the trace with the
-old one. Such a trace is given up, with the reason.
+The two agree where nothing reads a tensor after it was written to: an in-place ReLU behind a norm. Where something does
+read it (the tensor itself, a view of it, or its base), the code continues with the new value, and the trace with the old
+one. Such a trace is rejected, with the reason.
 
-What may share memory is taken to share it: a trace does not know whether `reshape` copies.
+Tensors that may share memory are assumed to share it: a trace does not know whether `reshape` copies.
 
 Cost: linear in the edges of the graph.
 """
@@ -33,9 +33,9 @@ _SHARING = (kinds(Trait.MOVEMENT | Trait.IDENTITY) | _MORE_VIEWS) - _COPIES
 
 
 def unfaithful(graph: fx.Graph, augmented: Mapping[fx.Node, fx.Node]) -> str:
-    """Return why a symbolic trace does not compute what the code does; nothing where it does.
+    """Return the reason why a symbolic trace differs from the traced code; empty where the two compute the same.
 
-    `augmented` are the results of augmented assignments, each with the value that was assigned to: `x += y` is traced as
+    `augmented` maps the result of every augmented assignment to the value that was assigned to: `x += y` is traced as
     `x + y`.
     """
     memory = _Memory()
@@ -64,7 +64,7 @@ def unfaithful(graph: fx.Graph, augmented: Mapping[fx.Node, fx.Node]) -> str:
 
 @dataclass
 class _Memory:
-    """Which values share memory, who wrote to it last, and which values are as it is now."""
+    """Which values share memory, which node wrote to that memory last, and which values are up to date with it."""
 
     roots: dict[fx.Node, Any] = field(default_factory=dict)
     writers: dict[Any, fx.Node] = field(default_factory=dict)
@@ -72,16 +72,16 @@ class _Memory:
     numbers: set[fx.Node] = field(default_factory=set)
 
     def root(self, node: fx.Node) -> Any:
-        """Return what stands for the memory of a value: a tensor of the model may be read by several nodes."""
+        """Return a key for the memory of a value: a node, or the path of a model's tensor, which several nodes may read."""
         return self.roots.get(node, str(node.target) if node.op == "get_attr" else node)
 
     def writer_behind(self, node: fx.Node) -> fx.Node | None:
-        """Return who wrote to the memory of a value after that was taken, if someone did."""
+        """Return the node that wrote to the memory of a value after the value was computed, or None."""
         root = self.root(node)
         return self.writers[root] if root in self.writers and node not in self.current[root] else None
 
     def write(self, writer: fx.Node, target: fx.Node) -> None:
-        """Note that a node writes to the memory of a value, and is what that holds now."""
+        """Note that a node writes to the memory of a value: from then on, the memory holds that node's value."""
         root = self.root(target)
         self.roots[writer], self.writers[root], self.current[root] = root, writer, {writer}
 
@@ -93,7 +93,7 @@ class _Memory:
 
 
 def _is_number(node: fx.Node, kind: str, memory: _Memory) -> bool:
-    """Whether a node is a number about a tensor, or computed from such numbers by operators of Python."""
+    """Whether a node is a number that describes a tensor, such as a size, or is computed from such numbers by Python."""
     if kind and has(kind, Trait.NUMBER):
         return True
     parts = node.all_input_nodes
@@ -102,7 +102,7 @@ def _is_number(node: fx.Node, kind: str, memory: _Memory) -> bool:
 
 
 def _written(node: fx.Node) -> fx.Node | None:
-    """Return the value that a call writes to, if it does."""
+    """Return the node that a call writes to in place, or None."""
     target: Any = node.kwargs.get("out")
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):

@@ -1,9 +1,9 @@
-"""Functional recordings: x[i] = v is x' = scatter(x, v, i), and what reads x afterwards reads x'.
+"""Functional recordings: x[i] = v becomes x' = scatter(x, v, i), and later reads of x read x'.
 
-A write in place changes a tensor, all views of it, and what it is a view of; a graph in which it is one more call has
-nothing that reads it, and loses what was written. torch's functionalisation keeps, for every tensor that code holds, the
-value that it has now: writes become operations that make new values (`slice_scatter`, `index_put`), and a view is taken
-anew from what was written to its base. What a recorder sees below it has no writes, on tensors that are never written to.
+A write in place changes a tensor, all views of it, and its base. In a graph such a write is one more call, whose result
+nothing reads, so that the written value is lost. torch's functionalization keeps the current value of every tensor that
+the code holds: writes become operations that make new values (`slice_scatter`, `index_put`), and after a write to its base
+a view is taken anew. A recorder below this layer sees no writes, and tensors that are never written to.
 
 Source: torch.func.functionalize, and "Functionalization in PyTorch" (dev-discuss.pytorch.org/t/965). It is used here below
 the level of torch.func, so that factories and buffers take part.
@@ -35,16 +35,16 @@ from fxmap.model.inputs import Inputs
 
 @contextmanager
 def functional(replica: nn.Module, inputs: Inputs, *, parameters: bool = False) -> Iterator[Inputs]:
-    """Run what is inside the `with` block functionally; yields the inputs to call the replica with.
+    """Run the code in the `with` block under functionalization; yields the inputs to call the replica with.
 
     Inputs, buffers, and tensors that modules hold as attributes may be written to. They keep their values, and the replica
-    gets them back at the end. Parameters are written to only where they are kept functional too; code then sees tensors in
-    their place.
+    gets them back at the end. Parameters may be written to only if `parameters` is set; code then sees tensors that are no
+    `nn.Parameter` in their place.
     """
     known: dict[int, Any] = {}
 
     def wrap(value: Any) -> Any:
-        """Wrap a tensor, or those that a list or a dict holds; what several modules hold stays shared."""
+        """Wrap a tensor, or all tensors in a list or dict; tensors that several modules share stay shared."""
         if id(value) not in known:
             if isinstance(value, Tensor) and (parameters or not isinstance(value, nn.Parameter)):
                 known[id(value)] = torch._to_functional_tensor(value)
@@ -69,7 +69,7 @@ def functional(replica: nn.Module, inputs: Inputs, *, parameters: bool = False) 
             table.update(values)
 
 
-# What a module holds its tensors and other modules in: they are no attributes of its own.
+# The dicts in which every module keeps its parameters, buffers and submodules: no attributes that a user set.
 _TABLES = set(vars(nn.Module()))
 
 
@@ -80,12 +80,12 @@ def _holds_tensors(value: Any) -> bool:
 
 @contextmanager
 def as_it_is(_: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
-    """Run what is inside the `with` block as it is written."""
+    """Run the code in the `with` block without functionalization; yields the inputs unchanged."""
     yield inputs
 
 
 def unwrapped(value: Any) -> Any:
-    """Return a tensor as it is now, if it is one that is kept functional; other values are as they are."""
+    """Return the current value of a functional tensor as a plain tensor; other values are returned unchanged."""
     if not isinstance(value, Tensor) or not torch._is_functional_tensor(value):
         return value
     torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]

@@ -1,8 +1,8 @@
 """The ladder of sources of graphs, the best one first. A new source is one file and one entry here.
 
-Symbolic tracing comes first: it needs no inputs, and its graph holds for all of them. What it cannot trace is recorded in a
-run on example inputs; both models then, so that their graphs speak of the same operations. What does not run either is
-mapped by names and shapes.
+Symbolic tracing comes first: it needs no inputs, and its graph is valid for all of them. If it cannot trace one of the
+models, both are recorded in a run on example inputs, so that their graphs have the same kinds of operations. Models that do
+not run either are mapped by names and shapes.
 """
 
 from fxmap.capture.recorded import RECORDED

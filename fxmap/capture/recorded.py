@@ -1,8 +1,8 @@
-"""A recorded run: the rung of the ladder that captures everything that runs.
+"""A recorded run: the source of graphs that captures every model that runs.
 
-The model is run once on example inputs under a dispatch mode that writes every aten operation into an fx graph. A recording
-holds for the shapes that it was made with. Where code writes in place what other tensors see, the run is recorded anew,
-functionally.
+The model is run once on example inputs under a dispatch mode that adds every aten operation to an fx graph. A recording is
+valid for the shapes of these inputs. Where code writes in place to memory that other tensors share, the run is recorded
+again, under functionalization.
 """
 
 import logging
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 def capture_run(replica: nn.Module, inputs: Inputs | None) -> Captured:
-    """Capture a replica by recording a run on inputs; it is switched to eval mode.
+    """Capture a replica by recording a run on inputs; the replica is switched to eval mode.
 
     Raises:
-        CaptureError: it does not run on them.
+        CaptureError: the replica does not run on the inputs.
     """
     assert inputs is not None
     replica.eval()
@@ -60,12 +60,12 @@ RECORDED = GraphSource("recorded run", capture_run, needs_inputs=True)
 
 
 def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) -> Recording:
-    """Run a replica once on its inputs and return the graph; twice where it writes in place what the graph does not show.
+    """Run a replica on its inputs and record the graph; a second, functional run follows if in-place writes remain.
 
     Args:
-        replica: a replica in eval mode; only it gets hooks, and loses them again.
+        replica: a replica in eval mode; hooks are added to it for the run, and removed afterwards.
         tensors: its parameters and buffers by path.
-        inputs: what to call it with, see `fxmap.model.inputs.Inputs`.
+        inputs: the inputs to call it with, see `fxmap.model.inputs.Inputs`.
 
     Raises:
         CaptureError: the model does not run on these inputs.
@@ -85,9 +85,9 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) ->
 
 
 def _rewrite(recording: Recording, tensors: Mapping[str, Tensor]) -> None:
-    """Apply the equations between values that hold for every recording, and those for what was written in place."""
+    """Rewrite a recorded graph by the rules for all recordings, and by those for writes if it was recorded functionally."""
     graph = recording.graph
-    # With as_strided, the order in memory must stay what it was.
+    # With as_strided, the memory layout must stay unchanged.
     recording.functional &= not any(node.target in AS_STRIDED for node in graph.nodes)
     written = (RANGES, STACKS) if recording.functional else ()
     for rules in (value_rules(recording.constants), *written, CONTRACT, REGROUP):
@@ -103,7 +103,7 @@ def _rewrite(recording: Recording, tensors: Mapping[str, Tensor]) -> None:
 def _run(
     replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, keep: Callable[..., Any] = as_it_is
 ) -> Recording:
-    """Record one run, after which replica and inputs are as they were."""
+    """Record one run; replica and inputs are unchanged afterwards."""
 
     def run() -> Recording:
         recorder = Recorder(inputs.flat(), tensors)
@@ -123,13 +123,13 @@ def _run(
 
 
 def _without_writes(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, written: Recording) -> Recording:
-    """Record a run functionally, in which writes are operations like others; if that fails, return what was recorded."""
+    """Record a run under functionalization, so that no in-place write remains; if that fails, return `written` unchanged."""
     name, state = type(replica).__name__, torch.get_rng_state()
     for keep in (functional, partial(functional, parameters=True)):
         torch.set_rng_state(state)
         try:
             recording = _run(replica, tensors, inputs, keep)
-        except Exception as error:  # whatever torch raises where code writes to what is not kept functional
+        except Exception as error:  # whatever torch raises where code writes to a tensor that is not functional
             logger.info("%s cannot be recorded functionally: %s", name, error)
             continue
         if not recording.mutations and _agree(recording.outputs, written.outputs):
@@ -140,7 +140,7 @@ def _without_writes(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: I
 
 
 def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    """Whether two runs of a model on the same inputs gave the same; on the meta device, as far as shapes tell."""
+    """Whether two runs of a model on the same inputs gave equal outputs; on the meta device, only shapes are compared."""
     return len(ours) == len(theirs) and all(
         a.shape == b.shape and (a.is_meta or torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=1e-6, equal_nan=True))
         for a, b in zip(ours, theirs, strict=True)
@@ -148,7 +148,7 @@ def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 
 
 def _where(error: BaseException) -> str:
-    """Name the line of the user's own code at which a run failed: the last that is of no library."""
+    """Name the line of the user's own code at which a run failed: the last frame outside of all libraries."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
     return f" (in {own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own and own[-1].line else ""
@@ -185,7 +185,7 @@ def _modules(replica: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Record attention, and recurrent layers, as their own operations: fused kernels would hide them, or approximate."""
+    """Disable fused kernels of attention and recurrent layers: they would hide the operations, or approximate them."""
     fast = torch.backends.mha.get_fastpath_enabled()
     onednn: Any = torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)

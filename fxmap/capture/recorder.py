@@ -1,8 +1,8 @@
-"""The recorder: a dispatch mode that writes what runs into an fx graph of aten operations.
+"""The recorder: a dispatch mode that adds every operation that runs to an fx graph of aten operations.
 
-Tensors are known by identity: those of the state dict are nodes with their paths, what else comes from outside is a constant
-of the graph. What writes in place becomes the operation that computes the same, where nothing but the tensor itself sees
-what is written; other writes stay as they are, and are noted.
+Tensors are known by identity: those of the state dict are nodes with their paths, and other tensors from outside the run are
+constants of the graph. An in-place operation is replaced by its out-of-place variant where no other tensor shares the memory
+that is written to; other in-place writes stay as they are, and are noted.
 
 Cost: that of the run, and one node for each operation.
 """
@@ -23,10 +23,11 @@ from fxmap.model.tensors import tensors_of
 
 @dataclass
 class Recording:
-    """An fx graph of aten operations, the constants that it reads by name, and what calls of modules `returned`, by path.
+    """An fx graph of aten operations, with the constants that it reads, by name.
 
-    `mutations` are the operations in the graph that write in place, each with the module that it ran in, and `outputs` what
-    the run returned. `functional` says that writes were recorded as operations that make new values.
+    `returned` maps the path of every module to the names of the nodes that its calls returned. `mutations` are the
+    operations in the graph that write in place, each with the module that it ran in, and `outputs` the tensors that the run
+    returned. `functional` says that writes were recorded as operations that make new values.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
@@ -38,7 +39,7 @@ class Recording:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes what is dispatched inside the `with` block into a graph."""
+    """Records the operations that are dispatched inside the `with` block in an fx graph."""
 
     def __init__(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,17 +54,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.storages: dict[int, int] = {}
         for tensor in {id(tensor): tensor for tensor in tensors.values()}.values():
             self._count(tensor)
-        # What was written to tensors that the run did not make: the memory, and what it held before.
+        # Memory of tensors that the run did not create; and those of them that were written to, with their former values.
         self.outside: set[int] = set(self.storages)
         self.before: list[tuple[Tensor, Tensor]] = []
-        # Values with as many rows as something was counted: another run has others.
+        # Nodes whose number of rows depends on the data, as behind `nonzero`: another run has another number.
         self.counted: set[fx.Node] = set()
         for index, tensor in enumerate(inputs):
             self._remember(tensor, self.recording.graph.placeholder(f"input_{index}"))
             self.outside.add(_memory(tensor))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and write it down."""
+        """Run an operation, and record it as a node."""
         kwargs = kwargs or {}
         written_out = _WRITTEN_OUT.get(func)
         if written_out is not None and written_out[0](*args, **kwargs):
@@ -91,7 +92,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def node(self, value: Any) -> Any:
-        """Return the node of a tensor; other values are as they are."""
+        """Return the node of a tensor; other values are returned unchanged."""
         if not isinstance(value, Tensor):
             return value
         if id(value) in self.nodes:
@@ -107,19 +108,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.nodes[id(value)]
 
     def note(self, path: str, value: Any) -> None:
-        """Note what a module returned: a node, if that is a tensor."""
+        """Note the node of a module's return value, if that is a tensor."""
         returned = self.recording.returned.setdefault(path, [])
         if isinstance(value, Tensor) and id(value) in self.nodes:
             returned.append(self.nodes[id(value)].name)
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
-        """End the graph with what the run returned."""
+        """End the graph with an output node for the tensors that the run returned."""
         self.recording.graph.output(tuple(self.node(output) for output in outputs))
-        # What was written to is given back, and outputs may be views of it.
+        # Tensors that were written to get their former values back, and outputs may be views of them.
         self.recording.outputs = tuple(output.clone() if self.recording.mutations else output for output in outputs)
 
     def undo(self) -> None:
-        """Give the tensors that the run did not make back what it wrote to."""
+        """Restore the former values of the tensors from outside the run that it wrote to."""
         with torch.no_grad():
             for tensor, value in reversed(self.before):
                 tensor.copy_(value)
@@ -153,12 +154,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node.meta |= {"shape": tuple(tensor.shape), "dtype": tensor.dtype}
 
     def _count(self, tensor: Tensor) -> None:
-        """Count a tensor among those that share its memory."""
+        """Count a tensor as one more that uses its storage."""
         storage = _memory(tensor)
         self.storages[storage] = self.storages.get(storage, 0) + 1
 
     def _out_of_place(self, func: Any, args: Any) -> Any:
-        """Return the function that computes the same without writing, where nothing else sees what is written."""
+        """Return the out-of-place variant of an operation where no other tensor shares the memory that it writes to."""
         if not func._schema.is_mutable:
             return func
         alone = bool(args) and isinstance(args[0], Tensor) and self.storages.get(_memory(args[0]), 0) <= 1
@@ -175,14 +176,14 @@ def _memory(tensor: Tensor) -> int:
 _VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default}
 
 
-# What gives as many rows as it finds; and what writes into a value whose shape does not depend on what is written.
+# Operations whose number of result rows depends on the data; and writes into a tensor, which do not change its shape.
 _COUNTING = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive"}
 
 
 _INTO = ("index_put", "index_add", "index_copy", "scatter")
 
 
-# Operations that are several in one: whether a call can be written out, and what as.
+# Operations that are recorded as several simpler ones: whether a call can be, and the function that computes it so.
 _WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
     torch.ops.aten.addcmul.default: (lambda *_, value=1: value == 1, lambda a, b, c, value=1: a + b * c),
     # Absent from older releases.
@@ -191,7 +192,7 @@ _WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
 
 
 def _is_as_large_as_before(func: Any, args: Any, result: Any) -> bool:
-    """Whether a map is padded by nothing, or interpolated to the size that it has: both give the map itself."""
+    """Whether a feature map is padded by 0, or interpolated to its own size: both return it unchanged."""
     name = func.overloadpacket.__name__.lstrip("_")
     resizes = name.startswith("upsample_") or (name == "constant_pad_nd" and not any(args[1]))
     return resizes and isinstance(result, Tensor) and result.shape == args[0].shape

@@ -1,13 +1,13 @@
-"""lstm(x) = its cells, step by step: recurrent layers are recorded in the form in which code with cells writes them.
+"""lstm(x) = its cells, step by step: recurrent layers are recorded as loops over cells.
 
-torch computes what enters a layer for all steps at once, and a loop over cells one step after the other; written as cells,
-both are one graph. Layers with a projection, and packed sequences, are recorded as torch computes them.
+torch computes the input projection of a layer for all steps at once, and a loop over cells computes it step by step; with
+cells, both models have one graph. Layers with a projection, and packed sequences, are recorded as torch computes them.
 
-fill_diagonal_(x) = fill_(diagonal(x)): torch's own goes by strides, which functional recordings cannot follow through views.
+fill_diagonal_(x) = fill_(diagonal(x)): torch's kernel uses strides, which functional recordings cannot follow through views.
 
-x.data = x.detach(): the same memory without the past; the one is an operation, the other is not.
+x.data = x.detach(): the same memory without autograd history; `detach` is dispatched as an operation, `data` is not.
 
-linear(x) = linear(contiguous(x)): of a value that lies in another order, torch computes a product of matrices in a batch.
+linear(x) = linear(contiguous(x)): for an x that is not contiguous, torch computes a batched matrix product instead.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ _CELLS: dict[str, Callable[..., Any]] = {
 
 
 class Unrolled(TorchFunctionMode):
-    """Runs recurrent layers as their cells, and linear layers as one product each, inside the `with` block."""
+    """Runs recurrent layers as loops over cells, and linear layers as one product each, inside the `with` block."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function; a recurrent layer step by step."""
+        """Run a function; recurrent layers run cell by cell."""
         name = getattr(func, "__name__", "")
         if name == "__get__" and func.__self__ is torch.Tensor.data:
             return args[0].detach()
@@ -45,7 +45,7 @@ class Unrolled(TorchFunctionMode):
 
 
 def _is_plain(args: Any) -> bool:
-    """Whether these are the arguments for a padded sequence, of layers without a projection."""
+    """Whether these are the arguments of a recurrent layer without a projection, for a padded sequence in eval mode."""
     if len(args) != 9 or not isinstance(args[2], list | tuple):
         return False
     _, _, weights, has_biases, layers, _, training, bidirectional, _ = args
@@ -67,7 +67,7 @@ def _unrolled(
     """Run a recurrent layer as its cells, in eval mode, in which there is no dropout."""
     last: list[Any] = []
     directions, count = 1 + bidirectional, 4 if has_biases else 2
-    # Selected one by one, as code with cells does: what is unbound at once is another operation.
+    # Selected one by one, as code with cells does: `unbind` would be another operation.
     places = range(layers * directions)
     states = [tuple(part[i] for part in state) if name == "lstm" else state[i] for i in places]
     axis = 1 if batch_first else 0

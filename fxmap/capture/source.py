@@ -1,4 +1,4 @@
-"""What a source of graphs is: one way to get from a model to an fx graph of functions."""
+"""The interface of a source of graphs: one way to get from a model to an fx graph of functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class GraphSource:
 
     `capture_with` gets a replica (whose parameters may be read and whose forward may be run, but which the user never sees)
     and inputs, or None unless `needs_inputs`. It switches the replica to eval mode, and raises CaptureError where it cannot
-    capture it. Both models of a mapping are captured by the same source, so that their graphs speak of the same operations.
+    capture it. Both models of a mapping are captured by the same source, so that their graphs have the same operations.
     """
 
     name: str
@@ -27,7 +27,7 @@ class GraphSource:
         """Capture a replica; it is switched to eval mode.
 
         Raises:
-            CaptureError: this source has no graph of it; the message says why.
+            CaptureError: this source cannot make a graph of the replica; the message says why.
         """
         with stage("capture") as note:
             captured = self.capture_with(replica, inputs)

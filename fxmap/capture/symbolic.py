@@ -1,7 +1,7 @@
-"""Symbolic tracing by torch.fx, down to functions: the rung of the ladder that needs no inputs.
+"""Symbolic tracing by torch.fx, down to functions: the source of graphs that needs no inputs.
 
-No module is a leaf: a convolution becomes a call of `torch.conv2d` whose weight is a `get_attr` node, so that every
-parameter is a node of its own, modules and functions have one vocabulary, and the graph can be run with any weights.
+No module is a leaf: a convolution becomes a call of `torch.conv2d` whose weight is a `get_attr` node. So every parameter is
+a node of its own, modules and functions give the same operations, and the graph can be run with any weights.
 The only leaves are the stubs that mark where a quantized region begins and ends.
 """
 
@@ -27,7 +27,7 @@ from fxmap.model.replica import named_tensors, tensors_by_path, unchanged
 
 
 class AssignedProxy(fx.Proxy):
-    """A value that notes augmented assignments: `x += y` is traced as `x + y`, and changes x for all that hold it."""
+    """A proxy that notes augmented assignments: `x += y` is traced as `x + y`, but changes x in place when it runs."""
 
 
 def _augmented(name: str) -> Callable[[fx.Proxy, Any], Any]:
@@ -62,7 +62,7 @@ class FunctionTracer(fx.Tracer):
         return type(m).__name__ in ("QuantStub", "DeQuantStub") and type(m).__module__ == "torch.ao.quantization.stubs"
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Enter a module, and note which node is what it returns: modules leave no other trace."""
+        """Trace the call of a module, and note the node that it returns: the graph itself does not tell."""
         value = super().call_module(m, forward, args, kwargs)
         returned = self.returned.setdefault(self.path_of_module(m), [])
         if isinstance(value, fx.Proxy):
@@ -89,20 +89,20 @@ class FunctionTracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph, and for every module, by its path, the nodes that its calls returned."""
+    """A graph, and for every module, by its path, the names of the nodes that its calls returned."""
 
     graph: fx.Graph
     returned: dict[str, list[str]] = field(default_factory=dict)
 
 
 def capture_symbolic(replica: nn.Module, _: Inputs | None = None, *, training_heads: bool = False) -> Captured:
-    """Capture a replica by symbolic tracing; it is switched to eval mode.
+    """Capture a replica by symbolic tracing; the replica is switched to eval mode.
 
     With `training_heads`, containers stay in training mode: the graph then has the heads that exist in training only, while
-    norms and dropout behave as in eval.
+    norms and dropout behave as in eval mode.
 
     Raises:
-        CaptureError: it cannot be traced.
+        CaptureError: the replica cannot be traced.
     """
     replica.eval()
     if training_heads:
@@ -111,7 +111,7 @@ def capture_symbolic(replica: nn.Module, _: Inputs | None = None, *, training_he
     tensors = tensors_by_path(replica)
     with unchanged(replica):
         traced = trace(replica)
-        # Tensors that forward makes are attributes of the replica from now on, and are taken off it again.
+        # The trace stores tensors that forward creates as attributes of the replica; they are removed afterwards.
         made = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"} - tensors.keys()
         constants = {name: value for name in made if isinstance(value := vars(replica).get(name), Tensor)}
     replica.eval()
@@ -129,7 +129,7 @@ def trace(replica: nn.Module) -> Traced:
             of the model itself.
     """
     if replica._forward_hooks or replica._forward_pre_hooks:
-        # They are part of what the model computes, and torch.fx begins at forward.
+        # They are part of the model's computation, and torch.fx begins at forward.
         raise CaptureError(f"{type(replica).__name__} has forward hooks of its own, which torch.fx does not trace")
     for module in replica.modules():
         if hasattr(module, "_check_input_dim"):
@@ -148,7 +148,7 @@ def trace(replica: nn.Module) -> Traced:
 
 
 def _written_state(replica: nn.Module, before: list[tuple[str, Tensor, int]], graph: fx.Graph) -> str:
-    """Return why a trace is not faithful to writes to buffers, which happen while it is made; nothing where it is."""
+    """Return the reason why a trace is wrong about a buffer that forward writes to; empty where it is not."""
     now = dict(replica.named_buffers())
     written = [path for path, buffer, version in before if now.get(path) is not buffer or buffer._version != version]
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
@@ -166,7 +166,7 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
 
 
 def _place(error: BaseException) -> str:
-    """Name the file and line of the user's code, which is neither torch's nor ours, that an error came from."""
+    """Name the file and line of the user's own code, outside of torch and of this library, that raised an error."""
     place = ""
     step = error.__traceback__
     # Not traceback.extract_tb, which fails on the code objects that torch.fx makes in older releases.

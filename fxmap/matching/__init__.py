@@ -1,1 +1,1 @@
-"""Match two models: which operation of one is which of the other, and how every key follows from that."""
+"""Match two models: find pairs of corresponding operations, and derive every key of the state dict from them."""

@@ -1,4 +1,4 @@
-"""Draft: the mapping that a plan gives, in keys of the two state dicts, before anything is proven."""
+"""Draft: convert a plan to a mapping between the keys of the two state dicts, before anything is proven."""
 
 from fxmap.expressions.base import Expression
 from fxmap.mapping.findings import Findings, Note, NoteKind
@@ -14,7 +14,7 @@ from fxmap.matching.statuses import findings
 
 
 def mapping_of(plan: Plan) -> KeyMapping:
-    """Write a plan as a mapping between keys, with what is known of each."""
+    """Convert a plan to a mapping between keys, with the status of each."""
     src, dst = plan.src, plan.dst
     if plan.different:
         return _nothing(plan)
@@ -41,9 +41,9 @@ def mapping_of(plan: Plan) -> KeyMapping:
 
 
 def _unexpected(src: Side, expressions: dict[str, Expression], replaced: set[str]) -> tuple[str, ...]:
-    """Return the source keys that nothing is made of, and that have no counterpart of another shape either."""
+    """Return the source keys that no expression reads, and that have no counterpart of another shape either."""
     used = {source for expression in expressions.values() for source in expression.sources()} | replaced
-    # A counter is used up with the norm that it counts for, whether that was copied or folded.
+    # A counter counts as used together with its norm, whether that was copied or folded.
     owners = {key.rpartition(".")[0] for key in used}
     result = []
     for key, store in src.twin.stores.items():
@@ -57,7 +57,7 @@ def _unexpected(src: Side, expressions: dict[str, Expression], replaced: set[str
 
 
 def _nothing(plan: Plan) -> KeyMapping:
-    """Return the empty mapping of two different networks."""
+    """Return an empty mapping, for two models that are different networks."""
     src, dst = plan.src, plan.dst
     text = different_networks(plan)
     statuses = {

@@ -1,8 +1,8 @@
 """Integer tables: permutations, relative positions, lists of indices that both models keep in their state dicts.
 
 A checkpoint may hold another permutation than the two models were built with, so that a table must be loaded like a weight.
-Which table is which, their values say: those of equal shape and equal numbers correspond, in the order of the state dicts
-where there are several, as in every layer. A table that only one model keeps, or that differs, is left to the proof.
+Tables are matched by their values: those of equal shape and equal numbers correspond, in the order of the state dicts if
+there are several, as where every layer has one. A table that only one model keeps, or that differs, is left to the proof.
 
 Cost: linear in the size of the tables.
 """
@@ -19,7 +19,7 @@ from fxmap.matching.sides import Side
 
 
 def with_integer_tables(src: Side, dst: Side, found: Derivation) -> Derivation:
-    """Add the tables of integers that both graphs read and that hold the same numbers.
+    """Add to a derivation the integer tables that both graphs read and that hold the same numbers.
 
     >>> from torch import nn
     >>> import torch, fxmap
@@ -45,7 +45,7 @@ def with_integer_tables(src: Side, dst: Side, found: Derivation) -> Derivation:
 
 
 def _tables(side: Side, known: Container[str]) -> dict[Hashable, list[str]]:
-    """Return the tables of a model that its graph reads and that have no counterpart yet, by their numbers."""
+    """Return the paths of integer tables that a graph reads and that have no counterpart yet, grouped by their values."""
     tables: dict[Hashable, list[str]] = defaultdict(list)
     for path, tensor in side.main.tensors.items():
         is_read = path in side.main.read and side.main.canonical[path] == path

@@ -1,4 +1,4 @@
-"""Notes: the sentences of a report that a plan gives rise to, all in one place."""
+"""Notes: all sentences that a plan adds to the report."""
 
 from collections.abc import Iterator
 
@@ -13,9 +13,9 @@ from fxmap.matching.sides import Side
 
 
 def notes_on(plan: Plan, taken: Taken, untaken: str, blocked: str) -> Iterator[Note]:
-    """Yield the sentences for the report: what the user should know beside the keys.
+    """Yield the notes of the report on a plan: facts about the models that the keys do not show.
 
-    `taken` are the ranges of activations that come from the source, `untaken` says why there are none, and `blocked` why the
+    `taken` are the activation ranges that come from the source, `untaken` says why there are none, and `blocked` why the
     destination cannot be run at all.
     """
     src, dst, absorbed = plan.src, plan.dst, plan.derivation.absorbed
@@ -53,7 +53,7 @@ def notes_on(plan: Plan, taken: Taken, untaken: str, blocked: str) -> Iterator[N
 
 
 def _notes_on_ranges(plan: Plan, taken: Taken, untaken: str, blocked: str) -> Iterator[Note]:
-    """Yield what is to be said of the ranges of activations of an int8 destination."""
+    """Yield the notes on the activation ranges of an int8 destination."""
     if blocked:
         yield Note(blocked, NoteKind.FLOAT_LAYER_INSIDE)
     elif count := len(taken.keys) // 2 + len(taken.literals):
@@ -78,7 +78,7 @@ def _notes_on_ranges(plan: Plan, taken: Taken, untaken: str, blocked: str) -> It
 
 
 def float_inside(dst: Side) -> str:
-    """Say that a float layer stands where the destination's int8 activations arrive, so that it cannot run; else empty."""
+    """Return the message that a float layer inside the quantized part keeps the destination from running; else empty."""
     inside = list(dst.twin.inside)
     if dst.twin.stage.runs_int8 and not inside:
         inside = floats_inside(dst.main.graph, set(dst.twin.converted))
@@ -93,7 +93,7 @@ def float_inside(dst: Side) -> str:
 
 
 def different_networks(plan: Plan) -> str:
-    """Say that the two models are different networks."""
+    """Return the message that the two models are different networks."""
     return (
         f"these two are different networks: {plan.alignment.share:.0%} of the operations of the smaller one align; nothing "
         "was mapped. Give two models of the same architecture and size"

@@ -1,4 +1,4 @@
-"""The plan: what alignment and derivation found between two models, before it is said in keys of their state dicts."""
+"""The plan: the alignment of two models and the tensors derived from it, before they are written as state dict keys."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ SAME_NETWORK = 0.2
 
 @dataclass(frozen=True)
 class Plan:
-    """What alignment and derivation found between two models: what a mapping is written from, and a proof starts from."""
+    """The alignment of two models and the tensors derived from it: the basis of the mapping and of its proof."""
 
     src: Side
     dst: Side
@@ -23,17 +23,17 @@ class Plan:
 
     @property
     def different(self) -> bool:
-        """Whether so little aligns that these are two different networks; nothing is derived then."""
+        """Whether so few operations align that the models are different networks; nothing is derived then."""
         return self.alignment.share < SAME_NETWORK
 
     @property
     def certain(self) -> bool:
-        """Whether structure left nothing open: every tensor that the destination reads has a source, on strong evidence."""
+        """Whether structure decided everything: every tensor that the destination reads has a source, on strong evidence."""
         return not self.doubt
 
     @property
     def doubt(self) -> str:
-        """What structure left open, in words; empty where nothing."""
+        """A sentence that names the first thing that structure left undecided; empty if there is none."""
         tensors = self.dst.main.ops.tensors
         weak = next((pair for pair in self.alignment.pairs if pair.evidence.weak and tensors(pair.dst)), None)
         if weak is not None:
@@ -51,7 +51,7 @@ class Plan:
         return self.dst.main.read - (self.derivation.expressions.keys() | self.derivation.mismatched.keys())
 
     def _crossed(self) -> str:
-        """Return an operation that reads as one argument what its counterpart reads as another; empty if there is none."""
+        """Return an operation that reads a value as another argument than its counterpart does; empty if there is none."""
         src, dst = self.src.main.ops, self.dst.main.ops
         partners = {pair.dst: pair.src for pair in self.alignment.pairs}
         for pair in self.alignment.pairs:

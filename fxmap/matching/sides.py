@@ -27,9 +27,9 @@ from fxmap.run.shapes import note_pooled
 class Side:
     """One of the two models, source or destination, with everything that matching reads of it.
 
-    `model` is the user's model without wrappers such as DataParallel or torch.compile, and `prefix` what those put before
-    every key of its state dict. `twin` is the float model that computes the same as a quantized one (for a float model, a
-    replica of itself), and `main` the normalised graph of the twin in eval mode.
+    `model` is the user's model without wrappers such as DataParallel or torch.compile, and `prefix` the prefix that those
+    add to every key of its state dict. `twin` is the float model that computes the same as a quantized one (for a float
+    model, a replica of itself), and `main` the normalised graph of the twin in eval mode.
     """
 
     model: nn.Module
@@ -38,11 +38,11 @@ class Side:
     prefix: str = ""
 
     def decoded(self) -> dict[str, Expression]:
-        """Return for every tensor of the twin the expression that reads it from the state dict of the user's model."""
+        """Map every tensor of the twin to the expression that reads it from the state dict of the user's model."""
         return {name: self._prefixed(part) for name, part in self.twin.decoded().items()}
 
     def held(self) -> dict[Expression, Expression]:
-        """Return for every weight that the model holds quantized: its float expression, and that of what is stored."""
+        """Map the float expression of every weight that the model holds quantized to the expression of the stored weight."""
         return {self._prefixed(made): self._prefixed(part) for made, part in self.twin.held().items()}
 
     def _prefixed(self, expression: Expression) -> Expression:
@@ -51,13 +51,13 @@ class Side:
         return substitute(expression, {key: Source(self.prefix + key) for key in expression.sources()})
 
     def names(self, key: str) -> list[str]:
-        """Return the twin tensors that a key holds, by the names that the graph uses for them."""
+        """Return the paths, as the graph uses them, of the twin's tensors that a key of the model holds."""
         return [self.main.canonical[part] for part in self.twin.stores[key].names]
 
 
 @dataclass(frozen=True)
 class _Unnormalised:
-    """A model without its wrappers, its float twin, and the fx graph of that: a side before its graph is normalised."""
+    """A model without its wrappers, its float twin, and the fx graph of the twin: a side before its graph is normalised."""
 
     model: nn.Module
     twin: Twin
@@ -78,20 +78,20 @@ def side(model: nn.Module, inputs: Inputs | None = None) -> Side:
     """Unwrap a model, build its float twin, capture it (symbolically, or by a run on inputs), and normalise its graph.
 
     Raises:
-        CaptureError: it has no graph.
-        QuantizationError: it has a quantized module without a float counterpart.
+        CaptureError: the model cannot be captured.
+        QuantizationError: the model has a quantized module without a float counterpart.
     """
     return _Unnormalised.of(model, SYMBOLIC if inputs is None else RECORDED, inputs).side()
 
 
 def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, reason: str = "") -> tuple[Side, Side]:
-    """Capture both models by one source of graphs, so that their graphs speak of the same operations, and normalise them.
+    """Capture both models by one source of graphs, so that their graphs have the same operations, and normalise the graphs.
 
-    A source that needs inputs gets those that were given, or the first ones guessed that both models accept.
+    A source that needs inputs gets the given ones, or the first guessed ones that both models accept.
 
     Raises:
-        CaptureError: a model has no graph by this source; the message says why, after the `reason` why no better source
-            serves.
+        CaptureError: this source cannot capture a model; the message says why, after the `reason` why no better source
+            can.
         QuantizationError: a model has a quantized module without a float counterpart.
     """
     if not source.needs_inputs:
@@ -114,7 +114,7 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
 
 
 def _traced(model: nn.Module, source: GraphSource, inputs: Inputs | None) -> Side:
-    """Capture a model by a source that needs no inputs; where there are some, note the sizes that its pooling meets."""
+    """Capture a model by a source that needs no inputs; if there are inputs, note the shapes around average pooling."""
     one = _Unnormalised.of(model, source, None)
     if inputs is not None:
         note_pooled(one.captured, inputs)
@@ -122,7 +122,7 @@ def _traced(model: nn.Module, source: GraphSource, inputs: Inputs | None) -> Sid
 
 
 def _choices(src: nn.Module, dst: nn.Module, given: Given) -> Iterator[tuple[Inputs, Inputs]]:
-    """Yield inputs for both models: those that were given, else guesses that are the same for both."""
+    """Yield inputs for both models: the given ones, or else guesses, each for both models."""
     if given.src is not None and given.dst is not None:
         yield given.src, given.dst
         return
@@ -131,9 +131,10 @@ def _choices(src: nn.Module, dst: nn.Module, given: Given) -> Iterator[tuple[Inp
 
 
 def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
-    """Fold what one model has and the other has nothing of: summed branches, scales by channel, weight norms.
+    """Fold structures that only one model has: summed branches, norms before layers, channel scales, weight norms.
 
-    A destination with as many layers has the branches too: it may return each of two heads beside their sum.
+    Branches are folded only if the source has more layers: with as many layers, the destination has the branches too, and
+    may return each of two heads beside their sum.
     """
     ours, theirs = src.main.foldable, dst.main.foldable
     layers = [len(one.main.ops.of_kind(kinds(Trait.AFFINE) | {"batch_norm"})) for one in (src, dst)]
@@ -152,7 +153,7 @@ def _with(one: Side, fold: Fold) -> Side:
 
 
 def _level_norms(src: fx.Graph, dst: fx.Graph) -> None:
-    """Take the norms of both apart where one spells out norms that are one operation of the other."""
+    """Split norms in both graphs into norm, scale and shift if one graph spells out norms that are native in the other."""
     if len(scaling_norms(src)) != len(scaling_norms(dst)):
         take_apart(src)
         take_apart(dst)

@@ -1,4 +1,4 @@
-"""Which ranges of activations an int8 destination takes over from an int8 source: see `derive.ranges`."""
+"""Find the activation ranges that an int8 destination takes over from an int8 source: see `derive.ranges`."""
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Source
@@ -9,7 +9,7 @@ from fxmap.matching.plan import Plan
 
 
 def source_ranges(plan: Plan) -> Taken | str:
-    """Find the ranges of an int8 source for an int8 destination; or say why they do not correspond one to one."""
+    """Find the activation ranges of an int8 source for an int8 destination; or return why they do not correspond."""
     src, dst, found = plan.src, plan.dst, plan.derivation
     needed, known = set(dst.twin.ranges), {number for site in dst.twin.sites for number in site.numbers()}
     if not needed or not src.twin.sites:
@@ -21,7 +21,7 @@ def source_ranges(plan: Plan) -> Taken | str:
         for side in (src, dst)
     )
     ops = dst.main.ops
-    # What an operation gives whose tensors the source does not make is not in the source's range.
+    # If the source does not provide an operation's tensors, the source's range does not fit the operation's result.
     made = (
         pair
         for pair in plan.alignment.pairs
@@ -31,7 +31,7 @@ def source_ranges(plan: Plan) -> Taken | str:
 
 
 def _owners(found: Derivation) -> dict[str, str]:
-    """Return for every module of the destination the one whose tensors it has, under their names; none if there are more."""
+    """Map destination modules to source modules: those whose tensors all come from one module, under the same names."""
     owners: dict[str, set[str]] = {}
     for path, expression in found.expressions.items():
         owner, _, name = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""Statuses: what is known of every destination key, once the tensors of its float twin are derived."""
+"""Statuses: the status and the expression of every destination key, from the derived tensors of its float twin."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,10 +12,10 @@ from fxmap.matching.plan import Plan
 
 @dataclass(frozen=True)
 class KeyFinding:
-    """What is known of one destination key.
+    """The status of one destination key.
 
-    `expression` makes it, where something does; `reason` says why nothing does. `mismatch` is its counterpart of another
-    shape, and `replaced` the source keys of that. `unread` says that the graph in eval mode does not read it.
+    `expression` makes its value, if it can be made; otherwise `reason` says why not. `mismatch` is its counterpart of
+    another shape, and `replaced` the source keys of that. `unread` says that the graph in eval mode does not read the key.
     """
 
     key: str
@@ -28,7 +28,7 @@ class KeyFinding:
 
 
 def findings(plan: Plan) -> Iterator[KeyFinding]:
-    """Say what is known of every key of the destination's state dict, in its order."""
+    """Yield a finding for every key of the destination's state dict, in its order."""
     keys = _Keys.of(plan)
     for key in plan.dst.model.state_dict():
         yield keys.finding(key)
@@ -36,10 +36,10 @@ def findings(plan: Plan) -> Iterator[KeyFinding]:
 
 @dataclass(frozen=True)
 class _Keys:
-    """A plan, with its expressions in terms of the source's keys instead of the tensors of its twin.
+    """A plan, with its expressions in terms of the source's keys instead of the tensors of the source's twin.
 
-    `decoded` says how each of those tensors is read from the source's state dict; `held` maps weights that the source holds
-    quantized, as floats, to what it holds.
+    `decoded` gives the expression that reads each of those tensors from the source's state dict; `held` maps the float
+    expression of every weight that the source holds quantized to the expression of the stored weight.
     """
 
     plan: Plan

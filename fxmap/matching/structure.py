@@ -1,7 +1,8 @@
 """Matching by structure: from two normalised graphs to a plan, without running either model.
 
-Align says which operations correspond, derive what the destination's tensors are made of. Two kinds of tensors need more
-than the graphs of eval mode: those of heads that exist in training only, and those that no operation reads.
+`align` finds the pairs of corresponding operations, `derive` an expression for each of the destination's tensors. Two kinds
+of tensors need more than the graphs of eval mode: those of heads that exist in training only, and those that no operation
+reads.
 """
 
 import logging
@@ -32,10 +33,10 @@ def plan_by_structure(
     thorough: bool = True,
     absorb_eps: bool = False,
 ) -> Plan:
-    """Align two graphs, and derive what the destination's tensors are made of. Runs neither model.
+    """Align two graphs, and derive an expression for every tensor of the destination, without running either model.
 
     `anchors` are pairs of operations that are known to correspond, `columns` orders of input channels (see `derive`). Unless
-    `thorough`, strong evidence alone counts (see `align`).
+    `thorough`, only strong evidence counts (see `align`).
     """
     alignment = aligned(src.main.ops, dst.main.ops, anchors, thorough=thorough)
     plan = Plan(src, dst, alignment)
@@ -47,7 +48,7 @@ def plan_by_structure(
 
 
 def aligned(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *, thorough: bool = True) -> Alignment:
-    """Align, and report what was found."""
+    """Align two graphs, and note the number of pairs in the trace."""
     with stage("align") as note:
         alignment = align(src, dst, anchors, thorough=thorough)
         known = f" from {len(anchors)} known ones" if anchors else ""
@@ -65,7 +66,7 @@ def _derived(
 
 
 def _with_training_heads(src: Side, dst: Side, found: Derivation, *, absorb_eps: bool) -> Derivation:
-    """Add heads that exist in training only, of one model or of both: tensors that its eval graph does not read."""
+    """Add tensors of heads that exist only in training mode in one model or both, which an eval graph does not read."""
     floats = [{path for path, tensor in side.main.tensors.items() if tensor.is_floating_point()} for side in (src, dst)]
     wanted = floats[1] - found.expressions.keys() - found.mismatched.keys()
     if not wanted or not (floats[0] - src.main.read or wanted - dst.main.read):
@@ -94,7 +95,7 @@ def _training_graph(side: Side) -> OpGraph:
 
 
 def _with_siblings(src: Side, dst: Side, found: Derivation) -> Derivation:
-    """Add what no graph reads, such as batch counters, by the module that owns it."""
+    """Add tensors that no graph reads, such as batch counters, matched by the module that owns them."""
     ours, theirs = (_unread(side) for side in (src, dst))
     missing = {path: shape for path, shape in theirs.items() if path not in found.expressions}
     return replace(found, expressions={**found.expressions, **siblings(found.expressions, ours, missing)})

@@ -1,8 +1,8 @@
-"""Calibration: the statistics of batch norms, measured in the run that is made anyway.
+"""Calibration: set the statistics of batch norms to measured ones, during a run that is needed anyway.
 
-With random statistics, activations would grow or die within a few layers. So every batch norm is given the mean and the
-variance of what enters it when the run first meets it, disturbed at random: with the measured ones exactly, its output would
-have mean 0 and variance 1 whatever the layers before it are.
+With random statistics, activations would grow or die within a few layers. So every batch norm gets the mean and variance of
+its input when the run first reaches it, disturbed at random: with the measured values exactly, its output would have mean 0
+and variance 1 whatever the layers before it compute.
 
 Cost: one forward pass, which returns its outputs as any other does.
 """
@@ -21,15 +21,15 @@ from fxmap.run.interpreter import Hook, ValueInterpreter
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """How the statistics of a batch norm differ from those that were measured."""
+    """How far the statistics given to a batch norm differ from the measured ones."""
 
-    # The variance is multiplied by a uniform number from here, `spread` wide: 1 on average, plainly not 1 by channel.
+    # The variance is multiplied by a uniform number between `least` and `least + spread`: 1 on average, not 1 by channel.
     least: float = 0.6
     spread: float = 0.8
-    # A channel that is dead or constant has variance 0: a share of the average, and a number, keep it from exploding.
+    # A dead or constant channel has variance 0: a share of the average variance and a floor keep its output from exploding.
     share_of_average: float = 0.05
     floor: float = 0.02
-    # The mean is shifted by so many standard deviations: small enough that few channels die in the ReLU behind.
+    # The mean is shifted by about so many standard deviations: few enough that few channels die in the ReLU behind.
     shift: float = 0.2
 
 
@@ -43,9 +43,9 @@ def run_calibrated(
     generator: torch.Generator,
     hook: Hook | None = None,
 ) -> tuple[dict[str, Tensor], Any]:
-    """Run a captured model; return its tensors with the statistics that were set on the way, and its output.
+    """Run a captured model; return its tensors, with the statistics that the run measured, and its output.
 
-    `hook(node, value)` sees every value and returns the one to go on with.
+    `hook(node, value)` is called with every value, and returns the value to continue with.
 
     >>> from torch import nn
     >>> from fxmap.capture.symbolic import capture_symbolic
@@ -62,7 +62,7 @@ def run_calibrated(
 
 
 class _Calibrator(ValueInterpreter):
-    """Sets the statistics of each batch norm, in `calibrated`, when it is first met."""
+    """An interpreter that sets the statistics of each batch norm, in `calibrated`, when it first runs."""
 
     def __init__(
         self, captured: Network, calibrated: dict[str, Tensor], generator: torch.Generator, hook: Hook | None
@@ -73,7 +73,7 @@ class _Calibrator(ValueInterpreter):
         self.met: set[str] = set()
 
     def before_batch_norm(self, node: fx.Node, value: Tensor) -> None:
-        """Measure a norm the first time it is met; one that is used again keeps its statistics."""
+        """Measure the input of a batch norm when it first runs; a norm that runs again keeps its statistics."""
         arguments = bind(node)
         paths = [
             str(part.target) for name in ("running_mean", "running_var") if isinstance(part := arguments.get(name), fx.Node)

@@ -1,7 +1,7 @@
-"""Distances: how far two values are apart, exactly and up to layout and scale, and which output of a model is which.
+"""Distances between two values, exact or up to layout and scale, and the correspondence between outputs of two models.
 
 Every distance is relative to the largest absolute value of the first of the two, so that one tolerance serves small
-and large values; 0 is equal, and infinity says that the two cannot be compared.
+and large values. A distance of 0 means equal, and infinity means that the two cannot be compared.
 
 Cost: a few passes over the values; `loose_distance` sorts them.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference, relative to the largest absolute value of `a`.
+    """Return the largest absolute difference, relative to the largest absolute value of `a`.
 
-    Infinite where shapes differ, or where one value is not a number.
+    Infinite if the shapes differ, or if an element is NaN.
 
     >>> distance(torch.tensor([2.0, 4.0]), torch.tensor([2.0, 3.0]))
     0.25
@@ -25,7 +25,7 @@ def distance(a: Tensor, b: Tensor) -> float:
         return float("inf")
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
-    # Masks and numbers of positions are compared as numbers.
+    # Masks and integers, such as positions, are compared as floating-point numbers.
     a, b = (value.detach() if value.is_floating_point() or value.is_complex() else value.double() for value in (a, b))
     a, b = _without_masked(a, b)
     scale = float(a.abs().max())
@@ -58,10 +58,10 @@ def is_telling(outputs: Sequence[Tensor]) -> bool:
 
 
 def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], tolerance: float) -> list[tuple[int, int]]:
-    """Return which output of one model is which of the other, in order: all of those that the one with fewer returns.
+    """Return pairs of indices of corresponding outputs, in order: one for every output of the model that returns fewer.
 
-    A model may return more than the other (hidden states, a loss): each output goes to the first one that is equal, or else
-    to the first one of the same shape. Where there is none, the two do not correspond, and nothing is returned.
+    A model may return more outputs than the other (hidden states, a loss): each output of the other is paired with the first
+    remaining one that is equal, or else with the first of the same shape. If there is none, the result is empty.
 
     >>> a, b = torch.zeros(2), torch.ones(2)
     >>> corresponding([a, b], [b], 1e-9)
@@ -87,7 +87,10 @@ def output_error(expected: Sequence[Tensor], outputs: Sequence[Tensor], returned
 
 
 def _distance_at_one(a: Tensor, b: Tensor) -> float:
-    """Return the least distance of one value to the other at one of its positions; infinite where shapes do not allow it."""
+    """Return the least distance of the smaller value to a slice of the larger one, over all slices along one axis.
+
+    Infinite if no axis gives slices of the smaller value's shape.
+    """
     few, many = sorted((a, b), key=Tensor.numel)
     for axis in range(1, many.dim()):
         rest = (*many.shape[:axis], *many.shape[axis + 1 :])
@@ -100,10 +103,10 @@ def _distance_at_one(a: Tensor, b: Tensor) -> float:
 
 
 def loose_distance(a: Tensor, b: Tensor) -> float:
-    """Return the distance of two values up to the order of their numbers, zeros that pad, and a constant factor.
+    """Return the distance of two values up to the order of their elements, padding with zeros, and a constant factor.
 
-    Of two values of which one has a position alone that the other has among others, it is the distance at that position: a
-    norm may come before a token is selected, or behind.
+    If one value has only one of the other's positions, it is the distance at that position: a norm may come before or after
+    the selection of a token.
 
     >>> x = torch.tensor([1.0, 2.0, 5.0])
     >>> loose_distance(x, x.flip(0)), loose_distance(x, 4 * x), loose_distance(x, torch.tensor([0.0, 1.0, 2.0, 5.0]))

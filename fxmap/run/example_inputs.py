@@ -1,7 +1,7 @@
-"""Example inputs: which tensors both models accept, found from what their first operations read.
+"""Example inputs: tensors that both models accept, guessed from the first operations that read the models' inputs.
 
-Small sizes are best, but for a proof maps must stay larger than every kernel that meets them: on a 32x32 image the last
-stage of a ResNet has one position, and a wrong stride there changes nothing.
+Small sizes are best, but for a proof, feature maps must stay larger than every kernel that is applied to them: on a 32x32
+image the last stage of a ResNet has one position, and a wrong stride there changes nothing.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ _LENGTHS = (12, 7, 16, 32)
 
 
 def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
-    """Yield inputs that the models may accept, where there is no graph to ask: from configurations and first layers."""
+    """Yield inputs that the models may accept, guessed without a graph from configurations and first layers."""
     shapes: dict[tuple[Any, ...], int | None] = {}
     for model in models:
         shapes |= dict.fromkeys(_configured(model))
@@ -36,7 +36,7 @@ def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
 
 
 def _configured(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Yield image shapes that a model, or its configuration, names."""
+    """Yield the input shapes of images that a model or its configuration declares."""
     for holder in (model, getattr(model, "config", None), getattr(model, "patch_embed", None)):
         size = getattr(holder, "image_size", None) or getattr(holder, "img_size", None)
         if isinstance(size, int):
@@ -58,13 +58,13 @@ def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:
 
 
 def find_inputs(src: Network, dst: Network, *, count: int = 2) -> list[Inputs]:
-    """Return up to `count` inputs of different sizes that both models accept, the smallest that prove something first.
+    """Return up to `count` inputs of different sizes that both models accept: first the smallest that suffices for a proof.
 
-    The second one has two images where the first has one: what a model computes across the batch, one alone does not show.
+    The second input has at least two images in its batch: with one, an operation across the batch would go unnoticed.
 
-    Which sizes leave room for every kernel is estimated from the attributes of convolutions and pools; whether a model
-    accepts a size is tried on the meta device, where a run costs no arithmetic. The random values come from a generator of
-    their own: the global one is not touched.
+    Whether feature maps stay larger than every kernel is estimated from the attributes of convolutions and pools; whether a
+    model accepts a size is tried on the meta device, where a run costs no arithmetic. The random values come from a
+    generator of their own: the global one is not touched.
     """
     choices = list(_candidates(dst if _inputs(dst) else src))
     rooms = [min(_room(src, choice.step), _room(dst, choice.step)) for choice in choices]
@@ -85,14 +85,14 @@ def _inputs(captured: Network) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Shapes of all inputs for one spatial size or length, and for integer inputs the number of values."""
+    """Shapes of all inputs for one spatial size or sequence length, and the number of embeddings of integer inputs."""
 
     step: int
     shapes: tuple[tuple[int, ...], ...]
     high: tuple[int | None, ...]
 
     def doubled(self) -> "_Choice":
-        """Return the choice with two of what there is one of."""
+        """Return the choice with a batch of at least two."""
         return replace(self, shapes=tuple((max(2, shape[0]), *shape[1:]) for shape in self.shapes))
 
 
@@ -111,7 +111,7 @@ def _candidates(captured: Network) -> Iterator[_Choice]:
 
 
 def _entry(captured: Network, name: str) -> tuple[int, int, int | None] | None:
-    """Return (channels, spatial dimensions, number of embeddings) that the first layer behind an input asks for."""
+    """Return the channels, the spatial dimensions and the number of embeddings that the first layer of an input expects."""
     queue, seen = deque([name]), {name}
     while queue:
         for user, argument in captured.ops.users(queue.popleft()):
@@ -145,10 +145,10 @@ def _draw(shape: tuple[int, ...], high: int | None, generator: torch.Generator) 
 
 
 def _room(captured: Network, size: int) -> bool:
-    """Estimate whether every map is larger than the kernels that meet it, for a square input.
+    """Estimate whether, for a square input, every feature map is larger than the kernels that are applied to it.
 
-    Follows the spatial size along the operation graph; what changes it beside convolutions and pools is not known, and
-    then nothing is claimed of what follows.
+    Follows the spatial size along the operation graph. Behind any other operation that changes it than convolutions and
+    pools, the size is unknown, and kernels there are not checked.
     """
     sizes: dict[str, tuple[int, ...] | None] = {}
     for op in captured.ops.ops():

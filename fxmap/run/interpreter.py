@@ -1,4 +1,4 @@
-"""Run a captured graph with other tensors in the place of the model's own.
+"""Run a captured graph with other tensors in place of the model's own.
 
 >>> from torch import nn
 >>> from fxmap.capture.symbolic import capture_symbolic
@@ -27,10 +27,10 @@ Hook = Callable[[fx.Node, Any], Any]
 
 
 class ValueInterpreter(fx.Interpreter):
-    """Interprets a captured graph with given tensors in the place of the model's own.
+    """Interprets a captured graph with given tensors in place of the model's own.
 
     Batch norm is written out, since torch does not differentiate it by its running statistics, and nothing is computed in
-    place, since values are kept. `hook(node, value)` sees every value and returns the one to go on with.
+    place, since values are kept. `hook(node, value)` is called with every value, and returns the value to continue with.
     """
 
     def __init__(self, captured: Captured, tensors: Mapping[str, Tensor], hook: Hook | None = None) -> None:
@@ -41,16 +41,16 @@ class ValueInterpreter(fx.Interpreter):
         self.hook = hook
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node and show its value to the hook."""
+        """Run one node and pass its value to the hook."""
         norm = n.op == "call_function" and kind_of(n) == "batch_norm"
         value: Any = self._batch_norm(n) if norm else super().run_node(n)
         if norm and isinstance(n.target, OpOverload) and len(n.target._schema.returns) > 1:
-            # aten returns the statistics of the batch beside it, which are empty in eval mode.
+            # aten also returns the batch statistics, which are empty in eval mode.
             value = (value, value.new_empty(0), value.new_empty(0))
         return value if self.hook is None else self.hook(n, value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function, out of place; what a model computes in float32 by itself is computed in the tensors' dtype."""
+        """Call a function out of place; a dtype of float32 that the model sets itself is replaced by that of the tensors."""
         if kwargs.get("inplace"):
             kwargs = kwargs | {"inplace": False}
         if kwargs.get("dtype") is torch.float32 and isinstance(target, OpOverload):
@@ -65,7 +65,7 @@ class ValueInterpreter(fx.Interpreter):
         return super().call_method(pure if hasattr(args[0], pure) else target, args, kwargs)
 
     def fetch_attr(self, target: str) -> Any:
-        """Return the tensor to use for a path; constants of the graph take the dtype of the given tensors."""
+        """Return the tensor to use for a path; constants of the graph are cast to the dtype of the given tensors."""
         if target in self.tensors:
             return self.tensors[target]
         value = self.constants[target] if target in self.constants else super().fetch_attr(target)
@@ -74,7 +74,7 @@ class ValueInterpreter(fx.Interpreter):
         return value
 
     def before_batch_norm(self, node: fx.Node, value: Tensor) -> None:
-        """Do nothing; a subclass sees here what enters a batch norm, before its statistics are read."""
+        """Do nothing; subclasses may override this to see the input of a batch norm before its statistics are read."""
 
     def _batch_norm(self, node: fx.Node) -> Tensor:
         arguments = bind(node)

@@ -1,8 +1,8 @@
 """Lockstep: compare two models operation by operation, on equal inputs.
 
 Idea: the source has run, and the value of every aligned operation was kept (a `Reference`). The destination then runs, and
-each of its values is compared with its counterpart's. Where the two differ, the destination goes on with the source's value:
-so every pair is compared on equal inputs, and one difference does not hide the differences behind it.
+each of its values is compared with its counterpart's. Where the two differ, the destination continues with the source's
+value: so every pair is compared on equal inputs, and one difference does not hide the differences behind it.
 
 >>> from torch import nn
 >>> from fxmap.capture.symbolic import capture_symbolic
@@ -36,7 +36,7 @@ Names = tuple[str, str]
 
 
 def channels(value: Tensor, rows: tuple[int, ...] | None, axis: int) -> Tensor:
-    """Return some channels of a value, or all of one that does not have these rows."""
+    """Select the channels `rows` of a value along an axis; return the value unchanged if it has no such channels."""
     if rows is None or value.shape[axis] <= max(rows):
         return value
     return value.index_select(axis, torch.tensor(rows))
@@ -44,10 +44,10 @@ def channels(value: Tensor, rows: tuple[int, ...] | None, axis: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """An aligned pair, and where its values are: two fx nodes, and the channels of each that are the pair's operation.
+    """An aligned pair, and the location of its values: two fx nodes, and the channels of each that belong to the pair.
 
-    `axes` are the channel axes of the two values, which matter where there are `rows`. `alike` says that both are of one
-    kind: numbers of rows that were found in another way are in another order.
+    `axes` are the channel axes of the two values, which matter only where there are `rows`. `alike` says that both
+    operations are of one kind: row numbers that were found in another way are in another order.
     """
 
     pair: Names
@@ -58,11 +58,11 @@ class Watch:
     alike: bool = True
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the channels of the two nodes' values that are to be compared."""
+        """Return the channels to compare of the values of both nodes."""
         return channels(src, self.rows[0], self.axes[0]), channels(dst, self.rows[1], self.axes[1])
 
     def restarted(self, value: Tensor, ours: Tensor, theirs: Tensor) -> Tensor | None:
-        """Return the destination's value with the source's numbers, or None where the two have other layouts.
+        """Return the destination's value with its elements replaced by the source's, or None if the layouts differ.
 
         Gradients still flow through the destination's own value.
         """
@@ -79,7 +79,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Reference:
-    """One run of the source, to compare the destination with: values by fx node, and the outputs."""
+    """One run of the source, with which the destination is compared: values by fx node, and the outputs."""
 
     values: Mapping[str, Tensor]
     outputs: Sequence[Tensor]
@@ -87,14 +87,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one run of the destination beside the source showed.
+    """The result of comparing one run of the destination with a run of the source.
 
-    `errors` holds the relative error of every aligned pair whose value was seen on both sides; `loose` are the pairs whose
-    values lie in another layout, so that only the collection of numbers was compared, or are a constant multiple of one
-    another (a model may scale early or late); `replaced` those where the destination went on with the source's value.
-    `returned` says which output of the source is which of the destination, and `output_error` how far these are apart;
-    `outputs` and `seen` are the destination's own values: what it returns, and those of the pairs. `operands` are the pairs
-    of pieces that read other values than each other, and the argument under which they do.
+    `errors` holds the relative error of every aligned pair whose value was seen on both sides. `loose` are the pairs whose
+    values have different layouts, so that only their sorted elements were compared, or are a constant multiple of one
+    another (a model may scale early or late). `replaced` are the pairs where the destination continued with the source's
+    value. `returned` pairs the outputs of the source with those of the destination, and `output_error` is their largest
+    distance. `outputs` and `seen` are the destination's own values: its outputs, and the values of the pairs. `operands`
+    are the pairs of pieces that read different values, each with the argument for which they do.
 
     >>> print(Comparison({("a", "b"): 0.0, ("c", "d"): 0.5}, frozenset(), (("c", "d"),), 0.0, [], [], []))
     2 pairs compared, 0 loosely, 1 replaced by the source's value; outputs differ by 0.0e+00
@@ -120,7 +120,7 @@ class Comparison:
 
 @dataclass
 class _Recorder:
-    """Sees every value of the destination's run, compares it, and says which one to go on with."""
+    """A hook that compares every value of the destination's run, and returns the value to continue with."""
 
     watched: Mapping[str, Sequence[Watch]]
     reference: Reference
@@ -171,15 +171,15 @@ def compare(
     restart: bool = True,
     pieces: Sequence[PieceWatch] = (),
 ) -> Comparison:
-    """Run the destination beside a run of the source.
+    """Run the destination, and compare its values with those of a run of the source.
 
     Args:
-        captured, tensors, arguments: the destination, and what it runs with and on.
+        captured, tensors, arguments: the destination, its weights, and its inputs.
         watches: the aligned pairs.
         reference: the run of the source.
-        tolerance: relative error from which on two values differ.
-        restart: whether the destination goes on with the source's value also where its own has another shape.
-        pieces: those of the pairs whose operands are compared too.
+        tolerance: the largest relative error of two equal values.
+        restart: whether the destination continues with the source's value also where its own has another shape.
+        pieces: the pairs whose operands are compared too.
     """
     watched: dict[str, list[Watch]] = {}
     for watch in watches:

@@ -1,6 +1,6 @@
-"""Quantization noise: how much two models, or the values of two state dicts, differ, as a signal-to-noise ratio in dB.
+"""Quantization noise: the difference of two models, or of the values of two state dicts, as a signal-to-noise ratio in dB.
 
-6 dB are a factor of two in amplitude; equal values are at infinity.
+6 dB are a factor of two in amplitude; for equal values, the ratio is infinite.
 Cost: one forward pass of each model.
 """
 
@@ -44,10 +44,10 @@ def equal_states(own: Any, made: Any) -> bool:
 
 
 def loss(reference: Callable[[], Any], filled: Callable[[], Any]) -> float:
-    """Run two models without gradients, and return the ratio of their first outputs.
+    """Run two models without gradients, and return the signal-to-noise ratio of their first outputs.
 
     Args:
-        reference, filled: each runs a model in eval mode, and returns what that returns.
+        reference, filled: functions that run a model in eval mode, and return its outputs.
 
     Raises:
         QuantizationError: a model does not run, or the outputs have different shapes.

@@ -1,16 +1,16 @@
-"""Operands of pieces: whether two operations that are made of pieces read the same, as far as their results show how.
+"""Operands of pieces: compare the inputs of two operations that are made of pieces, beside their results.
 
-Idea: relu(h - 100) and relu(3 h - 100) are both 0 on all inputs that a test draws. So what is compared is what they read: in
-order, in full, whether or not it reaches the result. Two differences are none:
+Idea: relu(h - 100) and relu(3 h - 100) are both 0 on all inputs that a test draws. So the operands are compared as well: in
+order, in full, whether or not they influence the result. Two differences are allowed:
 
-- a layout: maps that are `b c h w` and `b h w c`. The results must then lie in other places as well.
-- a scale, of functions with f(c x) = c f(x) for c > 0: the results must then be c times one another, and not be 0.
+- a layout: maps that are `b c h w` and `b h w c`. The elements of the results must then be moved as well.
+- a scale, of functions with f(c x) = c f(x) for c > 0: one result must then be c times the other, and not be 0.
 
 >>> x = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])
 >>> print(relation(x, x, 1e-9), relation(x, x.t(), 1e-9), relation(x, 3 * x, 1e-9), relation(x, x.abs(), 1e-9))
 the same moved the same, times 3 different
 
-Cost: a comparison of two values; the sorted numbers of both where they are not in one order.
+Cost: a comparison of two values; their elements are sorted if they are not in the same order.
 """
 
 import math
@@ -26,10 +26,10 @@ from fxmap.run.distance import distance
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How one value follows from another: equal or not at all, in the same places or moved, times a factor.
+    """How one value follows from another: whether it is equal to it, up to moved elements and a factor.
 
-    `reshaped` says that the two have other shapes, and `neutral` that any factor would do: of zeros, and of what is no
-    floating-point number.
+    `reshaped` says that the shapes differ, and `neutral` that any factor would do: for zeros, and for values that are not
+    floating-point.
     """
 
     equal: bool
@@ -74,16 +74,16 @@ def relation(ours: Tensor, theirs: Tensor, tolerance: float) -> Relation:
 
 
 def _factor(a: Tensor, b: Tensor) -> float | None:
-    """Return how much larger the second of two values is; None where one is 0 or not finite."""
+    """Return the ratio of the norm of the second value to that of the first; None if a norm is 0 or not finite."""
     sizes = float(a.norm()), float(b.norm())
     return sizes[1] / sizes[0] if all(0 < size < float("inf") for size in sizes) else None
 
 
 @dataclass(frozen=True, slots=True)
 class PieceWatch:
-    """Two aligned operations of one kind that may be made of pieces: their fx nodes, and what each reads, by argument.
+    """Two aligned operations of one kind that may be made of pieces: their fx nodes, and their operands as (argument, node).
 
-    `homogeneous` says that a factor of what is read is one of the result.
+    `homogeneous` says that a factor of the operands is a factor of the result.
     """
 
     pair: tuple[str, str]
@@ -94,11 +94,11 @@ class PieceWatch:
     theirs: tuple[tuple[str, str], ...]
 
     def differs(self, relations: Mapping[tuple[str, str], Relation], result: Relation) -> str | None:
-        """Return the argument that the two read other values as; None where they read the same.
+        """Return the argument for which the two operations read different values, or None.
 
         Args:
-            relations: how what the destination's operation reads follows from what the source's does, by the nodes of both.
-            result: how its result does.
+            relations: how the destination's operands follow from the source's, by the nodes of both.
+            result: how the destination's result follows from the source's.
         """
         for argument in sorted({argument for argument, _ in (*self.ours, *self.theirs)}):
             ours, theirs = ([node for name, node in read if name == argument] for read in (self.ours, self.theirs))
@@ -120,12 +120,12 @@ class PieceWatch:
 _DIFFERENT = Relation(False)
 
 
-# Of so many operands that may change places every order is tried.
+# Up to this number of operands of one argument, every order is tried.
 _ORDERS = 4
 
 
 class Operands:
-    """Sees the values of the destination's run, and notes which pieces read other values than the source's."""
+    """Compares operands during the destination's run, and notes the pieces that read other values than the source's."""
 
     def __init__(self, watches: Sequence[PieceWatch], source: Mapping[str, Tensor], tolerance: float) -> None:
         self.differing: dict[tuple[str, str], str] = {}
@@ -139,7 +139,7 @@ class Operands:
                 self._read.setdefault(node, set()).update(name for other, name in watch.ours if other == argument)
 
     def see_result(self, node: str, value: Tensor) -> None:
-        """Judge the pieces that gave a value."""
+        """Check the operands of the pieces whose result is this value."""
         for watch in self._watches.get(node, ()):
             if watch.src in self._source:
                 result = relation(self._source[watch.src], value, self._tolerance)
@@ -147,12 +147,12 @@ class Operands:
                     self.differing[watch.pair] = argument
 
     def see_operand(self, node: str, value: Tensor | float) -> None:
-        """Compare a value or a number that pieces read: the one that the destination goes on with."""
+        """Compare a value or a number that pieces read: the one that the destination continues with."""
         for name in self._read.get(node, ()):
             if name in self._source:
                 self._relations[name, node] = relation(self._source[name], as_tensor(value), self._tolerance)
 
 
 def as_tensor(value: Tensor | float) -> Tensor:
-    """Return a value; a number as a tensor."""
+    """Return a tensor unchanged, and a number as a float64 tensor."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

@@ -1,10 +1,10 @@
-"""Single precision inside a proof in double: where the rounding of float32 is no difference between two models.
+"""Single precision inside a proof in double precision: find values whose float32 rounding is no difference of the models.
 
-Some models make tables (rotary angles, positions) in float32 when they are built, or turn to float32 inside forward (a
+Some models compute tables (rotary angles, positions) in float32 when they are built, or switch to float32 inside forward (a
 softmax), whatever the dtype of their weights. Two libraries do so in different orders, so their values differ by rounding,
-1e-7, which a proof in float64 would take for a difference. What is computed from such tables is compared within 1e-5.
+1e-7, which a proof in float64 would take for a difference. Values computed from such tables are compared within 1e-5.
 
-Cost: one pass over the nodes of the graph; the mode adds a call of Python to each operation.
+Cost: one pass over the nodes of the graph; the mode adds a Python call to each operation.
 """
 
 from typing import Any
@@ -41,8 +41,8 @@ class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def behind_tables(captured: Captured, mapped: set[str]) -> dict[str, str]:
     """Return the fx nodes that depend on a table in single precision, each with the table's name.
 
-    A table is a constant of the graph, or a buffer of the model's own that is not `mapped`. Small whole numbers, powers of
-    two, masks: what float32 holds exactly in few digits, every library rounds alike.
+    A table is a constant of the graph, or a buffer of the model that is not `mapped`. Small integers, powers of two and
+    masks do not count: float32 holds them exactly in few digits, so that every library rounds them alike.
     """
     tables = {
         name: value

@@ -1,8 +1,9 @@
-"""Random tensors for a run: nothing is 0 or 1, and activations stay alive through a hundred layers.
+"""Random tensors for a run: no tensor is all 0 or 1, and activations stay alive through a hundred layers.
 
 Default initialisation shows little: norms of weight 1 and mean 0 hide an exchange of two norms, and a layer scale of zero
-hides a whole block. Weights are drawn normal and scaled by their fan-in (He et al. 2015, doi:10.1109/ICCV.2015.123), so that
-a layer's output is about as large as its input. The statistics of batch norms are measured in a run (`calibrator.py`).
+hides a whole block. Weights are drawn from a normal distribution and scaled by their fan-in (He et al. 2015,
+doi:10.1109/ICCV.2015.123), so that a layer's output is about as large as its input. The statistics of batch norms are
+measured in a run (`calibrator.py`).
 
 Cost: one random number for every number of the model.
 """
@@ -20,7 +21,7 @@ from fxmap.normalize.network import Network
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """How large the random numbers are.
+    """The scales of the random numbers.
 
     They are not tuned on a benchmark. Activations of deep models should neither vanish nor overflow, and every tensor
     should have an influence far above the rounding of float64.
@@ -29,7 +30,7 @@ class Scales:
     # Standard deviation of a weight, times the root of its fan-in. Activations keep their size with 1 where layers are
     # linear, and with the root of 2 behind ReLU: 1.3 is in between, since models have both.
     weight: float = 1.3
-    # Rows of an embedding are what a model starts from: about as large as the values behind a norm.
+    # Rows of an embedding are the first values in a model: about as large as the values behind a norm.
     embedding: float = 0.7
     # Biases and other vectors: seen beside activations of about 1, without drowning them.
     vector: float = 0.3
@@ -41,10 +42,10 @@ SCALES = Scales()
 
 
 def random_tensors(captured: Network, generator: torch.Generator, read: Container[str] = frozenset()) -> dict[str, Tensor]:
-    """Return a float64 value for every floating-point tensor of a captured model; tensors that are shared stay shared.
+    """Return a value for every tensor of a captured model, float64 for floating-point tensors; shared ones stay shared.
 
-    Parameters, statistics of norms and every tensor in `read` (what a mapping reads) are random. Another buffer is a table
-    that the model computes for itself, and keeps its value.
+    Parameters, statistics of norms and every tensor in `read` (those that a mapping reads) are random. Other buffers are
+    tables that the model computes for itself, and keep their values.
 
     >>> from fxmap.capture.symbolic import capture_symbolic
     >>> tensors = random_tensors(Network.of(capture_symbolic(nn.Linear(2, 3))), torch.Generator().manual_seed(0))
@@ -65,7 +66,7 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
 
 
 def _role(captured: Network, name: str) -> str:
-    """Say what a tensor is to the first operation that reads it, as in `norm weight` or `linear bias`."""
+    """Return the kind and the argument of the first operation that reads a tensor: `norm weight`, `linear bias`."""
     user, argument = captured.ops.users(name)[0]
     kind = captured.ops.op(user).kind
     if argument.startswith("norm.") or kind.endswith("_norm"):
@@ -95,7 +96,7 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
 
 
 def in_double(tensor: Tensor) -> Tensor:
-    """Return a tensor in double precision, real or complex; integers as they are."""
+    """Return a real or complex tensor in double precision; integers are returned unchanged."""
     if tensor.is_complex():
         return tensor.to(torch.complex128)
     return tensor.double() if tensor.is_floating_point() else tensor

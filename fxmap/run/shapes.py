@@ -1,7 +1,7 @@
-"""Sizes of the maps that enter pooling, for graphs that were traced and so hold no sizes.
+"""Shapes of the inputs of average pooling, for traced graphs, which hold no shapes.
 
-An average over a window as large as the map is a mean, and whether it is, the size of the inputs says. So where inputs were
-given, a traced graph with such an operation is run once on them, and the shapes around it are noted in `node.meta`.
+An average over a window as large as the feature map is a mean, and whether it is depends on the size of the inputs. So if
+inputs were given, a traced graph with such an operation is run once on them, and the shapes are noted in `node.meta`.
 
 >>> from torch import nn
 >>> from fxmap.capture.symbolic import capture_symbolic
@@ -11,7 +11,7 @@ given, a traced graph with such an operation is run once on them, and the shapes
 >>> {node.name: node.meta["shape"] for node in captured.graph.nodes if "shape" in node.meta}
 {'tanh': (1, 2, 4, 4), 'avg_pool2d': (1, 2, 1, 1)}
 
-Cost: nothing without such an operation, else one forward pass.
+Cost: one forward pass if there is such an operation, else nothing.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from fxmap.run.interpreter import ValueInterpreter
 
 
 def note_pooled(captured: Captured, inputs: Inputs) -> None:
-    """Note the shapes of what enters and leaves average pooling; of a model that does not run on the inputs, none."""
+    """Note the shapes of inputs and outputs of average pooling; nothing is noted if the model does not run on the inputs."""
     pools = [node for node in captured.graph.nodes if node.op.startswith("call") and kind_of(node) == "avg_pool"]
     wanted = {*pools, *(part for node in pools for part in node.all_input_nodes)}
     if not wanted:

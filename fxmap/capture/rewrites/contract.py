@@ -4,8 +4,9 @@
     movement(mm(x, w)) + b = movement(mm(x, w) + b')   where b has one number for every column of w, in their order
     (x + movement(mm(y, w))) + b = x + (movement(mm(y, w)) + b)
 
-`einsum("bnd,hdk->bhnk", x, wq) + bq` records as such a product, its heads moved to the front, and a bias for each of them.
-What a bias of a moved product is added to is followed number by number: linear in the size of that value.
+`einsum("bnd,hdk->bhnk", x, wq) + bq` is recorded as such a product, with its heads moved to the front, and a bias for each
+of them. To find the column that each number of a bias is added to, the movement is applied to the numbers of the columns:
+linear in the size of the product.
 """
 
 import math
@@ -30,7 +31,7 @@ _MOVEMENT = {
 
 
 def _product(node: fx.Node, origins: Origins) -> fx.Node | str:
-    """Write a product of a batch of one with a weight as a product of matrices."""
+    """Rewrite a batched product with a weight, where the batch is one, as a product of two matrices."""
     one, other = node.all_input_nodes if len(node.all_input_nodes) == 2 else (node, node)
     shapes = one.meta.get("shape", ()), other.meta.get("shape", ())
     if origins.is_weight(one) == origins.is_weight(other):
@@ -53,7 +54,7 @@ def _product(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _with_bias(node: fx.Node, origins: Origins) -> fx.Node | str:
-    """Add a bias to a product itself, and not behind the movement of what the product gives, or to a sum with it."""
+    """Add a bias directly to the matrix product, instead of to its moved result or to a sum that contains it."""
     operands: list[Any] = list(node.args)
     for value, bias in (operands, operands[::-1]) if len(operands) == 2 and not node.kwargs else ():
         if not origins.is_weight(bias) or "shape" not in bias.meta:
@@ -70,7 +71,7 @@ def _with_bias(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _summands(value: Any, total: fx.Node) -> list[tuple[Any, Any]]:
-    """Return both summands of a sum that nothing else reads and whose shape the total has, each with the other one."""
+    """Return the summands of a sum that has the total's shape and no other reader: each one together with the other."""
     if not isinstance(value, fx.Node) or value.target is not _ADD or len(value.args) != 2 or value.kwargs:
         return []
     if len(value.users) > 1 or value.meta.get("shape") != total.meta.get("shape"):
@@ -80,7 +81,10 @@ def _summands(value: Any, total: fx.Node) -> list[tuple[Any, Any]]:
 
 
 def _biased(node: fx.Node, value: Any, bias: fx.Node, origins: Origins) -> fx.Node | None:
-    """Return a moved product with a bias that is added before the movement; None where it is none, or not one a column."""
+    """Return a moved product with the bias added before the movement; None if it is no such product, or no bias that fits.
+
+    A bias fits if it has one number for each column of the product, in their order.
+    """
     product, chain = _moved(value)
     if not chain or not _one_a_column(product, chain, bias.meta["shape"]):
         return None
@@ -94,7 +98,7 @@ def _biased(node: fx.Node, value: Any, bias: fx.Node, origins: Origins) -> fx.No
 
 
 def _moved(value: Any) -> tuple[fx.Node, list[fx.Node]]:
-    """Return the product that a value is, and how it is moved, first step first; no steps where it is no such value."""
+    """Return the matrix product that a value is moved from, and the movements, in order; none if there is no product."""
     chain: list[fx.Node] = []
     while isinstance(value, fx.Node) and value.target in _MOVEMENT and len(value.users) == 1:
         chain.append(value)

@@ -1,7 +1,7 @@
-"""The driver of rewrites of recorded graphs: one sweep in the order of the run, every node once, after what it reads.
+"""The driver of rewrites of recorded graphs: one sweep in topological order, which visits every node once.
 
-A recorded graph lists nodes in the order in which they were computed, and what a rewrite inserts stands before the node that
-it replaces. So one sweep meets every value with what it reads rewritten already, and needs no worklist.
+A recorded graph lists nodes in the order in which they were computed, and a rewrite inserts nodes before the one that it
+replaces. So when the sweep reaches a node, its inputs have been rewritten already, and no worklist is needed.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -15,10 +15,10 @@ from fxmap.capture.rewrites.origins import Origins
 
 @dataclass(frozen=True, slots=True)
 class FxRule:
-    """An equation between values of a recorded graph: its name, the calls that its left side may end with, what applies it.
+    """A rewrite rule of recorded graphs: its name, the call targets at which it may apply, and the function that applies it.
 
-    `apply` returns the node that takes the place of the one that it was asked at, that node itself where it was changed in
-    place, or a reason why the equation does not apply.
+    `apply` returns the node that replaces the one that it was called with, that node itself if it was changed in place, or
+    a reason why the rule does not apply.
     """
 
     name: str
@@ -29,7 +29,7 @@ class FxRule:
 def sweep(graph: fx.Graph, paths: Container[str], rules: Sequence[FxRule]) -> dict[str, str]:
     """Apply rules to a graph in place, the first one that applies at each node; `paths` are those of its stored tensors.
 
-    Returns the name of each node that was replaced, with that of what took its place. Linear in the number of nodes.
+    Returns the names of the replaced nodes, each with the name of its replacement. Linear in the number of nodes.
     """
     replaced: dict[str, str] = {}
     origins = Origins(graph, paths)

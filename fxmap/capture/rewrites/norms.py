@@ -1,7 +1,7 @@
 """norm(x, w, b) = norm(x) * w + b: a rewrite of a recorded graph, for layer norm and group norm.
 
-Some models spell a norm out, over channels or over groups, and scale and shift what comes out. With the native operation
-taken apart as well, the tensors of both are read by the same two operations, whatever normalises.
+Some models spell a norm out, over channels or over groups, and then scale and shift its result. With the native operation
+taken apart as well, weight and bias are read by the same two operations in both models.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _LAYER, _GROUP = torch.ops.aten.native_layer_norm.default, torch.ops.aten.native
 _STEPS = {"weight": torch.ops.aten.mul.Tensor, "bias": torch.ops.aten.add.Tensor}
 
 
-# Where the tensors stand among the arguments.
+# The positions of weight and bias among the arguments.
 _PLACES: dict[Any, dict[str, int]] = {_LAYER: {"weight": 2, "bias": 3}, _GROUP: {"weight": 1, "bias": 2}}
 
 
@@ -28,7 +28,7 @@ def scaling_norms(graph: fx.Graph) -> list[fx.Node]:
 
 
 def take_apart(graph: fx.Graph) -> None:
-    """Rewrite every native norm of a recorded graph in place. Linear in the number of nodes."""
+    """Split every native norm of a recorded graph, in place, into norm, mul and add. Linear in the number of nodes."""
     sweep(graph, (), (SCALE_APART,))
 
 

@@ -1,4 +1,4 @@
-"""Origins: what the values of a recorded graph depend on, those that a rewrite inserts included."""
+"""Origins: which nodes of a recorded graph depend on inputs, and which on stored tensors."""
 
 from collections.abc import Container
 from typing import Any
@@ -7,7 +7,7 @@ from torch import fx
 
 
 class Origins:
-    """What every value of a graph depends on. Each node is looked at once, after what it reads."""
+    """Knows which nodes depend on inputs and on stored tensors. Each node is visited once, after the nodes that it reads."""
 
     def __init__(self, graph: fx.Graph, paths: Container[str]) -> None:
         self.graph, self.paths = graph, paths
@@ -15,7 +15,7 @@ class Origins:
         self.stored: set[fx.Node] = set()
 
     def see(self, node: fx.Node) -> None:
-        """Note what a node depends on."""
+        """Note whether a node depends on inputs, and whether on stored tensors."""
         parts = node.all_input_nodes
         if node.op == "placeholder" or any(part in self.inputs for part in parts):
             self.inputs.add(node)
@@ -27,11 +27,11 @@ class Origins:
         return isinstance(node, fx.Node) and node in self.stored and node not in self.inputs
 
     def is_constant(self, node: Any) -> bool:
-        """Whether a value depends on nothing that changes."""
+        """Whether a value depends neither on inputs nor on stored tensors."""
         return isinstance(node, fx.Node) and node not in self.stored and node not in self.inputs
 
     def insert(self, like: fx.Node, target: Any, args: tuple[Any, ...], shape: tuple[int, ...], **kwargs: Any) -> fx.Node:
-        """Insert a call that belongs where another node does, where the graph inserts, and note what it depends on."""
+        """Insert a call at the graph's insertion point, with the metadata of the node `like`, and note its origins."""
         node = self.graph.call_function(target, args, kwargs)
         node.meta = {**like.meta, "shape": shape}
         self.see(node)

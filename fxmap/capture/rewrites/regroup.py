@@ -1,4 +1,4 @@
-"""Regroup: joins come last. Rewrites of a recorded graph that hold for every input, and change no value.
+"""Regroup: concatenations (joins) come last. Rewrites of a recorded graph that hold for every input, and change no value.
 
     cat(a, b) + w = cat(a + w[:n], b + w[n:])
     slice(cat(a, b)) = a, where it is a
@@ -7,10 +7,10 @@
     cat(a, nothing) = a
     part(x @ w + y @ v) = part(x @ w) + part(y @ v)
 
-A class token may get its position before or after it is joined to the patches, and register tokens may be put in between:
-after these rewrites all of them are one graph; so are a position bias that is added to the scores and one that is added to
-their mask first. `w` depends on parameters alone, c on constants. The parts of a sum of products are those of each product:
-the gate and the value of every expert.
+The position of a class token may be added before or after it is joined to the patches, and register tokens may be inserted
+in between: after these rewrites, all variants are one graph. The same holds for a position bias that is added to the scores
+or first to their mask. `w` depends on parameters alone, c on constants. Where a sum of products is split, each product is
+split instead: the gate and the value of every expert.
 """
 
 from typing import Any
@@ -130,18 +130,18 @@ def _join_of_joins(node: fx.Node, _: Origins) -> fx.Node | str:
 
 
 def _sole_part(node: fx.Node, origins: Origins) -> fx.Node | str:
-    """Return the one part of a join that has elements: the others are caches that nothing has been written to."""
+    """Replace a join by its only part that has elements: the others are caches that are still empty."""
     parts, _ = _cat_arguments(*node.args)
     filled = [part for part in parts if 0 not in part.meta.get("shape", ())]
     if len(filled) != 1:
         return "several parts have elements"
     with origins.graph.inserting_before(node):
-        # What follows may need what a join is: contiguous.
+        # The nodes behind may need a contiguous value, which a join is.
         return origins.insert(node, torch.ops.aten.contiguous.default, (filled[0],), node.meta["shape"])
 
 
 def _parts_of_sum(node: fx.Node, origins: Origins) -> fx.Node | str:
-    """Take every product in a sum apart by itself, and add the parts."""
+    """Split each product of a sum by itself, and add the parts, instead of splitting the sum."""
     terms = _terms(node.args[0])
     if len(terms) < 2 or any(kind_of(user) != "getitem" for user in node.users):
         return "it takes no sum of products apart"
@@ -163,7 +163,7 @@ def _parts_of_sum(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _erase_sum(graph: fx.Graph, value: fx.Node) -> None:
-    """Take out a sum that nothing reads any more: what it is the last reader of looks joined."""
+    """Erase a sum that no node reads any more, and sums that only it read: its products would seem to have two readers."""
     if value.target is _ADD and not value.users:
         parts = value.all_input_nodes
         graph.erase_node(value)
@@ -172,7 +172,7 @@ def _erase_sum(graph: fx.Graph, value: fx.Node) -> None:
 
 
 def _terms(value: Any) -> list[fx.Node]:
-    """Return the matrix products that a value is the sum of; none where it is anything else."""
+    """Return the matrix products whose sum a value is; none if it is not a sum of products."""
     if not isinstance(value, fx.Node):
         return []
     if value.target in _PRODUCTS:

@@ -1,4 +1,4 @@
-"""Writes: what a functional recording makes of them, in the words in which code without writes says the same.
+"""Writes: rewrite the scatters of a functional recording as the operations that code without in-place writes uses.
 
     empty = zeros
     copy(z, x) = x, in the shape and the dtype of z
@@ -8,8 +8,8 @@
     cat(a, b)[i] = a[i], where i lies in a
     put(x, mask, 0) = masked_fill(x, mask, 0)
 
-A list of results that a loop writes into a tensor is then what `torch.stack` makes of it, and a shift that writes into
-zeros is a padding. All hold for every input. Writes with steps, along diagonals and by index stay as they are.
+Results that a loop writes into a tensor one by one become a `torch.stack`, and a shift that writes into zeros becomes a
+padding. All rewrites hold for every input. Writes with steps, along diagonals and by index stay as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ _PAD, _SCATTERS = _ATEN.constant_pad_nd.default, frozenset({_ATEN.slice_scatter.
 _PARTS = frozenset({_ATEN.split.Tensor, _ATEN.split_with_sizes.default, _ATEN.unbind.int})
 
 
-# What fills a tensor, and with what; what is not initialised may as well be zero.
+# Operations that fill a tensor, each with the number; uninitialised memory may as well be zero.
 _FILLED = dict.fromkeys(("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty"), 0) | dict.fromkeys(
     ("ones", "ones_like", "new_ones"), 1
 )
@@ -55,16 +55,16 @@ _EMPTY: dict[Any, Any] = {
 }
 
 
-# What depends on how values lie in memory: rewrites may lay them in another order.
+# Operations that depend on the memory layout, which rewrites may change.
 AS_STRIDED = {_ATEN.as_strided.default, _ATEN.as_strided_scatter.default}
 
 
-# A tensor that is written in more pieces than this stays as it is recorded: each of its values lists all pieces.
+# A tensor that is written in more pieces than this stays as recorded: each write would list all pieces.
 _MOST_PIECES = 512
 
 
 def value_rules(constants: Mapping[str, Tensor]) -> tuple[FxRule, ...]:
-    """Return the rules for what is written to a whole value, for a graph that reads some constants by name."""
+    """Return the rules for writes to whole tensors (copies, fills, masked writes); `constants` are those of the graph."""
     return (
         FxRule("memory that is not initialised as zeros", frozenset(_EMPTY), _initialised),
         FxRule("copies as what is copied", frozenset({_ATEN.copy.default}), _copied),
@@ -78,7 +78,7 @@ def value_rules(constants: Mapping[str, Tensor]) -> tuple[FxRule, ...]:
 
 
 def _initialised(node: fx.Node, _: Origins) -> fx.Node | str:
-    """Give memory a value that no code reads, as long as it writes to all of it: in a graph it is the same in every run."""
+    """Replace uninitialised memory by zeros, so that runs are the same; code that writes to all of it reads no zero."""
     node.target = _EMPTY[node.target]
     node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
     return node
@@ -168,7 +168,7 @@ def _range_at(node: fx.Node, base: Any, axis: int, begin: Any, end: Any, origins
 
 
 def _part_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
-    """Return one of the parts that a join is taken apart into again."""
+    """Replace a part of a join that is split again by the piece of the join that it is."""
     parts, number = _args(node)
     if not isinstance(parts, fx.Node) or parts.target not in _PARTS:
         return "it is no part of a value"
@@ -204,7 +204,7 @@ def _stacked(node: fx.Node, origins: Origins) -> fx.Node | str:
 
 
 def _element(part: fx.Node, axis: int, origins: Origins) -> fx.Node:
-    """Return a value of extent 1 along an axis without that axis."""
+    """Return a value of size 1 along an axis with that axis removed."""
     shape = part.meta["shape"]
     if part.target is _UNSQUEEZE and _args(part)[1] == axis:
         element: fx.Node = _args(part)[0]
@@ -216,7 +216,7 @@ def _element(part: fx.Node, axis: int, origins: Origins) -> fx.Node:
 
 
 def _undone(node: fx.Node, _: Origins) -> fx.Node | str:
-    """Return what a view is a view of, where it has that shape again: views are taken anew after every write."""
+    """Replace a view of a view by the base, where the second undoes the first: views are taken anew after every write."""
     inner = _args(node)[0]
     if not isinstance(inner, fx.Node) or inner.target is not node.target:
         return "it is no view of a view"
@@ -227,7 +227,7 @@ def _undone(node: fx.Node, _: Origins) -> fx.Node | str:
 
 
 def _written_range(node: fx.Node) -> tuple[Any, Any, int, int, int, int]:
-    """Return what is written to, what is written, the axis, and the range along it: begin, end and step."""
+    """Return the node written to, the written value, the axis, and the range along it: begin, end and step."""
     base, value, *rest = _args(node)
     shape = node.meta["shape"]
     axis = (rest[0] if rest else 0) % len(shape)
@@ -239,7 +239,7 @@ def _written_range(node: fx.Node) -> tuple[Any, Any, int, int, int, int]:
 
 
 def _args(node: fx.Node) -> Any:
-    """Return the arguments of a call, of types that torch.fx does not know."""
+    """Return the arguments of a call, typed as Any."""
     return node.args
 
 
@@ -249,7 +249,7 @@ def _same_dtype(value: Any, base: Any) -> bool:
 
 
 def _expanded(value: fx.Node, node: fx.Node, origins: Origins) -> fx.Node:
-    """Return a value in the shape of a node."""
+    """Return a value expanded to the shape of a node."""
     if value.meta["shape"] == node.meta["shape"]:
         return value
     with origins.graph.inserting_before(node):
@@ -257,7 +257,7 @@ def _expanded(value: fx.Node, node: fx.Node, origins: Origins) -> fx.Node:
 
 
 def _number(constants: Mapping[str, Tensor], value: Any) -> Any:
-    """Return a number, or that which a constant of one element is; None for what is computed."""
+    """Return a number, or the item of a constant with one element; None for a computed value."""
     while isinstance(value, fx.Node) and _kind(value) in ("lift_fresh", "lift_fresh_copy", "detach", "alias"):
         value = _args(value)[0]
     if not isinstance(value, fx.Node):
@@ -267,12 +267,12 @@ def _number(constants: Mapping[str, Tensor], value: Any) -> Any:
 
 
 def _kind(node: fx.Node) -> str:
-    """Return the kind of a call; nothing for what is read."""
+    """Return the kind of a called function; empty for any other node."""
     return kind_of(node) if node.op == "call_function" else ""
 
 
 def _fill_value(node: Any) -> Any:
-    """Return the number that every element of a value is; None where it is none, or not known."""
+    """Return the number that all elements of a value are equal to; None if there is none, or it is not known."""
     while has(_kind(node), Trait.MOVEMENT) or _kind(node) in ("alias", "detach"):
         node = _args(node)[0]
     kind = _kind(node)
@@ -281,9 +281,9 @@ def _fill_value(node: Any) -> Any:
 
 
 def _joined(node: Any, axis: int) -> list[tuple[Any, int]]:
-    """Return the parts of a join along an axis, or of a value that is padded along it alone, each with its extent.
+    """Return the parts of a join along an axis, or of a value that is padded along it alone, each with its size.
 
-    What pads is a number.
+    The parts that come from padding are numbers.
     """
     shape = node.meta["shape"]
     if node.target is _CAT:
@@ -301,13 +301,13 @@ def _joined(node: Any, axis: int) -> list[tuple[Any, int]]:
 
 
 def _pads(pads: Sequence[int], axis: int, rank: int) -> tuple[int, int]:
-    """Return what a value is padded by along an axis: pads begin at the last one."""
+    """Return the padding before and after a value along an axis; `pads` lists the last axis first."""
     place = 2 * (rank - 1 - axis)
     return (pads[place], pads[place + 1]) if place < len(pads) else (0, 0)
 
 
 def _pieces(node: fx.Node, axis: int, begin: int, end: int, origins: Origins) -> list[fx.Node]:
-    """Return what a range of a value along an axis is joined from, one after the other."""
+    """Return the nodes, in order, whose concatenation is a range of a value along an axis."""
     shape = node.meta["shape"]
     if begin >= end:
         return []
@@ -346,7 +346,7 @@ def _full(like: fx.Node, shape: tuple[int, ...], number: Any, origins: Origins) 
 def _padded(
     value: fx.Node, axis: int, begin: int, shape: tuple[int, ...], number: Any, node: fx.Node, origins: Origins
 ) -> fx.Node:
-    """Pad a value along an axis, together with what it is padded by already."""
+    """Pad a value along an axis; if it is a padding itself, make one padding of the two."""
     rank = len(shape)
     pads = [0] * (2 * rank)
     place = 2 * (rank - 1 - axis)
@@ -369,12 +369,12 @@ RANGES = (
 )
 
 
-# After all others, which know a join when they see it.
+# After all others, which expect joins, not stacks.
 STACKS = (FxRule("joins of elements as stacks", frozenset({_CAT}), _stacked),)
 
 
 def as_reshapes(graph: fx.Graph) -> None:
-    """Make every view of a graph a reshape: what takes the place of a write may lie in memory in another order."""
+    """Replace every view of a graph by a reshape: the replacement of a write may have another memory layout."""
     for node in graph.nodes:
         if node.target is _VIEW:
             node.target = _ATEN.reshape.default

@@ -1,1 +1,1 @@
-"""Align: which operation of one graph is which of the other, by structure."""
+"""Align: find pairs of corresponding operations of two graphs by structure."""

@@ -1,9 +1,9 @@
-"""Align two operation graphs: find which operation of one corresponds to which of the other, by structure.
+"""Align two operation graphs: find pairs of corresponding operations by structure.
 
 Idea: graph matching in the order of the evidence. Operations whose arrangement of ancestors and descendants occurs once on
 each side are paired first (Weisfeiler-Lehman colours, see `signatures`); every pair forces pairs among its neighbours
-(`partial_matching`); what is still ambiguous, such as parallel branches, is assigned at the least total cost (`assignment`).
-Each step then repeats with less detail: first with static attributes (stride, eps), then without. Operations without a
+(`partial_matching`); operations that are still ambiguous, such as parallel branches, are assigned at the least total cost
+(`assignment`). The steps are done first with static attributes (stride, eps), then repeated without. Operations without a
 counterpart stay unmatched: a replaced head or an auxiliary one is a result, not a failure.
 
 >>> from fxmap.graph.opgraph import Op
@@ -22,7 +22,7 @@ Cost: O(e r) for e edges and the largest radius r of a neighbourhood (16), plus 
 n ambiguous operations. The largest common subgraph is NP-hard in general: this is an approximation. Beside an exhaustive
 matcher (`tests/matching/align/oracle.py`), on random graphs of at most seven operations, it preserves every edge of 6000
 renamed copies; with an operation added or removed it is short by one to three edges in 1.4 % of the pairs (3.3 % where all
-operations are of one to three kinds): a neighbour of the same kind is then taken for the operation that is lacking.
+operations are of one to three kinds): a neighbour of the same kind is then taken for the missing operation.
 
 Source: B. Weisfeiler, A. Leman, NTI Series 2 (1968) 12-16; D. Conte et al., IJPRAI 18 (2004) 265-298,
 doi:10.1142/S0218001404003228 (survey of graph matching).
@@ -49,8 +49,8 @@ def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *
     Args:
         src, dst: the graphs. Names take part only where everything else is equal.
         anchors: pairs of operations, by name, that are known to correspond.
-        thorough: also take weak evidence: neighbourhoods, assignment by cost, unique shapes of tensors. Without it only
-            signatures count, and what follows from them.
+        thorough: also use weak evidence: neighbourhoods, assignment by cost, unique shapes of tensors. Without it, only
+            signatures count, and the pairs that follow from them.
     """
     matching = PartialMatching(view(src), view(dst))
     labels = Labels()
@@ -113,7 +113,7 @@ def _pair_anchors(matching: PartialMatching, anchors: Sequence[tuple[str, str]])
 
 
 def _assign_ties(matching: PartialMatching, labels: list[list[tuple[int, int]]]) -> None:
-    """Operations with equal ancestors and descendants are exchangeable: take one way, and remember that it was a choice."""
+    """Assign operations with equal ancestors and descendants, which look exchangeable, and mark their pairs as tied."""
     for group in matching.groups(labels).values():
         src = [s for s in group[0] if s not in matching.forward]
         dst = [d for d in group[1] if d not in matching.backward]
@@ -123,7 +123,7 @@ def _assign_ties(matching: PartialMatching, labels: list[list[tuple[int, int]]])
 
 
 def _assign_rest(matching: PartialMatching) -> None:
-    """Assign blocks of one kind and shape until nothing changes: every pair may give its neighbours support."""
+    """Assign blocks of operations of one kind and shape until nothing changes: every pair may support its neighbours."""
     found = True
     while found:
         found = False
@@ -138,7 +138,7 @@ def _assign_rest(matching: PartialMatching) -> None:
 
 
 def _pair_by_position(matching: PartialMatching) -> None:
-    """Pair what is left where both sides have one candidate at the same place: a replaced head, another activation."""
+    """Pair the only free neighbours of a pair if they are at the same argument: a replaced head, another activation."""
     for s, d in list(matching.forward.items()):
         for mine, other in (
             (matching.src.operands[s], matching.dst.operands[d]),
@@ -154,10 +154,10 @@ def _pair_by_position(matching: PartialMatching) -> None:
 
 
 def _pair_by_readers(matching: PartialMatching) -> None:
-    """Move norms to the other end of a gap: in a shorter stack of layers, what follows the last one begins no layer.
+    """Re-pair norms by their readers: a norm behind the last layer of a shorter stack is not the first norm of a layer.
 
-    The norm behind four of six layers computes from what the first norm of the fifth layer computes from, and so was paired
-    with that one. But it is read by the head, and by nothing that a layer has; as is the source's norm behind all six.
+    A norm behind four of six layers reads the same value as the first norm of the fifth layer, and so was paired with that.
+    But its reader is the head, and no part of a layer; the same holds for the source's norm behind all six layers.
     """
     for s, d in list(matching.forward.items()):
         operands = [dict(side.operands[i]) for side, i in ((matching.src, s), (matching.dst, d))]
@@ -168,9 +168,10 @@ def _pair_by_readers(matching: PartialMatching) -> None:
 
 
 def _displaced(matching: PartialMatching, s: int, d: int) -> list[tuple[int, int]]:
-    """Return a free operation and one that is paired with another whose readers are others; and what leads up to both.
+    """Return new pairs, from a free source operation and its counterpart upwards, that replace a pair with other readers.
 
-    Up to the nearest operation that joins values, or mixes channels: which layer that one belongs to, its inputs tell.
+    The pairs reach up to the nearest operation with several operands or that mixes channels (an affine layer), whose inputs
+    tell which layer it belongs to. The result is empty if no pair with other readers is among them.
     """
     src, dst = matching.src, matching.dst
     chain = []
@@ -194,7 +195,7 @@ def _displaced(matching: PartialMatching, s: int, d: int) -> list[tuple[int, int
 
 
 def _pair_by_tensors(matching: PartialMatching) -> None:
-    """Pair what is left where its tensors have shapes that no other operation has: another norm at another place."""
+    """Pair free operations whose tensors have shapes that no other free operation has: another norm at another place."""
     sides = (matching.src, matching.dst)
     matching.unique(
         [[side.shapes[i] or ("none", k, i) for i in range(len(side))] for k, side in enumerate(sides)], Evidence.POSITION

@@ -1,4 +1,4 @@
-"""Assignment: which of several candidates is which is decided for all of them together, at the least total cost.
+"""Assignment: pair several ambiguous operations one to one, all together, at the least total cost.
 
 Idea: within a block of operations of one kind and shape, each pair has a cost that counts neighbours that are matched to
 other operations, static attributes that differ, the distance in the order of execution, and, last and least, names. The
@@ -33,9 +33,9 @@ from fxmap.matching.align.signatures import own_attributes
 
 @dataclass(frozen=True, slots=True)
 class AssignmentWeights:
-    """What each disagreement of two operations adds to the cost of pairing them.
+    """The cost of each kind of disagreement between two operations.
 
-    Neighbours count most, then attributes, then order, and names least; chosen on `python -m benchmarks pairs`.
+    Neighbours count most, then attributes, then order, and names least; tuned on `python -m benchmarks pairs`.
     """
 
     neighbour: float = 8.0  # times the share of neighbours that are not matched to one another: structure comes first
@@ -50,7 +50,7 @@ _WEIGHTS = AssignmentWeights()
 
 
 def assign(matching: PartialMatching, src: list[int], dst: list[int], *, tied: bool) -> list[tuple[int, int]]:
-    """Pair the operations of a block. Unless they are known to be tied, a pair needs a neighbour in common."""
+    """Pair the operations of a block. Unless they are known to be tied, a pair needs matched neighbours."""
     cost = np.zeros((len(src), len(dst)))
     support = np.zeros_like(cost)
     for row, s in enumerate(src):
@@ -65,7 +65,7 @@ def assign(matching: PartialMatching, src: list[int], dst: list[int], *, tied: b
 
 
 def _support(matching: PartialMatching, s: int, d: int) -> float:
-    """Return the share of neighbours of the source operation that are matched to the same neighbour of the other."""
+    """Return the share of the source operation's neighbours whose partners are neighbours of the other operation."""
     shared = total = 0
     for mine, other in (
         (matching.src.operands[s], matching.dst.operands[d]),

@@ -1,8 +1,8 @@
 """A partial matching of two graphs, under construction: pairs found so far, and the propagation that extends them.
 
-Idea: a pair of operations that correspond forces pairs among their neighbours. Where one pair's operations are each read, at
+Idea: a pair of operations that correspond forces pairs among their neighbours. If both operations of a pair are read, at
 the same argument, by exactly one free operation of some kind and shapes, those two readers correspond as well; and likewise
-what the two compute from. Every new pair is a new place to start from, until nothing follows any more.
+their operands. Every new pair is a new starting point, until no more pairs follow.
 
 >>> from fxmap.graph.opgraph import Op, OpGraph
 >>> from fxmap.matching.align.view import view
@@ -19,8 +19,8 @@ what the two compute from. Every new pair is a new place to start from, until no
 >>> matching.forward
 {0: 0, 1: 1, 2: 2}
 
-Cost: linear in the edges at the operations that are paired. It is the forced-move rule of constraint propagation, applied
-to graph matching: D. Conte, P. Foggia, C. Sansone, M. Vento, IJPRAI 18 (2004) 265-298, doi:10.1142/S0218001404003228
+Cost: linear in the edges of the paired operations. This is the forced-move rule of constraint propagation, applied to graph
+matching: D. Conte, P. Foggia, C. Sansone, M. Vento, IJPRAI 18 (2004) 265-298, doi:10.1142/S0218001404003228
 (survey).
 """
 
@@ -35,9 +35,9 @@ from fxmap.matching.align.view import View
 
 @dataclass
 class PartialMatching:
-    """Pairs of operations found so far, by number, with the evidence for each.
+    """Pairs of operations found so far, by index, with the evidence for each.
 
-    `forward` goes from source to destination, `backward` the other way round.
+    `forward` maps source to destination operations, `backward` the other way round.
     """
 
     src: View
@@ -67,16 +67,16 @@ class PartialMatching:
             self.forward[s], self.backward[d], self.evidence[s] = d, s, evidence
 
     def propagate(self) -> None:
-        """Match what follows from the pairs so far: neighbours at the same argument that have no rival.
+        """Match the neighbours of the pairs so far that are at the same argument and have no rival, until none are left.
 
-        Consumers come before producers: an operation is what it is by what it computes from, and where the two models
-        disagree about what becomes of its value, its inputs decide.
+        Consumers are matched before producers: an operation is identified by its inputs, and these decide if the two models
+        use its value differently.
         """
         backward: list[tuple[int, int]] = []
         while self._fresh or backward:
             downstream = bool(self._fresh)
             s, d = self._fresh.pop() if downstream else backward.pop()
-            # Many things read the input; and a tensor of another shape is where two networks part.
+            # Many operations read the input; and at tensors of other shapes, the two networks diverge.
             if self.src.kinds[s] == INPUT or not self.compatible(s, d):
                 continue
             if downstream:
@@ -94,7 +94,7 @@ class PartialMatching:
         return [(a[0], b[0]) for a, b in groups.values() if len(a) == len(b) == 1]
 
     def unique(self, labels: Sequence[Sequence[Hashable]], evidence: Evidence) -> None:
-        """Match operations whose label occurs once on each side among those that are still free."""
+        """Match free operations whose label occurs exactly once among the free operations of each side."""
         self.pair(((a[0], b[0]) for a, b in self.groups(labels).values() if len(a) == len(b) == 1), evidence)
 
     def groups(self, labels: Sequence[Sequence[Hashable]]) -> dict[Hashable, tuple[list[int], list[int]]]:

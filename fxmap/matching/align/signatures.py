@@ -1,4 +1,4 @@
-"""Structural signatures: labels that say what an operation is by the operations around it.
+"""Structural signatures: labels that identify an operation by the operations around it.
 
 Idea: Weisfeiler-Lehman colour refinement on directed graphs. An operation's label is made from its own kind and shapes and
 from the labels of its neighbours; equal labels mean equal surroundings. `forward` labels an operation by all its ancestors,
@@ -37,7 +37,7 @@ from fxmap.matching.align.view import View
 
 
 class Labels:
-    """Gives equal structures equal integers."""
+    """Assigns integers to structures: equal structures get the same integer."""
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
@@ -49,7 +49,7 @@ class Labels:
 def base(view: View, labels: Labels, *, attributes: bool) -> list[int]:
     """Label operations by kind and shapes of tensors, and by static attributes if asked.
 
-    The attributes of a merged norm are left out: the other form of the layer has it folded, and no longer has them.
+    The attributes of a merged norm are left out: another form of the layer has the norm folded, and so lacks them.
     """
     return [
         labels((view.kinds[i], view.shapes[i], own_attributes(view.ops[i]) if attributes else None))
@@ -58,11 +58,11 @@ def base(view: View, labels: Labels, *, attributes: bool) -> list[int]:
 
 
 def own_attributes(op: Op) -> tuple[tuple[str, Any], ...]:
-    """Return the static attributes of an operation without those of the norm that was merged into it."""
+    """Return the static attributes of an operation, without those of its layout and of a norm merged into it."""
     return tuple((name, value) for name, value in op.attributes if name not in _LAYOUT and not name.startswith("norm."))
 
 
-# How a weight is stored, and what a convolution of kernel 1 says in defaults: not what is computed.
+# Attributes of how a weight is stored, and defaults of a convolution of kernel 1, which do not change the computation.
 _LAYOUT = {"axes", "transposed", "output_padding"}
 
 

@@ -1,10 +1,10 @@
-"""Symmetry: which operations of one graph may be exchanged without changing the function.
+"""Symmetry: find operations of one graph that may be exchanged without changing the function.
 
-Idea: an automorphism of the graph that exchanges two operations also exchanges what only one of them reads and what reads
-only one of them. Follow both, edge by edge, until the two walks meet in operations that they share (`exchange`). If they
-do, either choice gives the same function whatever the values are: a tie. If the walks part, the graph has no such symmetry.
-Operations with equal inputs that were told apart by assignment alone are run the other way round: a tie if the outputs
-agree all the same, and refuted if not (`ties`).
+Idea: an automorphism of the graph that exchanges two operations also exchanges the operands and the readers that they do not
+share. Follow both, edge by edge, until the two walks meet in operations that they share (`exchange`). If they do, either
+choice gives the same function whatever the values are: a tie. If the walks diverge, the graph has no such symmetry.
+Operations with equal inputs that were told apart by assignment alone are exchanged in a run: they are tied if the outputs
+stay the same, and not tied otherwise (`ties`).
 
 >>> from fxmap.graph.opgraph import Op
 >>> graph = OpGraph()
@@ -15,7 +15,7 @@ agree all the same, and refuted if not (`ties`).
 >>> sorted(ties(graph, [Pair("a", "left", Evidence.TIED), Pair("b", "right", Evidence.TIED)], None)[0])
 ['left', 'right']
 
-Cost: `exchange` is linear in the edges of what moves; `ties` calls it for each pair of open operations of one kind and
+Cost: `exchange` is linear in the edges of the moved nodes; `ties` calls it for each pair of open operations of one kind and
 shapes, and runs the model at most a few times for each (`_TRIED`). The general problem, the automorphism group of a graph,
 is B. D. McKay, A. Piperno, J. Symbolic Computation 60 (2014) 94-112, doi:10.1016/j.jsc.2013.09.003; only exchanges of two
 branches are needed here, and are found without backtracking.
@@ -28,21 +28,21 @@ from torch import Tensor
 from fxmap.graph.opgraph import TENSOR, OpGraph
 from fxmap.matching.align.alignment import Evidence, Pair
 
-# So many alternatives of one operation are tried by running them.
+# Up to this number of alternatives of one operation are tried in a run.
 _TRIED = 4
 
-# Evidence that leaves open whether another operation would do as well.
+# Evidence that does not exclude that another operation fits as well.
 _OPEN = (Evidence.TIED, Evidence.ASSIGNED, Evidence.VALUES)
 
 
 def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]], bool] | None) -> tuple[set[str], int]:
-    """Return the operations of the destination that may be exchanged with another, and how many other choices were run.
+    """Return the operations of the destination that may be exchanged with another, and the number of exchanges in runs.
 
     Args:
         graph: the destination.
-        pairs: what was aligned; only pairs that alignment chose, and that a run told apart, are looked at (see `_OPEN`).
-        agrees: runs the destination with its tensors exchanged, by path, and tells whether the outputs stay the same; None
-            where they are wrong anyway.
+        pairs: the aligned pairs; only those with evidence of a choice or of values are considered (see `_OPEN`).
+        agrees: runs the destination with its tensors exchanged, by path, and returns whether the outputs stay the same;
+            None if they are wrong anyway.
     """
     evidence = {pair.dst: pair.evidence for pair in pairs if pair.evidence in _OPEN}
     tied: set[str] = set()
@@ -61,7 +61,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
             moved = exchanged(graph, image)
             runnable = agrees is not None and all(map(graph.is_stored, moved))
             tried += runnable
-            # Structure passes over the movement of data: rows and columns of a map look alike, and are not.
+            # Structure ignores data movement: rows and columns of a feature map look alike, but are not.
             if not runnable or agrees is None or agrees(moved):
                 tied |= image.keys()
             continue
@@ -79,9 +79,9 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
 
 
 def exchanged_values(graph: OpGraph, one: str, other: str, values: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Return tensors in which two layers of one kind and shape have one another's numbers, rows of one tensor included.
+    """Return the tensors of two layers of one kind and shape with their values exchanged, also if both are rows of one.
 
-    None where they are no such layers, or read what code puts together.
+    None if they are no such layers, or read operands that code computes from stored tensors.
     """
     read = graph.tensors(one), graph.tensors(other)
     keys = {str(tensor.key) for tensors in read for tensor in tensors.values()}
@@ -105,12 +105,12 @@ def exchanged_values(graph: OpGraph, one: str, other: str, values: Mapping[str, 
 
 
 def exchanged(graph: OpGraph, image: dict[str, str]) -> dict[str, str]:
-    """Return which tensor takes the place of which, by key, where operations are exchanged."""
+    """Map the key of every tensor that an exchange of operations moves to the key of the tensor that takes its place."""
     return {str(graph.op(a).key): str(graph.op(b).key) for a, b in image.items() if graph.op(a).kind == TENSOR}
 
 
 def rivals(graph: OpGraph, name: str) -> list[str]:
-    """Return the other operations of a kind that compute from the same values with tensors of the same shapes."""
+    """Return the other operations of the same kind that read a value in common and tensors of the same shapes."""
     data = [
         producer
         for producers in graph.operands(name).values()
@@ -126,12 +126,12 @@ def _shapes(graph: OpGraph, name: str) -> tuple[object, ...]:
 
 
 def exchange(graph: OpGraph, one: str, other: str) -> dict[str, str] | None:
-    """Return the automorphism that exchanges two operations, or None where there is none to be found.
+    """Return an automorphism of the graph that exchanges two operations, or None if none was found.
 
-    Each moved node goes to its image; the others stay. Nodes of the two branches alternate: one, its image, and so on.
-    Linear in the number of edges of what moves.
+    It maps each moved node to its image, and back; other nodes stay. Nodes of the two branches alternate: one, its image,
+    and so on. Linear in the number of edges of the moved nodes.
 
-    Among several neighbours that look alike the first is taken, so that None is not a proof that there is no automorphism.
+    Of several neighbours that look alike, the first is taken, so None does not prove that there is no automorphism.
 
     >>> from fxmap.graph.opgraph import Op
     >>> graph = OpGraph()
@@ -174,7 +174,7 @@ def _look(graph: OpGraph, name: str) -> tuple[object, ...]:
 
 
 def _pairs(graph: OpGraph, mine: list[tuple[str, str]], theirs: list[tuple[str, str]]) -> list[tuple[str, str]] | None:
-    """Pair the neighbours that the two do not share, each with one that looks alike at the same argument."""
+    """Pair the neighbours that are not shared, each with one that looks alike at the same argument; None if impossible."""
     rest, others = list(mine), list(theirs)
     for edge in mine:
         if edge in others:

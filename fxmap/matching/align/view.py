@@ -31,7 +31,7 @@ class View:
 
 
 def view(graph: OpGraph) -> View:
-    """Make the view of a graph. Linear time."""
+    """Make the compact view of a graph, in linear time."""
     ops = [op for op in graph.ops() if op.kind not in (TENSOR, CONSTANT)]
     number = {op.name: index for index, op in enumerate(ops)}
     operands: list[list[tuple[str, int]]] = []
@@ -59,5 +59,5 @@ def _shapes(op: Op, tensors: dict[str, Op]) -> tuple[Any, ...]:
     # Whether an affine layer has a bias or a norm differs between the forms of one network; its weight's shape does not.
     if has(op.kind, Trait.AFFINE) and "weight" in tensors:
         return (("weight", affine_shape(op, tensors["weight"])),)
-    # Axes of extent 1 say how a tensor is broadcast: a layer scale of (c) is one of (c, 1, 1).
+    # Axes of size 1 only say how a tensor is broadcast: a layer scale of shape (c) is the same as one of (c, 1, 1).
     return tuple((name, tensors[name].extents) for name in sorted(tensors))

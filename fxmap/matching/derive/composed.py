@@ -5,10 +5,10 @@ graph keeps of it an index map: for each element of the operand, the number of t
 `fxmap.graph.index_maps`). Here the index map becomes an expression that a person can read.
 
 Idea: of several expressions that give the same elements, take the simplest. `arrange` looks at the map row by row: where
-whole rows of one stored tensor follow one another, they are that tensor, a slice of it, or a choice of its rows; rows of
-several tensors are concatenated; only where rows are mixed are single elements gathered. `solve_parts` goes the other way:
-given what the operands are to be, it asks for each element of a stored tensor where in the operands it stands, and writes
-that index map as an expression in turn.
+whole rows of one stored tensor follow one another, they are that tensor, a slice of it, or a selection of its rows; rows of
+several tensors are concatenated; single elements are gathered only where rows are mixed. `solve_parts` goes the other way:
+given the values that the operands must have, it finds the position of each element of a stored tensor in the operands, and
+writes that index map as an expression in turn.
 
 >>> numbering = Numbering({"q": (1, 2), "k": (1, 2)})
 >>> joined = torch.cat([numbering.numbers("k"), numbering.numbers("q")])
@@ -40,7 +40,7 @@ Leaf = Callable[[str], Expression]
 
 
 def composed_expression(composition: Composition, numbering: Numbering) -> Expression:
-    """Write an operand in terms of the stored tensors."""
+    """Return the expression that computes a composed operand from the stored tensors."""
     terms = []
     for term in composition.terms:
         expression = arrange(term.numbers, numbering, Source)
@@ -50,13 +50,13 @@ def composed_expression(composition: Composition, numbering: Numbering) -> Expre
 
 
 def arrange(numbers: Tensor, numbering: Numbering, leaf: Leaf) -> Expression:
-    """Write a tensor whose elements have these numbers, by the simplest expression: whole tensors, rows, or elements.
+    """Return the simplest expression of a tensor whose elements have these numbers: whole tensors, rows, or elements.
 
     `leaf` gives the expression of a numbered tensor. Linear in the number of elements.
     """
     shape = tuple(numbers.shape)
     first = next((axis for axis, extent in enumerate(shape) if extent > 1), max(len(shape) - 1, 0))
-    # One row of (1, c) is simpler than c elements, where it is a whole row of something.
+    # One row of (1, c) is simpler than c elements, if it is a whole row of a tensor.
     for axis in (max(first - 1, 0), first):
         inner = tuple(shape[axis + 1 :])
         table = numbers.reshape(prod(shape[axis : axis + 1]), -1)
@@ -72,7 +72,7 @@ def arrange(numbers: Tensor, numbering: Numbering, leaf: Leaf) -> Expression:
 
 
 def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: Leaf) -> Iterator[Expression]:
-    """Yield consecutive rows that come from one tensor, or are zero; nothing where a row is not a whole row of one."""
+    """Yield expressions of consecutive rows that come from one tensor, or are zero; nothing if a row is not a whole row."""
     count, width = table.shape
     owners = numbering.owners(table)
     starts = table[:, 0]
@@ -105,7 +105,7 @@ def _pieces(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: L
 
 
 def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf: Leaf) -> Expression:
-    """Gather single elements of the tensors, one after the other."""
+    """Return the expression that gathers single elements of the tensors."""
     owners = [owner for owner in distinct(numbering.owners(table)) if owner != ZERO]
     parts: list[Expression] = []
     local = torch.full_like(table, -1)
@@ -124,10 +124,10 @@ def _elements(table: Tensor, numbering: Numbering, inner: tuple[int, ...], leaf:
 
 
 def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, composition: Composition) -> dict[str, Expression]:
-    """Return what stored tensors are, where a destination operand is put together as one of the source is.
+    """Return expressions of stored tensors, for a destination operand that is composed in the same way as its counterpart.
 
     Both have the same terms, each of elements of one tensor, at the same places: then the tensors correspond as a whole,
-    elements that are not read included.
+    including elements that are not read. The result is empty if the two are composed differently.
     """
     while isinstance(made, Reshape):
         made = made.of
@@ -152,7 +152,7 @@ def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, compositio
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Elements of a stored tensor by number, and the expression of the tensor that they are; zero where it is None."""
+    """Numbers of stored elements, and the expression of the tensor that holds their values; they are zero if it is None."""
 
     name: str
     numbers: Tensor
@@ -162,13 +162,13 @@ class _Block:
 def solve_parts(
     expressions: Mapping[str, Expression], ops: OpGraph, wanted: Collection[str]
 ) -> tuple[dict[str, Expression], dict[str, str]]:
-    """Make stored tensors from the composed operands that hold their elements.
+    """Derive expressions of stored tensors from the composed operands that hold their elements.
 
-    `expressions` are those of the composed operands by name, `wanted` the tensors to make. Where an operand is a sum, one
+    `expressions` are those of the composed operands by name, `wanted` the tensors to make. If an operand is a sum, one
     term takes all of it, and the others are zero: only their sum is read.
 
     Returns:
-        The expressions, and for what cannot be made the reason.
+        The expressions, and a reason for each tensor that cannot be made.
     """
     assert ops.numbering is not None
     blocks = [block for name, made in expressions.items() for block in _blocks(name, ops.composed[name], made)]
@@ -192,12 +192,12 @@ _UNKNOWN = -2
 
 
 def _blocks(name: str, composition: Composition, made: Expression) -> Iterator[_Block]:
-    """Part an operand into what its terms must be."""
+    """Yield the values that the terms of a composed operand must have, as blocks of stored elements."""
     # A term times 0 is no part of the value.
     terms = [term for term in composition.terms if term.factor]
     whole = Shifted(made, -composition.shift) if composition.shift else made
     taken = torch.zeros(composition.shape, dtype=torch.bool)
-    # A term that repeats an element cannot take what differs from place to place.
+    # A term that repeats an element cannot take values that differ from place to place.
     for index, term in sorted(enumerate(terms), key=lambda item: _repeats(item[1].numbers)):
         present = term.numbers >= 0
         takes = present & ~taken if len(terms) == 1 or not _repeats(term.numbers) else torch.zeros_like(present)
@@ -213,7 +213,7 @@ def _repeats(numbers: Tensor) -> bool:
 
 
 def _gathered(place: Place, blocks: Sequence[_Block], places: Numbering) -> Tensor:
-    """Return where in the blocks every element of a stored tensor is; the first block that has it counts."""
+    """Return the position in the blocks of every element of a stored tensor; the first block that has it counts."""
     result = torch.full((place.size,), _UNKNOWN)
     for block in blocks:
         mine = place.holds(block.numbers)

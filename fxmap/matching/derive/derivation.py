@@ -1,9 +1,9 @@
 """Derive: from aligned operations to one expression for each tensor of the destination.
 
-Idea: a pair of operations that correspond says how each tensor that the destination's operation reads is made from the
-tensors that the source's reads (`layer_pair`): a copy, a reshape, or a batch norm folded into the layer before it. Where
-code puts an operand together from stored tensors (q, k and v joined into one weight), what was derived for the operand is
-then rewritten for the tensors that are stored (`composed`).
+Idea: for a pair of corresponding operations, each tensor that the destination's operation reads is made from the tensors
+that the source's operation reads (`layer_pair`): a copy, a reshape, or a batch norm folded into the layer before it. Where
+code composes an operand from stored tensors (q, k and v joined into one weight), the expression derived for the operand is
+then rewritten as expressions for the stored tensors (`composed`).
 
 >>> from fxmap.graph.opgraph import Op
 >>> from fxmap.matching.align.alignment import Evidence, Pair
@@ -20,8 +20,8 @@ then rewritten for the tensors that are stored (`composed`).
 0 tensors made, 1 of another shape, 0 without a source
   head.weight: source fc.weight (3, 2), destination (5, 2)
 
-Cost: linear in the number of pairs, and in the elements of operands that are put together by code. A norm is folded as
-torch.nn.utils.fusion does; the equations stand at the expressions (`fxmap.expressions.arithmetic`). Source of the folding:
+Cost: linear in the number of pairs, and in the elements of composed operands. A norm is folded as torch.nn.utils.fusion
+does; the equations are given with the expressions (`fxmap.expressions.arithmetic`). Source of the folding:
 B. Jacob et al., CVPR 2018, section 3.2, doi:10.1109/CVPR.2018.00286.
 """
 
@@ -38,19 +38,19 @@ from fxmap.matching.align.alignment import Alignment
 from fxmap.matching.derive.composed import composed_expression, corresponding_parts, solve_parts
 from fxmap.matching.derive.layer_pair import LayerPair, Piece, assemble
 
-# For a destination operation, by name: which of the source's input channels each of its own is.
+# For destination operations, by name: the source's input channel for each of their own input channels.
 Orders = Mapping[str, tuple[int, ...]]
 
-# So many mismatches and reasons are printed.
+# Up to this number of mismatches and reasons are printed.
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What the destination's tensors are made of, in terms of the source's tensors.
+    """Expressions that make the destination's tensors from the source's tensors.
 
-    `mismatched` are tensors whose counterpart has another shape; `reasons` say why another one cannot be made; `absorbed`
-    are running variances into which a difference of two eps (source, destination) was moved.
+    `mismatched` are tensors whose counterpart has another shape; `reasons` say why other tensors cannot be made; `absorbed`
+    are running variances into which the difference of two eps (source, destination) was moved.
     """
 
     expressions: Mapping[str, Expression] = field(default_factory=dict)
@@ -74,8 +74,8 @@ def derive(
 ) -> Derivation:
     """Derive an expression for every stored tensor that an aligned operation of the destination reads.
 
-    `columns` say for destination operations in which order of the source's input channels they read theirs. With
-    `absorb_eps` a different eps of two norms is moved into the running variance, and noted in `absorbed`.
+    `columns` has orders of input channels: for destination operations, the source's channel for each of their own. With
+    `absorb_eps`, a difference between the eps of two norms is moved into the running variance, and noted in `absorbed`.
     """
     found = derive_operands(src, dst, alignment, absorb_eps=absorb_eps)
     expressions = dict(found.expressions)
@@ -87,7 +87,7 @@ def derive(
 
 
 def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_eps: bool = False) -> Derivation:
-    """Derive an expression for every operand that an aligned operation reads, also those that are put together by code."""
+    """Derive an expression for every operand of an aligned destination operation, including operands that code computes."""
     mismatched: dict[str, Mismatch] = {}
     reasons: dict[str, str] = {}
     absorbed: dict[str, tuple[float, float]] = {}
@@ -121,7 +121,7 @@ def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_
 
 
 def in_stored_tensors(operands: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
-    """Rewrite what was derived for operands, of either side, in terms of the tensors that are stored."""
+    """Rewrite a derivation for operands in terms of stored tensors, both of the source and of the destination."""
     found = replace(
         operands,
         expressions={key: in_stored_sources(made, src) for key, made in operands.expressions.items()},
@@ -131,7 +131,7 @@ def in_stored_tensors(operands: Derivation, src: OpGraph, dst: OpGraph) -> Deriv
 
 
 def _for_parts_of_computed(found: Derivation, dst: OpGraph) -> Derivation:
-    """Say of the stored tensors of every computed operand (a weight norm's direction and size) what was said of it."""
+    """Transfer findings on computed operands to the stored tensors they are made of (a weight norm's direction and size)."""
     expressions, mismatched, reasons = dict(found.expressions), dict(found.mismatched), dict(found.reasons)
     for name, computed in dst.computed.items():
         if name in expressions:
@@ -145,9 +145,9 @@ def _for_parts_of_computed(found: Derivation, dst: OpGraph) -> Derivation:
 
 
 def _for_parts_of_composed(operands: Derivation, found: Derivation, src: OpGraph, dst: OpGraph) -> Derivation:
-    """Say of the stored tensors that operands are put together from (q, k, v of a joined weight) what was said of these.
+    """Transfer findings on composed operands to the stored tensors that they are composed of (q, k, v of a joined weight).
 
-    `operands` is what was derived before the source's operands were rewritten: it shows which were put together alike.
+    `operands` is the derivation before the source's operands were rewritten: it shows which are composed alike.
     """
     known = found.expressions.keys() | found.mismatched.keys() | found.reasons.keys()
     names = [name for name in dst.composed if name in known]
@@ -174,14 +174,14 @@ def _for_parts_of_composed(operands: Derivation, found: Derivation, src: OpGraph
 
 
 def _solved(made: Expression, value: Expression) -> dict[str, Expression]:
-    """Return what stored tensors are, of which a computed one is to have a value: a direction and a size."""
+    """Solve for the stored tensors (direction and size) from which a weight norm computes a given value; empty otherwise."""
     if isinstance(made, WeightNormed) and isinstance(made.of, Source) and isinstance(made.scale, Source):
         return {made.of.key: value, made.scale.key: Size(value, made.axis)}
     return {}
 
 
 def in_stored_sources(expression: Expression, src: OpGraph) -> Expression:
-    """Rewrite an expression of the source's operands in terms of the tensors that are stored."""
+    """Rewrite an expression of the source's operands as an expression of the source's stored tensors."""
     expression = substitute(expression, src.computed)
     if src.numbering is None:
         return expression
@@ -195,7 +195,7 @@ def siblings(
 ) -> dict[str, Expression]:
     """Map tensors that no operation reads (batch counters) by the module that owns them.
 
-    Where the read tensors of a destination module all come from one source module, its unread tensors come from those of
+    If the read tensors of a destination module all come from one source module, its unread tensors come from the tensors of
     the same name and shape there. `src` and `dst` are the shapes of the unread tensors.
     """
     owners: dict[str, set[str]] = {}

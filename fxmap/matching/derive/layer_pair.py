@@ -1,7 +1,7 @@
-"""One pair of aligned operations: how the tensors of one are made from those of the other.
+"""One pair of aligned operations: expressions for the destination's tensors in terms of the source's tensors.
 
-Two affine layers that correspond may carry their batch norm apart or folded, and a bias or not. All combinations follow from
-one view of them: weight, bias, and an optional norm of gamma, beta, mean, var and eps.
+Two affine layers that correspond may have a separate or a folded batch norm, and a bias or none. All combinations follow
+from one view of them: weight, bias, and an optional norm of gamma, beta, mean, var and eps.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _LAYERS = {"convolution": "conv", "conv_transpose": "conv_transpose", "linear": 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What some rows of a destination tensor, of `total`, are made of; all rows where `rows` is None.
+    """The expression of some of the `total` rows of a destination tensor; of all rows if `rows` is None.
 
-    `transposed` says that the tensor keeps its rows along the last axis, as an `i o` weight does.
+    `transposed` says that the rows of the tensor are along its last axis, as in an `i o` weight.
     """
 
     rows: tuple[int, ...] | None
@@ -32,7 +32,7 @@ class Piece:
 
 
 def assemble(pieces: list[Piece]) -> Expression | str:
-    """Put a tensor together from what its rows are made of, or say what is lacking."""
+    """Return the expression of a tensor from those of its rows, or a message that rows are missing."""
     for piece in pieces:
         if piece.rows is None:
             return piece.expression
@@ -49,7 +49,7 @@ def assemble(pieces: list[Piece]) -> Expression | str:
 
 
 class LayerPair:
-    """One pair of aligned operations, and how the tensors of one are made from those of the other."""
+    """One pair of aligned operations; makes the expressions for the tensors of the destination's operation."""
 
     def __init__(self, src_graph: OpGraph, src: Op, dst_graph: OpGraph, dst: Op, absorb_eps: bool) -> None:
         self.src, self.dst = src_graph.tensors(src.name), dst_graph.tensors(dst.name)
@@ -60,24 +60,24 @@ class LayerPair:
         self.absorb_eps = absorb_eps
         self.eps: tuple[float, float] = (src.attribute("norm.eps", 0.0), dst.attribute("norm.eps", 0.0))
         self.has_norm = _has_norm(src), _has_norm(dst)
-        # Why the two layers are not the same operation, although they correspond.
+        # The reason why the two layers are not the same operation, although they correspond.
         self.obstacle = unfolded(src_graph, src.name) if affine[0] and not unfolded(dst_graph, dst.name) else ""
 
     def piece(self, argument: str, expression: Expression) -> Piece:
-        """Return what this pair makes of a destination tensor: all of it, or the rows that are its operation."""
+        """Return the piece of a destination tensor that this pair makes: all of it, or the rows of its operation."""
         transposed = argument == "weight" and self.dst_op.attribute("axes") == "i o"
         total = _shape(self.dst[argument])[-1 if transposed else 0] if self.affine else 0
         rows = self.dst_op.rows if self.affine else None
         return Piece(None if rows is None else tuple(sorted(rows)), expression, total, transposed)
 
     def make(self, argument: str) -> Expression | Mismatch | str:
-        """Return the expression of a destination argument, or the mismatch or the reason that prevents it."""
+        """Return the expression of an argument of the destination's operation, or the mismatch or reason instead of it."""
         target = self.dst[argument]
         if not self.affine:
             return self._same(argument, target)
         weight = self.src["weight"]
         shapes = affine_shape(self.src_op, weight), affine_shape(self.dst_op, self.dst["weight"])
-        # A layer with other inputs, such as a stem for four channels, is another one; the norm behind it is the same.
+        # A layer with another number of inputs, such as a stem for four channels, differs; the norm behind it does not.
         norm = argument.startswith("norm.") and all(self.has_norm) and shapes[0][0] == shapes[1][0]
         if shapes[0] != shapes[1] and not norm:
             return _mismatch(target, self.src.get(argument, weight))
@@ -102,7 +102,7 @@ class LayerPair:
         elif weight and len(shape) != len(_shape(target)) and self.dst_op.attribute("axes") != "i o":
             made = Reshape(made, (total, *_shape(target)[1:]))
         made = take(made, self._rows(total), total)
-        # A tensor that is put together from parts is transposed when it is whole.
+        # A tensor that is assembled from rows is transposed after that.
         whole = self.dst_op.rows is None
         return Transpose(made) if weight and whole and self.dst_op.attribute("axes") == "i o" else made
 
@@ -124,7 +124,7 @@ class LayerPair:
                 return f"{self.src_op} reads no {argument}"
             return self._full(target, neutral)
         if self.affine:
-            # One number for each channel; which of them is settled by the rows.
+            # One number for each channel; the channels are selected by the rows.
             if _rank_one(source) != _rank_one(target):
                 return _mismatch(target, source)
         elif source.extents != target.extents:
@@ -168,7 +168,7 @@ class LayerPair:
             if argument == "running_mean" and "bias" in self.src and "bias" not in self.dst and isinstance(same, Expression):
                 return Difference(same, _source(self.src["bias"]))
             return same
-        # The source has the norm folded: a neutral one, whose bias is the layer's unless the layer keeps it itself.
+        # The source has the norm folded: the norm becomes neutral, but takes the bias if the layer has none.
         if argument == "running_var":
             return NeutralVariance((self._channels(),), self.eps[1], _source(self.src["weight"]))
         if argument == "bias" and "bias" in self.src and "bias" not in self.dst:

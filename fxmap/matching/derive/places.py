@@ -1,8 +1,8 @@
-"""Where a converted int8 model quantizes: its sites by the operations whose results they quantize.
+"""Quantized places: the quantization sites of a converted int8 model, by the operations whose results they quantize.
 
 A site is a pair of scale and zero point with the integers that they map to (`fxmap.forms.sites`): a quantize node of the
-graph, or an int8 module's own range. A place is an operation of the float twin's graph, since that is what alignment
-compares. Between an operation and the node that quantizes its result, data may be moved but not computed.
+graph, or an int8 module's own range. A place is an operation of the float twin's graph, since alignment compares these.
+Between an operation and the node that quantizes its result, data may be moved but not computed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from fxmap.normalize.network import Network
 # Operations whose int8 kernels give their result the scale and zero point of their input (the first, of several).
 _KEEP_THE_INPUTS_RANGE = {"max_pool", "avg_pool", "adaptive_avg_pool", "mean", "relu", "hardtanh", "cat"}
 
-# Operations whose int8 kernels give their result a range that is written into the kernel: that of the function.
+# Operations whose int8 kernels give their result a fixed range: that of the function.
 _FIXED_RANGE = {
     **dict.fromkeys(("sigmoid", "hardsigmoid"), Site("", 1 / 256, 0, 0, 255)),
     "tanh": Site("", 1 / 128, 128, 0, 255),
@@ -38,7 +38,7 @@ class Quantizer:
     stays: bool
 
 
-# An operation, and which part of its result: the arguments of what takes the part.
+# An operation, and the part of its result, by the arguments of the nodes that take the part.
 Place = tuple[str, tuple[str, ...]]
 
 
@@ -57,12 +57,12 @@ class QuantizedPlaces:
             outputs.setdefault(op.output, []).append(op.name)
         self.operations = {output: names[0] for output, names in outputs.items() if len(names) == 1}
         self.sites: dict[Place, list[Site]] = {}
-        # Places of which the value is dequantized before it is quantized again.
+        # Places whose value is dequantized before it is quantized again.
         self.left: set[Place] = set()
         order = {name: position for position, name in enumerate(self.nodes)}
         calls = {site: captured.returned.get(site.path) for site in model.sites}
         self.modules = {path for path, _ in captured.module.named_modules()}
-        # Ranges of functions that are never called; inside of layers that are one module of the twin; and without a place.
+        # Sites of functions that are never called; inside layers that are one module of the twin; and without a place.
         self.idle = [site for site, names in calls.items() if names is None and site.path in self.modules]
         self.inner = [site for site in calls if site.path not in self.modules]
         self.nowhere = [site for site, names in calls.items() if names is not None and not set() < {*names} <= order.keys()]
@@ -81,19 +81,19 @@ class QuantizedPlaces:
         self.sites.setdefault(place, []).append(site)
 
     def _at(self, steps: list[fx.Node]) -> Place | None:
-        """Return the place of a value, by what `_behind` gives for it."""
+        """Return the place of a value from the nodes that `_behind` yields for it; None if there is no single operation."""
         name = self.operations.get(steps[-1].name)
         return None if name is None else (name, tuple(str(s.args[1:]) for s in steps[-2::-1] if has(kind_of(s), Trait.PART)))
 
     def owner(self, site: Site) -> str:
-        """Return the module of the twin that a site is inside of."""
+        """Return the path of the twin's module that contains a site."""
         path = site.path
         while path not in self.modules:
             path = path.rpartition(".")[0]
         return path
 
     def inside(self, owner: str, name: str) -> Site | None:
-        """Return the site of a name inside of a module of the twin."""
+        """Return the site with a given name inside a module of the twin, or None."""
         return next((site for site in self.inner if site.path == owner + name), None) if owner else None
 
     def describe(self, place: Place) -> str:
@@ -101,7 +101,7 @@ class QuantizedPlaces:
         return str(self.model.captured.ops.op(place[0]))
 
     def numbers(self, site: Site) -> tuple[float | str, ...]:
-        """Return the range of a site as numbers, of the model's own state: those that share an observer have the same."""
+        """Return the range of a site as numbers from the model's state dict, equal for sites that share an observer."""
         return self._number(site.scale), self._number(site.zero_point), site.low, site.high
 
     def _number(self, value: str | float) -> float | str:
@@ -111,22 +111,22 @@ class QuantizedPlaces:
         return value if held.is_meta else float(held)
 
     def own(self, place: Place) -> list[Site]:
-        """Return the sites of a place whose value is quantized by them, and not by an int8 kernel before them."""
+        """Return the sites of a place if they quantize its value; none if it was dequantized from int8 before."""
         return [] if place in self.left else self.sites.get(place, [])
 
     def at(self, place: Place) -> list[Site]:
-        """Return the sites of a place; before them that whose range an int8 kernel keeps there."""
+        """Return the sites of a place, preceded by the site whose range an int8 kernel keeps there, if there is one."""
         return self.own(place) or [*self._kept(place)[:1], *self.sites.get(place, [])]
 
     def shared(self) -> Iterator[tuple[str, list[Site]]]:
-        """Yield operations that keep the scale of their inputs, and the sites of these."""
+        """Yield operations that keep the scale of their inputs, with the sites of the inputs."""
         for name in self.operations.values() if self.model.stays else ():
             place: Place = name, ()
             if not self.own(place) and (kept := self._kept(place)):
                 yield name, kept
 
     def _kept(self, place: Place) -> list[Site]:
-        """Return for every input of an operation the site whose range its int8 kernel keeps; none where it is in float."""
+        """Return, for every int8 input of an operation, the site whose range the operation's int8 kernel keeps."""
         name, part = place
         if not self.model.stays:
             return []
@@ -141,7 +141,7 @@ class QuantizedPlaces:
         return [_FIXED_RANGE[op.kind]] if found and op.kind in _FIXED_RANGE else found
 
     def _behind(self, node: fx.Node) -> Iterator[fx.Node]:
-        """Yield a node and those before it, as long as they move its elements and compute nothing, up to an operation."""
+        """Yield a node and its producers, up to the nearest operation, as long as they only move elements."""
         yield node
         while node.name not in self.operations and has(kind_of(node), Trait.MOVEMENT | Trait.IDENTITY):
             inputs = _data(node)
@@ -152,6 +152,6 @@ class QuantizedPlaces:
 
 
 def _data(node: fx.Node) -> list[fx.Node]:
-    """Return what a node computes its value from: its first argument, or the values in it."""
+    """Return the nodes that a node reads as data: its first argument, or the nodes in that list."""
     first = node.args[0] if node.args else None
     return [value for value in (first if isinstance(first, list | tuple) else (first,)) if isinstance(value, fx.Node)]

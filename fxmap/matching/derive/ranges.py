@@ -1,10 +1,9 @@
 """Take over the activation ranges of an int8 source, for an int8 destination that quantizes at the same places.
 
 Idea: an activation range (scale and zero point) belongs to a place, which is an operation whose result is quantized. The
-alignment says which operation of the destination is which of the source, and so which range is which. Where every place of
-the destination has a range in the source, no calibration data is needed: scales and zero points are copied like any other
-tensor, and so are integers of weights, so that nothing is rounded anew. Where one has none, nothing is taken over, and the
-reason is returned.
+alignment pairs operations of both models, and thereby their ranges. If every place of the destination has a range in the
+source, no calibration data is needed: scales and zero points are copied like any other tensor, and so are the integers of
+weights, so that nothing is rounded again. If one place has none, nothing is taken over, and the reason is returned.
 
 Cost: linear in the sites and in the nodes between them and their operations.
 
@@ -25,10 +24,10 @@ from fxmap.matching.derive.places import Place, QuantizedPlaces, Quantizer
 
 @dataclass(frozen=True)
 class Taken:
-    """Ranges that are taken over: of keys, and of literals, by the name of their node (scale before zero point).
+    """Ranges that are taken over: those stored under keys, and literals by the name of their node (scale, zero point).
 
-    `idle` are ranges that no operation reads: functions that are never called. `others` counts the source's ranges
-    that the destination has nothing for.
+    `idle` are ranges that no operation reads: those of functions that are never called. `others` counts the source's ranges
+    without a counterpart in the destination.
     """
 
     keys: dict[str, Expression] = field(default_factory=dict)
@@ -40,11 +39,11 @@ class Taken:
 def take_over(
     src: Quantizer, dst: Quantizer, pairs: Iterable[Pair], owners: Mapping[str, str] = MappingProxyType({})
 ) -> Taken | str:
-    """Find for every site of the destination the range of the source; or say why one has none.
+    """Find the source's range for every site of the destination; or return the reason why a site has none.
 
-    `pairs` are the operations that correspond; `owners` say of modules of the destination, by path, from which module of the
-    source all their tensors come: ranges inside of layers that torch took apart correspond by their names there. The
-    expressions read the source's state dict, and make what the destination's holds.
+    `pairs` are the operations that correspond; `owners` maps paths of destination modules to the source module that all
+    their tensors come from: ranges inside layers that torch splits into several modules are matched by their names
+    there. The expressions read the source's state dict, and make values of the destination's.
     """
     ours, theirs = QuantizedPlaces(src), QuantizedPlaces(dst)
     partners = {pair.dst: pair.src for pair in pairs}
@@ -60,7 +59,7 @@ def take_over(
 
 
 def _sites_at_places(ours: QuantizedPlaces, theirs: QuantizedPlaces, partners: Mapping[str, str]) -> dict[Site, Site] | str:
-    """Return the source's site for every site of the destination at an operation; or say why one has none."""
+    """Map every site of the destination at an operation to the source's site; or return the reason why one has none."""
     found: dict[Site, Site] = {}
     if theirs.nowhere:
         return f"{theirs.nowhere[0]} is at no single operation"
@@ -75,7 +74,7 @@ def _sites_at_places(ours: QuantizedPlaces, theirs: QuantizedPlaces, partners: M
 
 
 def _sites_at(ours: QuantizedPlaces, own: list[Site], theirs: QuantizedPlaces, place: Place) -> dict[Site, Site] | str:
-    """Return the source's sites for those of one place of the destination; or say why they do not correspond."""
+    """Map the sites of one place of the destination to the source's; or return the reason why they do not correspond."""
     sites = theirs.at(place)
     if len(own) != len(sites) and len({ours.numbers(site) for site in own}) == 1:
         own = own[:1] * len(sites)
@@ -94,13 +93,13 @@ def _sites_at(ours: QuantizedPlaces, own: list[Site], theirs: QuantizedPlaces, p
 
 
 def _several(found: Mapping[Site, Site], more: Mapping[Site, Site]) -> str:
-    """Say which site of the destination would have two sites of the source; "" if none has."""
+    """Return the message that a site of the destination would have two sites of the source; "" if none would."""
     twice = [other for other, one in more.items() if found.get(other, one) != one]
     return f"{twice[0]} is the range of several operations" if twice else ""
 
 
 def _sites_inside(ours: QuantizedPlaces, theirs: QuantizedPlaces, owners: Mapping[str, str]) -> dict[Site, Site] | str:
-    """Return the source's site for every site inside of a layer that is one module of the twin; or say why one has none."""
+    """Map every site inside a layer that is one module of the twin to the source's site; or return why one has none."""
     found: dict[Site, Site] = {}
     for site in theirs.inner:
         owner = theirs.owner(site)
@@ -114,7 +113,7 @@ def _sites_inside(ours: QuantizedPlaces, theirs: QuantizedPlaces, owners: Mappin
 def _shared_by_several(
     ours: QuantizedPlaces, theirs: QuantizedPlaces, partners: Mapping[str, str], found: Mapping[Site, Site]
 ) -> str:
-    """Say where an int8 kernel of the destination keeps its input's range, and the source has another behind it."""
+    """Return the message that a destination kernel keeps its input's range where the source has two ranges; else empty."""
     for name, before in theirs.shared():
         behind = ours.own((partners.get(name, ""), ()))[:1]
         ranges = {ours.numbers(found[site]) if site in found else theirs.numbers(site) for site in before}
@@ -124,7 +123,7 @@ def _shared_by_several(
 
 
 def _taken(ours: QuantizedPlaces, theirs: QuantizedPlaces, found: Mapping[Site, Site]) -> Taken:
-    """Write the ranges as expressions of the source's state dict."""
+    """Convert pairs of sites to expressions that read scales and zero points from the source's state dict."""
     src, dst = ours.model, theirs.model
     keys: dict[str, Expression] = {}
     literals: dict[str, tuple[Expression, Expression]] = {}
@@ -132,7 +131,7 @@ def _taken(ours: QuantizedPlaces, theirs: QuantizedPlaces, found: Mapping[Site, 
         scale = _read(src, one.scale, dst, other.scale)
         zero_point = _read(src, one.zero_point, dst, other.zero_point)
         if one.low != other.low:
-            # Other integers for the same numbers.
+            # The same real numbers are mapped to other integers.
             zero_point = Shifted(zero_point, other.low - one.low)
         if other.node:
             literals[other.node] = scale, zero_point
@@ -143,7 +142,7 @@ def _taken(ours: QuantizedPlaces, theirs: QuantizedPlaces, found: Mapping[Site, 
 
 
 def _read(src: Quantizer, one: str | float, dst: Quantizer, other: str | float) -> Expression:
-    """Return what reads a number of the source in the shape in which the destination has it."""
+    """Return an expression that reads a scale or zero point of the source, in the shape that the destination stores."""
     shape = tuple(dst.state[other].shape) if isinstance(other, str) else ()
     if not isinstance(one, str):
         return Number(shape, one)

@@ -1,12 +1,12 @@
 """ReLU6 in the source, ReLU in the destination: an int8 range can clamp where the activation no longer does.
 
-Idea: an int8 activation saturates at the largest value of its range. Where that is 6, the saturation is the ReLU6: relu(x)
-in integers 0..255 of scale 6/255 is min(max(x, 0), 6). Which activations these are follows from the alignment: an operation
-that clamps to 0..b, matched with a relu. The range to set is that of the int8 module that the relu is a part of, or of the
-one before it that nothing else reads.
+Idea: an int8 activation saturates at the largest value of its range. If that is 6, saturation acts as ReLU6: relu(x) in
+integers 0..255 of scale 6/255 is min(max(x, 0), 6). The alignment gives these activations: an operation that clamps to 0..b,
+matched with a relu. The range to set is that of the int8 module that the relu is a part of, or of the one before it that
+nothing else reads.
 
 These ranges have no headroom. Kernels that add pairs of products in 16 bits can overflow on integers above 127, which is why
-torch's default observers leave the upper half unused; so those of the other activations still do.
+torch's default observers leave the upper half unused; the ranges of other activations keep this headroom.
 
 Cost: linear in the pairs. Source: clamping by saturation is usual in integer inference, B. Jacob et al., CVPR 2018, section
 2.4, doi:10.1109/CVPR.2018.00286.
@@ -19,7 +19,7 @@ from torch import nn
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.matching.align.alignment import Pair
 
-# The attributes that say where an operation clamps, lower and upper, and their defaults.
+# The attributes with the lower and upper bound of a clamping operation, and their defaults.
 _BOUNDS = {"hardtanh": (("min_val", -1.0), ("max_val", 1.0)), "clamp": (("min", None), ("max", None))}
 
 

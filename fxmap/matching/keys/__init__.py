@@ -1,1 +1,1 @@
-"""Two state dicts without a graph: which key is which, from shapes, names and order alone."""
+"""Match the keys of two state dicts without a graph, by shapes, names and order alone."""

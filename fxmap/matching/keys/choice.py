@@ -1,4 +1,4 @@
-"""The choice among scored pairs: one source for each destination entry, and how clear that choice is."""
+"""The choice among scored pairs: one source entry for each destination entry, and the margin of that choice."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -14,14 +14,14 @@ _IMPOSSIBLE = -1e3
 
 
 def assigned(scores: Scores, pairs: Candidates, block: slice) -> Numbers:
-    """Return the numbers of the pairs of one shape that are assigned to one another."""
+    """Return the indices of the pairs in one block (of one shape) that an optimal assignment chooses."""
     row, column = (np.unique(part[block], return_inverse=True)[1] for part in (pairs.src, pairs.dst))
     numbers: Numbers = block.start + _assignment(scores[block], row, column)
     return numbers
 
 
 def _assignment(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
-    """Return the numbers of the pairs whose scores are the largest in sum, one a row and one a column at most."""
+    """Return the indices of the pairs with the largest total score, at most one in each row and in each column."""
     height, width = int(row.max()) + 1, int(column.max()) + 1
     if height * width <= LIMITS.block_cells:
         gain = np.full((height, width), _IMPOSSIBLE)
@@ -30,7 +30,7 @@ def _assignment(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
         kept = gain[i, j] > _IMPOSSIBLE
         i, j = i[kept], j[kept]
     else:
-        # Few of the cells are possible. A column of its own for each row, at a price, so that there always is an assignment.
+        # Few of the cells are possible. Each row gets an extra column of its own, at a price, so that an assignment exists.
         price = float(scores.max() - scores.min()) * 2 + 1
         cost = np.concatenate([scores.max() + 1 - scores, np.full(height, price + 1)])
         places = (np.concatenate([row, np.arange(height)]), np.concatenate([column, width + np.arange(height)]))
@@ -44,9 +44,9 @@ def _assignment(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
 
 
 def margins(values: Scores, pairs: Candidates, block: slice, numbers: Numbers, orbit: Numbers) -> Scores:
-    """Return for each chosen pair what the best exchange with another chosen pair, or with what is left over, would lose.
+    """Return, for each chosen pair, the loss of the best exchange with another chosen pair or an unassigned entry.
 
-    Exchanges inside an orbit have no effect, and are no choice.
+    Exchanges inside an orbit have no effect, and do not count.
     """
     scores, chosen = values[block], numbers - block.start
     row, column = (np.unique(part[block], return_inverse=True)[1] for part in (pairs.src, pairs.dst))

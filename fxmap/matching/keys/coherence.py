@@ -1,7 +1,7 @@
-"""Modules must correspond to modules: what order or names suggest for single keys may break them apart.
+"""Modules must correspond to modules: find matches of single keys that tear modules apart.
 
-A convolution that goes to one block and the norm beside it to another are hardly both right. Which of them is wrong, this
-does not tell, so that neither is to be believed.
+If a convolution is matched to one block and the norm beside it to another, hardly both are right. It is not known which of
+them is wrong, so neither is kept.
 """
 
 import re
@@ -12,15 +12,15 @@ from fxmap.matching.keys.entries import Entry
 
 Module = tuple[str, ...]
 
-# How many times as often names must go with others for a pair to be irregular.
+# A pair is irregular if one of its names goes with another name at least this many times as often.
 _OFTEN = 2
 
 
 def torn_apart(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequence[Entry]) -> set[tuple[int, int]]:
     """Return the pairs of entries whose modules do not correspond: each has parts in several modules of the other side.
 
-    A module is here the smallest one that holds entries of several modules, such as a convolution with its norm. Where one
-    side lists in one module what the other has in several, or in a module inside that one, nothing is torn apart.
+    A module is here the smallest one that holds entries of several modules, such as a convolution with its norm. If one
+    side has in one module the entries that the other has in several, or in a module inside that one, nothing is torn apart.
 
     >>> def side(*keys): return [Entry(key, tuple(key.split(".")), (2,), True) for key in keys]
     >>> src = side("a.conv.weight", "a.norm.weight", "b.conv.weight", "b.norm.weight")
@@ -43,10 +43,10 @@ def torn_apart(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequ
 
 
 def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequence[Entry]) -> set[tuple[int, int]]:
-    """Return the pairs whose names go together here, and with other names everywhere else.
+    """Return the pairs of entries whose names are matched much more often with other names.
 
-    What is called `a` in all blocks of one side is called `conv1` in those of the other; where one block has another pair,
-    with an `a` of the right size left for `conv1`, order has misled, and what is right there is not known.
+    If entries called `a` in all blocks of one side correspond to `conv1` in those of the other, but one block has another
+    pair, with an `a` of the right size left for `conv1`, order has misled, and the right match there is not known.
 
     >>> def side(*keys): return [Entry(key, tuple(key.split(".")), (2,), True) for key in keys]
     >>> src = side("0.a.weight", "1.a.weight", "2.a.weight", "2.p.weight")
@@ -60,7 +60,7 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
     images, sources = _most(counts), _most(Counter({(d, s): count for (s, d), count in counts.items()}))
 
     used = ({s for s, _ in found}, {d for _, d in found})
-    # Entries, by what they are called and their size, that are matched irregularly or not at all.
+    # Entries, by kind of name and size, that are matched irregularly or not at all.
     loose = {(0, ours[n], src[n].size) for n in range(len(src)) if n not in used[0]}
     loose |= {(1, theirs[n], dst[n].size) for n in range(len(dst)) if n not in used[1]}
     odd = []
@@ -80,12 +80,12 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
 
 
 def _differ_in_words(one: Module, other: Module) -> bool:
-    """Whether names differ in more than numbers: a block that lacks its first layer counts the others differently."""
+    """Whether names differ in more than numbers, which also differ if a block merely lacks its first layer."""
     return re.sub(r"\d+", "", ".".join(one)) != re.sub(r"\d+", "", ".".join(other))
 
 
 def _most(counts: Counter[tuple[Module, Module]]) -> dict[Module, Module]:
-    """Return what goes with each name most often."""
+    """Map each name to the name that it is matched with most often."""
     result: dict[Module, Module] = {}
     for (one, other), count in counts.items():
         if one not in result or count > counts[one, result[one]]:
@@ -94,7 +94,7 @@ def _most(counts: Counter[tuple[Module, Module]]) -> dict[Module, Module]:
 
 
 def _kind(entry: Entry) -> Module:
-    """Return what an entry is called, whichever block it is in."""
+    """Return the last three names of an entry's path, without the number of its block."""
     return tuple("#" if place == 0 and part.isdigit() else part for place, part in enumerate(entry.path[-3:]))
 
 

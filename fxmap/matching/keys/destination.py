@@ -1,7 +1,7 @@
-"""What the destination's model tells of its keys without a source model: its graph, and whether it runs.
+"""Facts about the destination's keys that need no source model: from its graph, and from a run.
 
-Two questions. Before keys are matched, `ask`: which keys does it never read, and which may be exchanged without any effect,
-so that it does not matter which of them is which? After that, `run_with`: does it run with the mapped weights?
+Before keys are matched, `ask` finds keys that the destination never reads, and keys that may be exchanged without any
+effect, so that their order does not matter. After that, `run_with` tries whether it runs with the mapped weights.
 """
 
 import logging
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KeyFacts:
-    """What a destination's graph tells of its keys.
+    """Facts about a destination's keys from its graph.
 
-    `unread` are the keys that it never reads in eval mode. Each of `exchanges` moves the keys of two branches that compute
-    the same from the same, and whose results are used in the same way: to exchange them has no effect.
+    `unread` are the keys that it never reads in eval mode. Each of `exchanges` swaps the keys of two branches that compute
+    the same function of the same values, and whose results are used in the same way: to exchange them has no effect.
     """
 
     unread: frozenset[str] = frozenset()
@@ -47,7 +47,7 @@ class KeyFacts:
 
 
 def ask(model: nn.Module) -> KeyFacts:
-    """Ask a destination's graph about its keys; nothing is told where it has none.
+    """Read facts about the keys from a destination's graph; they are empty if it has no graph.
 
     >>> class Sum(nn.Module):
     ...     def __init__(self):
@@ -69,7 +69,7 @@ def ask(model: nn.Module) -> KeyFacts:
 
 
 def _exchanges(known: Side) -> Iterator[Exchange]:
-    """Yield what branches of a graph may be exchanged: by structure, and confirmed by a run with random values."""
+    """Yield the key exchanges of branches that structure finds exchangeable, and that a run on random values confirms."""
     graph = known.main.ops
     names = {part: known.prefix + key for key in known.twin.stores for part in known.names(key) if part in known.main.read}
     moved: set[str] = set()
@@ -85,7 +85,7 @@ def _exchanges(known: Side) -> Iterator[Exchange]:
 
 
 def _same_function(captured: Network, keys: Mapping[str, str]) -> bool:
-    """Whether a model computes the same with its tensors exchanged, as far as one run shows; False where it does not run."""
+    """Whether a model gives the same outputs with its tensors exchanged, in one run; False if no inputs are found."""
     generator = torch.Generator().manual_seed(0)
     drawn = random_tensors(captured, generator)
     for inputs in find_inputs(captured, captured, count=1):
@@ -100,9 +100,9 @@ def _same_function(captured: Network, keys: Mapping[str, str]) -> bool:
 
 
 def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, given: Inputs | None) -> str:
-    """Run the destination once with the mapped weights, in a replica, and say what came of it.
+    """Run a replica of the destination once with the mapped weights, and return a sentence about the result.
 
-    It shows that shapes fit and that values stay finite, and nothing about which key is which.
+    The run shows that shapes fit and that values stay finite, but not that the keys are matched correctly.
     """
     inner, prefix = unwrap(dst)
     full = {key.removeprefix(prefix): value for key, value in mapping.evaluate(state, like=dst.state_dict()).items()}
@@ -111,7 +111,7 @@ def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, give
     replica = replicate(inner).eval()
     own = dict(inner.state_dict())
     if any(value.is_quantized != own[key].is_quantized for key, value in full.items() if key in own):
-        return ""  # what is not to be written anyway cannot be run
+        return ""  # the mapped weights cannot be written to the destination, and so cannot be run
     cast = {key: value.to(own[key].dtype) for key, value in full.items()}
     reason = "no inputs were found; pass example_inputs=(x,)"
     choices: Iterable[Inputs] = guess_inputs(inner) if given is None else [given]

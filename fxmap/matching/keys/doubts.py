@@ -1,9 +1,9 @@
-"""What names and shapes agree on, and what still cannot be so, or cannot be known: keys to leave open, and warnings.
+"""Doubts: matches by name and shape that may still be wrong. Some keys are left open, others are mapped with a warning.
 
-A tensor of the same name and shape may hold other numbers where one side computes with more than it: a norm that is folded,
-a class token with its position added, a gate before or behind what it gates. Such keys stay open, with the reason. Where a
-choice of layout inside a tensor leaves no trace in names (rotary embeddings in halves or pairs, q, k and v one after the
-other or head by head), the key is mapped, and a note says what to look at.
+A tensor of the same name and shape may hold other numbers if one side has merged another tensor into it, or orders its parts
+differently: a folded norm, a class token with its position added, a gate before or behind the values that it gates. Such
+keys stay open, with the reason. If a choice of layout inside a tensor leaves no trace in names (rotary embeddings in halves
+or pairs; q, k and v one after the other or head by head), the key is mapped, and a note names the keys to check.
 """
 
 import re
@@ -28,7 +28,7 @@ _GAIN = "a weight of a norm under a name of its own: whether 1 is to be taken of
 
 
 def withheld(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> dict[str, str]:
-    """Return the keys of the destination whose match cannot be right, or may well not be, and why.
+    """Return the keys of the destination whose match is wrong, or may well be, each with the reason.
 
     >>> whole, joined = (Entry(key, tuple(key.split(".")), (4, 2), True) for key in ("w.weight", "gate_up.weight"))
     >>> withheld([(joined, whole)], [joined], [whole])["w.weight"][:42]
@@ -45,7 +45,7 @@ def withheld(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) 
 
 
 def _differ_in_gate(source: Entry, entry: Entry) -> bool:
-    """Whether one of two whole tensors is called gate and up, and the other otherwise."""
+    """Whether the name of one of two tensors says gate and up, and that of the other does not."""
     if len(source.path) < 2 or len(entry.path) < 2:
         return False
     gated = [any(is_gated(part) for part in one.path[-2:]) for one in (source, entry)]
@@ -53,7 +53,7 @@ def _differ_in_gate(source: Entry, entry: Entry) -> bool:
 
 
 def _is_other_gain(source: Entry, entry: Entry) -> bool:
-    """Whether a vector is the weight of a module on one side, and has one letter for a name on the other."""
+    """Whether a vector is called `weight` on one side, and has a name of a single letter on the other."""
     leaves = {source.leaf, entry.leaf}
     return len(entry.size) == 1 and "weight" in leaves and any(len(leaf) == 1 and leaf.isalpha() for leaf in leaves)
 
@@ -66,7 +66,7 @@ def _has_longer_positions(src: Sequence[Entry], dst: Sequence[Entry]) -> bool:
 
 
 def _folded(pairs: Iterable[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[str]:
-    """Yield the keys of layers that have a bias in the destination alone, where the source has a norm left over."""
+    """Yield the keys of layers that have a bias only in the destination, if the source has an unmatched batch norm."""
     pairs = list(pairs)
     left = _norms(src, {source.key for source, _ in pairs})
     if not left or _norms(dst, set()):
@@ -84,7 +84,7 @@ def _norms(entries: Sequence[Entry], but: set[str]) -> set[tuple[int, ...]]:
 
 
 def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[str]:
-    """Yield what no name tells of the pairs that are mapped."""
+    """Yield warnings about the layout of mapped tensors, which names cannot confirm."""
     renamed = [(source, entry) for source, entry in pairs if source.path != entry.path and entry.leaf == "weight"]
     if any(_is_rotary(entry) for entry in (*src, *dst)) or not any(map(_is_position, (*src, *dst))):
         turned = list(_keys(renamed, lambda source, entry: _role(entry) in ("q", "k") and len(entry.size) == 2))
@@ -116,13 +116,13 @@ def _role(entry: Entry) -> str:
 
 
 def _is_cut(source: Entry, entry: Entry) -> bool:
-    """Whether a joined projection is cut, made, or taken whole under another name."""
+    """Whether a joined projection is split, assembled, or used whole under another name."""
     cut = any(one.rows is not None and _in_parts(one) for one in (source, entry))
     return cut or "qkv" in (_role(source), _role(entry))
 
 
 def _in_parts(entry: Entry) -> bool:
-    """Whether the rows of an entry are a part of what belongs together, and not one of several experts."""
+    """Whether an entry is a part of a joined projection (q, k, v, gate or up), and not one of several experts."""
     return entry.path[-2] in ("q", "k", "v", "gate", "up")
 
 

@@ -1,7 +1,7 @@
-"""Entries: what is compared in the place of keys, so that joined projections and `i o` weights become like the others.
+"""Entries: the units that are matched instead of keys, so that joined projections and `i o` weights are comparable.
 
-An entry is a key, or the part of a joined key (q of a `qkv` weight), with its weight turned to `o i`. Its path is the key
-taken apart into the names of its modules; `in_proj_weight` reads as `in_proj.weight`.
+An entry is a key, or a part of a joined key (q of a `qkv` weight), with its weight transposed to `o i`. Its path is the key
+split into the names of its modules; `in_proj_weight` is read as `in_proj.weight`.
 """
 
 from collections import defaultdict
@@ -21,7 +21,8 @@ Shape = tuple[int, ...]
 _TRANSPOSED = (1, 0)
 
 
-# Other words for the last names of torch, and what must stand beside them: a lone `gamma` may be anything.
+# Other libraries' names of torch's weights and statistics, and names that must stand beside them: a lone `gamma` may be
+# anything.
 _LEAVES: dict[str, tuple[str, frozenset[str]]] = {
     "gamma": ("weight", frozenset({"beta"})),
     "beta": ("bias", frozenset({"gamma"})),
@@ -37,10 +38,10 @@ _LEAVES: dict[str, tuple[str, frozenset[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor, or rows `start` to `stop` of it, as it is compared.
+    """A tensor, or rows `start` to `stop` of it, in the form in which it is compared.
 
-    The tensor is first seen in the shape `flat`, if that is given, then with its axes in the order `axes`, which turns `i o`
-    to `o i`; then its rows are taken. `shape` is what is left.
+    The tensor is first reshaped to `flat`, if that is given, then its axes are permuted to the order `axes`, which turns
+    `i o` to `o i`; then its `rows` are taken. `shape` is the resulting shape.
     """
 
     key: str
@@ -53,7 +54,7 @@ class Entry:
 
     @property
     def size(self) -> Shape:
-        """The shape without axes of length one: a 1x1 convolution and a linear layer have the same."""
+        """The shape without axes of length one, which is the same for a 1x1 convolution and a linear layer."""
         return tuple(length for length in self.shape if length != 1)
 
     @property
@@ -67,7 +68,7 @@ class Entry:
         return self.path[:-1]
 
     def read(self) -> Expression:
-        """Return how the entry is read from its own state dict."""
+        """Return the expression that reads the entry from its own state dict."""
         whole: Expression = Source(self.key)
         if self.flat is not None:
             whole = Reshape(whole, self.flat)
@@ -87,7 +88,7 @@ def turned(of: Expression, axes: tuple[int, ...]) -> Expression:
 
 
 def entries_of(state: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[Entry]:
-    """Return an entry for every tensor of a state dict, in its order; `names` says how its keys are to be read.
+    """Return an entry for every tensor of a state dict, in its order; `names` maps keys to the names to use for them.
 
     >>> import torch
     >>> [entry.path for entry in entries_of({"attn.in_proj_weight": torch.ones(3), "attn.out.weight": torch.ones(1)})]
@@ -109,7 +110,7 @@ def entries_of(state: Mapping[str, Any], names: Mapping[str, str] | None = None)
 
 def _path(key: str) -> tuple[str, ...]:
     if "/" in key and "." not in key:
-        # As TensorFlow and Flax write it: `layer_0/query/kernel:0`.
+        # As in TensorFlow and Flax: `layer_0/query/kernel:0`.
         key = key.partition(":")[0].replace("/", ".")
     *modules, leaf = key.split(".")
     name, _, kind = leaf.rpartition("_")
@@ -117,7 +118,7 @@ def _path(key: str) -> tuple[str, ...]:
 
 
 def _with_common_leaves(entries: Sequence[Entry]) -> list[Entry]:
-    """Call what other libraries name otherwise as torch does, where the module around shows what it is.
+    """Rename leaves from other libraries' names to torch's (`gamma` to `weight`), if the module around confirms them.
 
     >>> def side(*keys): return [Entry(key, tuple(key.split(".")), (2,), True) for key in keys]
     >>> [entry.leaf for entry in _with_common_leaves(side("norm.gamma", "norm.beta", "block.gamma"))]
@@ -137,7 +138,7 @@ def _with_common_leaves(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def compose(shape: Shape, parts: Sequence[tuple[Entry, Entry]]) -> Expression | None:
-    """Return the expression of a destination key from pairs of its entries and their sources, or None if some are absent.
+    """Return the expression of a destination key from pairs of its entries and their sources, or None if some are missing.
 
     >>> whole, part = Entry("a", ("a",), (2, 1), True), Entry("qkv", ("q",), (2,), True, rows=(2, 4))
     >>> print(compose((2, 1), [(whole, part)]))
@@ -157,7 +158,7 @@ def compose(shape: Shape, parts: Sequence[tuple[Entry, Entry]]) -> Expression | 
 
 
 def by_owner(entries: Sequence[Entry]) -> dict[tuple[str, ...], list[int]]:
-    """Return the numbers of the entries of each module."""
+    """Map each module to the indices of its entries."""
     result: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, entry in enumerate(entries):
         result[entry.owner].append(number)

@@ -1,6 +1,6 @@
-"""Keys of the destination that may be exchanged: which of them is which, no checkpoint can tell, and it does not matter.
+"""Keys of the destination that may be exchanged without any effect, so that no checkpoint can tell them apart.
 
-An exchange moves whole branches of a network: every key of one goes to its counterpart in the other. So it may be left
+An exchange swaps whole branches of a network: every key of one goes to its counterpart in the other. So it may be left
 undecided only as a whole: all keys of a branch must come from one branch of the source.
 """
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from fxmap.matching.keys.entries import Entry
 
-# Of each key of one branch, the key of the other branch that it changes places with.
+# For each key of one branch, the key of the other branch that it is swapped with.
 Exchange = Mapping[str, str]
 
 
 def orbits(entries: Sequence[Entry], exchanges: Iterable[Exchange]) -> NDArray[np.int64]:
-    """Give each entry a number, so that those that some exchanges turn into one another have one number.
+    """Return the number of each entry's orbit: entries that exchanges map to one another have the same number.
 
     >>> entries = [Entry(key, (key,), (2,), True) for key in ("a", "b", "c", "d")]
     >>> orbits(entries, [{"a": "c"}, {"c": "d"}])
@@ -32,7 +32,7 @@ def orbits(entries: Sequence[Entry], exchanges: Iterable[Exchange]) -> NDArray[n
 
 
 def keeps_branches(exchange: Exchange, sources: Mapping[str, Entry]) -> bool:
-    """Whether the keys of each branch come from one branch of the source: the same parts of their paths tell them apart.
+    """Whether the keys of each branch come from one branch of the source, told apart by the same parts of their paths.
 
     >>> def sources(**paths): return {key: Entry(path, tuple(path.split(".")), (2,), True) for key, path in paths.items()}
     >>> exchange = {"a": "c", "b": "d"}

@@ -1,4 +1,4 @@
-"""Groups of entries (modules, kinds of names), and how far those of one side correspond to those of the other."""
+"""Groups of entries (modules, kinds of names), and the agreement between groups of both sides."""
 
 from collections.abc import Callable, Hashable, Sequence
 
@@ -9,7 +9,7 @@ from fxmap.matching.keys.weights import LIMITS
 
 
 def soft_matches(scores: Scores, pairs: Candidates, sharpness: float) -> Scores:
-    """Turn scores into shares, so that those of an entry sum to one at most (Sinkhorn's iteration)."""
+    """Convert the scores of pairs to soft matches: shares that sum to at most one for each entry (Sinkhorn's iteration)."""
     best = np.full(pairs.src.max() + 1, -np.inf)
     np.maximum.at(best, pairs.src, scores)
     shares: Scores = np.exp(sharpness * (scores - best[pairs.src]))
@@ -20,7 +20,7 @@ def soft_matches(scores: Scores, pairs: Candidates, sharpness: float) -> Scores:
 
 
 class Groups:
-    """Groups that entries belong to, several each, on both sides; how far groups correspond follows from soft matches."""
+    """The groups of all entries, several for each entry; groups correspond as far as soft matches of their entries do."""
 
     def __init__(
         self, src: Sequence[Sequence[Hashable]], dst: Sequence[Sequence[Hashable]], weights: tuple[Scores, Scores]
@@ -30,11 +30,11 @@ class Groups:
         self.weights = weights
 
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
-        """Return for each pair how far the groups of one entry correspond to groups of the other: the mean of the best."""
+        """Return, for each pair, how far the groups of its entries correspond: the mean of their best coefficients."""
         return self.best(self._dice(soft, pairs), pairs)
 
     def best(self, value_of: Callable[[Numbers, Numbers], Scores], pairs: Candidates) -> Scores:
-        """Return for each pair the mean, over the groups of both entries, of the best value with a group of the other."""
+        """Return, for each pair, the mean, over the groups of both entries, of the best value with a group of the other."""
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
         left, right = np.zeros(ours.shape), np.zeros(theirs.shape)
         for i in range(ours.shape[1]):
@@ -47,7 +47,7 @@ class Groups:
         return result
 
     def shares(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Numbers, Scores]:
-        """Return groups of both sides, by number, that share something, and Dice's coefficient of each two of them."""
+        """Return pairs of groups of both sides, by number, that share entries, and Dice's coefficient of each pair."""
         known, values = self._coefficients(soft, pairs)
         likely = np.flatnonzero(values > LIMITS.unlikely)
         one, other = np.divmod(known[likely], len(self.dst_sizes))
@@ -61,7 +61,7 @@ class Groups:
         return lambda ours, theirs: look_up(known, values, ours * width + theirs, 0.0)
 
     def _coefficients(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Scores]:
-        """Return Dice's coefficient of groups of both sides, by number: twice what they share, of what they hold."""
+        """Return pairs of groups, by number, and their Dice coefficients: twice the shared weight over the total weight."""
         height, width = len(self.src_sizes), len(self.dst_sizes)
         ours, theirs = self.src[pairs.src], self.dst[pairs.dst]
         likely = np.flatnonzero(soft > LIMITS.unlikely)
@@ -80,7 +80,7 @@ class Groups:
 
 
 def look_up(known: Numbers, values: Scores, wanted: Numbers, default: float) -> Scores:
-    """Look up values by sorted numbers."""
+    """Look up values by number in sorted numbers; missing ones get the default."""
     if not len(known):
         return np.full(len(wanted), default)
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
@@ -88,7 +88,7 @@ def look_up(known: Numbers, values: Scores, wanted: Numbers, default: float) -> 
 
 
 def _table(groups: Sequence[Sequence[Hashable]], weights: Scores) -> tuple[Numbers, Scores, list[Hashable]]:
-    """Return the numbers of each entry's groups, filled up with that of none; each group's weight, and its name."""
+    """Return the numbers of each entry's groups, padded with a number for no group; each group's weight, and its name."""
     numbers: dict[Hashable, int] = {}
     rows = [[numbers.setdefault(group, len(numbers)) for group in entry] for entry in groups]
     width = max(map(len, rows), default=0)

@@ -1,9 +1,9 @@
-"""Layouts: what one side has turned, joined or stacked, and the other has not, is brought to its smallest parts.
+"""Layouts: permute, join or split tensors that the two sides store in different layouts, so that they are comparable.
 
-Four steps, each on what the other side shows by its shapes: kernels stored `h w i o` or `i o` are turned to `o i h w` and
-`o i`; attention heads in an axis of their own are joined; tensors with an axis of experts become one entry an expert; a
-joined projection becomes its parts. A part knows how it is read from its tensor (`Entry.read`), and a tensor of the
-destination is made from its parts (`compose`).
+Four steps, each guided by the shapes of the other side: kernels stored `h w i o` or `i o` are permuted to `o i h w` and
+`o i`; attention heads in an axis of their own are joined; tensors with an axis of experts become one entry for each expert;
+a joined projection becomes its parts. A part has an expression that reads it from its tensor (`Entry.read`), and a tensor of
+the destination is made from its parts (`compose`).
 
 Cost: linear in the number of entries, but for the tensors to unstack, which look at the lists of the other side.
 """
@@ -22,21 +22,21 @@ _TRANSPOSED = (1, 0)
 
 
 def comparable(src: Sequence[Entry], dst: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Turn the tensors of both sides to `o i ...`, and take apart what is stacked or joined on one side alone."""
+    """Permute the tensors of both sides to `o i ...`, and split tensors that are stacked or joined on one side only."""
     src, dst = _turned(src, dst), _turned(dst, src)
     src, dst = _unstacked(src, dst), _unstacked(dst, src)
     return _split(src, dst), _split(dst, src)
 
 
 def _turned(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """Turn the tensors that are stored with their outputs last."""
+    """Permute the tensors that are stored with their output axis last."""
     return _transposed(_permuted(_without_heads(entries, others), others))
 
 
 def _transposed(entries: Sequence[Entry]) -> list[Entry]:
-    """Transpose the matrices that are stored `i o`: a bias is as long as the last axis of its weight.
+    """Transpose the matrices that are stored `i o`, recognised by a bias as long as the last axis of the weight.
 
-    A square matrix does not show it; it is stored as the others are. A `kernel` is always stored so.
+    A square matrix does not show its layout; it is taken to be stored as the others are. A `kernel` is always stored so.
     """
     biases = {entry.owner: entry.shape for entry in entries if entry.leaf == "bias"}
     weights = [entry for entry in entries if entry.leaf == "weight" and len(entry.shape) == 2 and not entry.axes]
@@ -54,7 +54,7 @@ def _is_kernel(entry: Entry) -> bool:
 
 
 def _permuted(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """Turn kernels of convolutions from `... i o` to `o i ...`, where the other side then has more of their shapes."""
+    """Permute kernels of convolutions from `... i o` to `o i ...`, if the other side then has more of their shapes."""
     kernels = [entry for entry in entries if entry.leaf == "weight" and len(entry.shape) >= 3]
     sizes = Counter(entry.shape for entry in others if len(entry.shape) >= 3)
     turned = {entry.key: _outputs_first(entry, sizes) for entry in kernels}
@@ -71,7 +71,7 @@ def _permuted(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
 
 
 def _outputs_first(entry: Entry, sizes: Counter[Shape]) -> tuple[int, ...]:
-    """Return the order of axes that makes `o i ...` of `... i o`; of a depthwise kernel, `... o 1`, where only that fits."""
+    """Return the permutation from `... i o` to `o i ...`; for a depthwise kernel, from `... o 1`, if only that fits."""
     last = len(entry.shape) - 1
     usual, depthwise = (last, last - 1, *range(last - 1)), (last - 1, last, *range(last - 1))
     fits = [tuple(entry.shape[axis] for axis in axes) in sizes for axes in (usual, depthwise)]
@@ -104,10 +104,10 @@ def _joined_heads(entry: Entry, bias: Shape | None, sizes: set[Shape]) -> Shape 
 
 
 def _unstacked(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """Take apart the tensors whose first axis counts what the other side has in a list, such as experts.
+    """Split the tensors whose first axis stacks tensors that the other side has in a list, such as experts.
 
-    Only where no tensor of the other side has the stacked shape, and the other side has lists of so many of the rest of the
-    shape: of the rows of each, or, where the name tells what is joined in them, of their halves.
+    Only if no tensor of the other side has the stacked shape, and the other side has lists of that length of tensors with
+    the rest of the shape: with all rows, or, if the name tells which two parts are joined in them, with half of the rows.
     """
     sizes = {entry.size for entry in others}
     lists = _lists(others)
@@ -149,7 +149,7 @@ def _stacked(entry: Entry, lists: Counter[Shape]) -> list[Entry]:
 
 
 def _lists(entries: Sequence[Entry]) -> Counter[Shape]:
-    """Count the lists of tensors of one shape, numbered from 0, by their length and that shape."""
+    """Count the lists of tensors of equal shape, numbered from 0, by their length and that shape."""
     found: dict[tuple[tuple[str, ...], tuple[str, ...], Shape], list[int]] = defaultdict(list)
     for entry in entries:
         for depth in range(1, len(entry.path) - 1):
@@ -161,10 +161,10 @@ def _lists(entries: Sequence[Entry]) -> Counter[Shape]:
 
 
 def _split(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """Take apart the tensors that the other side has in parts.
+    """Split the tensors that the other side has in parts.
 
-    Only where no tensor of the other side has the joined shape, and the other side has as many more parts of the right
-    shapes than this one as it takes: then no other reading of the shapes is left.
+    Only if no tensor of the other side has the joined shape, and the other side has enough more parts of the right shapes
+    than this one: then the shapes allow no other interpretation.
     """
     ours, theirs = (Counter(entry.shape for entry in side if entry.floating) for side in (entries, others))
     sizes = {entry.size for entry in others}
@@ -194,7 +194,7 @@ def _split(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
 
 
 def _parts(shape: Shape, count: int, ours: Counter[Shape], theirs: Counter[Shape]) -> tuple[int, ...]:
-    """Return the rows of the parts that a shape is made of: three or two equal ones, or one and two narrower ones."""
+    """Return the numbers of rows of the parts of a joined shape: three or two equal ones, or one and two smaller ones."""
     surplus = {other[0]: theirs[other] - ours[other] for other in theirs if other and other[1:] == shape[1:]}
     for rows in sorted(surplus, reverse=True):
         for number in (3, 2):

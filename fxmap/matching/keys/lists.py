@@ -1,15 +1,15 @@
-"""Numbered lists of modules: their order holds in whatever order a file writes its keys.
+"""Numbered lists of modules: the order of their numbers is evidence even if a file is sorted by name.
 
-A file that is sorted by name tells nothing by its order: `key` stands before `query`, `10` before `2`. What stays is that
-the blocks of one list follow one another by their numbers. So lists are compared with lists: which of the other side is
-which follows from the soft matches of their entries, and which block is which from the best path through both.
+The order of a file that is sorted by name tells nothing: `key` stands before `query`, `10` before `2`. But the blocks of one
+list still follow one another by their numbers. So lists are compared with lists: the soft matches of their entries pair the
+lists of both sides, and the best path through two lists pairs their blocks.
 
 >>> names = ("a.2.fc", "a.2.norm", "a.10.fc", "a.10.norm", "head")
 >>> keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
 >>> is_sorted(keys), is_sorted(sorted(keys)), is_sorted([f"blocks.{n}.weight" for n in range(20)])
 (False, True, False)
 
-Cost: for each pair of lists that correspond, the product of their lengths; a handful of pairs a round.
+Cost: for each pair of lists that correspond, the product of their lengths; a handful of pairs in each round.
 """
 
 import re
@@ -26,20 +26,20 @@ from fxmap.matching.keys.weights import LIMITS
 
 
 def is_sorted(keys: Sequence[str]) -> bool:
-    """Whether keys stand in the order of their names, as text or with numbers as numbers; files in parts are, part by part.
+    """Whether keys are sorted by name, as text or with numbers as numbers; a file in parts may be sorted part by part.
 
-    A model's own order may be that as well by chance: there must be enough names beside one another to tell.
+    A model's own order may be sorted by chance: there must be enough different neighbouring names to tell.
     """
     by_text = sum(one > other for one, other in pairwise(keys))
     by_number = sum(one > other for one, other in pairwise(map(natural, keys)))
     if min(by_text, by_number) * LIMITS.sorted_run > len(keys):
         return False
-    # `10` before `2` is in no model's own order.
+    # No model's own order has `10` before `2`.
     return by_text < by_number or _choices(keys) >= LIMITS.sorted_choices
 
 
 def _choices(keys: Sequence[str]) -> int:
-    """Count the kinds of neighbours whose names differ in more than numbers: each of them may be in order by chance."""
+    """Count the kinds of neighbouring keys whose names differ in more than numbers: each may be in order by chance."""
     found = set()
     for one, other in pairwise(keys):
         left, right = (re.sub(r"\d+", "#", key).split(".") for key in (one, other))
@@ -50,7 +50,7 @@ def _choices(keys: Sequence[str]) -> int:
 
 
 def natural(key: str) -> list[tuple[int, str]]:
-    """Return what sorts keys by their names, and numbers in them as numbers.
+    """Return a sort key that orders numbers in names as numbers.
 
     >>> sorted(["a.10", "a.9", "a.b"], key=natural)
     ['a.9', 'a.10', 'a.b']
@@ -59,21 +59,21 @@ def natural(key: str) -> list[tuple[int, str]]:
 
 
 class Lists:
-    """The numbered modules of both sides, and which of them can hold together in order."""
+    """The numbered modules of both sides, and the pairs of them that preserve the order of their lists."""
 
     def __init__(self, src: Sequence[Entry], dst: Sequence[Entry], weights: tuple[Scores, Scores]) -> None:
         self.items = Groups([_items(entry) for entry in src], [_items(entry) for entry in dst], weights)
         self._lists = tuple(_Ranks(names) for names in (self.items.src_names, self.items.dst_names))
 
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
-        """Return for each pair how far the numbered modules around its entries are in the order of their lists."""
+        """Return, for each pair, how far the numbered modules around its entries match in the order of their lists."""
         cells = self._in_order(soft, pairs)
         width = len(self.items.dst_sizes)
         ones = np.ones(len(cells))
         return self.items.best(lambda ours, theirs: look_up(cells, ones, ours * width + theirs, 0.0), pairs)
 
     def _in_order(self, soft: Scores, pairs: Candidates) -> Numbers:
-        """Return the sorted numbers of the cells, of source modules by destination modules, that are on a path."""
+        """Return the sorted indices of the cells (source module, destination module) that are on a best path."""
         one, other, values = self.items.shares(soft, pairs)
         width = len(self.items.dst_sizes)
         if not len(one):
@@ -99,7 +99,7 @@ class Lists:
 
 
 class _Ranks:
-    """For each numbered module of one side, by number, the list that it is in, and its place there."""
+    """For each numbered module of one side, by index, the list that it is in, and its position there."""
 
     def __init__(self, names: Sequence[Hashable]) -> None:
         lists: dict[Hashable, int] = {}
@@ -112,7 +112,7 @@ class _Ranks:
 
 
 def _pattern(name: Hashable) -> tuple[Hashable, tuple[int, ...]]:
-    """Return the name of a module with its numbers left out, and these numbers."""
+    """Return the name of a module with its numbers replaced by `#`, and these numbers."""
     text = ".".join(name) if isinstance(name, tuple) else ""
     return re.sub(r"\d+", "#", text), tuple(map(int, re.findall(r"\d+", text)))
 

@@ -1,9 +1,9 @@
-"""Map two state dicts by their keys alone, where there is no graph: a guess, and said to be one.
+"""Map two state dicts by their keys alone, if there is no graph: a guess, and reported as one.
 
-Idea: where both sides have the same names, wrappers such as `module.` apart, these decide. Otherwise keys are made
-comparable (`entries`: joined projections taken apart, matrices turned the same way), matched (`matching`), and kept only
-where the choice was clear: a margin over the best other choice, modules that correspond to modules (`coherence`), and
-nothing that speaks against the same numbers on both sides (`doubts`). The rest stays open, with its candidates.
+Idea: if both sides have the same names, apart from wrappers such as `module.`, these decide. Otherwise keys are made
+comparable (`entries`: joined projections split, matrices transposed alike) and matched (`matching`). A match is kept only
+if the choice was clear: a margin over the best other choice, modules that correspond to modules (`coherence`), and no sign
+that the two tensors hold different numbers (`doubts`). The other keys stay open, with their candidates.
 
 Example and cost: see `map_by_name`, and `fxmap.matching.keys.matching` for the algorithm and its sources.
 """
@@ -43,15 +43,15 @@ def map_by_name(
 ) -> KeyMapping:
     """Map two state dicts by their key trees: shapes, names, and the order of the file.
 
-    Keys that another assignment would fit about as well stay open: they are `missing`, and `knowledge.reasons` lists their
-    candidates. Everything that is mapped is `guessed`.
+    Keys for which another assignment fits about as well stay open: they are `missing`, and `knowledge.reasons` lists their
+    candidates. All mapped keys are `guessed`.
 
     Args:
         src, dst: the state dicts; their values are not read.
-        why: why there is no graph, for the report.
-        notes: what else to say in the report.
+        why: the reason why there is no graph, for the report.
+        notes: further notes for the report.
         unread: destination keys that the destination is known not to read.
-        exchanges: destination keys that may change places without any effect, and with which.
+        exchanges: pairs of destination keys that may be swapped without any effect.
 
     Cost: see `fxmap.matching.keys.matching`; a few seconds for a thousand keys.
 
@@ -88,7 +88,7 @@ def map_by_name(
 
 @dataclass
 class _Found:
-    """What is known so far of the destination's keys, by key; `kept` are those that need no source."""
+    """The results so far for the destination's keys, by key; `kept` are the keys that need no source."""
 
     expressions: dict[str, Expression] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def _status(key: str, found: _Found) -> Status:
 
 
 def _by_spelling(src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling) -> _Found | None:
-    """Map equal names, wrappers apart, if they make every tensor that the destination holds."""
+    """Map equal names, apart from wrappers, if every tensor of the destination then has a source of its shape; else None."""
     back = {name: key for key, name in spelling.names.items()}
     tensors = {key: value for key, value in dst.items() if isinstance(value, Tensor)}
     if not tensors or not all(key in back and _same_shape(src[back[key]], value) for key, value in tensors.items()):
@@ -143,7 +143,7 @@ def _by_matching(
 
 
 def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator[Match]:
-    """Yield the matches that no other choice comes near, and whose modules correspond as a whole."""
+    """Yield the matches with a large enough margin over all other choices, and whose modules correspond as a whole."""
     needed = WEIGHTS.margin + (WEIGHTS.margin_without_order - WEIGHTS.margin) * (1 - matches.order)
     module = WEIGHTS.module_margin if matches.order < WEIGHTS.little_order else -math.inf
     if matches.by_name:
@@ -163,7 +163,7 @@ def _explain(
     doubts: Mapping[str, str],
     found: _Found,
 ) -> None:
-    """Say of every key that is not made why, and which candidates there were."""
+    """Add a reason to `found`, with the candidates, for every key that has no expression."""
     ours, theirs, matches = matched
     back = {name: key for key, name in spelling.names.items()}
     places = defaultdict(list)
@@ -196,7 +196,7 @@ def _explain(
 
 
 def _tie(dst: Mapping[str, Any], found: _Found) -> None:
-    """Give the keys of one tied tensor one source: the first that was found."""
+    """Give all keys of a tied tensor the same source: the first that was found."""
     for keys in _tied(dst):
         made = next((found.expressions[key] for key in keys if key in found.expressions), None)
         if made is not None:
@@ -206,7 +206,7 @@ def _tie(dst: Mapping[str, Any], found: _Found) -> None:
 
 
 def _tied(dst: Mapping[str, Any]) -> list[list[str]]:
-    """Return the keys that name one tensor, of those that have several."""
+    """Return groups of keys that share one tensor."""
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for key, value in dst.items():
         if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():

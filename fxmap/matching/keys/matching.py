@@ -1,12 +1,12 @@
-"""Find which entry of one key tree is which of the other, by evidence that strengthens itself.
+"""Match the entries of two key trees, by evidence that is strengthened in several rounds.
 
-Idea: every pair of entries of equal size has a score from what speaks for it alone (`scores`). Each round makes soft matches
-from the scores, then asks of every module, and of every kind of name, how many of the matches of its entries go to one
-module, or one kind of name, of the other side (Dice's coefficient), and scores the pairs anew by that: that blocks
-correspond follows from their entries, that `conv1` is called `convolution` from all blocks together (`groups`). At the end
-the Hungarian method assigns the entries of each shape, and two margins say how clear each choice is: what an exchange with
-any other pair would lose, and what it would lose if the keys of whole modules were exchanged (`choice`). What modules and
-names that occur once tell each other is no evidence then: an exchange takes it along.
+Idea: every pair of entries of equal size has a score from evidence on the pair alone (`scores`). Each round makes soft
+matches from the scores, then counts, for every module and every kind of name, how many of the matches of its entries go to
+one module, or one kind of name, of the other side (Dice's coefficient), and updates the scores of the pairs by that: entries
+show that their blocks correspond, and all blocks together that `conv1` is called `convolution` (`groups`). At the end the
+Hungarian method assigns the entries of each shape, and two margins measure how clear each choice is: the loss of an exchange
+with any other pair, and its loss if the keys of whole modules were exchanged (`choice`). Evidence from modules and names
+that occur once does not count in the second margin, since such an exchange would take it along.
 
 >>> import torch
 >>> from fxmap.matching.keys.entries import entries_of
@@ -15,8 +15,8 @@ names that occur once tell each other is no evidence then: an exchange takes it 
 >>> [(match.src, match.dst, match.margin > WEIGHTS.margin) for match in found.matches]
 [(0, 0, True), (1, 1, True)]
 
-Cost: time and memory grow with the number of pairs of equal shape that are looked at (a bounded number for each shape), and
-with keys times keys for the order of the file.
+Cost: time and memory grow with the number of considered pairs of equal shape (a bounded number for each shape), and with the
+product of the numbers of keys for the order of the file.
 
 Source: IBM's first alignment model, Brown et al. 1993, doi:10.5555/972470.972474; similarity flooding, Melnik et al. 2002,
 doi:10.1109/ICDE.2002.994702.
@@ -41,10 +41,10 @@ from fxmap.matching.keys.weights import WEIGHTS
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A source entry for a destination entry, by number.
+    """A source entry for a destination entry, by index.
 
-    `margin` is what the best exchange with another match would lose, `module_margin` what it would lose if it took along all
-    other keys of both modules.
+    `margin` is the loss of the best exchange with another match, `module_margin` its loss if all other keys of both modules
+    were exchanged with it.
     """
 
     src: int
@@ -76,9 +76,9 @@ def match_entries(
 ) -> Matches:
     """Match the entries of two key trees.
 
-    `exchanges` are keys of the destination that can change places with one another, all of them at once, without any effect:
-    what tells only them apart need not be decided. `by_name` says that a side was sorted by name: then order tells nothing
-    but which of a numbered list is which.
+    `exchanges` are keys of the destination that can be swapped with one another, all of them at once, without any effect: a
+    choice between them need not be decided. `by_name` says that a side was sorted by name: then order is evidence only for
+    the modules of numbered lists.
     """
     pairs = candidates(src, dst)
     order = 0.0 if by_name else order_is_evidence(src, dst)
@@ -87,7 +87,7 @@ def match_entries(
     scores, shared = _strengthened(src, dst, pairs, order, by_name)
     chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
     if len(free) < len(exchanges):
-        # Nothing tells two branches apart, and their keys were assigned at random: one key of each decides for the others.
+        # No evidence tells two branches apart, and their keys were assigned at random: one key of each decides for the rest.
         first = {key for exchange in exchanges if exchange not in free for key in next(iter(exchange.items()))}
         lean = np.zeros(len(scores))
         lean[[pair for numbers in chosen for pair in numbers if dst[pairs.dst[pair]].key in first]] = WEIGHTS.lean
@@ -109,7 +109,7 @@ def match_entries(
 def _assigned_freely(
     src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, scores: Scores, exchanges: Sequence[Exchange]
 ) -> tuple[list[Numbers], list[Exchange]]:
-    """Return the pairs assigned to one another, by block, and the exchanges that then are without effect."""
+    """Return the assigned pairs, by block, and the exchanges that have no effect on this assignment."""
     chosen = [assigned(scores, pairs, block) for block in pairs.blocks]
     sources = {dst[pairs.dst[pair]].key: src[pairs.src[pair]] for numbers in chosen for pair in numbers}
     return chosen, [exchange for exchange in exchanges if keeps_branches(exchange, sources)]
@@ -123,9 +123,9 @@ def _strengthened(
     by_name: bool,
     lean: Scores | float = 0.0,
 ) -> tuple[Scores, Scores]:
-    """Return the scores of the last round, and the part of them that an exchange of whole modules would not take along.
+    """Return the scores of the last round, and their part that does not move along when whole modules are exchanged.
 
-    `lean` is what is added to pairs before soft matches are made.
+    `lean` is added to the scores of pairs before soft matches are made.
     """
     own = alone(src, dst, pairs, order)
     weights = _weights(src, dst)
@@ -159,14 +159,14 @@ def _strengthened(
 
 
 def _weights(src: Sequence[Entry], dst: Sequence[Entry]) -> tuple[Scores, Scores]:
-    """Return what each entry says of its module: the less, the more entries have its shape."""
+    """Return the weight of each entry as evidence for its module: the less, the more entries have its size."""
     counts = Counter(entry.size for side in (src, dst) for entry in side)
     ours, theirs = (np.array([counts[entry.size] ** -WEIGHTS.rarity for entry in side]) for side in (src, dst))
     return ours, theirs
 
 
 def _of_several(entries: Sequence[Entry], groups: Callable[[Entry], list[Hashable]]) -> list[list[Hashable]]:
-    """Return the groups of each entry that hold entries of several modules."""
+    """Return, for each entry, those of its groups that hold entries of several modules."""
     owners: dict[Hashable, set[Hashable]] = defaultdict(set)
     for entry in entries:
         for group in groups(entry):
@@ -183,7 +183,7 @@ def _modules(entry: Entry) -> list[Hashable]:
 
 
 def _kinds(entry: Entry) -> list[Hashable]:
-    """Return what an entry is called, whichever layer it is in: its last names without numbers, and its last numbers."""
+    """Return the kinds of name of an entry, whichever layer it is in: the ends of its path, without and with numbers."""
     plain = tuple(re.sub(r"\d+", "#", part) for part in entry.path)
     return [
         *(plain[-length:] for length in range(1, min(len(plain), 4) + 1)),

@@ -1,4 +1,4 @@
-"""The order of a file as evidence: which pairs can hold together without crossing each other."""
+"""The order of a file as evidence: the best set of pairs that do not cross each other."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from fxmap.matching.keys.weights import LIMITS
 
 
 def in_order(scores: Scores, pairs: Candidates, file_weight: float, block_weight: float) -> Scores:
-    """Weigh the pairs on the best path that never goes back, through the whole file and through each shape alone."""
+    """Return a weight for the pairs on the best monotonic path, through the whole file and through each shape alone."""
     result = np.zeros(len(scores))
     if (pairs.src.max() + 1) * (pairs.dst.max() + 1) <= LIMITS.order_cells:
         result[best_path(scores, pairs.src, pairs.dst)] += file_weight
@@ -19,9 +19,9 @@ def in_order(scores: Scores, pairs: Candidates, file_weight: float, block_weight
 
 
 def best_path(scores: Scores, rows: Numbers, columns: Numbers) -> Numbers:
-    """Return the numbers of the pairs on the path of the largest total score, rows and columns both growing.
+    """Return the indices of the pairs on the path of the largest total score, on which rows and columns both increase.
 
-    Needleman and Wunsch's alignment without a cost for gaps (doi 10.1016/0022-2836(70)90057-4), a row at a time.
+    Needleman-Wunsch alignment without gap penalty (doi 10.1016/0022-2836(70)90057-4), row by row.
 
     >>> best_path(np.array([1.0, 5.0, 1.0]), np.array([0, 0, 1]), np.array([0, 1, 1])).tolist()
     [1]
@@ -39,7 +39,7 @@ def best_path(scores: Scores, rows: Numbers, columns: Numbers) -> Numbers:
         step[columns[of]] = scores[of]
         through = total[:-1] + step
         best = np.maximum(total[1:], through)
-        # What is left of a cell reaches it at no cost.
+        # A cell is reached from the cells to its left at no cost.
         reached = np.maximum.accumulate(best)
         above[row] = reached == total[1:]
         diagonal[row] = (reached == through) & (step > 0)

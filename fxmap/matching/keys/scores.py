@@ -1,4 +1,4 @@
-"""What speaks for each pair of entries by itself: shapes, names, the module around, the neighbours in the file."""
+"""Scores of pairs of entries, each by itself: shapes, names, the module around, the neighbours in the file."""
 
 import re
 from collections import Counter, defaultdict
@@ -21,9 +21,9 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of entries that can be the same tensor: number of the source entry, number of the destination entry.
+    """Pairs of entries that can be the same tensor: index of the source entry, index of the destination entry.
 
-    `blocks` are the ranges of pairs of one shape: every entry occurs in one block only.
+    `blocks` are the ranges of pairs of one size: every entry occurs in only one block.
     """
 
     src: Numbers
@@ -32,7 +32,7 @@ class Candidates:
 
 
 def candidates(src: Sequence[Entry], dst: Sequence[Entry]) -> Candidates:
-    """Pair the entries of equal size, whose leaf names are equal where both sides know them."""
+    """Pair the entries of equal size whose leaf names are equal, or where one of the names occurs on one side only."""
     shared = {entry.leaf for entry in src} & {entry.leaf for entry in dst}
     groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((src, dst)):
@@ -53,19 +53,23 @@ def candidates(src: Sequence[Entry], dst: Sequence[Entry]) -> Candidates:
 
 
 def _paired(ours: Sequence[int], theirs: Sequence[int]) -> tuple[Numbers, Numbers]:
-    """Pair all with all; where those are too many, each with those that stand near its own place in the block."""
+    """Pair every source entry with every destination entry of a block; if those are too many, only with near ones."""
     left, right = np.array(ours, np.int64), np.array(theirs, np.int64)
     if len(left) * len(right) <= LIMITS.pairs:
         return np.repeat(left, len(right)), np.tile(right, len(left))
     width = min(max(LIMITS.pairs // len(left), 1), len(right))
-    # Where a window of so many others begins that is centred on the same share of the way through the block.
+    # The start of a window of this width, centred on the same relative position in the block.
     centre = np.arange(len(left)) * len(right) // max(len(left), 1)
     first = np.clip(centre - width // 2, 0, len(right) - width)
     return np.repeat(left, width), right[(first[:, None] + np.arange(width)).ravel()]
 
 
 def _sizes(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Hashable]:
-    """Return what must be equal: the shape without axes of length one, or rows and length where the other side lacks it."""
+    """Return the sizes by which entries are paired: their shapes without axes of length one.
+
+    If the other side has no such size, it is the number of rows and of elements. Floating-point tensors and others have
+    different sizes.
+    """
     known = {entry.size for entry in others}
     return [
         (entry.floating, entry.size if entry.size in known else ("flat", entry.shape[:1], int(np.prod(entry.shape))))
@@ -74,10 +78,10 @@ def _sizes(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Hashable]:
 
 
 def order_is_evidence(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
-    """Return from 0 to 1 how far both sides have the same order: Kendall's tau of the keys that shape alone determines.
+    """Return, from 0 to 1, how far both sides have the same order: Kendall's tau of the keys whose shape is unique.
 
-    Where there are too few of these, it is the share of the shapes that both sides have. Neither says anything where modules
-    follow one another no better than they would at random.
+    If there are too few of these, it is the share of the shapes that both sides have. Both count only as far as the order
+    of modules agrees better than at random.
     """
     ours, theirs = (Counter(entry.size for entry in side) for side in (src, dst))
     place = {entry.size: number for number, entry in enumerate(dst)}
@@ -90,12 +94,12 @@ def order_is_evidence(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
 
 
 def _beyond_chance(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
-    """Return from 0 to 1 how much longer the common sequence of modules is than with the destination's modules shuffled."""
+    """Return, from 0 to 1, how much longer the common subsequence of modules is than for a shuffled destination."""
     left, right = _numbered(*(_module_sizes(side) for side in (src, dst)))
     shared, draws, flat = _shared(left, right), 3, False
     if shared < 2:
-        # No module of one side is one of the other, as where one is a flat list: entries are many and noisy, so that their
-        # sequence must be longer than in every draw.
+        # No modules are equal on both sides, as if one side is a flat list: entries are many and noisy, so that their common
+        # subsequence must be longer than in every draw.
         left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
         shared, draws, flat = _shared(left, right), 20, True
     if shared < 2 or len(left) * len(right) > LIMITS.module_pairs:
@@ -104,7 +108,7 @@ def _beyond_chance(src: Sequence[Entry], dst: Sequence[Entry]) -> float:
     lengths = [common_length(left, random.permutation(right)) for _ in range(draws)]
     chance = float(max(lengths) if flat else np.mean(lengths))
     if shared - chance < 1:
-        # Modules that are all alike follow one another in any order.
+        # Modules that are all alike are in order in any permutation.
         return 1.0
     excess = (common_length(left, right) - chance) / (shared - chance)
     return min(1.0, max(0.0, excess / WEIGHTS.beyond_chance))
@@ -115,7 +119,7 @@ def _shared(one: Numbers, other: Numbers) -> int:
 
 
 def common_length(one: Numbers, other: Numbers) -> int:
-    """Return the length of the longest common subsequence, a row of Needleman and Wunsch's table at a time.
+    """Return the length of the longest common subsequence, row by row of the Needleman-Wunsch table.
 
     >>> common_length(np.array([1, 2, 3, 2]), np.array([2, 1, 3, 2]))
     3
@@ -131,11 +135,11 @@ def _module_sizes(entries: Sequence[Entry]) -> list[Hashable]:
 
 
 def alone(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: float) -> Scores:
-    """Return what speaks for each pair without looking at other pairs."""
+    """Return the score of each pair from evidence on that pair alone, without other pairs."""
     same_leaf = _by_entry([entry.leaf for entry in src], [entry.leaf for entry in dst], pairs)
     same_shape = _by_entry([entry.shape for entry in src], [entry.shape for entry in dst], pairs)
     same_path = _by_entry([entry.path for entry in src], [entry.path for entry in dst], pairs)
-    # Equal names are evidence as far as the two sides name things equally.
+    # Equal paths are evidence as far as both sides have the same paths.
     common = float(same_path.sum()) / max(min(len(src), len(dst)), 1)
     return (
         WEIGHTS.path * common * same_path
@@ -150,9 +154,9 @@ def alone(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates, order: 
 
 
 def spoken(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
-    """Return what words of the field say for and against each pair: q is query, and is not key.
+    """Return the score of each pair from the vocabulary of its names: q agrees with query, and contradicts key.
 
-    Two words exclude one another where both sides use one of them at least.
+    Two words contradict one another only if both sides use at least one of them.
     """
     ours, theirs = (told([entry.path for entry in side]) for side in (src, dst))
     result = np.zeros(len(pairs.src))
@@ -173,7 +177,7 @@ def _where(words: Sequence[str], holds: Callable[[str], bool]) -> NDArray[np.boo
 
 
 def _repeated(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
-    """Say of which pairs one entry is repeated in the blocks of a list, and the other occurs once."""
+    """Return 1 for pairs of which one entry is repeated in the blocks of a list and the other occurs once, else 0."""
     left, right = (_repeats(side) for side in (src, dst))
     differ: Scores = (left[pairs.src] != right[pairs.dst]).astype(np.float64)
     return differ
@@ -218,7 +222,7 @@ def _index(values: Sequence[Hashable], known: Sequence[Hashable]) -> Numbers:
 
 
 def _owners(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
-    """Compare what else the modules of both entries hold: the bias of a norm is not the bias of a linear layer."""
+    """Return the overlap of the tensors in the modules of both entries: the bias of a norm is not that of a linear layer."""
     shared = {entry.leaf for entry in src} & {entry.leaf for entry in dst}
     left, right = (_contents(side, shared) for side in (src, dst))
     ours, theirs = (list(dict.fromkeys(side)) for side in (left, right))
@@ -240,7 +244,7 @@ def _jaccard(one: Counter[Hashable], other: Counter[Hashable]) -> float:
 
 
 def _neighbours(src: Sequence[Entry], dst: Sequence[Entry], pairs: Candidates) -> Scores:
-    """Return the share of neighbours, before and after, that have equal sizes at equal distances."""
+    """Return, for each pair, the share of neighbours in both files that have equal sizes at equal distances."""
     left, right = _numbered([entry.size for entry in src], [entry.size for entry in dst])
     edge = np.full(LIMITS.reach, -1)
     left, right = np.concatenate([edge, left, edge - 1]), np.concatenate([edge, right, edge - 1])

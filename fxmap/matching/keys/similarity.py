@@ -1,4 +1,4 @@
-"""How alike two names are, read as words: `conv` abbreviates `convolution`, `q` abbreviates `query`."""
+"""The similarity of two names, word by word: `conv` abbreviates `convolution`, `q` abbreviates `query`."""
 
 import math
 import re
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 Words = tuple[str, ...]
 
 
-# Words further from the end than this say where a module is, not what it is.
+# Words further from the end than this tell the place of a module, not its function.
 _LAST = 6
 
 
 def words(path: Sequence[str]) -> Words:
-    """Return the words of a path, without the parts that only count.
+    """Return the words of a path, without parts that are only numbers.
 
     >>> words(("layers", "3", "selfAttn", "q_proj", "weight"))
     ('layers', 'self', 'attn', 'q', 'proj', 'weight')
@@ -43,7 +43,7 @@ def word_similarity(one: str, other: str) -> float:
 
 
 def name_similarities(ours: Sequence[Words], theirs: Sequence[Words]) -> NDArray[np.float64]:
-    """Return the similarity, from 0 to 1, of each name to the other at its place: the share of the words with a counterpart.
+    """Return the similarity, from 0 to 1, of names at equal positions: the share of their words with a counterpart.
 
     Rare words count more. Time and memory grow with the number of pairs.
 
@@ -61,7 +61,7 @@ def name_similarities(ours: Sequence[Words], theirs: Sequence[Words]) -> NDArray
 
 
 def _alike(words: Sequence[str], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the similarities of words by number; each pair of words is compared once."""
+    """Return the similarities of words, given by index; each pair of words is compared once."""
     cells, places = np.unique(left * (len(words) + 1) + right, return_inverse=True)
     known = [*words, ""]
     values = [

@@ -1,9 +1,9 @@
-"""The words of the field: what a name says that a tensor does, whatever model it is in.
+"""The vocabulary of names: recognise the role of a tensor by common words in its path, whatever model it is in.
 
-Idea: names are written in a few dozen words that are the same everywhere: `q`, `query`, `wq` are one thing, `key` another.
-The words of one family exclude one another: what is called `query` is not what is called `k_proj`, however alike their
-shapes and places are. A path says one thing of each family at most, by its deepest word. No name of a model is in the table,
-and a family counts only where both sides use two of its words: otherwise it tells nothing apart (`scores.spoken`).
+Idea: names are made from a few dozen words that are used everywhere: `q`, `query` and `wq` have one role, `key` another. The
+roles of one family exclude one another: a tensor called `query` is not one called `k_proj`, however alike their shapes and
+places are. A path has at most one role of each family, by its deepest word. No name of a model is in the table, and a role
+counts only where both sides use the family's words (`scores.spoken`).
 
 >>> says(("layers", "0", "attention", "k_proj", "weight"))["attention"], says(("h", "0", "attn", "key", "bias"))["attention"]
 ('k', 'k')
@@ -21,7 +21,7 @@ Path = tuple[str, ...]
 
 _Words = frozenset[str]
 
-# Families whose words are single words of a path, by what they say.
+# Families of roles that are named by single words of a path: for each role, its words.
 _SINGLE: dict[str, dict[str, str]] = {
     "attention": {"q": "q query queries", "k": "k key keys", "v": "v value values", "kv": "kv", "qkv": "qkv"},
     "mlp": {"gate": "gate", "up": "up intermediate", "down": "down"},
@@ -42,15 +42,15 @@ _ATTENTION = frozenset(
 )
 _NORM = frozenset(["norm", "ln", "layernorm", "rmsnorm"])
 _FEED = frozenset(["mlp", "ffn", "ff", "feedforward", "feed", "fc"])
-# What a projection is called that has no name of its own; in attention it is the one behind the others.
+# Names of a projection without a name of its own; in attention it is the output projection.
 _LAST = frozenset(["o", "out", "output", "proj", "projection", "dense", "to_out", "c"])
 
 
 def told(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return what each path of one side says, where words mean what they do beside the others of their block.
+    """Return the roles of each path of one side, by family; words are interpreted beside the others of their block.
 
-    A norm behind attention is the second of a block where there is one before attention, and the first where there is none.
-    `w1`, `w3` and `w2` beside one another are the gate, the way up and the way down.
+    A norm behind attention is the second of a block if there is one before attention, and the first if there is none.
+    `w1`, `w3` and `w2` beside one another are the gate, the up projection and the down projection.
 
     >>> [word["norm"] for word in told([("0", "post_attention_norm", "weight"), ("0", "post_mlp_norm", "weight")])]
     ['first', 'second']
@@ -72,7 +72,7 @@ def told(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def says(path: Path) -> dict[str, str]:
-    """Return what a path says, by family."""
+    """Return the roles of a path, by family, from its own words alone."""
     modules = [tokens(part) for part in path[:-1] if not part.isdigit()]
     last = tokens(path[-1])
     if last and not last & {"weight", "bias"}:
@@ -99,7 +99,7 @@ def tokens(part: str) -> _Words:
 
 
 def _words_of(part: _Words) -> Iterator[tuple[str, str]]:
-    """Yield the families of which a name has one word; a name with several of them joins them."""
+    """Yield (family, role) for the families of which a name has one role; with several, the tensor is a joined one."""
     for family, words in _SAYS.items():
         roles = {words[word] for word in part if word in words}
         if len(roles) == 1:
@@ -109,7 +109,7 @@ def _words_of(part: _Words) -> Iterator[tuple[str, str]]:
 def _add_attention(modules: Sequence[_Words], result: dict[str, str]) -> None:
     at = next((n for n, part in enumerate(modules) if part & _ATTENTION), None)
     if at is None:
-        # Outside of attention `key` and `value` may be anything, but q, k and v beside one another are not.
+        # Outside of attention, `key` and `value` may be anything, unless q, k and v stand beside one another.
         return
     parts = modules[at:]
     if "attention" not in result and any(part <= _LAST for part in parts[1:]) and not any(part & _NORM for part in parts):
@@ -122,7 +122,7 @@ def _add_attention(modules: Sequence[_Words], result: dict[str, str]) -> None:
 
 
 def _add_norm(modules: Sequence[_Words], result: dict[str, str]) -> None:
-    """Which norm of a block it is: the one with attention, or the one with the feed-forward network."""
+    """Add which norm of a block it is: the first, with attention, or the second, with the feed-forward network."""
     name = modules[-1] if modules else frozenset()
     if not name & _NORM or ("attention" in result and result["attention"] != "out"):
         return
@@ -160,9 +160,9 @@ def _add_embedding(modules: Sequence[_Words], result: dict[str, str]) -> None:
 
 
 def parts_named(name: str, number: int) -> tuple[str, ...] | None:
-    """Return the parts of a joined projection: as its name says, as they are written everywhere, or None.
+    """Return the parts of a joined projection: in the order of its name, or else in the usual order; None if unknown.
 
-    Attention is written as q, k and v everywhere, but not a gate and what it gates.
+    Attention is joined in the order q, k, v everywhere, but there is no such order of gate and up projection.
 
     >>> parts_named("Wqkv", 3), parts_named("c_attn", 3), parts_named("gate_up_proj", 2), parts_named("w12", 2)
     (('q', 'k', 'v'), ('q', 'k', 'v'), ('gate', 'up'), None)
@@ -178,7 +178,7 @@ def parts_named(name: str, number: int) -> tuple[str, ...] | None:
 
 
 def is_gated(name: str) -> bool:
-    """Whether a name says that a tensor holds a gate and what it gates, and in which order.
+    """Whether a name says that a tensor holds the gate and up projections, and in which order.
 
     >>> is_gated("gate_up_proj"), is_gated("proj")
     (True, False)

@@ -1,1 +1,1 @@
-"""Search: values decide which operation is which."""
+"""Search: find pairs of corresponding operations by comparing their values."""

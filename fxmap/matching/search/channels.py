@@ -1,4 +1,4 @@
-"""The order of channels, told by their values."""
+"""Find the order of channels by comparing their values."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,10 @@ from fxmap.matching.search.fingerprint import SAME
 
 
 def order_of_channels(src: Tensor, dst: Tensor) -> tuple[int, ...] | None:
-    """Return which channel of one value each channel of the other is, `c n` both; None where they are not the same.
+    """Return, for each channel of `dst`, the equal channel of `src`; None if the channels differ, or are in the same order.
 
-    Channels that are equal (dead ones) are told apart by their neighbours: what is joined keeps its order inside.
+    Both values are `c n`. Equal channels (dead ones) are told apart by their neighbours: the channels of joined values keep
+    their order.
 
     >>> order_of_channels(torch.tensor([[1.0], [2.0], [0.0]]), torch.tensor([[0.0], [1.0], [2.0]]))
     (2, 0, 1)
@@ -32,7 +33,7 @@ def order_of_channels(src: Tensor, dst: Tensor) -> tuple[int, ...] | None:
 
 
 def _by_neighbours(order: list[int], tied: set[int]) -> list[int]:
-    """Give channels that are equal to others the places beside those of their neighbours."""
+    """Put channels that are equal to others next to their neighbours in the source."""
     result = [-1 if channel in tied else channel for channel in order]
     free = set(tied)
     for places, step in ((range(1, len(order)), 1), (range(len(order) - 2, -1, -1), -1)):

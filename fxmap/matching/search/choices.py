@@ -1,4 +1,4 @@
-"""Which source layer every destination layer is for now, and which of these decisions were a choice among several."""
+"""The source layer currently paired with every destination layer, and the pairs that were chosen among several."""
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from fxmap.matching.search.layers import RecordedLayer
 
 @dataclass(frozen=True, slots=True)
 class SearchLimits:
-    """How far the search goes back: bounds on its cost, chosen on `python -m benchmarks pairs`."""
+    """Limits of backtracking, which bound the cost of the search; tuned on `python -m benchmarks pairs`."""
 
     exchanges: int = 120  # orders of one group that are tried: all 5! of the largest group that is tried in every order
     groups: int = 4  # groups back from a value that is lacking: a wrong choice shows a few layers on, not a network on
@@ -21,9 +21,9 @@ LIMITS = SearchLimits()
 
 @dataclass
 class Group:
-    """Destination layers with equal inputs and forms, and the source layers that read the same.
+    """Destination layers with equal inputs and forms, and the source layers that read the same values.
 
-    Which is which is a choice; a group is exhausted when all orders were tried and none helped.
+    Their assignment is a choice; a group is exhausted when all orders were tried and none helped.
     """
 
     choices: tuple[RecordedLayer, ...]
@@ -39,11 +39,11 @@ class Choices:
         self.groups: dict[Hashable, Group] = {}
         # Source by destination layer, as alignment by structure paired them.
         self._prior = prior
-        # Labels of pairs that an exchange has shown to be right: what the next layer that looks the same tries first.
+        # Labels of pairs that an exchange has shown to be right: the next layer with such labels tries them first.
         self._learned: set[tuple[int, int]] = set()
 
     def choose(self, layer: RecordedLayer, fitting: Sequence[RecordedLayer], others: Sequence[RecordedLayer]) -> None:
-        """Choose the partner of a layer among those that read the same values; else, if one resembles it, among others."""
+        """Choose the partner of a layer among the `fitting` ones; without any, take another if it resembles the layer."""
         taken = {partner.name for partner in self.partners.values()}
         free = [other for other in fitting or others if other.name not in taken]
         free.sort(key=lambda other: self._unlikeness(layer, other))
@@ -70,7 +70,7 @@ class Choices:
         return [self.partners[layer.name] for layer in group.members]
 
     def retake(self, group: Group, order: Iterable[RecordedLayer], later: Collection[str]) -> None:
-        """Give a group's members other partners, and take back all later choices, which were made on top of theirs."""
+        """Give a group's members other partners, and undo all later choices, which depended on theirs."""
         for name in later:
             self.partners.pop(name, None)
         for other in self.groups.values():
@@ -79,13 +79,13 @@ class Choices:
         self.partners.update({layer.name: partner for layer, partner in zip(group.members, order, strict=True)})
 
     def learn(self, group: Group) -> None:
-        """Remember that the present choices of a group are right."""
+        """Remember that the current choices of a group are right."""
         for layer in group.members:
             self._learned.update(zip(self.partners[layer.name].likeness, layer.likeness, strict=True))
 
 
 def other_orders(choices: Sequence[RecordedLayer], before: Sequence[RecordedLayer]) -> Iterator[list[RecordedLayer]]:
-    """Yield other ways to pick as many of the choices as were picked before: exchanges of two first."""
+    """Yield other ordered selections of as many choices as were picked before: exchanges of two first."""
     picked = list(before)
     rest = [choice for choice in choices if choice not in picked]
     everything = picked + rest

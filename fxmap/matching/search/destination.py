@@ -1,4 +1,4 @@
-"""The run of the destination, node by node, with weights that are found on the way and may be changed again."""
+"""The run of the destination, node by node, with weights that are set on the way and may be changed again."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,9 +12,9 @@ from fxmap.run.interpreter import ValueInterpreter
 
 
 class DestinationRun:
-    """Values of the destination's nodes, computed when they are asked for and kept until they are forgotten.
+    """Values of the destination's nodes, computed on demand and cached until they are forgotten.
 
-    `tensors` are the weights by path. Whoever changes one forgets the values that were computed with it.
+    `tensors` are the weights by path. A caller that changes one must forget the values that were computed with it.
     """
 
     def __init__(self, source: SourceRun, captured: Network) -> None:
@@ -27,17 +27,17 @@ class DestinationRun:
         self._interpreter = ValueInterpreter(captured, self.tensors)
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self._inputs = dict(zip(placeholders, arguments_of(captured), strict=False))
-        # Which values of the source a value is, for as long as it stands.
+        # The numbers of the source's values that a cached value is equal to.
         self._places: dict[fx.Node, frozenset[int]] = {}
 
     def rewind(self, begin: int) -> None:
-        """Forget all values from a node on, by its number."""
+        """Forget the values of all nodes from position `begin` on, and of weights."""
         env = self._interpreter.env
         self._forget(node for node in list(env) if self.position[node] >= begin or node in self.weights)
         env.update(self._inputs)
 
     def value(self, node: fx.Node) -> object:
-        """Return the value of a node; compute it, and what it needs, where it is not known."""
+        """Return the value of a node; compute it, and the values that it reads, if they are not cached."""
         env = self._interpreter.env
         if node not in env:
             for part in node.all_input_nodes:
@@ -46,7 +46,7 @@ class DestinationRun:
         return env[node]
 
     def places(self, nodes: Sequence[fx.Node]) -> list[frozenset[int]]:
-        """Return, for every floating-point value, the numbers of the source's values that it is."""
+        """Return, for every node with a floating-point tensor, the numbers of the source's values that it is equal to."""
         places = []
         for node in nodes:
             value = self.value(node)
@@ -57,17 +57,17 @@ class DestinationRun:
         return places
 
     def go_on_with(self, node: fx.Node, value: Tensor) -> None:
-        """Put another value in the place of a node's own."""
+        """Replace the value of a node."""
         self._interpreter.env[node] = value
         self._places.pop(node, None)
 
     def forget_weights(self) -> None:
-        """Forget the values that are made of weights alone."""
+        """Forget the values that depend on weights alone."""
         for node in self.weights & self._interpreter.env.keys():
             del self._interpreter.env[node]
 
     def write(self, layer: RecordedLayer, tensors: Mapping[str, Tensor]) -> None:
-        """Set tensors of a layer, and forget what was computed with them up to its output."""
+        """Set weights of a layer, and forget the values from its start to its output, which were computed with them."""
         self.tensors.update(tensors)
         self.forget_weights()
         self._forget(self.nodes[self.position[layer.start] : self.position[layer.output] + 1])

@@ -1,24 +1,24 @@
-"""Fingerprints: numbers that tell a value whatever its layout is."""
+"""Fingerprints: a few numbers that identify a value, whatever its layout is."""
 
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-# Values are the same below this relative difference. Models that differ by an eps or by a float32 softmax are still
-# recognised; that they differ is for the proof to say. Random values are never this close in every moment.
+# Values count as the same below this relative difference. Models that differ by an eps or by a float32 softmax are still
+# matched; the proof reports that they differ. Random values are never this close in every moment.
 SAME = 1e-3
 
 
 def single(tensor: Tensor) -> Tensor:
-    """Return a tensor in single precision, if it is floating-point."""
+    """Return a floating-point tensor in single precision; other tensors are returned unchanged."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def fingerprint(value: Tensor) -> Tensor:
-    """Return moments of a value that no layout changes, each up to a relative error.
+    """Return moments of a value that do not depend on its layout, scaled so that differences are relative errors.
 
-    Their order is one for a value of any size. Zeros, which a window or a causal mask pads with, change none of them.
+    They have comparable magnitudes for values of any size. Zeros from padding or a causal mask change none of them.
     """
     flat = value.detach().flatten()
     squares = flat * flat
@@ -38,10 +38,10 @@ def fingerprint(value: Tensor) -> Tensor:
 
 
 def same_prints(one: Tensor, other: Tensor) -> bool:
-    """Whether two fingerprints are those of one value."""
+    """Whether two fingerprints are equal, as those of one value in two layouts are."""
     return bool((one - other).abs().max() <= SAME)
 
 
 def is_data(value: object) -> TypeGuard[Tensor]:
-    """Whether a value is a floating-point tensor of more than one number: what can be told by a fingerprint."""
+    """Whether a value is a floating-point tensor with several elements, which a fingerprint can identify."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1

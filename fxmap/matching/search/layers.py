@@ -1,4 +1,4 @@
-"""The operations of a recorded run that read weights, and where their values are."""
+"""The operations of a recorded run that read weights, and the fx nodes that hold their inputs and outputs."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ RADII = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class RecordedLayer:
-    """An operation with weights, and where its values are: the fx nodes of its data inputs, and that of its output.
+    """An operation with weights, the fx nodes of its data inputs, and the fx node of its output.
 
-    `rows` are the channels, along `axis`, of the output that are this operation. `likeness` labels its neighbourhoods, from
-    the narrowest to the widest.
+    `rows` are the channels of the output, along `axis`, that this operation computes. `likeness` has labels of its
+    neighbourhoods, from the narrowest to the widest.
     """
 
     name: str
@@ -31,7 +31,7 @@ class RecordedLayer:
     likeness: tuple[int, ...]
 
     def read(self, value: Tensor) -> Tensor:
-        """Return what of the output node's value is this operation's."""
+        """Return the channels of the output node's value that this operation computes."""
         return channels(value, self.rows, self.axis)
 
 

@@ -25,7 +25,7 @@ class SourceRun:
     def __init__(self, captured: Network, found: list[RecordedLayer]) -> None:
         self.captured = captured
         generator = torch.Generator().manual_seed(0)
-        # In single precision: what is asked is whether values are the same, not how exactly.
+        # Single precision is enough to tell whether two values are the same.
         drawn = {path: single(tensor) for path, tensor in random_tensors(captured, generator).items()}
         returned = next(node for node in captured.graph.nodes if node.op == "output").all_input_nodes
         watched = {node for layer in found for node in (*layer.inputs, layer.output)} | set(returned)
@@ -48,11 +48,11 @@ class SourceRun:
                 self.layers[layer.form].append(layer)
 
     def reads(self, layer: RecordedLayer, places: Sequence[frozenset[int]]) -> bool:
-        """Whether the values at these places are what a layer reads."""
+        """Whether a layer reads the values with these numbers: one set of candidate numbers for each value."""
         numbers = {self.number[node] for node in layer.inputs if node in self.number}
         return len(numbers) == len(places) and all(not numbers.isdisjoint(place) for place in places)
 
     def same(self, fingerprint: Tensor) -> frozenset[int]:
-        """Return the numbers of the source values that have a fingerprint."""
+        """Return the numbers of the source's values with an equal fingerprint."""
         distances = (self.prints - fingerprint).abs().amax(1)
         return frozenset((distances <= SAME).nonzero().flatten().tolist())

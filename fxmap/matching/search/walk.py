@@ -1,16 +1,16 @@
-"""Search: find which operation is which by running both models on the same weights.
+"""Search: find pairs of corresponding layers by running both models on the same weights.
 
 Idea: backtracking search, guided by values. The source is run once, on random weights. The destination is run beside it,
-operation by operation, and its weights are found as they are needed: a destination layer whose inputs are known to be
-values of the source has as candidates the source layers of its kind and shape with the same inputs; it gets the weights of
-one, and its output must be that one's. Whether two tensors hold the same value, a fingerprint tells that no data movement
-changes. So windows, masks, fused attention and activations spelled out need no rule: only layers with weights are matched,
-whatever stands between them.
+operation by operation, and its weights are chosen as they are needed: if the inputs of a destination layer are known to be
+values of the source, its candidates are the source layers of its kind and shape with the same inputs; it gets the weights of
+one of them, and its output must be the output of that one. Two tensors hold the same value if their fingerprints, which no
+data movement changes, are equal. So windows, masks, fused attention and activations spelled out need no rule: only layers
+with weights are matched, whatever stands between them.
 
 Layers with equal inputs and equal shapes (q, k and v; gate and up; parallel branches) all agree at their own outputs. They
 are ordered by structure first, and exchanged when a value that must appear further down does not: the search goes back to
-the last such group. The exchange that helped is the first one tried in the next layer that looks the same, so that depth
-costs nothing.
+the last such group. The exchange that helped is tried first in the next layer that looks the same, so that depth costs
+nothing.
 
 >>> from torch import nn
 >>> from fxmap.capture.recorded import capture_run
@@ -64,7 +64,7 @@ def search(src: Network, dst: Network, prior: Alignment) -> tuple[list[tuple[str
     Also returned are orders of input channels, for destination layers that read theirs in another order.
 
     Both are recorded runs, and are run again on the inputs of the recording. `prior` is the alignment by structure: its
-    pairs are tried first, and stand in where no value fits.
+    pairs are tried first, and are used where no value fits.
     """
     labels = Labels()
     with DoubleKernels(), torch.no_grad():
@@ -74,7 +74,7 @@ def search(src: Network, dst: Network, prior: Alignment) -> tuple[list[tuple[str
 
 
 class _Walk:
-    """The walk through the destination: at every layer a choice, and the way back where choices were wrong."""
+    """The walk through the destination: it chooses a partner for every layer, and goes back where choices were wrong."""
 
     def __init__(self, source: SourceRun, captured: Network, found: list[RecordedLayer], prior: Alignment) -> None:
         self.source = source
@@ -83,7 +83,7 @@ class _Walk:
         self.starts: dict[fx.Node, list[RecordedLayer]] = defaultdict(list)
         for layer in found:
             self.starts[layer.start].append(layer)
-        # The layers whose values agree with those of their partners; and in which order some read their channels.
+        # The layers whose values agree with those of their partners; and the order of input channels of some.
         self.agreed: set[str] = set()
         self.columns: dict[str, tuple[int, ...]] = {}
 
@@ -93,7 +93,7 @@ class _Walk:
         return [(partner.name, name) for name, partner in self.choices.partners.items() if name in self.agreed]
 
     def _advance(self, begin: int, end: int, *, go_back: bool) -> None:
-        """Run a stretch of nodes, by number, and choose partners for the layers that begin in it."""
+        """Run the nodes from position `begin` to `end`, and choose partners for the layers that start there."""
         self.destination.rewind(begin)
         for node in self.destination.nodes[begin:end]:
             if node in self.starts or node.op == "output":
@@ -104,7 +104,7 @@ class _Walk:
                 self.destination.value(node)
 
     def _unmet(self, node: fx.Node) -> int:
-        """Count what must be there and is not: partners of the layers that a node begins, or the outputs."""
+        """Count a node's unmet needs: layers starting at it without a fitting partner, or outputs unknown to the source."""
         if node.op == "output":
             return sum(not place for place in self.destination.places(node.all_input_nodes))
         return sum(layer.form in self.source.layers and not self._fitting(layer) for layer in self.starts[node])
@@ -120,7 +120,7 @@ class _Walk:
     # -- at a layer ---------------------------------------------------------------------------------------------------
 
     def _meet(self, start: fx.Node) -> None:
-        """Give the layers that one node begins their weights, and go on with the source's values where they differ."""
+        """Give the layers that start at a node the weights of their partners, and compare their outputs."""
         layers = self.starts.get(start, [])
         for layer in layers:
             if layer.name not in self.choices.partners:
@@ -130,7 +130,7 @@ class _Walk:
             self._compare(layer)
 
     def _compare(self, layer: RecordedLayer) -> None:
-        """Compare a layer's output with its partner's; where they differ, go on with the partner's."""
+        """Compare a layer's output with its partner's; if they differ, continue with the partner's."""
         self.agreed.discard(layer.name)
         self.columns.pop(layer.name, None)
         partner = self.choices.partners.get(layer.name)
@@ -152,7 +152,7 @@ class _Walk:
     # -- going back ---------------------------------------------------------------------------------------------------
 
     def _go_back(self, goal: fx.Node) -> None:
-        """Exchange the layers of earlier groups, the last group first, until what a node needs is there."""
+        """Exchange the layers of earlier groups, the last group first, until a node has fewer unmet needs (see `_unmet`)."""
         end, unmet = self.destination.position[goal], self._unmet(goal)
         for group in self._groups_before(goal):
             before = self.choices.of(group)
@@ -165,7 +165,7 @@ class _Walk:
             group.exhausted = True
 
     def _groups_before(self, goal: fx.Node) -> list[Group]:
-        """Return the last groups that a node depends on and that have not been tried in vain, the last one first."""
+        """Return the last groups that a node depends on and that are not exhausted, the last one first."""
         ancestors, queue = {goal}, [goal]
         while queue:
             for part in queue.pop().all_input_nodes:
@@ -181,7 +181,7 @@ class _Walk:
         return found[: LIMITS.groups]
 
     def _retry(self, group: Group, order: Sequence[RecordedLayer], end: int) -> None:
-        """Run from a group on with other partners of its members, without going back any further."""
+        """Run again from a group on, with other partners of its members, without further backtracking."""
         position = self.destination.position
         begin = min(position[layer.start] for layer in group.members)
         later = {layer.name for found in self.starts.values() for layer in found if position[layer.start] >= begin}

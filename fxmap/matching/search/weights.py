@@ -1,4 +1,4 @@
-"""The weights of a destination layer, made from those of its partner; and the order of the channels that it reads."""
+"""Make the weights of a destination layer from those of its partner, and find the order of its input channels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from fxmap.matching.search.source import SourceRun
 def give_weights(
     source: SourceRun, run: DestinationRun, layers: Sequence[RecordedLayer], partners: Mapping[str, RecordedLayer]
 ) -> None:
-    """Make the tensors that layers of the destination read from those of their partners, as far as these are known."""
+    """Set the weights of destination layers to values made from their partners' weights; layers without one are skipped."""
     pairs = tuple(Pair(partners[m.name].name, m.name, Evidence.VALUES) for m in layers if m.name in partners)
     ours, theirs = source.captured.ops, run.captured.ops
     operands = derive_operands(ours, theirs, Alignment(pairs, 1.0))
@@ -38,9 +38,9 @@ def give_weights(
 def reorder_channels(
     source: SourceRun, run: DestinationRun, layer: RecordedLayer, partner: RecordedLayer, expected: Tensor
 ) -> tuple[int, ...] | None:
-    """Put the input channels of a layer into the order in which it reads them, if that makes its output the expected.
+    """Permute the input channels of a layer's weight to the order in which it reads them, if its output is then `expected`.
 
-    `expected` is the fingerprint of that output. Returns the order, or None where there is none and nothing was changed.
+    `expected` is the fingerprint of that output. Returns the order, or None if there is none; nothing is changed then.
     """
     weight = run.captured.ops.tensors(layer.name).get("weight")
     if weight is None or weight.key not in run.tensors or len(layer.inputs) != 1 or len(partner.inputs) != 1:

@@ -1,1 +1,1 @@
-"""Strategies: every way in which a mapping is found, one a file, and the list in which they are tried."""
+"""Strategies: the ways to find a mapping, one in each file, and the list that gives the order in which they are tried."""

@@ -1,4 +1,4 @@
-"""By names: without graphs, keys are matched by shapes, names and order, with what the destination alone can tell."""
+"""By names: without graphs, keys are matched by shapes, names and order, with facts from the destination's own graph."""
 
 import logging
 

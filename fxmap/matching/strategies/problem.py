@@ -1,4 +1,4 @@
-"""What a strategy is given, and what it gives back."""
+"""The interface of strategies: a problem goes in, an outcome comes out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from fxmap.model.inputs import Given
 
 @dataclass(frozen=True)
 class Problem:
-    """Two models to map, or a checkpoint without its model and a model; and how.
+    """Two models to map, or a checkpoint without its model and a model; and the options.
 
-    `given` is what the user said about inputs; `absorb_eps` is as in `auto_map`. `traced` says that graphs which needed no
-    run may be used: they hold for all inputs, but now and then no interpreter runs them. `names` says that keys may be
-    matched by their names where there is no graph, and `run` that models may be run to see whether a mapping is right.
+    `given` are the inputs and forward functions that the user gave; `absorb_eps` is as in `auto_map`. `traced` says that
+    traced graphs may be used: they are valid for all inputs, but now and then cannot be run. `names` says that keys may be
+    matched by their names if there is no graph, and `run` that models may be run to see whether a mapping is right.
     """
 
     src: nn.Module | Checkpoint
@@ -31,11 +31,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one strategy came to.
+    """The result of one strategy.
 
-    `mapping` is an answer; without one the outcome is not chosen, but its `plan` serves the strategies after it. `certain`
-    says that no other strategy need be asked. `left` says why the next one is asked, and `no_graph` why the models have no
-    graphs, by this source of graphs and those before it.
+    `mapping` is its answer; an outcome without one is not chosen, but its `plan` serves later strategies. `certain` says
+    that no other strategy needs to be tried, and `left` why the next one is. `no_graph` says why this source of graphs, and
+    those before it, could not capture the models.
     """
 
     mapping: KeyMapping | None = None
@@ -47,17 +47,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to find a mapping: a name for the trace, and a function of the problem and of what came of those before it."""
+    """One way to find a mapping: a name for the trace, and a function of the problem and of the earlier outcomes."""
 
     name: str
     attempt: Callable[[Problem, tuple[Outcome, ...]], Outcome]
 
 
 def first_plan(earlier: tuple[Outcome, ...]) -> Plan | None:
-    """Return what structure found on the best graphs that both models have."""
+    """Return the first plan of the earlier outcomes, which comes from the best graphs that both models have; else None."""
     return next((outcome.plan for outcome in earlier if outcome.plan is not None), None)
 
 
 def no_graph(earlier: tuple[Outcome, ...]) -> str:
-    """Return why the models have no graphs, by all sources that were asked so far."""
+    """Return the reason why all sources of graphs tried so far failed; empty if there is none."""
     return next((outcome.no_graph for outcome in reversed(earlier) if outcome.no_graph), "")

@@ -26,9 +26,9 @@ STRATEGIES: tuple[Strategy, ...] = (*(structure(source) for source in LADDER), V
 
 
 def solve(problem: Problem, strategies: tuple[Strategy, ...] = STRATEGIES) -> Outcome:
-    """Try the strategies in order up to the first that is certain; if none is, choose the answer that maps most keys.
+    """Try the strategies in order until one is certain; if none is, choose the answer that maps most keys.
 
-    Of answers that map as many, the earlier one is chosen, which rests on stronger evidence.
+    Of answers that map equally many, the earliest is chosen, which rests on the strongest evidence.
 
     Raises:
         CaptureError: there is no answer, since the models have no graphs.

@@ -1,4 +1,4 @@
-"""By structure, on strong evidence alone: signatures of operations, and what follows from them. Runs no comparison."""
+"""By structure, on strong evidence alone: signatures of operations, and pairs that they force. Compares no values."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from fxmap.matching.structure import plan_by_structure
 
 
 def structure(source: GraphSource) -> Strategy:
-    """Return the strategy that aligns the graphs of one source, if no better source has graphs of both models."""
+    """Return the strategy that aligns the graphs of one source, if no better source can capture both models."""
     return Strategy(f"structure, by {source.name}", partial(_attempt, source))
 
 

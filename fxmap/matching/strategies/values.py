@@ -1,6 +1,6 @@
-"""By values: what structure leaves open is looked for in a run of both models on the same inputs; structure does the rest.
+"""By values: run both models on the same inputs to find pairs that structure leaves open; structure does the rest.
 
-See `search` for the idea and the cost. A run needs recorded graphs: those that structure read, or else new ones.
+See `search` for the idea and the cost. A run needs recorded graphs: those of matching by structure, or else new ones.
 """
 
 import logging
@@ -38,7 +38,7 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
 
 
 def _searched(src: nn.Module, problem: Problem, known: Plan) -> tuple[Side, Side, list[tuple[str, str]], Orders]:
-    """Run both models side by side; return their sides, the pairs of layers whose values agree, and orders of channels."""
+    """Run both models together; return both sides, the pairs of layers whose values agree, and orders of input channels."""
     ours, theirs, prior = known.src, known.dst, known.alignment
     if not (ours.main.recorded and theirs.main.recorded):
         ours, theirs = sides(RECORDED, src, problem.dst, problem.given, "structure leaves something open")

@@ -1,4 +1,4 @@
-"""By structure, on weak evidence too: neighbourhoods, assignment and position. For what strong evidence and values leave."""
+"""By structure, also on weak evidence: neighbourhoods, assignment, position. For pairs that the others leave open."""
 
 from fxmap.matching.draft import mapping_of
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan
