@@ -7,7 +7,7 @@ models hold. Small inputs come first, since an audit is many runs.
 >>> import torch
 >>> for title, choices in shapes([torch.zeros(1, 6, dtype=torch.long)], ["indices"], limits=[20]):
 ...     print(title, [(shape.batch, dict(shape.sizes)) for shape in choices])
-values [(4, {})]
+values [(4, {}), (None, {})]
 length [(2, {6: 3})]
 length [(2, {6: 15})]
 length [(1, {6: 23}), (1, {6: 20})]
