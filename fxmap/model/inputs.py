@@ -175,6 +175,16 @@ def described(inputs: Inputs) -> str:
     return ", ".join(value if isinstance(name, int) else f"{name}={value}" for name, value in values) or "no arguments"
 
 
+def settings_of(inputs: Inputs) -> list[str]:
+    """Name the arguments that are numbers, switches or words: no run takes other values of them.
+
+    >>> settings_of(as_inputs({"ids": torch.zeros(1, 8), "causal": True, "mask": None}))
+    ['causal=True']
+    """
+    named = [*((f"argument {i}", value) for i, value in enumerate(inputs.args)), *inputs.kwargs.items()]
+    return [f"{name}={_short(value)}" for name, value in named if isinstance(value, bool | int | float | str)]
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 40 else type(value).__name__

@@ -14,6 +14,7 @@ from fxmap.graph.opgraph import TENSOR, OpGraph
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof, Scope, Status
 from fxmap.matching.sides import Side
+from fxmap.model.inputs import settings_of
 from fxmap.prove.audit import Audit
 from fxmap.prove.divergence import Verdict
 from fxmap.prove.evidence import Evidence
@@ -193,6 +194,9 @@ def behind(ops: OpGraph, parted: Iterable[str]) -> set[str]:
 def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
     """Return the notes of a proof: unproven parts, alternatives tried, how outputs correspond, and rounding of tables."""
     notes = []
+    settings = settings_of(evidence.inputs.src)
+    if settings:
+        notes.append(f"with {shorten(settings)}, as given: what other values do was not run")
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))
         notes.append(

@@ -133,7 +133,7 @@ def _maps(edges: tuple[int, ...], limits: Sequence[int]) -> Iterator[Choices]:
     bases = [small, edges] if min(edges) > 2 * small[0] else [edges]
     for factors in EXTENTS.factors:
         odd = [tuple(_odd(edge * by) for edge, by in zip(base, factors, strict=False)) for base in bases]
-        yield "size", tuple(Shape(2 if base is bases[0] else 1, spatial=base) for base in odd)
+        yield "size", tuple(Shape(1 if index else 2, spatial=base) for index, base in enumerate(odd))
     yield "size", tuple(Shape(1, spatial=tuple(32 * (e // 32 + i + 1) for i, e in enumerate(base))) for base in bases)
     below = sorted(limit for limit in limits if 8 < limit < min(edges))
     beyond = sorted(limit for limit in limits if max(edges) < limit <= EXTENTS.longest)

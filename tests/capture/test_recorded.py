@@ -181,6 +181,6 @@ def test_what_a_model_notes_of_the_size_of_its_input_is_forgotten() -> None:
     src, dst = randomised(Fixed(), 1), randomised(Shrinking(), 2)
     mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(1, 1, 7, 7))
     assert mapping.proof is not None
-    assert mapping.proof.inputs == ("1x1x7x7", "2x1x8x8")
+    assert any(text.startswith("2x1x9x9") for text in mapping.proof.scope.ran), mapping.proof.scope
     assert mapping.proof.ok, str(mapping)
     assert dst.window == 8

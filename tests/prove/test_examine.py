@@ -149,3 +149,18 @@ def test_the_bias_of_a_key_stays_inert() -> None:
     mapping = fxmap.auto_map(src, dst, example_inputs=(x, x, x))
     assert mapping.proof is not None
     assert mapping.proof.ok, mapping.proof
+
+
+def test_an_argument_that_is_no_tensor_is_named_as_given() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, steps: int) -> Tensor:
+            y: Tensor = self.a(x) * steps
+            return y
+
+    proof = fxmap.auto_map(Scaled(), Scaled(), example_inputs=(torch.randn(2, 8), 3)).proof
+    assert proof.ok, proof
+    assert "with argument 1=3, as given" in str(proof)
