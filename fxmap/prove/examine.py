@@ -127,8 +127,6 @@ class Examiner:
         Where nothing keeps values small, activations grow and cancel, and rounding grows with them: a difference of this
         size says nothing of two models (the condition number, Higham, Accuracy and Stability of Numerical Algorithms, 2002).
         """
-        if not error <= TOLERANCES.single:
-            return False
         generator = torch.Generator().manual_seed(11)
         noisy = {
             path: tensor * (1 + _LAST_DIGITS * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
@@ -185,10 +183,9 @@ class Examiner:
         error = self._difference(*outputs, sample)
         if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
             error = 0.0
-        tolerance = TOLERANCES.double
         text = f"{sample[0].size} with weights {factor:g} times as large"
         ran = (*found.ran, text)
-        return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= tolerance else text)
+        return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= TOLERANCES.double else text)
 
     def _outputs(self, weights: Weights, sample: Both) -> tuple[object, object] | None:
         """Return the outputs of both models; None where one of them does not run, or the source's are not finite."""
@@ -217,12 +214,12 @@ class Examiner:
     def _unmapped(self, samples: Sequence[Both]) -> list[str]:
         """Return the source's tensors that move its outputs and have no counterpart in the destination."""
         side, own = self.plan.src, self.weights.src
-        used = {path for key, store in side.twin.stores.items() for path in store.names if self._reads(key)}
-        rest = [
-            path
-            for path, tensor in own.items()
-            if path not in used and tensor.numel() and side.main.canonical[path] == path and path not in self._counted_for
-        ]
+        # Tensors whose counterpart has another shape, as in a replaced head, are reported elsewhere.
+        known = held(side, self.mapping.sources() | {mismatch.source for mismatch in self.mapping.knowledge.mismatched})
+        canonical = side.main.canonical
+        rest = [path for path, tensor in own.items() if path not in known and tensor.numel() and canonical[path] == path]
+        if not rest:
+            return []
         # The destination may be a part of the source: then only the outputs count that it has as well.
         with torch.no_grad():
             theirs = [named_outputs(call_own(self.plan.dst, self.weights.dst, inputs)) for _, inputs in samples]
@@ -234,38 +231,25 @@ class Examiner:
         found = self._found(rest, own, shared)
         return [path for path in found if not has_counterpart(self.plan, path)]
 
-    def _reads(self, key: str) -> bool:
-        return self.plan.src.prefix + key in self._sources
-
-    @property
-    def _sources(self) -> set[str]:
-        return self.mapping.sources()
-
-    @property
-    def _counted_for(self) -> set[str]:
-        """The source's tensors whose counterpart has another shape: a replaced head is reported elsewhere."""
-        known = {mismatch.source.removeprefix(self.plan.src.prefix) for mismatch in self.mapping.knowledge.mismatched}
-        return {path for key, store in self.plan.src.twin.stores.items() for path in store.names if key in known}
-
     def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
         """Return the destination's tables of integers that move the outputs as the source's do, and those that do not."""
         found: tuple[list[str], list[str]] = [], []
-        before = self._outputs(self.weights, sample)
-        for key in [key for key in self.mapping if self._is_table(key)] if before is not None else ():
+        tables = [key for key in self.mapping if self._is_table(key)]
+        before = self._outputs(self.weights, sample) if tables else None
+        if before is None:
+            return found
+        for key in tables:
             (path,) = self.plan.dst.names(key.removeprefix(self.plan.dst.prefix))
-            sources = {p for k, s in self.plan.src.twin.stores.items() if k in self._keys_of(key) for p in s.names}
+            sources = held(self.plan.src, set(self.mapping[key].sources()))
             changed = {p: _disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
             after = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
-            if before is None or after is None:
+            if after is None:
                 continue
             if self._difference(*after, sample) > TOLERANCES.double:
                 found[1].append(path)
             elif self._difference(before[0], after[0], sample) > TOLERANCES.still:
                 found[0].append(path)
         return found
-
-    def _keys_of(self, key: str) -> set[str]:
-        return {source.removeprefix(self.plan.src.prefix) for source in self.mapping[key].sources()}
 
     def _is_table(self, key: str) -> bool:
         dst = self.plan.dst

@@ -2,7 +2,7 @@
 
 Captured graphs are fxmap's reading of the models. A graph that misses something (an operation in C++, a branch that other
 inputs take) would make every comparison of graphs agree. So the two `forward`s run as they are, and their outputs are
-compared: on another size than the graphs, if both models accept one.
+compared, on other values than those of the graphs.
 
 Cost: one forward pass of each model; two where they differ by no more than single precision rounds.
 """
