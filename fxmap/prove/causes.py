@@ -6,7 +6,7 @@ the graphs and the tensors, but no values of runs.
 Cost: linear in the operations between a pair and the aligned ones before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,23 +99,26 @@ def operand_cause(pair: Pair, operands: Mapping[Names, str]) -> Cause | None:
 
 
 def _constants(one: AlignedSide, name: str) -> list[tuple[str, float, str]]:
-    """Return (kind, number, module) of every scaling or shift between an operation and the aligned ones before it.
+    """Return (kind, number, module) of every scaling or shift between an operation and the aligned ones before it."""
+    numbers = [(node, _number(node)) for node in _between(one, name)]
+    return sorted(
+        (kind_of(node), number, f"{one.side.prefix}{module_of(node) or node.name}")
+        for node, number in numbers
+        if number is not None
+    )
 
-    They are looked for in the fx graph, where nothing was left out.
-    """
+
+def _between(one: AlignedSide, name: str) -> Iterator[fx.Node]:
+    """Yield the calls between an operation and the aligned ones before it, in the fx graph, where nothing was left out."""
     start = one.nodes.get(name.partition("#")[0])
     queue, seen = [] if start is None else list(start.all_input_nodes), set[str]()
-    found = []
     while queue:
         node = queue.pop()
         if node.name in seen or node.name in one.aligned_nodes or node.op not in ("call_function", "call_method"):
             continue
         seen.add(node.name)
         queue += node.all_input_nodes
-        number = _number(node)
-        if number is not None:
-            found.append((kind_of(node), number, f"{one.side.prefix}{module_of(node) or node.name}"))
-    return sorted(found)
+        yield node
 
 
 def _number(node: fx.Node) -> float | None:
@@ -137,26 +140,12 @@ def input_cause(context: Context, pair: Pair) -> Cause | None:
         kinds = {ops.op(producer).kind for names in ops.operands(name).values() for producer in names}
         if not kinds <= {INPUT, TENSOR} or INPUT not in kinds:
             return None
-    ours, theirs = (sorted(_steps(one, name)) for one, name in zip(context.both, (pair.src, pair.dst), strict=True))
+    sides = zip(context.both, (pair.src, pair.dst), strict=True)
+    ours, theirs = (sorted(map(kind_of, _between(one, name))) for one, name in sides)
     if ours == theirs or not all(context.same[pair].values()):
         return None
     words = [", ".join(dict.fromkeys(steps)) or "nothing" for steps in (ours, theirs)]
     return Cause(f"the input goes through {words[1]} before, against {words[0]}")
-
-
-def _steps(one: AlignedSide, name: str) -> list[str]:
-    """Return the kinds of all fx nodes between an operation and the aligned ones before it."""
-    start = one.nodes.get(name.partition("#")[0])
-    queue, seen = [] if start is None else list(start.all_input_nodes), set[str]()
-    found = []
-    while queue:
-        node = queue.pop()
-        if node.name in seen or node.name in one.aligned_nodes or node.op not in ("call_function", "call_method"):
-            continue
-        seen.add(node.name)
-        queue += node.all_input_nodes
-        found.append(kind_of(node))
-    return found
 
 
 def tensor_cause(context: Context, pair: Pair) -> Cause | None:
