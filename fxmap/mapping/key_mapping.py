@@ -29,6 +29,7 @@ from fxmap.mapping.applying import (
 )
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.inverse import invert
+from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe
@@ -119,6 +120,14 @@ class KeyMapping(Mapping[str, Expression]):
     def sources(self) -> set[str]:
         """Return the source keys that some expression reads."""
         return sources_of(self)
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Return the expressions generalised over the numbers in keys, so that the layers of a stack are one line.
+
+        >>> print(*KeyMapping({f"layers.{i}.q.weight": f"h.{i}.attn.wq" for i in range(12)}).patterns())
+        h.{i}.attn.wq -> layers.{i}.q.weight, i = 0..11
+        """
+        return patterns(self._expressions)
 
     def apply(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Make the destination's keys from a source state dict; the arguments are not changed.
