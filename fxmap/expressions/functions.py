@@ -1,7 +1,8 @@
 """The functions of tensors that expressions call; they need torch alone, so that `to_python` can print them.
 
 Expressions call these functions, and `KeyMapping.to_python` prints them, so this module imports nothing of fxmap but
-`packing`, which needs torch alone as well; see `call`. A scheme of quantization is a plain dict here, `Scheme.to_json`.
+`packing` and `qparams`, which need torch alone as well; see `call`. A scheme of quantization is a plain dict here,
+`Scheme.to_json`.
 
 >>> full((2,), 0.5, torch.zeros(3, dtype=torch.float16))
 tensor([0.5000, 0.5000], dtype=torch.float16)
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from fxmap.expressions.packing import clone
+from fxmap.expressions.qparams import check_qparams
 
 
 def dtype_like(value: Tensor) -> torch.dtype:
@@ -236,15 +238,21 @@ def requantize(weight: Tensor, scheme: dict[str, Any]) -> Tensor:
 
 
 def assemble(weight: Tensor, scales: Tensor, zero_points: Tensor, scheme: dict[str, Any]) -> Tensor:
-    """Assemble a quantized tensor from integers (or a float weight, which is rounded), scales and zero points."""
+    """Assemble a quantized tensor from integers (or a float weight, which is rounded), scales and zero points.
+
+    Raises:
+        ValueError: scales or zero points do not fit the weight and the scheme.
+    """
     dtype: torch.dtype = getattr(torch, scheme["dtype"])
     weight, scales, zero_points = weight.detach(), scales.detach().double(), zero_points.detach().long()
+    axis = scheme["axis"] if scheme["qscheme"].startswith("per_channel") else None
+    check_qparams(weight.shape, dtype, scales, zero_points, axis)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's notice of the deprecation of quantized dtypes
-        if scheme["qscheme"].startswith("per_channel"):
+        if axis is not None:
             if weight.is_floating_point():
-                return torch.quantize_per_channel(weight, scales, zero_points, scheme["axis"], dtype)
-            return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, scheme["axis"])
+                return torch.quantize_per_channel(weight, scales, zero_points, axis, dtype)
+            return torch._make_per_channel_quantized_tensor(weight, scales, zero_points, axis)
         scale, zero_point = scales.item(), int(zero_points.item())
         if weight.is_floating_point():
             return torch.quantize_per_tensor(weight, scale, zero_point, dtype)

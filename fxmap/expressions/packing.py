@@ -1,7 +1,7 @@
 """Packed parameters: entries of a state dict that hold several tensors.
 
 A quantized linear layer keeps a tuple of weight and bias, a dynamic recurrent layer an object with four tensors. Like
-`functions`, this module needs torch alone: `KeyMapping.to_python` prints its functions.
+`functions`, this module needs torch and `qparams` alone: `KeyMapping.to_python` prints its functions.
 
 >>> weight = torch.quantize_per_tensor(torch.ones(1, 2), 0.5, 0, torch.qint8)
 >>> unpack_part(pack("linear", (weight, torch.zeros(1))), 1)
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxmap.expressions.qparams import check_packable
+
 # The tensors of each kind of object, in packing order.
 KINDS = {"linear": ("weight", "bias"), "cell": ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
 
@@ -23,10 +25,20 @@ def pack(kind: str, parts: Sequence[Tensor]) -> Any:
 
     `kind` is "linear" (weight, bias: one weight of a cell) or "cell" (weight_ih, weight_hh, bias_ih, bias_hh: one direction
     of a layer of an LSTM or a GRU).
+
+    Raises:
+        ValueError: there are more or fewer parts, or torch's kernels cannot take them.
     """
+    layers = [tuple(parts)] if kind == "linear" else list(zip(parts[:2], parts[2:], strict=True))
+    if any(len(layer) != 2 for layer in layers) or len(layers) != (1 if kind == "linear" else 2):
+        raise ValueError(f"{len(parts)} parts of a packed {kind}")
+    for weight, bias in layers:
+        check_packable(weight, bias)
     if kind == "linear":
         return torch.ops.quantized.linear_prepack(*parts)
-    inputs, hidden = (torch.ops.quantized.linear_prepack(*own) for own in zip(parts[:2], parts[2:], strict=True))
+    if len(parts[0]) != len(parts[1]):
+        raise ValueError(f"weights of {len(parts[0])} and {len(parts[1])} rows in one cell")
+    inputs, hidden = (torch.ops.quantized.linear_prepack(*layer) for layer in layers)
     # The last argument is reduce_range (activations of 7 bits), which torch sets since version 2 of these modules.
     return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
 

@@ -75,6 +75,10 @@ class Assembled(Call):
     def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
         return functions.assemble, (self.of, self.scale, self.zero_point, self.scheme.to_json())
 
+    def execute(self, function: Function, arguments: list[Any]) -> Any:
+        with self.scheme.refusing(arguments[0]):
+            return function(*arguments)
+
     def evaluate(self, state: State, *, quantized: bool = True) -> Any:
         if not quantized:
             value = self.of.evaluate(state, quantized=False)

@@ -1,5 +1,6 @@
 """Schemes of weight quantization: dtype, granularity and range of integers, from which scales and zero points follow."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from fxmap.errors import MappingError, QuantizationError
 from fxmap.expressions import functions
+from fxmap.expressions.qparams import RANGES
+
+# More than any weight has.
+_MOST_AXES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +83,36 @@ class Scheme:
         """Parse a scheme from the dict that `to_json` returns.
 
         Raises:
-            MappingError: fields are missing, unknown, or of the wrong type.
+            MappingError: fields are missing, unknown, of the wrong type, or not those of a scheme that torch's kernels know.
         """
         types = {"dtype": str, "qscheme": str, "axis": int, "quant_min": int, "quant_max": int, "eps": float}
         if not isinstance(data, dict) or set(data) != set(types):
             raise MappingError(f"not a quantization scheme: {data!r}; its fields are {', '.join(types)}")
         if any(type(data[name]) is not kind for name, kind in types.items()):
             raise MappingError(f"a field of this quantization scheme has the wrong type: {data!r}")
-        if not isinstance(getattr(torch, data["dtype"], None), torch.dtype):
-            raise MappingError(f"not a dtype of torch: {data['dtype']!r}")
-        if not isinstance(getattr(torch, data["qscheme"], None), torch.qscheme):
-            raise MappingError(f"not a quantization scheme of torch: {data['qscheme']!r}")
-        return cls(**data)
+        scheme = cls(**data)
+        scheme._refuse_unknown()
+        return scheme
+
+    def _refuse_unknown(self) -> None:
+        """Check that torch knows the scheme: what its observers and kernels are given unchecked can end the process.
+
+        Raises:
+            MappingError: it does not; the message says what of it is unknown.
+        """
+        if self.dtype not in RANGES:
+            raise MappingError(f"not a quantized dtype of torch: {self.dtype!r}; there are {', '.join(RANGES)}")
+        if not isinstance(getattr(torch, self.qscheme, None), torch.qscheme):
+            raise MappingError(f"not a quantization scheme of torch: {self.qscheme!r}")
+        if self.weight_only and self.dtype == "qint32":
+            raise MappingError(f"{self}: torch has no kernels for 32-bit integers with zero points in floating point")
+        low, high = RANGES[self.dtype]
+        if not low <= self.quant_min < self.quant_max <= high:
+            raise MappingError(f"{self}: integers of {self.dtype} are {low} to {high}")
+        if not 0 <= self.axis < _MOST_AXES:
+            raise MappingError(f"{self}: axis {self.axis} is none of a weight")
+        if not (self.eps > 0 and math.isfinite(self.eps)):
+            raise MappingError(f"{self}: the smallest scale is finite and above 0, not {self.eps}")
 
     def __str__(self) -> str:
         axis = f", axis {self.axis}" if self.per_channel else ""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import KINDS, clone, is_object, pack, unpack
+from fxmap.expressions.qparams import check_qparams
 
 # The entry of a file's metadata, and between a key and the name of a part: no key of a module has this in it.
 ENTRY, MARK = "fxmap.state_dict", "#"
@@ -80,6 +81,8 @@ def rebuild(tensors: Mapping[str, Tensor], description: str) -> "OrderedDict[str
         ValueError, KeyError, TypeError, RuntimeError: the description is not one, or does not fit the tensors.
     """
     data = json.loads(description)
+    # Each tensor is used once: entries that name one again would make any amount of memory of a small file.
+    tensors = dict(tensors)
     if data["format"] != _FORMAT:
         raise ValueError(f"a quantized state dict of format {data['format']!r}; this fxmap reads format {_FORMAT}")
     state: OrderedDict[str, Any] = OrderedDict(
@@ -90,35 +93,48 @@ def rebuild(tensors: Mapping[str, Tensor], description: str) -> "OrderedDict[str
     return state
 
 
-def _rebuild(entry: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _rebuild(entry: Any, tensors: dict[str, Tensor]) -> Any:
     if entry is None:
         return None
     if "dtype" in entry and len(entry) == 1:
         return _named(entry["dtype"], torch.dtype)
     if "tensor" in entry:
-        return tensors[entry["tensor"]]
+        return tensors.pop(entry["tensor"])
     if "quantized" in entry:
         return _rebuild_quantized(entry, tensors)
     parts = tuple(_rebuild(part, tensors) for part in entry["parts"])
     return pack(entry["object"], parts) if "object" in entry else parts
 
 
-def _rebuild_quantized(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+def _rebuild_quantized(entry: Mapping[str, Any], tensors: dict[str, Tensor]) -> Tensor:
     name, dtype, qscheme = entry["quantized"], _named(entry["dtype"], torch.dtype), _named(entry["qscheme"], torch.qscheme)
-    integers, scales, zero_points = (tensors[f"{name}{MARK}{part}"] for part in ("integers", "scales", "zero_points"))
-    if "axis" in entry and integers.shape[entry["axis"]] != len(scales):
-        raise ValueError(f"{name}: {len(scales)} scales for axis {entry['axis']} of {list(integers.shape)}")
-    if qscheme is torch.per_channel_affine_float_qparams:
-        shape = [-1 if axis == entry["axis"] else 1 for axis in range(integers.dim())]
-        value = (integers - zero_points.reshape(shape)) * scales.reshape(shape)
-        return torch.quantize_per_channel(value, scales, zero_points, entry["axis"], dtype)
-    if "axis" in entry:
-        made = torch._make_per_channel_quantized_tensor(integers, scales, zero_points, entry["axis"])
-    else:
+    integers, scales, zero_points = (tensors.pop(f"{name}{MARK}{part}") for part in ("integers", "scales", "zero_points"))
+    axis = _axis(entry, qscheme)
+    try:
+        check_qparams(integers.shape, dtype, scales, zero_points, axis)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if zero_points.is_floating_point() != (qscheme is torch.per_channel_affine_float_qparams):
+        raise ValueError(f"{name}: zero points of {zero_points.dtype} for {qscheme}")
+    if axis is None:
         made = torch._make_per_tensor_quantized_tensor(integers, scales.item(), int(zero_points.item()))
+    elif qscheme is torch.per_channel_affine_float_qparams:
+        shape = [-1 if own == axis else 1 for own in range(integers.dim())]
+        value = (integers - zero_points.reshape(shape)) * scales.reshape(shape)
+        return torch.quantize_per_channel(value, scales, zero_points, axis, dtype)
+    else:
+        made = torch._make_per_channel_quantized_tensor(integers, scales, zero_points, axis)
     if made.dtype is not dtype or made.shape != integers.shape:
         raise ValueError(f"{name}: integers of {integers.dtype} do not make {dtype}")
     return clone(made)
+
+
+def _axis(entry: Mapping[str, Any], qscheme: torch.qscheme) -> int | None:
+    """Return the axis of the scales, None where there is one for all; zero points are of the scheme's kind."""
+    per_channel = str(qscheme).startswith("torch.per_channel")
+    if per_channel != ("axis" in entry) or (per_channel and type(entry["axis"]) is not int):
+        raise ValueError(f"{entry['quantized']}: {qscheme} with axis {entry.get('axis')!r}")
+    return entry["axis"] if per_channel else None
 
 
 def _named(name: object, kind: type) -> Any:
