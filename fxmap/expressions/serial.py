@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fxmap.errors import MappingError
-from fxmap.expressions import arithmetic, base, layout, quantized
+from fxmap.expressions import arithmetic, base, layout, quantized, stored
 from fxmap.expressions.base import Expression
 from fxmap.expressions.scheme import Scheme
 
@@ -21,7 +21,7 @@ def _kinds(module: ModuleType) -> dict[str, type[Expression]]:
     return {kind.op: kind for kind in own if issubclass(kind, Expression) and hasattr(kind, "op")}
 
 
-KINDS = {op: kind for module in (base, arithmetic, quantized, layout) for op, kind in _kinds(module).items()}
+KINDS = {op: kind for module in (base, arithmetic, quantized, layout, stored) for op, kind in _kinds(module).items()}
 
 
 def parse(data: object) -> Expression:

@@ -47,11 +47,14 @@ from fxmap.expressions.quantized import (
 )
 from fxmap.expressions.scheme import Scheme
 from fxmap.expressions.serial import KINDS
+from fxmap.expressions.stored import Awq, BlockScaled, Gptq, LookedUp, SpectralNormed, Times
 from fxmap.testing.compare import same_value
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
 MATRIX, VECTOR, KERNEL, SIZES = Source("matrix"), Source("vector"), Source("kernel"), Source("sizes")
 HELD, OBJECT, INTEGERS = Source("held"), Source("object"), Source("integers")
+CODES, WORDS, GROUPS, WIDE = Source("codes"), Source("words"), Source("groups"), Source("wide")
+ROWS_OF_SCALES = Reshape(Source("sizes"), (1, 4))
 CHANNELS = Scheme("qint8", "per_channel_symmetric", 0, -128, 127)
 WHOLE = Scheme("qint8", "per_tensor_affine", 0, -128, 127)
 ROWS = Scheme("quint8", "per_channel_affine_float_qparams", 0, 0, 255)
@@ -109,6 +112,17 @@ CASES: list[Expression] = [
     Reshape(MATRIX, (2, 8, 1, 1)),
     Transpose(MATRIX),
     Permute(MATRIX, (1, 0)),
+    Times(MATRIX, VECTOR),
+    SpectralNormed(MATRIX, VECTOR, VECTOR, 1),
+    BlockScaled(INTEGERS, VECTOR),
+    BlockScaled(INTEGERS, Number((1,), 0.5), zero_point=Number((1,), 1)),
+    BlockScaled(INTEGERS, MATRIX, (1, 1), MATRIX),
+    LookedUp(CODES, VECTOR, VECTOR, 4, 8, (4, 4)),
+    LookedUp(CODES, VECTOR, VECTOR, 8, 2, (2, 4)),
+    Gptq(WORDS, WORDS, ROWS_OF_SCALES, 4, 1),
+    Gptq(WORDS, WORDS, ROWS_OF_SCALES, 8, 0, GROUPS),
+    Gptq(WORDS, Columns(WORDS, (0, 1, 2)), ROWS_OF_SCALES, 3, 1),
+    Awq(WORDS, WORDS, WIDE, 4),
 ]
 
 
@@ -125,6 +139,12 @@ def make_state(dtype: torch.dtype) -> dict[str, Any]:
     }
     packed = packing.pack("linear", (held, floats["vector"]))
     rest = {"held": held, "integers": held.int_repr(), "object": packed}
+    rest |= {
+        "codes": torch.randint(0, 4, (2, 4), generator=rng, dtype=torch.uint8),
+        "words": torch.randint(-(2**31), 2**31, (3, 4), generator=rng, dtype=torch.int32),
+        "groups": torch.zeros(12, dtype=torch.int32),
+        "wide": torch.rand(3, 32, generator=rng),
+    }
     return {key: value.to(dtype) for key, value in floats.items()} | rest
 
 

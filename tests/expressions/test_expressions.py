@@ -44,6 +44,7 @@ from fxmap.expressions.quantized import (
 )
 from fxmap.expressions.scheme import Scheme, is_narrow
 from fxmap.expressions.serial import KINDS, parse
+from fxmap.expressions.stored import Awq, BlockScaled, Gptq, LookedUp, SpectralNormed, Times
 from fxmap.testing.compare import same_value
 from fxmap.testing.planted import randomised
 
@@ -87,6 +88,14 @@ ALL = [
     Reshape(A, (2, 3, 1, 1)),
     Transpose(A),
     Permute(A, (1, 0)),
+    Times(A, B),
+    SpectralNormed(A, B, B, 1),
+    BlockScaled(A, B),
+    BlockScaled(A, B, (128, 128), A),
+    LookedUp(A, B, A, 4, 64, (2, 3)),
+    Gptq(A, B, A, 4, 1, B),
+    Gptq(A, B, A, 4, 0),
+    Awq(A, B, A, 4),
 ]
 
 
