@@ -36,7 +36,8 @@ _INFIX: dict[Function, str] = {operator.add: "+", operator.sub: "-", operator.mu
 class Call(Expression, ABC):
     """One function, called on the fields in their order; a subclass that calls it otherwise overrides `call`.
 
-    `function` is one of `operator`, of torch, or of the modules here that need torch alone (`functions`, `packing`, `decoding`).
+    `function` is one of `operator`, of torch, or of the modules here that need torch alone
+    (`functions`, `packing`, `decoding`).
     `shown` is how the expression is printed: a format string of its fields.
     """
 

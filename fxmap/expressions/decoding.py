@@ -80,12 +80,12 @@ def unpacked_bits(words: Tensor, bits: int) -> Tensor:
     words = words.to(torch.int64)
     width = bits if 32 % bits == 0 else 1
     places = torch.arange(0, 32, width, device=words.device)
-    parts = (words[:, None] >> places[None, :, None]) & (2**width - 1)
+    parts: Tensor = (words[:, None] >> places[None, :, None]) & (2**width - 1)
     flat = parts.reshape(-1, words.shape[1])
     if width == bits:
         return flat
-    weights = 2 ** torch.arange(bits, device=words.device)
-    return (flat.reshape(-1, bits, words.shape[1]) * weights[None, :, None]).sum(1)
+    bit = flat.reshape(-1, bits, words.shape[1]) << torch.arange(bits, device=words.device)[None, :, None]
+    return bit.sum(1)
 
 
 def gptq(words: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor | None, bits: int, shift: int) -> Tensor:
@@ -98,7 +98,8 @@ def gptq(words: Tensor, zeros: Tensor, scales: Tensor, groups: Tensor | None, bi
     points = (unpacked_bits(zeros.t(), bits).t()[:, : scales.shape[1]] + shift) & (2**bits - 1)
     size = -(-numbers.shape[0] // scales.shape[0])
     own = torch.arange(numbers.shape[0], device=words.device) // size if groups is None else groups.long()
-    return ((numbers - points[own]) * scales.float()[own]).t().contiguous()
+    weight: Tensor = (numbers - points[own]) * scales.float()[own]
+    return weight.t().contiguous()
 
 
 def awq(words: Tensor, zeros: Tensor, scales: Tensor, bits: int) -> Tensor:

@@ -26,8 +26,9 @@ def test_spectral_norm_is_torchs_own_in_both_spellings(layer: nn.Module) -> None
     old(x)
     torch.testing.assert_close(made.evaluate(state), old.weight)
     new = parametrizations.spectral_norm(type(layer)(*((5, 3) if isinstance(layer, nn.Linear) else (4, 3, 2)))).eval()
-    held = new.parametrizations.weight
-    state = {"a": held.original, "b": held[0]._u, "c": held[0]._v}
+    held = new.state_dict()
+    place = "parametrizations.weight."
+    state = {"a": held[place + "original"], "b": held[place + "0._u"], "c": held[place + "0._v"]}
     torch.testing.assert_close(made.evaluate(state), new.weight)
 
 
