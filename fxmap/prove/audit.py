@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.model.inputs import Inputs, names_of
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
@@ -42,6 +41,7 @@ class Audit:
         refuted: the inputs on which the models differ, in words; empty where they agree.
         ran: the inputs that both models accepted, in words.
         samples: the inputs that both models accepted.
+        outputs: what the destination returned for each of them.
         varied: the names of the inputs that took different values in some run.
         fixed: the names of the others.
         unpaired: why the names of the outputs do not pair them.
@@ -52,6 +52,7 @@ class Audit:
     refuted: str = ""
     ran: tuple[str, ...] = ()
     samples: tuple[Both, ...] = field(default=(), repr=False)
+    outputs: tuple[Named, ...] = field(default=(), repr=False)
     varied: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     unpaired: str = ""
@@ -69,6 +70,7 @@ def audit(
     both: Both,
     *,
     tolerance: float,
+    tables: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {}),
     limits: Sequence[int] = (),
     pairing: Sequence[tuple[int, int]] = (),
     sized: bool = False,
@@ -79,11 +81,12 @@ def audit(
         src, dst: functions that call a model on inputs, with the weights that are compared, and return its output.
         both: example inputs that both models accept, in float64.
         tolerance: the largest difference that counts as equal, relative to the largest absolute value of a sample.
+        tables: the rows of the table that an integer input of each model indexes, by its position.
         limits: numbers that the models hold, such as windows: lengths beyond them are tried.
         pairing: which output of the source is which of the destination, where their names do not say it.
         sized: keep the spatial size of maps.
     """
-    sampler = Sampler.of(both, (_tables(src, both[0]), _tables(dst, both[1])))
+    sampler = Sampler.of(both, tables)
     plan = shapes([s.example for s in sampler.slots], [s.role.value for s in sampler.slots], limits, sized=sized)
     return _Auditor(src, dst, tolerance, pairing).run(sampler, plan)
 
@@ -106,7 +109,7 @@ class _Auditor:
                 # An exponential of large numbers has no value in one spelling and one in another: milder ones are drawn.
                 if outcome is None or (outcome[0] == float("inf") and max(shape.scales, default=0.0) > max(EXTENTS.milder)):
                     continue
-                error, unpaired = outcome
+                error, unpaired, theirs = outcome
                 if unpaired:
                     return replace(found, unpaired=unpaired)
                 sampler, text = one, _describe(title, inputs, shape)
@@ -115,6 +118,7 @@ class _Auditor:
                     error=max(found.error, error),
                     ran=(*found.ran, text),
                     samples=(*found.samples, inputs),
+                    outputs=(*found.outputs, theirs),
                     varied=tuple(dict.fromkeys((*found.varied, *_varied(sampler, inputs[0])))),
                 )
                 if not error <= self.tolerance:
@@ -126,7 +130,7 @@ class _Auditor:
         fixed = [name for name in names_of(sampler.both[0]) if name not in found.varied]
         return replace(found, fixed=tuple(dict.fromkeys((*fixed, *sampler.unlinked))))
 
-    def _compare(self, inputs: Both) -> tuple[float, str] | None:
+    def _compare(self, inputs: Both) -> tuple[float, str, Named] | None:
         """Run both models; None where one of them does not accept the inputs, or there are no finite outputs to compare."""
         try:
             with torch.no_grad():
@@ -135,11 +139,11 @@ class _Auditor:
             return None
         pairs, unpaired = paired(ours, theirs, self.pairing)
         if unpaired:
-            return 0.0, unpaired
+            return 0.0, unpaired, theirs
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
         batch = common_batch(inputs[0].flat())
-        return max(difference(a, b, batch) for a, b in pairs), ""
+        return max(difference(a, b, batch) for a, b in pairs), "", theirs
 
 
 def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampler, Shape]]:
@@ -229,34 +233,3 @@ def _as_numbers(value: Tensor) -> Tensor:
 
 # A score below this is no score: its softmax is exactly 0 beside any that is not masked.
 _MASKED = -1e30
-
-
-class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records which inputs index embedding tables: those that share their storage with the indices of an embedding."""
-
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.places = {value.untyped_storage()._cdata: i for i, value in enumerate(inputs) if not value.is_floating_point()}
-        self.rows: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Record the number of rows of an embedding that is indexed by an input."""
-        if func is torch.ops.aten.embedding.default:
-            place = self.places.get(args[1].untyped_storage()._cdata)
-            if place is not None:
-                self.rows[place] = min(self.rows.get(place, args[0].shape[0]), args[0].shape[0])
-        return func(*args, **(kwargs or {}))
-
-
-def _tables(call: Call, inputs: Inputs) -> dict[int, int]:
-    """Return the number of rows of the table that an input indexes, by the input's position; empty if the model fails."""
-    integers = [value for value in inputs.flat() if not value.is_floating_point() and value.dtype is not torch.bool]
-    if not integers:
-        return {}
-    watch = _Lookups(inputs.flat())
-    try:
-        with torch.no_grad(), watch:
-            call(inputs)
-    except Exception:  # whatever a model raises
-        return {}
-    return watch.rows

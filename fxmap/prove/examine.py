@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
-from fxmap.prove.audit import Audit, audit, difference, named_outputs, paired
+from fxmap.prove.audit import Audit, Named, audit, difference, named_outputs, paired
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.limits import limits_of
 from fxmap.prove.own_code import call_own
@@ -77,7 +77,8 @@ class Examination:
 class Examiner:
     """The two models with the proof's weights, and which output of the source is which of the destination.
 
-    `sized` says that the proof holds for maps of the given size alone.
+    `sized` says that the proof holds for maps of the given size alone; `tables` are the rows of the tables that integer
+    inputs of each model index, by their position.
     """
 
     mapping: KeyMapping
@@ -86,6 +87,7 @@ class Examiner:
     pairing: Sequence[tuple[int, int]]
     passes: Passes
     sized: bool = False
+    tables: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {})
 
     def run(self, inputs: InputPair, inert: Iterable[str], agree: bool) -> Examination:
         """Run all tests, up to the first difference.
@@ -97,14 +99,14 @@ class Examiner:
         """
         both = inputs.src.double(), inputs.dst.double()
         if not agree:
-            samples = _telling(self._audit(both, float("inf")).samples) if inert else []
-            return Examination(moving=frozenset(self._moving(samples, list(inert))))
+            seen = self._audit(both, float("inf")) if inert else Audit()
+            return Examination(moving=frozenset(self._moving(seen, list(inert))))
         found = self._audited(both)
         if found.refuted or found.unpaired or not found.samples:
             return Examination(found)
         samples = _telling(found.samples)
         permuted, unlike = self._permuted(samples[0])
-        moving = self._moving(samples, list(inert))
+        moving = self._moving(found, list(inert))
         unmapped = [*self._unmapped(samples), *extra_state(self.plan.src.model)]
         return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
 
@@ -162,6 +164,7 @@ class Examiner:
             counted(lambda inputs: call_own(dst, self.weights.dst, inputs)),
             both,
             tolerance=tolerance,
+            tables=self.tables,
             limits=limits_of(src.model, dst.model),
             pairing=self.pairing,
             sized=self.sized,
@@ -206,10 +209,16 @@ class Examiner:
 
     # -- tensors that are changed -------------------------------------------------------------------------------------
 
-    def _moving(self, samples: Sequence[Both], inert: list[str]) -> list[str]:
+    def _moving(self, found: Audit, inert: list[str]) -> list[str]:
         """Return the supposedly inert tensors of the destination that do move its outputs."""
         side, own = self.plan.dst, self.weights.dst
-        return self._found(inert, own, lambda tensors: [call_own(side, tensors, inputs) for _, inputs in samples])
+        returned = {id(sample): outputs for sample, outputs in zip(found.samples, found.outputs, strict=True)}
+        before = [(sample, returned[id(sample)]) for sample in _telling(found.samples)]
+
+        def outputs(tensors: Mapping[str, Tensor], sample: Both) -> Named:
+            return named_outputs(call_own(side, tensors, sample[1]))
+
+        return self._found(inert, own, before, outputs)
 
     def _unmapped(self, samples: Sequence[Both]) -> list[str]:
         """Return the source's tensors that move its outputs and have no counterpart in the destination."""
@@ -222,13 +231,15 @@ class Examiner:
             return []
         # The destination may be a part of the source: then only the outputs count that it has as well.
         with torch.no_grad():
-            theirs = [named_outputs(call_own(self.plan.dst, self.weights.dst, inputs)) for _, inputs in samples]
+            theirs = {id(one): named_outputs(call_own(self.plan.dst, self.weights.dst, one[1])) for one in samples}
 
-        def shared(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-            ours = [named_outputs(call_own(side, tensors, inputs)) for inputs, _ in samples]
-            return [one for a, b in zip(ours, theirs, strict=True) for one, _ in paired(a, b, self.pairing)[0]]
+        def shared(tensors: Mapping[str, Tensor], sample: Both) -> Named:
+            ours = named_outputs(call_own(side, tensors, sample[0]))
+            return [("", one) for one, _ in paired(ours, theirs[id(sample)], self.pairing)[0]]
 
-        found = self._found(rest, own, shared)
+        with torch.no_grad():
+            before = [(sample, shared(own, sample)) for sample in samples]
+        found = self._found(rest, own, before, shared)
         return [path for path in found if not has_counterpart(self.plan, path)]
 
     def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
@@ -263,29 +274,33 @@ class Examiner:
         self,
         paths: list[str],
         own: Mapping[str, Tensor],
-        call: Callable[[Mapping[str, Tensor]], object],
+        before: Sequence[tuple[Both, Named]],
+        outputs: Callable[[Mapping[str, Tensor], Both], Named],
     ) -> list[str]:
-        """Return the tensors that move a model's outputs; all are changed at once first, then halves of them."""
+        """Return the tensors that move a model's outputs; all are changed at once first, then halves of them.
+
+        `before` are samples with the outputs for the tensors as they are.
+        """
         if not paths:
             return []
-        with torch.no_grad():
-            before = named_outputs(call(own))
-            self.passes.add()
 
-            def moves(some: list[str]) -> bool:
-                for change in _CHANGES:
+        def moves(some: list[str]) -> bool:
+            for sample, expected in before:
+                # Large changes are for decisions (an argmax, a rounding), small samples have these as well.
+                for change in _CHANGES if sample is before[0][0] else _CHANGES[:1]:
                     self.passes.add()
                     try:
-                        after = named_outputs(call({**own, **{path: _disturbed(own[path], change) for path in some}}))
+                        moved = outputs({**own, **{path: _disturbed(own[path], change) for path in some}}, sample)
                     except Exception:  # an index out of range: the tensor is read
                         return True
-                    if len(after) != len(before):
+                    if len(moved) != len(expected):
                         return True
-                    pairs = zip(before, after, strict=True)
+                    pairs = zip(expected, moved, strict=True)
                     if any(difference(a, b, None) > TOLERANCES.still for (_, a), (_, b) in pairs):
                         return True
-                return False
+            return False
 
+        with torch.no_grad():
             return _by_halves(paths, moves)
 
 

@@ -21,6 +21,7 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.replica import run_fresh, unchanged
 from fxmap.model.tensors import tensors_of
 from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.lookups import Lookups
 from fxmap.prove.passes import Passes
 from fxmap.prove.weights import Weights
 from fxmap.run.distance import is_telling, output_error
@@ -32,13 +33,15 @@ class OwnCodeRun:
     """The results of running both models' own code.
 
     `error` is that of the outputs, and `tolerance` the largest that counts as equal; `inputs` are those of the run.
-    `trouble` says why the models do not run; empty where they do.
+    `trouble` says why the models do not run; empty where they do. `tables` are the rows of the tables that integer inputs
+    of each model index, by their position.
     """
 
     error: float
     tolerance: float
     inputs: InputPair
     trouble: str = ""
+    tables: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {})
 
     @property
     def agrees(self) -> bool:
@@ -59,24 +62,27 @@ class OwnCode:
         """Run both models on the first of several inputs that both accept."""
         trouble = ""
         for inputs in choices:
+            watches = Lookups(inputs.src.flat()), Lookups(inputs.dst.flat())
             try:
-                error = self._error(weights, inputs)
+                error = self._error(weights, inputs, watches)
             except Exception as raised:  # whatever a model raises on inputs or tensors that do not fit it
                 trouble = f"{type(raised).__name__}: {raised}"
                 continue
             if tolerance < error <= SINGLE_TOLERANCE:
                 # Where one of the models computes in float32 by itself, its own rounding is no difference.
                 with SinglePrecision() as seen:
-                    self._error(weights, inputs)
+                    self._error(weights, inputs, watches)
                 tolerance = SINGLE_TOLERANCE if seen.found else tolerance
-            return OwnCodeRun(error, tolerance, inputs)
+            return OwnCodeRun(error, tolerance, inputs, tables=(watches[0].rows, watches[1].rows))
         return OwnCodeRun(float("inf"), tolerance, choices[-1], trouble)
 
-    def _error(self, weights: Weights, inputs: InputPair) -> float:
+    def _error(self, weights: Weights, inputs: InputPair, watches: tuple[Lookups, Lookups]) -> float:
         with torch.no_grad():
-            expected = tensors_of(call_own(self.src, weights.src, inputs.src))
+            with watches[0]:
+                expected = tensors_of(call_own(self.src, weights.src, inputs.src))
             self.passes.add()
-            actual = tensors_of(call_own(self.dst, weights.dst, inputs.dst))
+            with watches[1]:
+                actual = tensors_of(call_own(self.dst, weights.dst, inputs.dst))
             self.passes.add()
         return output_error(expected, actual, self.returned) if is_telling(expected) else float("inf")
 

@@ -62,6 +62,8 @@ class Extents:
     small_maps: tuple[int, ...] = (48, 64, 96)
     # Lengths that are tried before a longer one that was given.
     small_length: int = 12
+    # Their length in a large batch, where what counts is the batch.
+    shortest: int = 5
     # Other sizes of maps, axis by axis: above and below, and odd.
     factors: tuple[tuple[float, float, float], ...] = ((1.3, 1.12, 1.2), (0.8, 0.66, 0.7))
     # The longest sequence that is run, and how many limits of the models are tried, the largest first.
@@ -104,7 +106,7 @@ def shapes(
             yield from _lengths(extent, limits)
         yield from _single(_shared(examples, roles), examples)
     if main.numel() // max(main.shape[0] if main.dim() else 1, 1) * max(EXTENTS.batches) <= EXTENTS.large:
-        short = {main.shape[1]: EXTENTS.small_length} if _is_long(main, numbers) else {}
+        short = {main.shape[1]: EXTENTS.shortest} if _is_long(main, numbers) else {}
         yield "batch", tuple(Shape(batch, sizes=short, scales=(1.0,) if numbers else ()) for batch in EXTENTS.batches)
 
 

@@ -111,7 +111,8 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     if agree:
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
     if not evidence.own_code.trouble:
-        examiner = Examiner(mapping, plan, weights, evidence.returned, passes, sized=bool(windows))
+        own_tables = evidence.own_code.tables
+        examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables)
         examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
     proof = conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count)
