@@ -27,6 +27,7 @@ from fxmap.errors import (
     ProofWarning,
     QuantizationError,
 )
+from fxmap.files.limits import file_limits
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Divergence, Proof, Status
 from fxmap.run.noise import sqnr
@@ -48,6 +49,7 @@ __all__ = [
     "Status",
     "__version__",
     "auto_map",
+    "file_limits",
     "load",
     "sqnr",
     "transfer",

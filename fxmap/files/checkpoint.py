@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
 from fxmap.expressions.packing import is_object
+from fxmap.files.limits import check_contents
 from fxmap.files.reading import read_file
 from fxmap.files.weight_sets import CONTAINERS, Choice, Shapes, choose, fit, sets_by_prefix, shapes_of, under
 from fxmap.model.wrappers import is_average
@@ -64,7 +65,7 @@ def open_checkpoint(source: Source, weights: str | None = None, wanted: Mapping[
         CheckpointError: the file is absent, broken, or needs unsafe unpickling; there are no weights in it, or none of
             that name; or several that fit, and nothing says which of them is meant.
 
-    Cost: the file is read once, into memory of the CPU.
+    Cost: the file is read once, into memory of the CPU of its own: a file that is written or cut later changes nothing.
 
     >>> import torch
     >>> found = open_checkpoint({"epoch": 3, "ema": {"a": torch.zeros(1)}, "model": {"a": torch.ones(1)}})
@@ -76,6 +77,8 @@ def open_checkpoint(source: Source, weights: str | None = None, wanted: Mapping[
         return _joined([open_checkpoint(part, weights) for part in source], shapes)
     is_file = isinstance(source, str | Path)
     where = str(source) if is_file else "the source"
+    if not is_file:
+        check_contents(source, where)
     found = _choose(read_file(Path(source)) if isinstance(source, str | Path) else source, where, weights, shapes)
     return _one_set(found, shapes)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fxmap.errors import CheckpointError
+from fxmap.files.limits import check_contents
 from fxmap.files.strangers import stranger
+from fxmap.files.unchanged import Stamp
 
 
 class CannotHold(ValueError):
@@ -31,12 +33,15 @@ class Format:
         name: for messages.
         suffixes: of its files' names.
         holds: the kinds of values that it can store, in words.
-        read: reads a file, on the CPU and without running code of it; returns what the file holds: a state dict, or
-            containers of state dicts. May raise CheckpointError alone.
+        read: reads a file, into memory of the CPU and without running code of it; returns what the file holds: a state
+            dict, or containers of state dicts. Nothing that is done to the file later changes it. May raise
+            CheckpointError alone.
         write: writes a state dict to a path, which `files.writing` makes a temporary one. Raises CannotHold, or one of
             `failures`. None for a format that is only read.
         failures: exceptions of its library where a file cannot be written, beside OSError and RuntimeError.
         any_name: whether files of other names may be of this format too, so that only reading tells.
+        guard: looks at a file before it is read, and raises CheckpointError where reading it would fill the memory or never
+            end; None for a format whose files cannot do that.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Format:
     write: Callable[[Mapping[str, Any], Path], None] | None = None
     failures: tuple[type[Exception], ...] = ()
     any_name: bool = False
+    guard: Callable[[Path], None] | None = None
 
     def names(self, path: Path) -> bool:
         """Tell whether a path is named as files of this format are."""
@@ -63,14 +69,27 @@ def read_as(path: Path, formats: Iterable[Format]) -> Any:
     """Read a file in the first of some formats that recognises it.
 
     Raises:
-        CheckpointError: none does, or the file is broken, or reading it would run code.
+        CheckpointError: none does, or the file is broken, or reading it would run code, or it was changed meanwhile.
     """
     if what := stranger(path):
         raise CheckpointError(f"{path}: {what}")
     for file_format in formats:
         if file_format.recognises(path):
-            return file_format.read(path)
+            before = _stamp(path)
+            if file_format.guard is not None:
+                file_format.guard(path)
+            data = file_format.read(path)
+            before.check(path)
+            check_contents(data, str(path), None if file_format.guard is None else before.size)
+            return data
     raise CheckpointError(f"{path}: of no format that is known here")
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        return Stamp.of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -81,3 +100,16 @@ def reason_of(error: BaseException) -> str:
     """
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def is_text(path: Path) -> bool:
+    """Tell whether a path can be handed to C++ and Rust, which want UTF-8: names of files are bytes, of any encoding.
+
+    >>> is_text(Path("model.pth")), is_text(Path("model-" + chr(0xDCFF) + ".pth"))
+    (True, False)
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,25 +1,59 @@
 """The .safetensors format: plain tensors by name, and fxmap's JSON description of quantized and packed values."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
+from torch import Tensor
 
 from fxmap.errors import CheckpointError
-from fxmap.files.format import CannotHold, Format, reason_of
+from fxmap.files.format import CannotHold, Format, is_text, reason_of
 from fxmap.files.quantized import ENTRY, flatten, rebuild
+
+# Of the number at the start of a file, which says how long its header is.
+_LENGTH = 8
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-            description = (file.metadata() or {}).get(ENTRY)
+        tensors, metadata = _mapped(path) if is_text(path) else _from_bytes(path)
+        description = metadata.get(ENTRY)
         return tensors if description is None else rebuild(tensors, description)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
+
+
+def _mapped(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Read the tensors into memory of their own, and the metadata.
+
+    What the library returns is mapped to the file: whoever writes that changes them, whoever cuts it ends the process. It
+    serves for names, dtypes and shapes, all of which the library has checked, and is not looked into.
+    """
+    with path.open("rb") as file, safe_open(path, framework="pt") as checked:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        header = json.loads(file.read(length))
+        tensors: dict[str, Tensor] = {}
+        for key in checked.keys():  # noqa: SIM118 - it is no mapping
+            own = torch.empty_like(checked.get_tensor(key), memory_format=torch.contiguous_format)
+            begin, end = header[key]["data_offsets"]
+            file.seek(_LENGTH + length + begin)
+            place = memoryview(own.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            if own.nbytes != end - begin or file.readinto(place) != own.nbytes:
+                raise ValueError(f"{key}: the file ends before its {end - begin} bytes")
+            tensors[key] = own
+        return tensors, checked.metadata() or {}
+
+
+def _from_bytes(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Read a file whose name the library cannot be told; takes twice its size."""
+    data = path.read_bytes()
+    tensors = load(data)
+    header = json.loads(data[_LENGTH : _LENGTH + int.from_bytes(data[:_LENGTH], "little")])
+    return tensors, header.get("__metadata__") or {}
 
 
 def _write(state: Mapping[str, Any], path: Path) -> None:

@@ -4,6 +4,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from torch import Tensor
 from fxmap.errors import CheckpointError, shorten
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import is_object
-from fxmap.files.format import CannotHold, Format, reason_of
+from fxmap.files.format import CannotHold, Format, is_text, reason_of
+from fxmap.files.growth import refuse_growth
 
 
 def _read(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with ExitStack() as stack:
+            file = path if is_text(path) else stack.enter_context(path.open("rb"))
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from error
     except Exception as error:
@@ -75,4 +79,5 @@ TORCH_SAVE = Format(
     read=_read,
     write=_write,
     any_name=True,
+    guard=refuse_growth,
 )
