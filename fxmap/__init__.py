@@ -10,27 +10,30 @@
 2
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from fxmap.api.automap import auto_map
-from fxmap.api.loading import load, transfer
-from fxmap.api.verification import verify
-from fxmap.errors import (
-    CaptureError,
-    CheckpointError,
-    DifferentNetworks,
-    FxmapError,
-    LoadError,
-    MappingError,
-    MissingCalibration,
-    ProofError,
-    ProofWarning,
-    QuantizationError,
-)
-from fxmap.files.limits import file_limits
-from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import Divergence, Proof, Status
-from fxmap.run.noise import sqnr
+if TYPE_CHECKING:
+    from fxmap.api.automap import auto_map
+    from fxmap.api.loading import load, transfer
+    from fxmap.api.verification import verify
+    from fxmap.errors import (
+        CaptureError,
+        CheckpointError,
+        DifferentNetworks,
+        FxmapError,
+        LoadError,
+        MappingError,
+        MissingCalibration,
+        ProofError,
+        ProofWarning,
+        QuantizationError,
+    )
+    from fxmap.files.limits import file_limits
+    from fxmap.mapping.key_mapping import KeyMapping
+    from fxmap.mapping.proof import Divergence, Proof, Status
+    from fxmap.run.noise import sqnr
 
 __all__ = [
     "CaptureError",
@@ -61,3 +64,43 @@ try:
 except PackageNotFoundError:
     # A folder of the source code that nobody installed.
     __version__ = "0+unknown"
+
+# Where each name lives. They are imported when they are asked for, and torch with them, so that the command line can say its
+# version, and be interrupted, at once.
+_HOMES = {
+    "fxmap.api.automap": ("auto_map",),
+    "fxmap.api.loading": ("load", "transfer"),
+    "fxmap.api.verification": ("verify",),
+    "fxmap.errors": (
+        "CaptureError",
+        "CheckpointError",
+        "DifferentNetworks",
+        "FxmapError",
+        "LoadError",
+        "MappingError",
+        "MissingCalibration",
+        "ProofError",
+        "ProofWarning",
+        "QuantizationError",
+    ),
+    "fxmap.files.limits": ("file_limits",),
+    "fxmap.mapping.key_mapping": ("KeyMapping",),
+    "fxmap.mapping.proof": ("Divergence", "Proof", "Status"),
+    "fxmap.run.noise": ("sqnr",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is not None:
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,14 +1,15 @@
 """The command line: `fxmap`, and the same as `python -m fxmap`.
 
-Exit status: 0 done, and for a mapping: proven; 1 mapped but not proven, incomplete, different, or interrupted; 2 the command
-line itself, or a missing package; 3 an input that is refused or broken.
+Exit status: 0 done, and for a mapping: proven; 1 mapped but not proven, incomplete, or different; 2 the command line itself,
+or a missing package; 3 an input that is refused or broken, or a model whose code raised or exited; 4 the result could not be
+written; 130 interrupted. With --json there is one JSON document on stdout, also for an error: {"error": ..., "status": ...}.
+What models print goes to stderr.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fxmap import __version__
 from fxmap.cli import commands
-from fxmap.cli.references import UsageError
+from fxmap.cli.entry import INTERRUPTED
+from fxmap.cli.output import OutputError, as_json, escaped, one_line, prints_to_stderr, tell, with_names_escaped, write
+from fxmap.cli.references import FactoryError, UsageError
 from fxmap.errors import DifferentNetworks, FxmapError, LoadError, ProofError
 
 # For a pipe, which has no width of its own.
@@ -175,42 +178,72 @@ def diff(
     _finish(_working(lambda: commands.diff(a, b)), as_json)
 
 
+class Interrupted(Exception):
+    """The user interrupted a command; an exception that typer passes on, as it does not a KeyboardInterrupt."""
+
+
 def _working(work: Callable[[], commands.Outcome]) -> commands.Outcome:
-    """Run a command with a spinner, which is shown only on a terminal."""
-    # Factories are found from the current folder, as with `python -m`.
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Run a command with a spinner, which is shown only on a terminal; whatever models print goes to stderr.
+
+    Raises:
+        FactoryError: code of a model called sys.exit, which says nothing about a mapping.
+        FxmapError: the system refused something, such as a place on the disk.
+        Interrupted: the user interrupted it.
+    """
     err = Console(stderr=True)
-    if not err.is_terminal:
-        return work()
-    with err.status("working"):
-        return work()
+    spinner = err.status("working") if err.is_terminal else nullcontext()
+    try:
+        with spinner, prints_to_stderr():
+            return work()
+    except KeyboardInterrupt as error:
+        raise Interrupted from error
+    except SystemExit as error:
+        raise FactoryError(f"code of a model called sys.exit({error.code!r}): nothing is known of its mapping") from error
+    except OSError as error:
+        raise FxmapError(f"the system refused it: {error}") from error
 
 
-def _finish(outcome: commands.Outcome, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(outcome.data, indent=1, default=str) + "\n")
+def _finish(outcome: commands.Outcome, json_wanted: bool) -> None:
+    if json_wanted:
+        write(as_json(outcome.data))
     else:
-        console().print(outcome.text, soft_wrap=True)
+        write(with_names_escaped(outcome.text, outcome.data))
     if not outcome.ok:
         raise typer.Exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with a status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    json_wanted = "--json" in words
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="fxmap")
+        # Without JSON, errors of the command line itself are shown by typer.
+        status = app(args=words, prog_name="fxmap", standalone_mode=not json_wanted)
     except UsageError as error:
-        raise _failure(str(error), 2) from None
+        raise _failure(str(error), 2, json_wanted) from None
     except (LoadError, DifferentNetworks, ProofError) as error:
-        raise _failure(str(error), 1) from None
+        raise _failure(str(error), 1, json_wanted) from None
     except FxmapError as error:
-        raise _failure(str(error), 3) from None
+        raise _failure(str(error), 3, json_wanted) from None
+    except (OutputError, OSError) as error:
+        raise _failure(str(error), 4) from None
+    except (KeyboardInterrupt, Interrupted):
+        raise _failure("interrupted", INTERRUPTED, json_wanted) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            if json_wanted:
+                _failure(f"a fault of fxmap: {type(error).__name__}: {error}", 1, json_wanted)
+            raise
+        raise _failure(error.format_message(), 2, json_wanted) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
 
 
-def _failure(text: str, status: int) -> SystemExit:
-    """Print an error on one line of stderr, and return the exit."""
-    print(f"fxmap: error: {' '.join(text.split())}", file=sys.stderr)
+def _failure(text: str, status: int, json_wanted: bool = False) -> SystemExit:
+    """Print an error on one line of stderr, and as JSON on stdout where that is wanted; return the exit."""
+    tell(f"fxmap: error: {one_line(text)}")
+    if json_wanted:
+        with suppress(OutputError):
+            write(as_json({"error": text, "status": status}))
     return SystemExit(status)
 
 
@@ -244,5 +277,5 @@ class _Lines:
     def __call__(self, share: float, text: str, detail: str = "") -> None:
         quarter = int(share * 4)
         if text != self.text or quarter != self.quarter:
-            print(f"{text}: {detail}" if detail else text, file=sys.stderr, flush=True)
+            tell(escaped(f"{text}: {detail}" if detail else text))
         self.text, self.quarter = text, quarter

@@ -7,13 +7,16 @@
     folder/file.safetensors                    a checkpoint: .pt, .pth, .bin, .safetensors, or an index of shards
 
 Arguments are literals (numbers, strings, lists, True, None): nothing else of them is evaluated. A factory is code of its
-package, and is run.
+package, and is run. Packages are those that are installed; for `package.module:factory` alone also those in the current
+folder, which come last, so that a folder that was downloaded cannot stand in for an installed package.
 """
 
 import ast
 import difflib
 import importlib
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +57,7 @@ def parse(text: str) -> Reference:
     {'num_classes': 5}
     """
     origin, colon, rest = text.partition(":")
-    if not colon or Path(text).exists():
+    if not colon or _exists(text):
         return Reference(text, "", text)
     if origin == "transformers" and rest.endswith(".json"):
         return Reference(text, origin, rest)
@@ -91,6 +94,8 @@ def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
     build = _BUILDERS.get(reference.origin, _factory)(reference)
     try:
         model = build(*reference.args, **reference.kwargs)
+    except SystemExit as error:
+        raise FactoryError(f"{text}: building it called sys.exit({error.code!r})") from error
     except Exception as error:
         # The factory is the user's, and so is whatever it raises.
         raise FactoryError(f"{text}: building it raised {type(error).__name__}: {error}") from error
@@ -133,6 +138,7 @@ def _transformers(reference: Reference) -> Callable[..., Any]:
 
 
 def _factory(reference: Reference) -> Callable[..., Any]:
+    _search_here_last()
     found: Any = _imported(reference.origin, reference)
     for part in reference.name.split("."):
         names = dir(found)
@@ -152,6 +158,21 @@ _BUILDERS: dict[str, Callable[[Reference], Callable[..., Any]]] = {
 }
 
 
+def _search_here_last() -> None:
+    """Let packages be found in the current folder as well, after all that are installed."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is a file of a name; there is none of a name that no file can have."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 def _imported(module: str, reference: Reference) -> Any:
     try:
         return importlib.import_module(module)
@@ -159,6 +180,8 @@ def _imported(module: str, reference: Reference) -> Any:
         raise UsageError(
             f"{reference.text}: {module} cannot be imported: {error}. Install it, or correct its name"
         ) from error
+    except SystemExit as error:
+        raise FactoryError(f"{reference.text}: importing {module} called sys.exit({error.code!r})") from error
     except Exception as error:
         raise FactoryError(f"{reference.text}: importing {module} raised {type(error).__name__}: {error}") from error
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fxmap.errors import CheckpointError
-from fxmap.files.format import read_as
+from fxmap.files.format import read_as, reason_of
 from fxmap.files.formats import FORMATS
 from fxmap.files.strangers import file_in
 
@@ -26,11 +26,15 @@ def existing(path: Path) -> Path:
     Raises:
         CheckpointError: there is none; the message says what a folder is that holds none.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path}: no such file: {reason_of(error)}") from error
+    if is_folder:
         found = file_in(path)
         if isinstance(found, str):
             raise CheckpointError(f"{path}: no such file; {found}")
         return found
-    if not path.is_file():
+    if not is_file:
         raise CheckpointError(f"{path}: no such file")
     return path
