@@ -13,6 +13,7 @@ from fxmap.files.checkpoint import open_checkpoint
 from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
+from fxmap.matching.drawing import drawn
 from fxmap.matching.plan import Plan
 from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import solve
@@ -93,7 +94,7 @@ def auto_map(
         proof = Proof(statuses=known.statuses, reason=reason)
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
-    return KeyMapping(mapping, mapping.knowledge, proof, Trace(tuple(steps)))
+    return KeyMapping(mapping, mapping.knowledge, proof, Trace(tuple(steps)), mapping.graphs)
 
 
 def _map(problem: Problem) -> KeyMapping:
@@ -120,14 +121,15 @@ def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:
     outcome = VALUES.attempt(problem, (Outcome(plan=plan, left="a run refuted it"),))
     if outcome.mapping is None or outcome.plan is None or len(outcome.mapping) < len(refuted):
         return refuted
-    again = _proven(outcome.mapping, outcome.plan, problem.given)
+    again = _proven(outcome.mapping.with_graphs(drawn(outcome.plan)), outcome.plan, problem.given)
     return refuted if again.proof.refuted or not again.proof.forwards else again
 
 
 def _solved(problem: Problem) -> tuple[KeyMapping, Plan | None]:
     outcome = solve(problem)
     assert outcome.mapping is not None
-    return outcome.mapping, outcome.plan
+    mapping = outcome.mapping if outcome.plan is None else outcome.mapping.with_graphs(drawn(outcome.plan))
+    return mapping, outcome.plan
 
 
 def _proven(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:

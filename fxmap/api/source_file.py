@@ -165,7 +165,7 @@ class SourceFile:
         reasons = mapping.knowledge.reasons | dict.fromkeys(dropped, f"{self.where} lacks it")
         rest = {key: part for key, part in mapping.items() if key not in dropped}
         knowledge = replace(mapping.knowledge, statuses=statuses, reasons=reasons)
-        return KeyMapping(rest, knowledge, replace(mapping.proof, statuses=statuses), mapping.trace), needed
+        return KeyMapping(rest, knowledge, replace(mapping.proof, statuses=statuses), mapping.trace, mapping.graphs), needed
 
     def _left(self, mapping: KeyMapping) -> list[LeftOver]:
         used = mapping.sources() | {one.source for one in mapping.knowledge.mismatched}

@@ -33,3 +33,13 @@ def save(state: Mapping[str, Any], path: str | Path, *, overwrite: bool = False)
             found.write(state, temporary)
         except CannotHold as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, which is replaced if there is one; whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written; nothing was changed.
+    """
+    with whole_file(path, (OSError,), overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")

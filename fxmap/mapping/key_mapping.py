@@ -13,12 +13,14 @@ True
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
+from fxmap.files.writing import write_text
 from fxmap.mapping.applying import (
     evaluate,
     refuse_incomplete,
@@ -28,11 +30,13 @@ from fxmap.mapping.applying import (
     sources_of,
 )
 from fxmap.mapping.findings import Findings, Note
+from fxmap.mapping.graphs import Graphs
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
-from fxmap.mapping.report import describe
+from fxmap.mapping.page import notebook, page
+from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.trace import Trace
@@ -51,6 +55,7 @@ class KeyMapping(Mapping[str, Expression]):
         knowledge: statuses, reasons and notes; may be left out in a mapping written by hand.
         proof: the result of running both models; left out, it is one that says that it was not asked for.
         trace: the stages that led to the mapping; no part of equality nor of JSON.
+        graphs: the operations of both models and their correspondence, for `to_html`; likewise.
     """
 
     def __init__(
@@ -59,11 +64,13 @@ class KeyMapping(Mapping[str, Expression]):
         knowledge: Findings | None = None,
         proof: Proof | None = None,
         trace: Trace = _NOT_TRACED,
+        graphs: Graphs | None = None,
     ) -> None:
         self._expressions = {key: _expression(key, value) for key, value in expressions.items()}
         self.knowledge = knowledge or Findings(dict.fromkeys(self._expressions, Status.MATCHED))
         self.proof = proof or Proof.not_asked(self.knowledge.statuses)
         self.trace = trace
+        self.graphs = graphs
 
     def __getitem__(self, key: str) -> Expression:
         if key not in self._expressions:
@@ -160,7 +167,7 @@ class KeyMapping(Mapping[str, Expression]):
         taken = self.knowledge.keys_with(Status.TAKEN)
         expressions = {key: part for key, part in self.items() if key not in taken}
         statuses = self.knowledge.statuses | dict.fromkeys(taken, Status.KEPT)
-        return KeyMapping(expressions, replace(self.knowledge, statuses=statuses, literals={}), self.proof, self.trace)
+        return self._changed(expressions, knowledge=replace(self.knowledge, statuses=statuses, literals={}))
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
@@ -235,7 +242,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other findings: `changes` are fields of `Findings`."""
-        return KeyMapping(self._expressions, replace(self.knowledge, **changes), self.proof, self.trace)
+        return self._changed(knowledge=replace(self.knowledge, **changes))
 
     def with_notes(self, *notes: Note) -> "KeyMapping":
         """Return the same mapping with more notes in its report."""
@@ -243,15 +250,48 @@ class KeyMapping(Mapping[str, Expression]):
 
     def with_proof(self, proof: Proof) -> "KeyMapping":
         """Return the same mapping with a proof, whose statuses replace its own."""
-        return KeyMapping(self._expressions, replace(self.knowledge, statuses=proof.statuses), proof, self.trace)
+        return self._changed(knowledge=replace(self.knowledge, statuses=proof.statuses), proof=proof)
 
     def with_verdict(self, proof: Proof) -> "KeyMapping":
         """Return the same mapping with another proof, whose statuses do not replace its own."""
-        return KeyMapping(self._expressions, self.knowledge, proof, self.trace)
+        return self._changed(proof=proof)
 
     def with_trace(self, trace: Trace) -> "KeyMapping":
         """Return the same mapping with the trace of the stages that made it."""
-        return KeyMapping(self._expressions, self.knowledge, self.proof, trace)
+        return self._changed(trace=trace)
+
+    def with_graphs(self, graphs: Graphs) -> "KeyMapping":
+        """Return the same mapping with the graphs of both models."""
+        return self._changed(graphs=graphs)
+
+    def _changed(self, expressions: Mapping[str, Expression] | None = None, **parts: Any) -> "KeyMapping":
+        own = {"knowledge": self.knowledge, "proof": self.proof, "trace": self.trace, "graphs": self.graphs}
+        return KeyMapping(self._expressions if expressions is None else expressions, **(own | parts))
+
+    def summary(self, all_keys: bool = False) -> str:
+        """Return the verdict, the mapping generalised over layers, what is open, and the next step, as `fxmap map` prints it.
+
+        Args:
+            all_keys: one line for every key, instead of at most a screen of patterns.
+        """
+        return summarise(self._expressions, self.knowledge, self.proof, all_keys)
+
+    def to_html(self, path: str | Path | None = None, *, title: str = "fxmap") -> str:
+        """Return the report as one HTML page that needs no network, and write it to a file if a path is given.
+
+        It shows both graphs side by side, with what corresponds to what, the table of keys, and the proof. About 350 bytes
+        for each operation and key.
+
+        Raises:
+            CheckpointError: the file cannot be written; one that was there is then as it was.
+        """
+        text = page(self._expressions, self.knowledge, self.proof, self.graphs, title)
+        if path is not None:
+            write_text(Path(path), text)
+        return text
+
+    def _repr_html_(self) -> str:
+        return notebook(self._expressions, self.knowledge, self.proof)
 
     def __str__(self) -> str:
         return describe(self._expressions, self.knowledge, self.proof)

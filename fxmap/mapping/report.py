@@ -1,11 +1,17 @@
 """The report that `print(mapping)` shows: counts of expressions, findings, and the proof."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import Findings
+from fxmap.mapping.next_steps import next_steps
+from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof
+
+SAME_NAME, RENAMED = "same name", "renamed"
+# Lines of patterns that fit one screen beside the rest of a report.
+_SCREEN = 24
 
 
 def describe(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> str:
@@ -18,13 +24,78 @@ def describe(expressions: Mapping[str, Expression], findings: Findings, proof: P
           1  matched by structure, not proven
     proof: not asked for: run both models with fxmap.verify(src, dst, mapping)
     """
+    return "\n".join([_head(expressions, findings, proof), *findings.lines(), str(proof)])
+
+
+def summarise(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, all_keys: bool = False) -> str:
+    """Return the verdict, the mapping itself, generalised over layers, what is open, the proof, and the next step.
+
+    Args:
+        expressions, findings, proof: the parts of a mapping.
+        all_keys: one line for every key, instead of a screen of patterns of those that are not of the same name.
+
+    >>> from fxmap.mapping.proof import Status
+    >>> made = {f"layers.{i}.weight": Source(f"h.{i}.weight") for i in range(3)}
+    >>> statuses = dict.fromkeys(made, Status.PROVEN)
+    >>> print(summarise(made, Findings(statuses), Proof(ok=True, statuses=statuses)))
+    proven; 3 of 3 destination keys are made from the source: 3 renamed
+      h.{i}.weight -> layers.{i}.weight, i = 0..2
+          3  proven: both models were run, and no other choice gives the same function
+    proof: nothing could be run:
+    next: load a checkpoint of the source: fxmap.load(dst, "checkpoint.pth", src=src)
+    """
+    if all_keys:
+        lines = [f"  {expression} -> {key}  ({findings.statuses[key]})" for key, expression in expressions.items()]
+    else:
+        changed = {key: part for key, part in expressions.items() if kind_of(key, part) != SAME_NAME}
+        found = list(_by_module(patterns(changed)))
+        lines = [f"  {text}" for text, _ in found[:_SCREEN]]
+        if len(found) > _SCREEN:
+            rest = sum(count for _, count in found[_SCREEN:])
+            lines.append(f"  and {rest} more keys, which --all and summary(all_keys=True) list")
+    steps = [f"next: {step}" for step in next_steps(expressions, findings, proof)]
+    proven = str(proof).rstrip()
+    return "\n".join([_head(expressions, findings, proof), *lines, *findings.lines(), proven, *steps])
+
+
+def _by_module(found: Iterable[Pattern]) -> Iterator[tuple[str, int]]:
+    """Yield a line for the tensors of one module that are only renamed with it, and how many keys it stands for."""
+    groups: dict[tuple[str, ...], list[Pattern]] = {}
+    for pattern in found:
+        ours, theirs = pattern.source.rpartition("."), pattern.destination.rpartition(".")
+        where = "; ".join(map(str, pattern.indices))
+        together = isinstance(pattern.expression, Source) and ours[2] == theirs[2]
+        groups.setdefault((ours[0], theirs[0], where) if together else (str(pattern),), []).append(pattern)
+    for group in groups.values():
+        first, count = group[0], sum(len(pattern.keys) for pattern in group)
+        if len(group) == 1:
+            yield str(first), count
+            continue
+        names = f"{{{','.join(pattern.source.rpartition('.')[2] for pattern in group)}}}"
+        where = "; ".join(map(str, first.indices))
+        ours, theirs = (f"{text.rpartition('.')[0]}.{names}" for text in (first.source, first.destination))
+        yield f"{ours} -> {theirs}" + (f", {where}" if where else ""), count
+
+
+def kind_of(key: str, expression: Expression) -> str:
+    """Return how a key is made, in a word: of the same name, renamed, or by what operation.
+
+    >>> kind_of("fc.weight", Source("fc.weight")), kind_of("fc.weight", Source("head.weight"))
+    ('same name', 'renamed')
+    """
+    if isinstance(expression, Source):
+        return SAME_NAME if expression.key == key else RENAMED
+    return expression.op.replace("_", " ")
+
+
+def _head(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> str:
     made = f"{len(expressions)} of {len(findings.statuses)} destination keys are made from the source"
-    return "\n".join([f"{proof.verdict}; {made}: {_kinds(expressions)}", *findings.lines(), str(proof)])
+    return f"{proof.verdict}; {made}: {_kinds(expressions)}"
 
 
 def _kinds(expressions: Mapping[str, Expression]) -> str:
     """Count the expressions by kind, as in `3 renamed, 1 fold bias`."""
-    renames = sum(isinstance(expression, Source) for expression in expressions.values())
-    other = Counter(expression.op for expression in expressions.values() if not isinstance(expression, Source))
-    parts = [f"{renames} renamed" if renames else "", *(f"{count} {op.replace('_', ' ')}" for op, count in other.items())]
-    return ", ".join(part for part in parts if part) or "none"
+    counts = Counter(kind_of(key, expression) for key, expression in expressions.items())
+    first = {SAME_NAME: "of the same name", RENAMED: "renamed"}
+    ordered = sorted(counts, key=lambda kind: list(first).index(kind) if kind in first else len(first))
+    return ", ".join(f"{counts[kind]} {first.get(kind, kind)}" for kind in ordered) or "none"
