@@ -28,7 +28,9 @@ from fxmap.errors import DifferentNetworks, FxmapError, LoadError, ProofError
 PIPE_WIDTH = 100
 
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,12 +97,22 @@ Inputs = Annotated[
 
 
 @app.command("map")
-def map_models(src: Src, dst: Dst, as_json: AsJson = False, weights: Weights = None, inputs: Inputs = None) -> None:
+def map_models(
+    src: Src,
+    dst: Dst,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    inputs: Inputs = None,
+    all_keys: Annotated[bool, typer.Option("--all", help="Print every key, not a screen of patterns.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as a page, with both graphs.")
+    ] = None,
+) -> None:
     """Find how every key of DST is made from keys of SRC, and prove it.
 
     Exit status: 0 proven; 1 not proven or not complete; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.map_models(src, dst, weights, inputs)), as_json)
+    _finish(_working(lambda: commands.map_models(src, dst, weights, inputs, all_keys, html)), as_json)
 
 
 @app.command()

@@ -35,10 +35,21 @@ class Outcome:
     ok: bool
 
 
-def map_models(src: str, dst: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
-    """Map SRC to DST."""
+def map_models(
+    src: str,
+    dst: str,
+    weights: str | None = None,
+    inputs: str | None = None,
+    all_keys: bool = False,
+    html: Path | None = None,
+) -> Outcome:
+    """Map SRC to DST, and write the report as a page if a file is given for it."""
     mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
-    return Outcome(str(mapping), _data(mapping), mapping.ok)
+    if html is not None:
+        mapping.to_html(html, title=f"{src} to {dst}")
+    written = "" if html is None else f"\nwrote {html}"
+    text = mapping.summary(all_keys, lambda step: step.on_command_line(src, dst))
+    return Outcome(text + written, _data(mapping), mapping.ok)
 
 
 def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:

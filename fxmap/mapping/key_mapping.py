@@ -11,7 +11,7 @@ True
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +32,11 @@ from fxmap.mapping.applying import (
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.graphs import Graphs
 from fxmap.mapping.inverse import invert
+from fxmap.mapping.next_steps import Step
+from fxmap.mapping.page import notebook, page
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
-from fxmap.mapping.page import notebook, page
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.writing import Loaded, write_state
@@ -265,16 +266,24 @@ class KeyMapping(Mapping[str, Expression]):
         return self._changed(graphs=graphs)
 
     def _changed(self, expressions: Mapping[str, Expression] | None = None, **parts: Any) -> "KeyMapping":
-        own = {"knowledge": self.knowledge, "proof": self.proof, "trace": self.trace, "graphs": self.graphs}
+        own: dict[str, Any] = {"knowledge": self.knowledge, "proof": self.proof, "trace": self.trace, "graphs": self.graphs}
         return KeyMapping(self._expressions if expressions is None else expressions, **(own | parts))
 
-    def summary(self, all_keys: bool = False) -> str:
-        """Return the verdict, the mapping generalised over layers, what is open, and the next step, as `fxmap map` prints it.
+    def summary(self, all_keys: bool = False, step: Callable[[Step], str] = str) -> str:
+        """Return what `fxmap map` prints: the verdict, the mapping generalised over layers, what is open, the next step.
 
         Args:
             all_keys: one line for every key, instead of at most a screen of patterns.
+            step: how a next step is said; as a line of Python if left out.
+
+        >>> print(KeyMapping({f"layers.{i}.weight": f"h.{i}.weight" for i in range(12)}).summary())
+        no proof asked for; 12 of 12 destination keys are made from the source: 12 renamed
+          h.{i}.weight -> layers.{i}.weight, i = 0..11
+             12  matched by structure, not proven
+        proof: not asked for: run both models with fxmap.verify(src, dst, mapping)
+        next: prove it: fxmap.verify(src, dst, mapping)
         """
-        return summarise(self._expressions, self.knowledge, self.proof, all_keys)
+        return summarise(self._expressions, self.knowledge, self.proof, all_keys, step)
 
     def to_html(self, path: str | Path | None = None, *, title: str = "fxmap") -> str:
         """Return the report as one HTML page that needs no network, and write it to a file if a path is given.

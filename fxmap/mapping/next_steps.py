@@ -1,6 +1,7 @@
-"""Next steps: what a person does after a mapping, as sentences with a line of Python in them."""
+"""Next steps: what a person does after a mapping, as sentences with a line of Python or a command that can be pasted."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression
@@ -8,45 +9,90 @@ from fxmap.mapping.findings import NAMES_ALONE, Findings
 from fxmap.mapping.proof import Proof, Status
 
 
-def next_steps(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> tuple[str, ...]:
-    """Return what to do next, the most important first; each is a sentence, and a line of Python behind a colon.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to do: in words, as a line of Python, and as a command with SRC and DST in it; either may be empty."""
+
+    text: str
+    python: str = ""
+    command: str = ""
+
+    def on_command_line(self, src: str, dst: str) -> str:
+        """Return the step for somebody who typed `fxmap map src dst`.
+
+        >>> Step("load it", "fxmap.load(dst)", "fxmap convert FILE --dst DST").on_command_line("a.pth", "timm:resnet18")
+        'load it: fxmap convert FILE --dst timm:resnet18'
+        """
+        words = {"SRC": src, "DST": dst}
+        command = " ".join(words.get(word, word) for word in self.command.split(" "))
+        return f"{self.text}: {command}" if command else self.text
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.python}" if self.python else self.text
+
+
+def next_steps(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> tuple[Step, ...]:
+    """Return what to do next, the most important first.
 
     >>> from fxmap.expressions.base import Source
     >>> found = Findings({"fc.weight": Status.PROVEN})
-    >>> next_steps({"fc.weight": Source("fc.weight")}, found, Proof(ok=True, forwards=6))
-    ('load a checkpoint of the source: fxmap.load(dst, "checkpoint.pth", src=src)',)
+    >>> print(*next_steps({"fc.weight": Source("fc.weight")}, found, Proof(ok=True, forwards=6)))
+    load a checkpoint of the source: fxmap.load(dst, "checkpoint.pth", src=src)
     """
     if findings.different:
-        return ("give two models of one architecture: these are different networks",)
+        return (Step("give two models of one architecture: these are different networks"),)
     if findings.blocked:
-        return (f"build the destination in another way: {findings.blocked}",)
+        return (Step(f"build the destination in another way: {findings.blocked}"),)
     if not expressions:
-        return ("give both models, or a checkpoint of the network: no key could be mapped",)
+        return (Step("give both models, or a checkpoint of the network: no key could be mapped"),)
     if proof.ok:
-        return (*_ranges(findings), 'load a checkpoint of the source: fxmap.load(dst, "checkpoint.pth", src=src)')
+        return (*_ranges(findings), _LOAD)
+    return (*_ranges(findings), *_difference(proof), *_open(findings), *_unproven(findings, proof))
+
+
+_LOAD = Step(
+    "load a checkpoint of the source",
+    'fxmap.load(dst, "checkpoint.pth", src=src)',
+    "fxmap convert CHECKPOINT --src SRC --dst DST -o new.safetensors",
+)
+
+
+def _ranges(findings: Findings) -> tuple[Step, ...]:
+    if not any(findings.statuses.get(key) is Status.KEPT for key in findings.ranges):
+        return ()
+    text = "give typical inputs, for the ranges of activations"
+    command = "fxmap convert CHECKPOINT --src SRC --dst DST --calibration inputs.pt -o new.safetensors"
+    return (Step(text, "fxmap.transfer(src, dst, calibration=batches)", command),)
+
+
+def _difference(proof: Proof) -> tuple[Step, ...]:
+    if proof.divergence is None:
+        return ()
+    remedy = proof.divergence.remedy or "say which of the two is meant, and build the other one so"
+    return (Step(f"compare {proof.divergence.dst} with {proof.divergence.src} in the code; {remedy}"),)
+
+
+def _open(findings: Findings) -> list[Step]:
     steps = []
-    if proof.divergence is not None:
-        remedy = proof.divergence.remedy or "see which of the two is meant"
-        steps.append(f"compare {proof.divergence.dst} with {proof.divergence.src} in the code: {remedy}")
     if findings.mismatched:
-        keys = shorten([mismatch.key for mismatch in findings.mismatched])
-        steps.append(f'let the destination keep what was replaced ({keys}): fxmap.load(..., on_mismatch="keep")')
+        text = f"let the destination keep what was replaced ({shorten([one.key for one in findings.mismatched])})"
+        command = "fxmap convert CHECKPOINT --src SRC --dst DST --keep -o new.safetensors"
+        steps.append(Step(text, 'fxmap.load(dst, file, src=src, on_mismatch="keep")', command))
     missing = findings.keys_with(Status.MISSING)
     if missing:
-        steps.append(
-            f"say how {shorten(missing)} is made: mapping = fxmap.KeyMapping(dict(mapping) | "
-            f'{{"{missing[0]}": "a key of the source"}})'
-        )
+        python = f'mapping = fxmap.KeyMapping(dict(mapping) | {{"{missing[0]}": "a key of the source"}})'
+        steps.append(Step(f"say of what {shorten(missing)} is made", python))
+    return steps
+
+
+def _unproven(findings: Findings, proof: Proof) -> tuple[Step, ...]:
     if NAMES_ALONE in findings.rungs or findings.keys_with(Status.GUESSED):
-        steps.append("have the keys matched by structure, and proven: fxmap.load(dst, file, src=model_of_the_file)")
+        text = "have the keys matched by structure, and proven, with the model that the file was made with"
+        command = "fxmap convert CHECKPOINT --src MODEL --dst DST -o new.safetensors"
+        return (Step(text, "fxmap.load(dst, file, src=model_of_the_file)", command),)
     if not proof.asked:
-        steps.append("prove it: fxmap.verify(src, dst, mapping)")
-    elif not proof.forwards:
-        steps.append("give inputs that both models accept: fxmap.auto_map(src, dst, example_inputs=(x,))")
-    return (*_ranges(findings), *steps)
-
-
-def _ranges(findings: Findings) -> tuple[str, ...]:
-    if not findings.ranges or not any(findings.statuses.get(key) is Status.KEPT for key in findings.ranges):
-        return ()
-    return ("give typical inputs for the ranges of activations: fxmap.transfer(src, dst, calibration=batches)",)
+        return (Step("prove it", "fxmap.verify(src, dst, mapping)", "fxmap verify SRC DST mapping.json"),)
+    if not proof.forwards:
+        text, python = "give inputs that both models accept", "fxmap.auto_map(src, dst, example_inputs=(x,))"
+        return (Step(text, python, "fxmap map SRC DST --inputs 1x3x224x224"),)
+    return ()

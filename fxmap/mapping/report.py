@@ -1,11 +1,11 @@
 """The report that `print(mapping)` shows: counts of expressions, findings, and the proof."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import Findings
-from fxmap.mapping.next_steps import next_steps
+from fxmap.mapping.next_steps import Step, next_steps
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof
 
@@ -27,11 +27,18 @@ def describe(expressions: Mapping[str, Expression], findings: Findings, proof: P
     return "\n".join([_head(expressions, findings, proof), *findings.lines(), str(proof)])
 
 
-def summarise(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, all_keys: bool = False) -> str:
+def summarise(
+    expressions: Mapping[str, Expression],
+    findings: Findings,
+    proof: Proof,
+    all_keys: bool = False,
+    step: Callable[[Step], str] = str,
+) -> str:
     """Return the verdict, the mapping itself, generalised over layers, what is open, the proof, and the next step.
 
     Args:
         expressions, findings, proof: the parts of a mapping.
+        step: how a next step is said: as Python, or as a command.
         all_keys: one line for every key, instead of a screen of patterns of those that are not of the same name.
 
     >>> from fxmap.mapping.proof import Status
@@ -53,7 +60,7 @@ def summarise(expressions: Mapping[str, Expression], findings: Findings, proof: 
         if len(found) > _SCREEN:
             rest = sum(count for _, count in found[_SCREEN:])
             lines.append(f"  and {rest} more keys, which --all and summary(all_keys=True) list")
-    steps = [f"next: {step}" for step in next_steps(expressions, findings, proof)]
+    steps = [f"next: {step(one)}" for one in next_steps(expressions, findings, proof)]
     proven = str(proof).rstrip()
     return "\n".join([_head(expressions, findings, proof), *lines, *findings.lines(), proven, *steps])
 

@@ -27,4 +27,10 @@ def under(mapping: KeyMapping, prefix: str, keys: Iterable[str]) -> KeyMapping:
         | {prefix + key: reason for key, reason in known.reasons.items()},
     )
     proof = replace(proof, statuses=rest | {prefix + key: status for key, status in proof.statuses.items()})
-    return KeyMapping({prefix + key: part for key, part in mapping.items()}, knowledge, proof, mapping.trace, mapping.graphs and mapping.graphs.under(prefix))
+    return KeyMapping(
+        {prefix + key: part for key, part in mapping.items()},
+        knowledge,
+        proof,
+        mapping.trace,
+        mapping.graphs and mapping.graphs.under(prefix),
+    )

@@ -36,9 +36,7 @@ def page(
 _FILES = ("page.html", "page.css", "page.js")
 
 
-def _data(
-    expressions: Mapping[str, Expression], findings: Findings, proof: Proof, graphs: Graphs | None
-) -> dict[str, Any]:
+def _data(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, graphs: Graphs | None) -> dict[str, Any]:
     keys = {key: place for place, key in enumerate(findings.statuses)}
     shapes = {} if graphs is None else graphs.dst.shapes
     mismatched = {mismatch.key: mismatch for mismatch in findings.mismatched}
@@ -48,16 +46,18 @@ def _data(
         reason = findings.reasons.get(key, "")
         if mismatch is not None and not reason:
             reason = f"source {mismatch.source} is {list(mismatch.src_shape)}, here {list(mismatch.dst_shape)}"
-        rows.append({
-            "key": key,
-            "status": str(status),
-            "from": "" if expression is None else str(expression),
-            "kind": "" if expression is None else kind_of(key, expression),
-            "python": "" if expression is None else f"{key!r}: {expression.python()},",
-            "reads": [] if expression is None else sorted(expression.sources()),
-            "shape": list(shapes[key]) if key in shapes else None,
-            "reason": reason,
-        })
+        rows.append(
+            {
+                "key": key,
+                "status": str(status),
+                "from": "" if expression is None else str(expression),
+                "kind": "" if expression is None else kind_of(key, expression),
+                "python": "" if expression is None else f"{key!r}: {expression.python()},",
+                "reads": [] if expression is None else sorted(expression.sources()),
+                "shape": list(shapes[key]) if key in shapes else None,
+                "reason": reason,
+            }
+        )
     left = findings.left or dict.fromkeys(findings.unexpected, "in the source alone")
     return {
         "verdict": proof.verdict,
@@ -65,13 +65,18 @@ def _data(
         "made": len(expressions),
         "keys": rows,
         "patterns": [
-            {"to": p.destination, "from": p.source, "where": "; ".join(map(str, p.indices)), "keys": [keys[k] for k in p.keys]}
+            {
+                "to": p.destination,
+                "from": p.source,
+                "where": "; ".join(map(str, p.indices)),
+                "keys": [keys[k] for k in p.keys],
+            }
             for p in patterns(expressions)
             if all(key in keys for key in p.keys)
         ],
         "meanings": {str(status): status.meaning for status in Status},
         "proof": str(proof).splitlines(),
-        "steps": next_steps(expressions, findings, proof),
+        "steps": [str(step) for step in next_steps(expressions, findings, proof)],
         "notes": [str(note) for note in findings.notes],
         "left": left,
         "stages": list(findings.stages),
@@ -99,7 +104,7 @@ def notebook(expressions: Mapping[str, Expression], findings: Findings, proof: P
     colour = "#1a7f37" if proof.ok else "#9a6700"
     lines = [str(pattern) for pattern in patterns(expressions)]
     open_keys = [key for key, status in findings.statuses.items() if status in (Status.MISSING, Status.MISMATCHED)]
-    steps = "".join(f"<li>{html.escape(step)}</li>" for step in next_steps(expressions, findings, proof))
+    steps = "".join(f"<li>{html.escape(str(step))}</li>" for step in next_steps(expressions, findings, proof))
     more = ""
     if len(lines) > _ROWS:
         rest = html.escape("\n".join(lines[_ROWS:]))
