@@ -80,8 +80,8 @@ def _by_module(found: Iterable[Pattern]) -> Iterator[tuple[str, int]]:
             continue
         names = f"{{{','.join(pattern.source.rpartition('.')[2] for pattern in group)}}}"
         where = "; ".join(map(str, first.indices))
-        ours, theirs = (f"{text.rpartition('.')[0]}.{names}" for text in (first.source, first.destination))
-        yield f"{ours} -> {theirs}" + (f", {where}" if where else ""), count
+        made = " -> ".join(f"{text.rpartition('.')[0]}.{names}" for text in (first.source, first.destination))
+        yield f"{made}, {where}" if where else made, count
 
 
 def kind_of(key: str, expression: Expression) -> str:
