@@ -28,6 +28,7 @@ class Evidence:
         own_code: the run of the user's own code.
         parted: the pairs at which the destination went on with the source's value; later pairs were compared with its help.
         returned: which output of the source is which of the destination; `outputs` is how many each returns.
+        equal: those of them that are equal in the first run.
         influence: how far each tensor of the destination matters.
         tied: operations of the destination that may be exchanged with another; `tried` is how many exchanges were run.
         operands: pairs that are made of pieces and read other values in some run, and the argument under which they do.
@@ -47,6 +48,7 @@ class Evidence:
     tied: frozenset[str]
     tried: int
     operands: Mapping[Names, str] = field(default_factory=dict)
+    equal: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def error(self) -> float:

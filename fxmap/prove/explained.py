@@ -24,7 +24,7 @@ from fxmap.prove.causes import attribute_cause, constant_cause, input_cause
 from fxmap.prove.context import Context
 
 # Activations, norms and pools: whichever weights are loaded, one is not the other, and none is not one.
-_NO_WEIGHTS_MAKE_UP = frozenset[str]().union(
+NO_WEIGHTS_MAKE_UP = frozenset[str]().union(
     ("adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"),
     ("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"),
     ("celu", "clamp", "clamp_min", "elu", "exp", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"),
@@ -52,7 +52,7 @@ def is_explained(context: Context, first: Pair | None, errors: Mapping[Pair, flo
 def _explains(context: Context, pair: Pair) -> bool:
     kinds = context.src.main.ops.op(pair.src).kind, context.dst.main.ops.op(pair.dst).kind
     if kinds[0] != kinds[1] and not all(has(kind, Trait.AFFINE) for kind in kinds):
-        return set(kinds) <= _NO_WEIGHTS_MAKE_UP
+        return set(kinds) <= NO_WEIGHTS_MAKE_UP
     if attribute_cause(context, pair.src, pair.dst) or constant_cause(context, pair):
         return True
     ops, prefix = context.dst.main.ops, context.dst.prefix
@@ -72,8 +72,8 @@ def _has_one_alone(context: Context, src: str, dst: str) -> bool:
     ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
     kinds = [{side.main.ops.op(name).kind for name in names} for side, names in ((context.src, ours), (context.dst, theirs))]
     if not (ours and theirs):
-        return bool((kinds[0] | kinds[1]) & _NO_WEIGHTS_MAKE_UP)
-    return len(ours) == len(theirs) == 1 and kinds[0] != kinds[1] and kinds[0] | kinds[1] <= _NO_WEIGHTS_MAKE_UP
+        return bool((kinds[0] | kinds[1]) & NO_WEIGHTS_MAKE_UP)
+    return len(ours) == len(theirs) == 1 and kinds[0] != kinds[1] and kinds[0] | kinds[1] <= NO_WEIGHTS_MAKE_UP
 
 
 def _output(side: Side) -> str:

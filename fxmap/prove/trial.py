@@ -42,6 +42,7 @@ from fxmap.matching.align.symmetry import ties
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Given
 from fxmap.model.kernels import DoubleKernels
+from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
@@ -55,7 +56,8 @@ from fxmap.prove.influence import Influence, influence_of
 from fxmap.prove.own_code import OwnCode
 from fxmap.prove.passes import Passes
 from fxmap.prove.weights import Weights, differentiable, held, mapped_weights
-from fxmap.run.distance import is_telling
+from fxmap.prove.witnesses import witnessed
+from fxmap.run.distance import distance, is_telling
 from fxmap.run.lockstep import Comparison, Reference
 from fxmap.run.randomize import random_tensors
 
@@ -108,6 +110,8 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     sound, examined = set(verdict.sound) - behind(plan.dst.main.ops, {dst for _, dst in evidence.parted}), Examination()
     agree = evidence.agree and verdict.divergence is None and not evidence.parted
     windows = windows_of_one(plan)
+    if not evidence.agree and (evidence.parted or evidence.graph_error > evidence.exact):
+        sound = witnessed(trial.agreement(context, evidence), sound)
     if agree:
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
     if not evidence.own_code.trouble:
@@ -162,12 +166,24 @@ class _Trial:
             own_code=own_code,
             parted=frozenset(first.replaced),
             returned=tuple(first.returned),
+            equal=frozenset(
+                (i, j) for i, j in first.returned if distance(self.reference.outputs[i], first.outputs[j]) <= graphs.exact
+            ),
             outputs=(len(self.reference.outputs), len(first.outputs)),
             influence=influence,
             tied=frozenset(tied),
             tried=tried,
             operands={pair: argument for run in runs for pair, argument in run.operands.items()},
         )
+
+    def agreement(self, context: Context, evidence: Evidence) -> Agreement:
+        """Return where the two models agree."""
+        shapes = {
+            pair.src: tuple(self.reference.values[name].shape)
+            for pair in context.pairs
+            if (name := context.src.main.ops.op(pair.src).output) in self.reference.values
+        }
+        return Agreement(context, evidence.errors, evidence.equal, shapes)
 
     def _further_comparisons(self) -> list[Comparison]:
         graphs, weights = self.graphs, self.weights

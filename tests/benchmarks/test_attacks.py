@@ -15,10 +15,12 @@ from benchmarks.proof.attacks import measure as measuring
 from benchmarks.proof.attacks.attack import Attack, Free, Net, net, normal
 from benchmarks.proof.attacks.behind import attacks as behind
 from benchmarks.proof.attacks.equal import activations
+from benchmarks.proof.attacks.exchanged import attacks as exchanged
 from benchmarks.proof.attacks.judging import distance
 from benchmarks.proof.attacks.kinds import KINDS
 from benchmarks.proof.attacks.labels import attacks as labels
 from benchmarks.proof.attacks.measure import Row, measure
+from benchmarks.proof.attacks.merged import attacks as merged
 from benchmarks.proof.attacks.operands import attacks as operands
 from benchmarks.proof.attacks.parts import attacks as parts
 from benchmarks.proof.attacks.recorded import both_ways
@@ -99,6 +101,27 @@ def test_what_sees_other_values_than_its_counterpart_must_not_be_called_proven(c
     attack = named(behind, "behind a scale that differs")
     claim(Proof(forwards=1, statuses={"a.weight": Status.PROVEN, "c.weight": Status.PROVEN, "c.bias": Status.MATCHED}))
     assert measure("kind", attack, equal=False).false_keys == ("c.weight is called proven",)
+
+
+def test_a_key_that_is_proven_and_not_the_truth_is_a_false_label(claim: Claim) -> None:
+    claim(Proof(forwards=1, statuses={"z0.weight": Status.PROVEN, "z0.bias": Status.MATCHED}))
+    row = measure("kind", named(merged, "pixel shuffle and depth to space, behind relu"), equal=True)
+    assert row.false_keys == ("z0.weight is called proven",)
+    assert row.is_false
+
+
+def test_a_pair_whose_truth_is_none_does_not_count(claim: Claim) -> None:
+    claim(Proof(forwards=1))
+    attack = replace(named(exchanged, "two towers meet in a quotient"), truth=lambda state: {})
+    assert measure("kind", attack, equal=True).discarded.startswith("the truth is")
+
+
+@pytest.mark.parametrize("attacks", [merged, exchanged])
+def test_every_pair_with_a_truth_has_one(attacks: Callable[[], object], claim: Claim) -> None:
+    claim(Proof())
+    found: list[Attack] = list(attacks())  # type: ignore[call-overload]
+    assert len(found) >= 18
+    assert [row.name for attack in found if (row := measure("kind", attack, equal=True)).discarded] == []
 
 
 def test_what_training_leaves_in_integers_is_seen_by_the_judge(claim: Claim) -> None:

@@ -35,6 +35,7 @@ class Attack:
         described: the model that `load` is given as `src`, where that is not the one that the file was made with.
         computes: what the source computes of the destination's outputs, where the destination is a part of it.
         names: words of which a good report names one.
+        truth: the destination's tensors from the source's, for an equal pair: keys that are wrong must not be called proven.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Attack:
     described: Build | None = None
     computes: Callable[[Any, Any], Any] | None = None
     names: tuple[str, ...] = ()
+    truth: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> Draw:

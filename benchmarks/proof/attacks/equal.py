@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.proof.attacks import exchanged, merged
 from benchmarks.proof.attacks.attack import Attack, Build, Conv, Free, Function, conv, free, net, normal, numbers
 from benchmarks.proof.attacks.families import themselves
 from benchmarks.proof.attacks.inputs import QKV, attention, holes
@@ -316,5 +318,6 @@ EQUAL: dict[str, Callable[[], Iterator[Attack]]] = {
     "equal: pools, pads, sizes": lambda: both_ways(pools()),
     "equal: layers and tables": lambda: both_ways(layers()),
     "equal: parts of the source": lambda: both_ways(parts()),
+    "equal: roles of layers": lambda: both_ways(chain(merged.attacks(), exchanged.attacks())),
     "equal: real models": themselves,
 }

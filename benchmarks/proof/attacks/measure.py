@@ -174,6 +174,10 @@ def _judge(row: Row, attack: Attack, twins: tuple[nn.Module, nn.Module], made: M
         behind = {key for key in attack.behind if pair.inputs_differ(key.rpartition(".")[0])}
         confirmed |= bool(behind)
         false |= {key: "proven" for key in behind if statuses.get(key) is Status.PROVEN}
+        if attack.truth is not None:
+            false |= dict.fromkeys(_wrongly_proven(row, pair, attack.truth(tensors(pair.src)), statuses), "proven")
+    if row.discarded:
+        return
     if row.distance > SAME:
         wrong = {key: proof.statuses.get(key) for key in attack.wrong}
         false |= {key: str(status) for key, status in wrong.items() if status in (Status.PROVEN, Status.TIED)}
@@ -182,3 +186,14 @@ def _judge(row: Row, attack: Attack, twins: tuple[nn.Module, nn.Module], made: M
         row.report = f"the mapping is wrong or not whole ({row.distance:.1e}); {row.report}"
     if not row.equal and row.distance <= SAME and not confirmed:
         row.discarded = "the same function on its probe"
+
+
+def _wrongly_proven(row: Row, pair: Pair, truth: Mapping[str, Tensor], statuses: Mapping[str, Status]) -> list[str]:
+    """Return the keys that are called proven and are not the truth, where the mapping as a whole is not the function."""
+    filled = {key: value.clone() for key, value in tensors(pair.dst).items()}
+    differs = distance(pair.expected(), pair.actual()) > SAME
+    pair.fill(truth)
+    if (error := distance(pair.expected(), pair.actual())) > SAME:
+        row.discarded = f"the truth is {error:.1e} off"
+    proven = [key for key in truth if statuses.get(key) is Status.PROVEN]
+    return [key for key in proven if differs and not torch.allclose(filled[key], truth[key], rtol=1e-9, atol=1e-12)]
