@@ -35,12 +35,14 @@ class Agreement:
     Attributes:
         context: the two models and their pairs.
         errors: the largest error of each pair over all runs.
+        loose: the pairs whose values agree in another layout, or times a constant.
         outputs: the outputs that are equal, as (source, destination) by number.
         shapes: the shape of the value of each aligned operation of the source.
     """
 
     context: Context
     errors: Mapping[Names, float]
+    loose: frozenset[Names]
     outputs: frozenset[tuple[int, int]]
     shapes: Mapping[str, tuple[int, ...]]
 
@@ -104,7 +106,8 @@ class Agreement:
         ours, theirs = steps(self.context.both[0], partner, pair.src), steps(self.context.both[1], name, user)
         if all(has(kind, Trait.AFFINE) for kind in kinds):
             kept = keeps_channels(ours) and keeps_channels(theirs) and self.reads_channels(name, user)
-            return kept or (ours == theirs and self._has_own_cause(pair))
+            in_order = kept and (partner, name) not in self.loose
+            return in_order or ((kept or ours == theirs) and self._has_own_cause(pair))
         return (kinds[0] == kinds[1] or set(kinds) <= NO_WEIGHTS_MAKE_UP) and self._has_own_cause(pair)
 
     def _has_own_cause(self, pair: Pair) -> bool:

@@ -183,7 +183,7 @@ class _Trial:
             for pair in context.pairs
             if (name := context.src.main.ops.op(pair.src).output) in self.reference.values
         }
-        return Agreement(context, evidence.errors, evidence.equal, shapes)
+        return Agreement(context, evidence.errors, evidence.loose, evidence.equal, shapes)
 
     def _further_comparisons(self) -> list[Comparison]:
         graphs, weights = self.graphs, self.weights
