@@ -17,14 +17,16 @@ Cost: about seven calls of each model, on inputs no larger than the given ones b
 Source: random and boundary testing of programs, as in Claessen and Hughes, QuickCheck, 2000, doi:10.1145/351240.351266.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxmap.model.inputs import Inputs, names_of
+from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 
@@ -46,6 +48,10 @@ class Audit:
         fixed: the names of the others.
         unpaired: why the names of the outputs do not pair them.
         alone: batches of one, of numbers from 0 to 1 and below 0, that were drawn and not run.
+        accepted: the shapes of the runs.
+        special: what was special in the further runs that both models accepted, in words.
+        sampler: what draws inputs that both models accept.
+        untaken: a decision by values that went one way in all runs, and behind which the models differ.
     """
 
     error: float = 0.0
@@ -57,6 +63,10 @@ class Audit:
     fixed: tuple[str, ...] = ()
     unpaired: str = ""
     alone: tuple[Both, ...] = field(default=(), repr=False)
+    accepted: tuple[Shape, ...] = field(default=(), repr=False)
+    untaken: str = ""
+    special: tuple[str, ...] = field(default=(), repr=False)
+    sampler: Sampler | None = field(default=None, repr=False)
 
     @property
     def agreed(self) -> tuple[str, ...]:
@@ -86,39 +96,47 @@ def audit(
         pairing: which output of the source is which of the destination, where their names do not say it.
         sized: keep the spatial size of maps.
     """
-    sampler = Sampler.of(both, tables)
-    plan = shapes([s.example for s in sampler.slots], [s.role.value for s in sampler.slots], limits, sized=sized)
-    return _Auditor(src, dst, tolerance, pairing).run(sampler, plan)
+    auditor = Auditor(src, dst, tolerance, pairing)
+    return auditor.audit(Sampler.of(both, tables), limits, sized=sized)
 
 
 @dataclass(frozen=True)
-class _Auditor:
-    """The two models, and how their outputs are compared."""
+class Auditor:
+    """The two models, how their outputs are compared, and the decisions that their code took."""
 
     src: Call
     dst: Call
     tolerance: float
-    pairing: Sequence[tuple[int, int]]
+    pairing: Sequence[tuple[int, int]] = ()
+    log: Log = field(default_factory=Log)
 
-    def run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
+    def audit(
+        self, sampler: Sampler, limits: Sequence[int] = (), *, sized: bool = False, longest: int = EXTENTS.longest
+    ) -> Audit:
+        """Compare the models on drawn inputs, up to the first on which they differ."""
+        examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
+        return self._run(sampler, shapes(examples, roles, limits, sized=sized, longest=longest))
+
+    def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
         found = Audit()
         for seed, (title, choices) in enumerate(plan):
             for one, shape in _choices(sampler, choices):
                 inputs = one.draw(shape, seed)
-                outcome = self._compare(inputs)
+                outcome = self.compare(inputs)
                 # An exponential of large numbers has no value in one spelling and one in another: milder ones are drawn.
                 if outcome is None or (outcome[0] == float("inf") and max(shape.scales, default=0.0) > max(EXTENTS.milder)):
                     continue
                 error, unpaired, theirs = outcome
                 if unpaired:
                     return replace(found, unpaired=unpaired)
-                sampler, text = one, _describe(title, inputs, shape)
+                sampler, text = one, describe(title, inputs, shape)
                 found = replace(
                     found,
                     error=max(found.error, error),
                     ran=(*found.ran, text),
                     samples=(*found.samples, inputs),
                     outputs=(*found.outputs, theirs),
+                    accepted=(*found.accepted, shape),
                     varied=tuple(dict.fromkeys((*found.varied, *_varied(sampler, inputs[0])))),
                 )
                 if not error <= self.tolerance:
@@ -128,22 +146,53 @@ class _Auditor:
                     found = replace(found, alone=tuple(one.draw(form, seed) for form in forms))
                 break
         fixed = [name for name in names_of(sampler.both[0]) if name not in found.varied]
-        return replace(found, fixed=tuple(dict.fromkeys((*fixed, *sampler.unlinked))))
+        return replace(found, fixed=tuple(dict.fromkeys((*fixed, *sampler.unlinked))), sampler=sampler)
 
-    def _compare(self, inputs: Both) -> tuple[float, str, Named] | None:
-        """Run both models; None where one of them does not accept the inputs, or there are no finite outputs to compare."""
+    def compare(
+        self,
+        inputs: Both,
+        *,
+        gradients: bool = False,
+        forced: frozenset[Site] = frozenset(),
+        named: Container[str] | None = None,
+    ) -> tuple[float, str, Named] | None:
+        """Run both models, and return their difference, or why their outputs do not pair, and the destination's outputs.
+
+        Args:
+            inputs: of both models.
+            gradients: run with gradients, which some code asks for.
+            forced: places of decisions that are turned round.
+            named: the names of the outputs that are compared, if not all are.
+
+        Returns:
+            None where one of them does not accept the inputs, or there are no finite outputs to compare.
+        """
+        seen: list[Decisions] = []
+        outputs: list[Named] = []
         try:
-            with torch.no_grad():
-                ours, theirs = named_outputs(self.src(inputs[0])), named_outputs(self.dst(inputs[1]))
+            with torch.set_grad_enabled(gradients):
+                for which, call in enumerate((self.src, self.dst)):
+                    ours = inputs[which].map(_with_gradient) if gradients else inputs[which]
+                    output, decisions = self.log.watched(which, partial(call, ours), forced)
+                    outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
+                    seen.append(decisions)
         except Exception:  # whatever a model raises on inputs that it does not accept
             return None
-        pairs, unpaired = paired(ours, theirs, self.pairing)
+        if named is not None:
+            outputs = [[(name, value) for name, value in found if name in named] for found in outputs]
+        pairs, unpaired = paired(outputs[0], outputs[1], self.pairing)
         if unpaired:
-            return 0.0, unpaired, theirs
+            return 0.0, unpaired, outputs[1]
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
+        if not forced:
+            self.log.add(inputs, *seen)
         batch = common_batch(inputs[0].flat())
-        return max(difference(a, b, batch) for a, b in pairs), "", theirs
+        return max(difference(a, b, batch) for a, b in pairs), "", outputs[1]
+
+
+def _with_gradient(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
 def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampler, Shape]]:
@@ -163,9 +212,18 @@ def _varied(sampler: Sampler, inputs: Inputs) -> Iterator[str]:
             yield slot.name
 
 
-def _describe(title: str, inputs: Both, shape: Shape) -> str:
+_TITLES = {
+    "values": "drawn values",
+    "batch": "a larger batch",
+    "length": "another length",
+    "size": "another size",
+}
+
+
+def describe(title: str, inputs: Both, shape: Shape) -> str:
+    """Write the shapes of inputs, and what is special."""
     texts = ["x".join(map(str, value.shape)) or "a number" for value in inputs[0].flat()]
-    what = {"values": "drawn values", "batch": "a larger batch"}.get(title, f"another {title}")
+    what = _TITLES.get(title, title)
     scaled = f", scaled by {min(shape.scales):g} to {max(shape.scales):g}" if shape.scales else ""
     return f"{' and '.join(dict.fromkeys(texts))} ({what}{scaled})"
 

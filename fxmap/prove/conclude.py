@@ -170,6 +170,11 @@ def unmapped_reason(examined: Examination) -> str:
 def examined_reason(dst: Side, examined: Examination) -> str:
     """Return, as a reason, the tensors or inputs that stay unproven though the models' own code agrees; empty if none do."""
     found = examined.audit
+    if found.untaken:
+        return (
+            f"the models' own code decides by values at {found.untaken}, the same way in all runs, and the models differ "
+            "where it goes the other way; pass example_inputs for which it does"
+        )
     unread = [path for path in examined.moving if dst.main.read.isdisjoint({path})]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
-from fxmap.prove.audit import Audit, Named, audit, difference, named_outputs, paired
+from fxmap.prove.audit import Audit, Auditor, Named, difference, named_outputs, paired
 from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.further import Budget, further
 from fxmap.prove.limits import limits_of
+from fxmap.prove.manners import signature_of
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
-from fxmap.prove.samples import Both, common_batch
+from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.tables import extra_state, has_counterpart
 from fxmap.prove.weights import Weights, held, mapped_weights
 from fxmap.run.precision import SinglePrecision
@@ -99,7 +101,7 @@ class Examiner:
         """
         both = inputs.src.double(), inputs.dst.double()
         if not agree:
-            seen = self._audit(both, float("inf")) if inert else Audit()
+            seen = self._audit(both, float("inf"), whole=False) if inert else Audit()
             return Examination(moving=frozenset(self._moving(seen, list(inert))))
         found = self._audited(both)
         if found.refuted or found.unpaired or not found.samples:
@@ -149,7 +151,7 @@ class Examiner:
             self._outputs(self.weights, sample)
         return bool(seen.found)
 
-    def _audit(self, both: Both, tolerance: float) -> Audit:
+    def _audit(self, both: Both, tolerance: float, *, whole: bool = True) -> Audit:
         src, dst = self.plan.src, self.plan.dst
 
         def counted(call: Callable[..., object]) -> Callable[..., object]:
@@ -159,16 +161,17 @@ class Examiner:
 
             return run
 
-        return audit(
+        auditor = Auditor(
             counted(lambda inputs: call_own(src, self.weights.src, inputs)),
             counted(lambda inputs: call_own(dst, self.weights.dst, inputs)),
-            both,
-            tolerance=tolerance,
-            tables=self.tables,
-            limits=limits_of(src.model, dst.model),
-            pairing=self.pairing,
-            sized=self.sized,
+            tolerance,
+            self.pairing,
         )
+        sampler, limits = Sampler.of(both, self.tables), limits_of(src.model, dst.model)
+        budget = Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
+        found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest)
+        signatures = signature_of(src.main.module, both[0]), signature_of(dst.main.module, both[1])
+        return further(auditor, found, budget=budget, signatures=signatures, sized=self.sized) if whole else found
 
     def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
         """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""

@@ -95,11 +95,18 @@ class Sampler:
 
     def draw(self, shape: Shape, seed: int) -> Both:
         """Draw new values for every input of both models, in other shapes."""
+        return self.both_of(self.values(shape, seed))
+
+    def values(self, shape: Shape, seed: int) -> list[Tensor]:
+        """Draw new values for every input of the source, in other shapes."""
         generator = torch.Generator().manual_seed(seed)
         batch = common_batch([slot.example for slot in self.slots])
-        drawn = [
+        return [
             self._draw(slot, _reshaped(i, slot.example, shape, batch), shape, generator) for i, slot in enumerate(self.slots)
         ]
+
+    def both_of(self, drawn: Sequence[Tensor]) -> Both:
+        """Return the inputs of both models with these values of the source's."""
         theirs = list(self.both[1].flat())
         for place, link in enumerate(self.links):
             if link is not None:

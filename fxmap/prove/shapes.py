@@ -11,11 +11,12 @@ values [(4, {}), (None, {})]
 length [(2, {6: 3})]
 length [(2, {6: 15})]
 length [(1, {6: 23}), (1, {6: 20})]
-batch [(13, {}), (5, {})]
+batch [(13, {6: 3}), (13, {}), (5, {6: 3}), (5, {})]
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from torch import Tensor
 
@@ -79,7 +80,12 @@ EXTENTS = Extents()
 
 
 def shapes(
-    examples: Sequence[Tensor], roles: Sequence[str], limits: Sequence[int], *, sized: bool = False
+    examples: Sequence[Tensor],
+    roles: Sequence[str],
+    limits: Sequence[int],
+    *,
+    sized: bool = False,
+    longest: int = EXTENTS.longest,
 ) -> Iterator[Choices]:
     """Yield what to run: a title, and shapes of which the first that both models accept counts.
 
@@ -88,6 +94,7 @@ def shapes(
         roles: what the values of each mean: "numbers", "mask", "indices" or "integers".
         limits: numbers that the models hold, such as windows and numbers of positions: lengths beyond them are tried.
         sized: keep the size of maps.
+        longest: the longest sequence.
     """
     if not examples:
         return
@@ -103,11 +110,13 @@ def shapes(
             yield from _single([(examples.index(main), axis) for axis in (1, 2)], examples)
     elif not is_map:
         for extent in dict.fromkeys(main.shape[1:]):
-            yield from _lengths(extent, limits)
+            yield from _lengths(extent, limits, longest)
         yield from _single(_shared(examples, roles), examples)
     if main.numel() // max(main.shape[0] if main.dim() else 1, 1) * max(EXTENTS.batches) <= EXTENTS.large:
         short = {main.shape[1]: EXTENTS.shortest} if _is_long(main, numbers) else {}
-        yield "batch", tuple(Shape(batch, sizes=short, scales=(1.0,) if numbers else ()) for batch in EXTENTS.batches)
+        sizes = [short] if numbers or main.dim() != 2 or short else [{main.shape[1]: _shorter(main.shape[1])}, {}]
+        scales = (1.0,) if numbers else ()
+        yield "batch", tuple(Shape(batch, sizes=size, scales=scales) for batch in EXTENTS.batches for size in sizes)
 
 
 def _values(main: Tensor, scaled: bool, resized: bool, numbers: bool) -> list[Shape]:
@@ -145,17 +154,49 @@ def _maps(edges: tuple[int, ...], limits: Sequence[int]) -> Iterator[Choices]:
         yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (beyond[-1] + 1, beyond[-1] // 32 * 32 + 32))
 
 
-def _lengths(length: int, limits: Sequence[int]) -> Iterator[Choices]:
+def _lengths(length: int, limits: Sequence[int], longest: int) -> Iterator[Choices]:
     """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
     batch = 2 if length <= 2 * EXTENTS.small_length else 1
-    yield "length", (Shape(batch, sizes={length: _shorter(length)}),)
+    shorter = (_shorter(length),) if length < EXTENTS.small_length else (_shorter(length // 2), _shorter(length))
+    yield "length", tuple(Shape(batch, sizes={length: extent}) for extent in shorter)
     longer = {limit + more for limit in limits for more in (0, 3)}
-    beyond = sorted((extent for extent in longer if 2 * length < extent <= EXTENTS.longest), reverse=True)
+    beyond = sorted((extent for extent in longer if 2 * length < extent <= longest), reverse=True)
     if length <= EXTENTS.longest // 3 and not (beyond and batch == 1):
         # Of the other parity than the given one, since the shorter one is odd.
         yield "length", (Shape(batch, sizes={length: 2 * length + (4 if length % 2 else 3)}),)
     if beyond:
         yield "length", tuple(Shape(1, sizes={length: extent}) for extent in beyond[: EXTENTS.limits])
+
+
+def more_shapes(examples: Sequence[Tensor], numbers: Sequence[int], accepted: Sequence[Shape]) -> Iterator[Shape]:
+    """Yield further sizes: those that code compares with, and small, round, narrow and wide ones.
+
+    Args:
+        examples: the tensors of the source's inputs.
+        numbers: those that sizes are compared with.
+        accepted: shapes that both models have accepted: axes that kept their extent in all of them stay as they are.
+    """
+    around = [number + by for number in numbers for by in (0, 1, -1) if number + by > 0]
+    main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
+    if any(shape.spatial for shape in accepted):
+        rank = main.dim() - 2
+        narrow = [(24, 96), (93, 21), (5, 40), (40, 4), (3, 9)] if rank == 2 else []
+        edges = dict.fromkeys((*around, 3, 5, 1, 2, 7, 8, 14, 16, 28, 10, 20, 32, 100))
+        square = [(edge,) * rank for edge in edges if edge <= _WIDEST]
+        yield from (Shape(1, spatial=sizes) for pair in zip_longest(narrow, square) for sizes in pair if sizes)
+    moved = {extent for shape in accepted for extent in shape.sizes}
+    own = [extent for tensor in examples for extent in tensor.shape[1:]]
+    lengths = dict.fromkeys(n for n in (*around, *own, *_ROUND) if n <= EXTENTS.longest)
+    batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= _CROWD)
+    columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
+    columns.append([Shape(batch) for batch in batches])
+    yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
+
+
+# Lengths that code asks for: divisible by small numbers, powers of two, short ones.
+_ROUND = (1, 2, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
+# The largest map and batch among these.
+_WIDEST, _CROWD = 160, 40
 
 
 def _shared(examples: Sequence[Tensor], roles: Sequence[str]) -> list[Axis]:

@@ -1,0 +1,244 @@
+"""Decisions: where the code of a model chooses by the values or the sizes of its tensors, and which way it went.
+
+A graph holds the one way that the code went when it was recorded. `if mask.all()`, `if x.max() > 1` and `if length > 512`
+leave nothing in it, so two models that part behind such a line have one graph. Here the code runs with every number that
+leaves a tensor watched: what it is compared with, where, and with which outcome. Numbers that code compares with are
+candidates for inputs, and a decision that went one way in all runs can be forced to go the other way.
+
+>>> def f(x):
+...     return -x if bool(x.max() > 6) and x.shape[0] % 3 == 0 else x
+>>> with Decisions() as seen:
+...     _ = f(torch.ones(3))
+>>> seen.numbers, [sorted(outcomes) for outcomes in seen.outcomes.values()]
+({6}, [[False]])
+>>> with Decisions(forced=frozenset(seen.outcomes)) as other:
+...     f(torch.ones(3))
+tensor([-1., -1., -1.])
+
+Cost: a Python call for each operation.
+Source: branch coverage and concolic execution, Godefroid, Klarlund and Sen, DART, 2005, doi:10.1145/1065010.1065036.
+"""
+
+import linecache
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+class Site(NamedTuple):
+    """A place in code at which a decision is made: by values of tensors, or by their sizes."""
+
+    file: str
+    line: int
+    code: int
+    instruction: int
+    by_value: bool
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.file, self.line).strip()
+        return f"{Path(self.file).name}:{self.line}" + (f" ({text})" if text else "")
+
+
+class Decisions(TorchFunctionMode):
+    """Watches the decisions that code makes inside its `with` block.
+
+    Attributes:
+        outcomes: by place, the outcomes of the decisions there.
+        numbers: what values were compared with.
+        sizes: what sizes were compared with.
+        reads: whether values left tensors in a way that is not watched further.
+        forced: places at which decisions by values are turned round.
+    """
+
+    def __init__(self, forced: frozenset[Site] = frozenset()) -> None:
+        super().__init__()
+        self.outcomes: dict[Site, set[bool]] = {}
+        self.numbers: set[float] = set()
+        self.sizes: set[int] = set()
+        self.reads = False
+        self.forced = forced
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Watch what leaves a tensor: truth values, numbers, sizes."""
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _COMPARISONS:
+            self.numbers.update(value for value in args[1:2] if type(value) in (int, float))
+        elif name in _READS or (name == "__getitem__" and _is_choice(args[1])):
+            if type(result) is bool:
+                return self.decided(result, by_value=True)
+            if name == "item" and type(result) in (int, float):
+                return (_Whole if type(result) is int else _Real)(result).watched(self, by_value=True)
+            self.reads = self.reads or _site(by_value=True) is not None
+        elif name == "size" or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
+            return self._sized(result)
+        return result
+
+    def _sized(self, result: Any) -> Any:
+        if type(result) is torch.Size:
+            return torch.Size([_Whole(extent).watched(self, by_value=False) for extent in result])
+        return _Whole(result).watched(self, by_value=False) if type(result) is int else result
+
+    def decided(self, outcome: bool, *, by_value: bool, against: object = None) -> bool:
+        """Note a decision of the code that is running, and return which way it shall go."""
+        site = _site(by_value)
+        if site is None:
+            return outcome
+        self.outcomes.setdefault(site, set()).add(outcome)
+        if type(against) in (int, float):
+            (self.numbers if by_value else self.sizes).add(against)  # type: ignore[arg-type]
+        return outcome != (site in self.forced)
+
+
+_COMPARISONS = {
+    f"{prefix}{name}{suffix}"
+    for name in ("gt", "lt", "ge", "le", "eq", "ne")
+    for prefix, suffix in (("", ""), ("__", "__"), ("", "_"))
+}
+# By these, values of tensors become values of Python, or shapes of tensors.
+_READS = {
+    *("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy", "__array__"),
+    *("equal", "allclose", "is_nonzero", "nonzero", "unique", "unique_consecutive", "masked_select", "argwhere"),
+}
+_FXMAP = str(Path(__file__).resolve().parents[1])
+_TORCH = str(Path(torch.__file__).resolve().parent)
+
+
+def _is_choice(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, torch.Tensor) and part.dtype is torch.bool for part in parts)
+
+
+def _site(by_value: bool) -> Site | None:
+    """Return the place of the code that is running; None for fxmap's own, and for torch's own checks of sizes."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    while by_value and frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH):
+        frame = frame.f_back
+    file = frame.f_code.co_filename
+    if file.startswith((_TORCH, _FXMAP)):
+        return None
+    return Site(file, frame.f_lineno, id(frame.f_code), frame.f_lasti, by_value)
+
+
+class _Watched:
+    """A number that left a tensor: it notes what it is compared with, and so does what is computed from it."""
+
+    seen: Decisions
+    by_value: bool
+
+    def watched(self, seen: Decisions, *, by_value: bool) -> Any:
+        """Return the number, which reports to `seen`."""
+        self.seen, self.by_value = seen, by_value
+        return self
+
+
+class _Whole(_Watched, int):
+    pass
+
+
+class _Real(_Watched, float):
+    pass
+
+
+def _compared(kind: type, name: str) -> Callable[[Any, Any], Any]:
+    plain = getattr(kind, name)
+
+    def compare(self: Any, other: Any) -> Any:
+        outcome = plain(self, other)
+        if outcome is NotImplemented:
+            return outcome
+        return self.seen.decided(outcome, by_value=self.by_value, against=other)
+
+    return compare
+
+
+def _computed(kind: type, name: str) -> Callable[..., Any]:
+    plain = getattr(kind, name)
+
+    def compute(self: Any, *others: Any) -> Any:
+        result = plain(self, *others)
+        if type(result) is int:
+            return _Whole(result).watched(self.seen, by_value=self.by_value)
+        return _Real(result).watched(self.seen, by_value=self.by_value) if type(result) is float else result
+
+    return compute
+
+
+def _truth(kind: type) -> Callable[[Any], bool]:
+    plain: Callable[[Any], bool] = getattr(kind, "__bool__")  # noqa: B009 -- for the type checker
+    return lambda self: self.seen.decided(plain(self), by_value=self.by_value)
+
+
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod")
+for _kind, _plain in ((_Whole, int), (_Real, float)):
+    for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+        setattr(_kind, _name, _compared(_plain, _name))
+    for _name in (*(f"__{side}{name}__" for name in _ARITHMETIC for side in ("", "r")), "__neg__", "__abs__"):
+        setattr(_kind, _name, _computed(_plain, _name))
+    setattr(_kind, "__bool__", _truth(_plain))  # noqa: B010 -- as the others
+    setattr(_kind, "__hash__", _plain.__hash__)  # noqa: B010 -- an equality without a hash would take it away
+
+
+@dataclass
+class Log:
+    """The decisions of two models in all runs that were compared.
+
+    Attributes:
+        outcomes: by place, the outcomes of the decisions there; for the source, and for the destination.
+        reached: by place, the inputs that led there first.
+        numbers, sizes: what values and sizes were compared with.
+        reads: whether values left tensors in a way that is not watched further.
+        unwatched: the models, 0 or 1, that do not run while they are watched.
+    """
+
+    outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
+    reached: dict[Site, Any] = field(default_factory=dict)
+    numbers: set[float] = field(default_factory=set)
+    sizes: set[int] = field(default_factory=set)
+    reads: bool = False
+    unwatched: set[int] = field(default_factory=set)
+
+    def watched(self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset()) -> tuple[Any, Decisions]:
+        """Run a model and watch it, if it runs then as it does otherwise."""
+        seen = Decisions(forced)
+        if which in self.unwatched:
+            return run(), seen
+        try:
+            with seen:
+                return run(), seen
+        except Exception:  # whatever a model raises: of its own, or since it cannot be watched
+            if forced:
+                raise
+            value = run()
+            self.unwatched.add(which)
+            return value, Decisions()
+        finally:
+            self.numbers |= seen.numbers
+            self.sizes |= seen.sizes
+            self.reads |= seen.reads
+
+    def add(self, inputs: Any, *seen: Decisions) -> None:
+        """Note the decisions of a run that was compared."""
+        for outcomes, one in zip(self.outcomes, seen, strict=True):
+            for site, found in one.outcomes.items():
+                outcomes.setdefault(site, set()).update(found)
+                self.reached.setdefault(site, inputs)
+
+    @property
+    def by_value(self) -> bool:
+        """Whether code depends on the values of tensors otherwise than by operations."""
+        return self.reads or any(site.by_value for outcomes in self.outcomes for site in outcomes)
+
+    def open(self, *, by_value: bool) -> Iterator[Site]:
+        """Yield the places of decisions that went one way in all runs."""
+        one, other = self.outcomes
+        for site in {**one, **other}:
+            if site.by_value is by_value and len(one.get(site, set()) | other.get(site, set())) == 1:
+                yield site

@@ -1,0 +1,187 @@
+"""Further runs of an audit: special values, other manners of calling, more sizes, and decisions turned round.
+
+Random draws in other sizes have shown no difference. What they do not meet is sought here, as far as the code of the models
+gives reason to: special values where values decide, more sizes where sizes decide. A decision by values that went one way
+in all runs is forced to go the other way; where the models differ then, the other way was not shown.
+
+>>> from fxmap.model.inputs import as_inputs
+>>> from fxmap.prove.audit import Auditor
+>>> auditor = Auditor(lambda i: i.args[0], lambda i: i.args[0] * (2 if bool((i.args[0] == 1).all()) else 1), 1e-9)
+>>> sampler = Sampler.of((as_inputs(torch.zeros(2, 3, dtype=torch.float64)),) * 2, ({}, {}))
+>>> further(auditor, auditor.audit(sampler)).refuted
+'3x1 (argument 0 with 1)'
+
+Cost: bounded by the number of runs, on inputs no larger than a small draw.
+Source: as in `decisions`, `special` and `manners`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from math import prod
+
+import torch
+from torch import Tensor
+
+from fxmap.prove.audit import Audit, Auditor, describe, named_outputs
+from fxmap.prove.decisions import Site
+from fxmap.prove.manners import SEED, Signatures, manners
+from fxmap.prove.samples import Both, Sampler
+from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
+from fxmap.prove.special import specials
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much an audit may run: other manners, special values, further sizes, and the longest sequence."""
+
+    manners: int = 30
+    values: int = 200
+    sizes: int = 80
+    longest: int = 1100
+
+    @classmethod
+    def of(cls, numbers: int) -> "Budget":
+        """Return the budget for a model with so many numbers in its weights.
+
+        >>> Budget.of(40_000_000).longest
+        300
+        """
+        if numbers <= _TINY:
+            return cls()
+        return cls(6, 12, 6, EXTENTS.longest) if numbers <= _SMALL else cls(4, 4, 2, EXTENTS.longest)
+
+
+_TINY, _SMALL = 20_000, 300_000
+
+
+def further(
+    auditor: Auditor,
+    found: Audit,
+    *,
+    budget: Budget = Budget(),
+    signatures: Signatures = (None, None),
+    sized: bool = False,
+) -> Audit:
+    """Compare two models further, up to the first difference.
+
+    Args:
+        auditor: the two models.
+        found: the results of the draws in other sizes.
+        budget: how much may run.
+        signatures: those of the two models' forwards, if what the example leaves out may be tried.
+        sized: keep the spatial size of maps.
+    """
+    if found.refuted or found.unpaired or not found.samples or found.sampler is None:
+        return found
+    runs = _Runs(auditor, found.sampler, budget)
+    steps: tuple[Callable[[Audit], Audit], ...] = (
+        lambda found: runs.manners(found, signatures),
+        runs.values,
+        lambda found: found if sized else runs.sizes(found),
+        runs.forced,
+    )
+    for step in steps:
+        if not found.refuted:
+            found = step(found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The further runs of one audit."""
+
+    auditor: Auditor
+    sampler: Sampler
+    budget: Budget
+
+    def small(self, found: Audit, batch: int) -> Shape:
+        """Return the smallest shape that both models have accepted, in another batch and without scales."""
+        sizes = [sum(prod(value.shape[1:]) for value in inputs.flat()) for inputs, _ in found.samples]
+        shape = found.accepted[sizes.index(min(sizes))]
+        few = 2 if self.budget.values < Budget().values else batch
+        return replace(shape, batch=few, scales=(), form="", padded=False)
+
+    def manners(self, found: Audit, signatures: Signatures) -> Audit:
+        """Call both models in other manners."""
+        shape = self.small(found, 3)
+        outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
+        before, alone = len(found.special), False
+        for manner in manners(self.sampler, shape, signatures, lambda: [value for _, value in outputs()]):
+            if manner.alone and alone:
+                continue
+            named = {name for name, _ in outputs()} if manner.optional else None
+            tried = self._tried(found, manner.text, manner.both, gradients=manner.gradients, named=named)
+            alone |= tried is not found
+            found = tried
+            if found.refuted or len(found.special) - before >= self.budget.manners:
+                break
+        return found
+
+    @torch.no_grad()
+    def _outputs(self, both: Both) -> list[tuple[str, Tensor]]:
+        try:
+            return named_outputs(self.auditor.src(both[0]))
+        except Exception:  # whatever a model raises on so few samples
+            return []
+
+    def values(self, found: Audit) -> Audit:
+        """Run special values, where the code of a model decides by values."""
+        log = self.auditor.log
+        if not (log.reads or any(log.open(by_value=True)) or (log.by_value and self.budget == Budget())):
+            return found
+        shape, numbers = self.small(found, 3), sorted(log.numbers, key=abs)
+        for text, both in islice(specials(self.sampler, shape, numbers), self.budget.values):
+            found = self._tried(found, text, both)
+            if found.refuted:
+                return found
+        return found
+
+    def sizes(self, found: Audit) -> Audit:
+        """Run more sizes, where the code of a model decides by sizes and went one way."""
+        examples = [slot.example for slot in self.sampler.slots]
+        sizes = sorted(self.auditor.log.sizes)
+        for seed, shape in enumerate(islice(more_shapes(examples, sizes, found.accepted), self.budget.sizes)):
+            if not any(self.auditor.log.open(by_value=False)):
+                break
+            inputs = self.sampler.draw(shape, seed)
+            found = self._tried(found, "another size", inputs)
+            if found.refuted:
+                break
+        return found
+
+    def forced(self, found: Audit) -> Audit:
+        """Turn round the decisions by values that went one way in all runs."""
+        sites = list(self.auditor.log.open(by_value=True))
+        for site in sites:
+            others = (frozenset({site}), *(frozenset({site, other}) for other in self._elsewhere(site, sites)))
+            if not any(self._same(sites_forced, site) for sites_forced in others):
+                return replace(found, untaken=str(site))
+        return found
+
+    def _elsewhere(self, site: Site, sites: list[Site]) -> Iterator[Site]:
+        """Yield the decisions of the other model alone, one of which may be the same in other words."""
+        ours, theirs = self.auditor.log.outcomes
+        if (site in ours) != (site in theirs):
+            yield from (
+                other for other in sites if (other in ours) == (site in theirs) and (other in theirs) == (site in ours)
+            )
+
+    def _same(self, forced: frozenset[Site], site: Site) -> bool:
+        outcome = self.auditor.compare(self.auditor.log.reached[site], forced=forced)
+        return outcome is None or bool(outcome[1]) or outcome[0] <= self.auditor.tolerance
+
+    def _tried(
+        self, found: Audit, text: str, both: Both, *, gradients: bool = False, named: set[str] | None = None
+    ) -> Audit:
+        """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here."""
+        outcome = self.auditor.compare(both, gradients=gradients, named=named)
+        if outcome is None or outcome[1]:
+            return found
+        if outcome[0] <= self.auditor.tolerance:
+            return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text))
+        return replace(
+            found, error=outcome[0], refuted=describe(text, both, Shape()), samples=(*found.samples, both),
+            ran=(*found.ran, text),
+        )  # fmt: skip
