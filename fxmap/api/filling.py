@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxmap.errors import QuantizationError
 from fxmap.expressions.base import Expression, contains
 from fxmap.expressions.quantized import Requantized
+from fxmap.expressions.values import evaluated
 from fxmap.forms.distill import distilled_batches
 from fxmap.forms.eager import fill_twin
 from fxmap.forms.fill import FillRequest, arguments
@@ -112,8 +114,11 @@ def _calibrate(
     values = made.state
     if options.qconfig is None:
         # Integers that the source has in the destination's scheme are not made anew.
-        values |= {key: part.evaluate(state) for key, part in own.items() if contains(part, Requantized) and key not in kept}
+        values |= {
+            key: evaluated(key, part, state) for key, part in own.items() if contains(part, Requantized) and key not in kept
+        }
     full = OrderedDict((prefix + key, value) for key, value in values.items())
+    _refuse_unusable_scales(full, mapping)
     before = made.write_literals(inner)
     try:
         mapping.write(dst, full)
@@ -140,6 +145,21 @@ def _calibrate(
         )
         notes.append(Note(text, NoteKind.SATURATION))
     return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
+
+
+def _refuse_unusable_scales(full: Mapping[str, Any], mapping: KeyMapping) -> None:
+    """Refuse ranges that no kernel can use, as of activations that overflow on finite inputs.
+
+    Raises:
+        QuantizationError: a scale is not finite, or not above 0.
+    """
+    for key in mapping.knowledge.ranges:
+        value = full.get(key)
+        if key.endswith("scale") and isinstance(value, Tensor) and not bool((torch.isfinite(value) & (value > 0)).all()):
+            raise QuantizationError(
+                f"{key}: the scale from the calibration batches is {value.flatten().tolist()[:4]}: finite and above 0 is "
+                "needed. Nothing was written; look for inputs on which activations overflow"
+            )
 
 
 def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:

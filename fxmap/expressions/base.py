@@ -16,6 +16,7 @@ torch.Size([2])
 True
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -73,7 +74,7 @@ class Expression(ABC):
             yield from operand.sources()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain dicts, lists, strings and numbers."""
+        """Return plain dicts, lists, strings and numbers; infinities and NaN, which JSON does not have, are strings."""
         return {"op": self.op} | {
             field.name: _plain(value) for field in fields(self) if (value := getattr(self, field.name)) is not None
         }
@@ -82,6 +83,8 @@ class Expression(ABC):
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value.to_json() if isinstance(value, Expression | Scheme) else value
 
 

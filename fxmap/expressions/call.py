@@ -91,10 +91,16 @@ def _each(argument: Any, change: Callable[[Expression], Any]) -> Any:
 
 
 def _written(argument: Any) -> str:
-    argument = _each(argument, lambda part: _Code(part.python()))
+    return repr(_finite(_each(argument, lambda part: _Code(part.python()))))
+
+
+def _finite(argument: Any) -> Any:
+    """Replace infinities and NaN, also within containers, by code that makes them: their repr is no Python."""
     if isinstance(argument, float) and not math.isfinite(argument):
-        return f"float({str(argument)!r})"
-    return repr(argument)
+        return _Code(f"float({str(argument)!r})")
+    if isinstance(argument, list | tuple):
+        return type(argument)(map(_finite, argument))
+    return {name: _finite(value) for name, value in argument.items()} if isinstance(argument, dict) else argument
 
 
 def _index(index: Any) -> str:

@@ -32,15 +32,21 @@ def pack(kind: str, parts: Sequence[Tensor]) -> Any:
     layers = [tuple(parts)] if kind == "linear" else list(zip(parts[:2], parts[2:], strict=True))
     if any(len(layer) != 2 for layer in layers) or len(layers) != (1 if kind == "linear" else 2):
         raise ValueError(f"{len(parts)} parts of a packed {kind}")
+    # Kernels read biases as float32, whatever they are.
+    layers = [(weight, _single(bias)) for weight, bias in layers]
     for weight, bias in layers:
         check_packable(weight, bias)
     if kind == "linear":
-        return torch.ops.quantized.linear_prepack(*parts)
+        return torch.ops.quantized.linear_prepack(*layers[0])
     if len(parts[0]) != len(parts[1]):
         raise ValueError(f"weights of {len(parts[0])} and {len(parts[1])} rows in one cell")
     inputs, hidden = (torch.ops.quantized.linear_prepack(*layer) for layer in layers)
     # The last argument is reduce_range (activations of 7 bits), which torch sets since version 2 of these modules.
-    return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, parts[2], parts[3], True)
+    return torch.ops.quantized.make_quantized_cell_params_dynamic(inputs, hidden, layers[0][1], layers[1][1], True)
+
+
+def _single(bias: Any) -> Any:
+    return bias.float() if isinstance(bias, Tensor) and bias.is_floating_point() else bias
 
 
 def pair(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -14,6 +14,9 @@ from fxmap.expressions import arithmetic, base, layout, quantized, stored
 from fxmap.expressions.base import Expression
 from fxmap.expressions.scheme import Scheme
 
+# Floats that JSON does not have, as `to_json` writes them.
+_NOT_IN_JSON = ("inf", "-inf", "nan")
+
 
 def _kinds(module: ModuleType) -> dict[str, type[Expression]]:
     """Return the expressions that a module defines, by the name that JSON gives them."""
@@ -72,5 +75,7 @@ def _parse_field(raw: object, hint: Any) -> object:
             return None
         parts = [_parse_field(part, get_args(hint)[0]) for part in raw]
         return None if None in parts else tuple(parts)
+    if hint is float and raw in _NOT_IN_JSON:
+        return float(str(raw))
     accepted = (int, float) if hint is float else (hint,)
     return raw if type(raw) in accepted else None

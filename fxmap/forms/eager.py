@@ -18,6 +18,7 @@ from fxmap.errors import QuantizationError
 from fxmap.expressions.base import Expression
 from fxmap.expressions.packing import clone
 from fxmap.expressions.scheme import Scheme
+from fxmap.expressions.values import evaluated
 from fxmap.forms import eager_modules, eager_recurrent, stages
 from fxmap.forms.conversion import Conversion, Seen
 from fxmap.forms.fill import Filled, FillRequest, attempt, run
@@ -99,7 +100,7 @@ def fill_twin(twin: Twin, expressions: Mapping[str, Expression], state: Mapping[
         if expression is None:
             continue
         # Of the destination's integers, scales and zero points, each is made from one float weight.
-        for path, value in store.parts(expression.evaluate(state, quantized=False)).items():
+        for path, value in store.parts(evaluated(key, expression, state, quantized=False)).items():
             owner, attribute = owners[path]
             if attribute in owner._parameters:
                 owner._parameters[attribute] = nn.Parameter(value.detach().clone(), requires_grad=False)

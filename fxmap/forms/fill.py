@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxmap.errors import QuantizationError
 from fxmap.expressions.base import Expression
+from fxmap.expressions.values import spoiled
 from fxmap.forms.saturation import Saturations
 
 Result = TypeVar("Result")
@@ -66,12 +67,13 @@ def run(module: nn.Module, batches: Iterable[Any] | None) -> int:
     """Run a model over batches without gradients; return how many there were.
 
     Raises:
-        QuantizationError: there were none, or the model refused one.
+        QuantizationError: there were none, one is empty or not finite, or the model refused one.
     """
     count = 0
     with torch.no_grad():
         for batch in batches or ():
             args, kwargs = arguments(module, batch)
+            _refuse_telling_nothing(count, (*args, *kwargs.values()))
             try:
                 module(*args, **kwargs)
             except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
@@ -81,6 +83,24 @@ def run(module: nn.Module, batches: Iterable[Any] | None) -> int:
     if not count:
         raise QuantizationError("calibration has no batches; give an iterable of inputs of the destination")
     return count
+
+
+def _refuse_telling_nothing(number: int, inputs: Iterable[Any]) -> None:
+    """Refuse a batch whose ranges would be nonsense: observers take them as they are, and their scales are written.
+
+    Raises:
+        QuantizationError: a tensor of it has no elements, or values that are NaN or infinite.
+    """
+    for value in inputs:
+        if isinstance(value, Tensor) and not value.numel():
+            raise QuantizationError(
+                f"calibration batch {number}: it is empty, of shape {list(value.shape)}: no range is in it"
+            )
+        if count := spoiled(value):
+            raise QuantizationError(
+                f"calibration batch {number}: {count} of {value.numel()} values are NaN or infinite, and so would be the "
+                "scales. Nothing was written; leave these inputs out"
+            )
 
 
 def arguments(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

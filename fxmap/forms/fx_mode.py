@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxmap.errors import QuantizationError
+from fxmap.expressions.values import evaluated
 from fxmap.forms import stages
 from fxmap.forms.eager import fill_twin, observed_or_converted, owner_of, weight_qconfig
 from fxmap.forms.fill import Filled, FillRequest, arguments, attempt, run
@@ -79,7 +80,7 @@ def fill_observed(request: FillRequest) -> Filled:
     for path in observers:
         reset(replica.get_submodule(path))
     own = dst.state_dict()
-    weights = {key: expression.evaluate(request.state) for key, expression in request.expressions.items() if key in own}
+    weights = {key: evaluated(key, part, request.state) for key, part in request.expressions.items() if key in own}
     for key, value in weights.items():
         set_tensor(replica, key, value)
     run(replica, request.batches)

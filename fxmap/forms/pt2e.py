@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from fxmap.expressions.base import Expression
+from fxmap.expressions.values import evaluated
 from fxmap.forms import eager, fx_mode, stages
 from fxmap.forms.conversion import Seen, Within
 from fxmap.forms.eager import fill_twin
@@ -60,7 +61,7 @@ def refill(twin: Twin, request: FillRequest) -> Filled:
     dst, expressions, state, kept = request.dst, request.expressions, request.state, request.kept
     assert isinstance(dst, fx.GraphModule)
     own = dst.state_dict()
-    made = {key: expression.evaluate(state) for key, expression in expressions.items()}
+    made = {key: evaluated(key, expression, state) for key, expression in expressions.items()}
     full = {key: value if key in kept else made.get(key, value) for key, value in own.items()}
     literals = dict(_weight_literals(dst, expressions, state, kept))
     if request.batches is not None:

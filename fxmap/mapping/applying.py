@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.errors import DifferentNetworks, LoadError, MappingError, MissingCalibration, QuantizationError, shorten
+from fxmap.errors import DifferentNetworks, LoadError, MissingCalibration, QuantizationError, shorten
 from fxmap.expressions.base import Expression
+from fxmap.expressions.values import evaluated
 from fxmap.expressions.wrapped import fitted
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.proof import Status
@@ -21,15 +22,12 @@ def evaluate(
     """Evaluate every expression on a source state dict; with `like`, return all its keys in its order.
 
     Raises:
-        MappingError: the state dict lacks a source key.
+        MappingError: the state dict lacks a source key, or has values of which none can be made.
     """
     state, _ = match_prefix(state_dict, sources_of(expressions))
     made: OrderedDict[str, Any] = OrderedDict()
     for key, expression in expressions.items():
-        try:
-            made[key] = expression.evaluate(state)
-        except MappingError as error:
-            raise MappingError(f"{key} = {expression}: {error}") from error
+        made[key] = evaluated(key, expression, state)
     if like is None:
         return made
     full = OrderedDict((key, fitted(made[key], value) if key in made else value) for key, value in like.items())

@@ -49,7 +49,8 @@ class KeyMapping(Mapping[str, Expression]):
     """How every destination key is made from source keys.
 
     As a mapping it goes from destination key to expression, over the keys that the source makes; keys that the
-    destination keeps, or that have no source, have a `status` and no expression. Immutable.
+    destination keeps, or that have no source, have a `status` and no expression. Immutable. Two are equal if they make the
+    same keys in the same way, whether or not a run has proven that since.
 
     Args:
         expressions: for each destination key an expression, or a source key for a rename.
@@ -86,7 +87,7 @@ class KeyMapping(Mapping[str, Expression]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, KeyMapping):
-            return self._expressions == other._expressions and self.knowledge == other.knowledge
+            return self._expressions == other._expressions and _unverified(self.knowledge) == _unverified(other.knowledge)
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
@@ -232,6 +233,8 @@ class KeyMapping(Mapping[str, Expression]):
     def from_json(cls, text: str) -> "KeyMapping":
         """Read a mapping from the JSON that `to_json` writes.
 
+        Keys that it calls proven are `claimed`, until `fxmap.verify` has proven them here: a file can say anything.
+
         Raises:
             MappingError: the text is not such JSON; the message says where.
         """
@@ -308,6 +311,10 @@ class KeyMapping(Mapping[str, Expression]):
     def __repr__(self) -> str:
         left = f"{len(self.missing)} missing, {len(self.mismatched)} mismatched"
         return f"<KeyMapping of {len(self)} keys, {self.proof.verdict}; {left}>"
+
+
+def _unverified(findings: Findings) -> Findings:
+    return replace(findings, statuses={key: status.unverified for key, status in findings.statuses.items()})
 
 
 def _expression(key: str, value: object) -> Expression:

@@ -22,6 +22,7 @@ class Status(StrEnum):
     PROVEN = "proven", "proven: both models were run, and no other choice gives the same function"
     TIED = "tied", "tied: the network is symmetric there, and every choice gives the same function"
     INERT = "inert", "inert: the output does not depend on them"
+    CLAIMED = "claimed", "claimed by a file to be proven, not verified here"
     MATCHED = "matched", "matched by structure, not proven"
     GUESSED = "guessed", "guessed by shapes, names and order"
     CALIBRATED = "calibrated", "from calibration data"
@@ -35,6 +36,15 @@ class Status(StrEnum):
         member._value_ = value
         member.meaning = member.__doc__ = meaning
         return member
+
+    @property
+    def unverified(self) -> "Status":
+        """The status that is left of this one where it is read from a file: what was proven elsewhere is a claim here.
+
+        >>> Status.PROVEN.unverified, Status.KEPT.unverified
+        (<Status.CLAIMED: 'claimed'>, <Status.KEPT: 'kept'>)
+        """
+        return Status.CLAIMED if self.is_proven else self
 
     @property
     def is_proven(self) -> bool:

@@ -1,6 +1,7 @@
-"""A mapping as JSON: expressions and findings, no values and no proof."""
+"""A mapping as JSON: expressions and findings, no values and no proof; what a file calls proven is read as a claim."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -26,11 +27,16 @@ def write_json(expressions: Mapping[str, Expression], findings: Findings) -> str
         "note_kinds": [note.kind for note in findings.notes],
     }
     written = {key: expression.to_json() for key, expression in expressions.items()}
-    return json.dumps({"fxmap": _FORMAT, "expressions": written, "knowledge": known}, indent=1)
+    known["saturating"] = {path: [owner, _in_json(bound)] for path, (owner, bound) in findings.saturating.items()}
+    return json.dumps({"fxmap": _FORMAT, "expressions": written, "knowledge": known}, indent=1, allow_nan=False)
+
+
+def _in_json(number: float) -> float | str:
+    return number if math.isfinite(number) else str(number)
 
 
 def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
-    """Read expressions and findings from the JSON that `write_json` writes.
+    """Read expressions and findings from the JSON that `write_json` writes; proven keys are claimed to be so.
 
     Raises:
         MappingError: the text is not such JSON; the message says where.
@@ -49,7 +55,7 @@ def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
 
 def _findings(known: dict[str, Any]) -> Findings:
     """Read findings; those that an older fxmap wrote lack some fields."""
-    known["statuses"] = {str(key): Status(value) for key, value in known["statuses"].items()}
+    known["statuses"] = {str(key): Status(value).unverified for key, value in known["statuses"].items()}
     known["mismatched"] = tuple(
         Mismatch(m["key"], m["source"], tuple(m["src_shape"]), tuple(m["dst_shape"])) for m in known["mismatched"]
     )

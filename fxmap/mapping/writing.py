@@ -13,6 +13,7 @@ from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import clone, is_object, unpack
 from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.findings import Findings
+from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.mapping.proof import Status
 
 
@@ -85,7 +86,7 @@ def check_fits(key: str, value: Any, own: Any) -> None:
     """Check that a value can replace a model's own value of that key.
 
     Raises:
-        LoadError: shape, dtype or kind differ, or there are no values.
+        LoadError: shape, dtype or kind differ, there are no values, or the dtype does not hold them.
     """
     if isinstance(own, Tensor) != isinstance(value, Tensor):
         raise LoadError(f"{key}: source {type(value).__name__}, destination {type(own).__name__}. Nothing was written")
@@ -121,6 +122,7 @@ def check_fits(key: str, value: Any, own: Any) -> None:
             f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
             'dst.to_empty(device="cpu")'
         )
+    refuse_narrowed(key, value, own)
 
 
 def refuse_zero_divisors(norms: Mapping[str, Tensor]) -> None:

@@ -92,7 +92,7 @@ def conclude_statuses(
             continue
         if name in mapping:
             statuses[name] = _status(parts, users, evidence, sound, examined)
-        elif statuses[name] in (Status.MATCHED, Status.PROVEN, Status.TIED):
+        elif statuses[name] in (Status.MATCHED, Status.CLAIMED, Status.PROVEN, Status.TIED):
             statuses[name] = Status.MISSING
     return statuses
 

@@ -188,7 +188,9 @@ def outcome(run: Any, expression: Expression, state: dict[str, Any]) -> Any:
     try:
         return "value", bits(run(expression, state))
     except Exception as error:
-        return "error", type(error), str(error)
+        # By `apply` the error names the key, and the cause is what the written module raises.
+        cause = error.__cause__ if isinstance(error, fxmap.MappingError) and error.__cause__ is not None else error
+        return "error", type(cause), str(cause)
 
 
 def test_every_kind_of_expression_has_a_case() -> None:

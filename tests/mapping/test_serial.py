@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from torch import nn
 
 import fxmap
+from fxmap.expressions.arithmetic import Full, Shifted
 from fxmap.expressions.base import Source
 from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
@@ -52,7 +54,8 @@ EARLIER = {
 def test_every_finding_survives_with_its_type() -> None:
     again = KeyMapping.from_json(FULL.to_json())
     assert again == FULL
-    assert str(again) == str(FULL)
+    claimed = FULL.with_knowledge(statuses={key: status.unverified for key, status in FULL.knowledge.statuses.items()})
+    assert str(again) == str(KeyMapping(claimed, claimed.knowledge))
     assert [note.kind for note in again.knowledge.notes] == [NoteKind.RANGES_NEEDED, NoteKind.OTHER]
 
 
@@ -86,3 +89,32 @@ def test_damaged_findings_are_refused(damage: dict[str, object]) -> None:
     data = EARLIER | {"knowledge": EARLIER["knowledge"] | damage}
     with pytest.raises(fxmap.MappingError, match="not a mapping that fxmap wrote"):
         KeyMapping.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_what_a_file_calls_proven_is_a_claim(status: Status) -> None:
+    mapping = KeyMapping.from_json(KeyMapping({"a": "b"}, Findings({"a": status})).to_json())
+    assert mapping.status("a") is (Status.CLAIMED if status in (Status.PROVEN, Status.TIED, Status.INERT) else status)
+    assert not mapping.status("a").is_proven
+    assert not mapping.ok
+    assert "claimed by a file" in str(mapping) or not status.is_proven
+
+
+def test_a_claim_is_proven_or_refuted_by_a_run() -> None:
+    src, dst = (nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)) for _ in range(2))
+    said = dict.fromkeys(dst.state_dict(), Status.PROVEN)
+    true = KeyMapping.from_json(KeyMapping({key: key for key in said}, Findings(said)).to_json())
+    swapped = {key: f"{2 - int(key[0])}{key[1:]}" for key in said}
+    false = KeyMapping.from_json(KeyMapping(swapped, Findings(said)).to_json())
+    assert set(true.knowledge.statuses.values()) == {Status.CLAIMED}
+    assert fxmap.verify(src, dst, true).ok
+    proof = fxmap.verify(src, dst, false)
+    assert proof.refuted
+    assert not any(status.is_proven for status in proof.statuses.values())
+
+
+def test_infinities_are_strings_in_json_and_read_back() -> None:
+    mapping = KeyMapping({"a": Full((2,), float("-inf"), Source("b")), "c": Shifted(Source("b"), float("inf"))})
+    text = mapping.to_json()
+    json.loads(text, parse_constant=pytest.fail)
+    assert KeyMapping.from_json(text) == mapping

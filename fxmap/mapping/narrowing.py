@@ -1,0 +1,65 @@
+"""Narrowing: numbers that a smaller dtype cannot hold, which torch would write as others.
+
+>>> refuse_narrowed("steps", torch.tensor([1, 300]), torch.zeros(2, dtype=torch.int8))
+Traceback (most recent call last):
+...
+fxmap.errors.LoadError: steps: 1 of 2 values of torch.int64 are beyond -128 to 127, which torch.int8 holds (300): they ...
+"""
+
+import torch
+from torch import Tensor
+
+from fxmap.errors import LoadError
+from fxmap.expressions.functions import is_wrapped
+
+
+def refuse_narrowed(key: str, value: Tensor, own: Tensor) -> None:
+    """Check that the dtype of a destination's own tensor holds the numbers that are written into it; rounding is fine.
+
+    Raises:
+        LoadError: integers would wrap, or finite numbers become infinite; the message says how many.
+
+    Cost: one look at the numbers, where the dtypes differ and the destination's is the smaller one.
+    """
+    if value.dtype == own.dtype or any(
+        is_wrapped(one) or one.is_quantized or one.layout != torch.strided for one in (value, own)
+    ):
+        return
+    if value.is_meta or not value.numel() or torch.bool in (value.dtype, own.dtype):
+        return
+    if value.is_floating_point() or value.is_complex():
+        _refuse_infinite(key, value, own)
+    elif not own.is_floating_point() and not own.is_complex():
+        _refuse_wrapped(key, value, own)
+
+
+def _is_plain(value: Tensor) -> bool:
+    return not is_wrapped(value) and not value.is_quantized and value.layout == torch.strided
+
+
+def _refuse_wrapped(key: str, value: Tensor, own: Tensor) -> None:
+    bounds = torch.iinfo(own.dtype)
+    if torch.iinfo(value.dtype).min >= bounds.min and torch.iinfo(value.dtype).max <= bounds.max:
+        return
+    wide = value.to(torch.int64) if value.dtype is not torch.uint64 else value.double()
+    beyond = (wide < bounds.min) | (wide > bounds.max)
+    if count := int(beyond.sum()):
+        raise LoadError(
+            f"{key}: {count} of {value.numel()} values of {value.dtype} are beyond {bounds.min} to {bounds.max}, which "
+            f"{own.dtype} holds ({wide[beyond][0].item()}): they would wrap. Nothing was written; give the destination the "
+            "source's dtype there"
+        )
+
+
+def _refuse_infinite(key: str, value: Tensor, own: Tensor) -> None:
+    most = torch.finfo(own.dtype).max
+    if torch.finfo(value.dtype).max <= most:
+        return
+    real = torch.view_as_real(value) if value.is_complex() else value
+    beyond = torch.isfinite(real) & (real.abs() > most)
+    if count := int(beyond.sum()):
+        raise LoadError(
+            f"{key}: {count} of {value.numel()} values of {value.dtype} are beyond {most:g}, the largest of {own.dtype} "
+            f"({real[beyond][0].item():g}): they would be infinite. Nothing was written; give the destination the source's "
+            "dtype there, or scale these values"
+        )
