@@ -15,6 +15,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.drawing import drawn
 from fxmap.matching.plan import Plan
+from fxmap.matching.strategies.equations import EQUATIONS
 from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import solve
 from fxmap.matching.strategies.values import VALUES
@@ -100,8 +101,34 @@ def auto_map(
 def _map(problem: Problem) -> KeyMapping:
     """Solve a problem, and prove the mapping if it came from graphs and the models may be run."""
     mapping, plan = _solved(problem)
-    if plan is None or not problem.run or not len(mapping):
+    if plan is None or not problem.run:
         return mapping
+    found = _by_runs(problem, mapping, plan) if len(mapping) else mapping
+    return _by_equations(problem, plan, found) if _is_open(found) else found
+
+
+def _is_open(mapping: KeyMapping) -> bool:
+    """Whether a key that the output depends on has no source, or a run showed that the mapping is wrong."""
+    known = mapping.knowledge
+    if known.blocked:
+        return False
+    lacking = [key for key in (*mapping.missing, *mapping.mismatched) if key not in known.unread]
+    return bool(known.different or lacking or mapping.proof.refuted)
+
+
+def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMapping:
+    """Solve for the destination's weights; return what is known without that if nothing better is found."""
+    with stage(EQUATIONS.name) as note:
+        outcome = EQUATIONS.attempt(problem, (Outcome(plan=plan, left="keys are open"),))
+        note("" if outcome.mapping is None else f"{len(outcome.mapping)} keys", left=outcome.left)
+    if outcome.mapping is None or outcome.plan is None:
+        return before
+    again = _proven(outcome.mapping, outcome.plan, problem.given)
+    return before if again.proof.refuted else again
+
+
+def _by_runs(problem: Problem, mapping: KeyMapping, plan: Plan) -> KeyMapping:
+    """Prove a mapping; where a run refutes it, or its graphs cannot be run, look for another by the values of a run."""
     proven = _proven(mapping, plan, problem.given)
     if proven.proof.refuted:
         return _by_values(problem, plan, proven)
@@ -109,11 +136,11 @@ def _map(problem: Problem) -> KeyMapping:
         return proven
     try:
         # Code may be traced to a graph that no interpreter runs: a list that a function changes is a constant of the graph.
-        again, plan = _solved(replace(problem, traced=False, names=False))
+        again, other = _solved(replace(problem, traced=False, names=False))
     except (CaptureError, QuantizationError) as error:
         logger.info("the traced graphs cannot be run, and no run can be recorded: %s", error)
         return proven
-    return _proven(again, plan, problem.given) if plan is not None and len(again) >= len(mapping) else proven
+    return _proven(again, other, problem.given) if other is not None and len(again) >= len(mapping) else proven
 
 
 def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:

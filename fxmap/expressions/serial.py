@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fxmap.errors import MappingError
-from fxmap.expressions import arithmetic, base, layout, quantized, stored
+from fxmap.expressions import arithmetic, base, computed, layout, quantized, stored
 from fxmap.expressions.base import Expression
 from fxmap.expressions.scheme import Scheme
 
@@ -24,7 +24,7 @@ def _kinds(module: ModuleType) -> dict[str, type[Expression]]:
     return {kind.op: kind for kind in own if issubclass(kind, Expression) and hasattr(kind, "op")}
 
 
-KINDS = {op: kind for module in (base, arithmetic, quantized, layout, stored) for op, kind in _kinds(module).items()}
+KINDS = {op: kind for module in (base, arithmetic, quantized, layout, stored, computed) for op, kind in _kinds(module).items()}
 
 
 def parse(data: object) -> Expression:

@@ -23,8 +23,8 @@ class Plan:
 
     @property
     def different(self) -> bool:
-        """Whether so few operations align that the models are different networks; nothing is derived then."""
-        return self.alignment.share < SAME_NETWORK
+        """Whether so few operations align that the models are different networks, and nothing is derived otherwise."""
+        return self.alignment.share < SAME_NETWORK and not self.derivation.expressions
 
     @property
     def certain(self) -> bool:

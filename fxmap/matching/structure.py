@@ -44,7 +44,7 @@ def plan_by_structure(
         return plan
     found = _derived(src.main.ops, dst.main.ops, alignment, columns, absorb_eps=absorb_eps)
     found = _with_training_heads(src, dst, found, absorb_eps=absorb_eps)
-    return replace(plan, derivation=with_integer_tables(src, dst, _with_siblings(src, dst, found)))
+    return replace(plan, derivation=with_integer_tables(src, dst, with_siblings(src, dst, found)))
 
 
 def aligned(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *, thorough: bool = True) -> Alignment:
@@ -94,7 +94,7 @@ def _training_graph(side: Side) -> OpGraph:
     return Network.of(captured).ops
 
 
-def _with_siblings(src: Side, dst: Side, found: Derivation) -> Derivation:
+def with_siblings(src: Side, dst: Side, found: Derivation) -> Derivation:
     """Add tensors that no graph reads, such as batch counters, matched by the module that owns them."""
     ours, theirs = (_unread(side) for side in (src, dst))
     missing = {path: shape for path, shape in theirs.items() if path not in found.expressions}

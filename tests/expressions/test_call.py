@@ -33,6 +33,7 @@ from fxmap.expressions.arithmetic import (
     WeightNormed,
 )
 from fxmap.expressions.base import Expression, Source
+from fxmap.expressions.computed import Computed, Stretch
 from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose
 from fxmap.expressions.quantized import (
     Assembled,
@@ -59,6 +60,8 @@ CHANNELS = Scheme("qint8", "per_channel_symmetric", 0, -128, 127)
 WHOLE = Scheme("qint8", "per_tensor_affine", 0, -128, 127)
 ROWS = Scheme("quint8", "per_channel_affine_float_qparams", 0, 0, 255)
 BOUNDED = Scheme("qint8", "per_channel_symmetric", 9, -128, 127)
+PROGRAM = '[["aten.mul.Tensor", [{"value": 0}, {"value": 1}], {}]]'
+AFFINE = '[["aten.addmm.default", [{"value": 2}, {"value": 0}, {"value": 1}], {}]]'
 
 CASES: list[Expression] = [
     MATRIX,
@@ -123,6 +126,8 @@ CASES: list[Expression] = [
     Gptq(WORDS, WORDS, ROWS_OF_SCALES, 8, 0, GROUPS),
     Gptq(WORDS, Columns(WORDS, (0, 1, 2)), ROWS_OF_SCALES, 3, 1),
     Awq(WORDS, WORDS, WIDE, 4),
+    Computed((MATRIX, VECTOR), PROGRAM),
+    Stretch((MATRIX, VECTOR), AFFINE, ((1, 4),), (0, 2), (1,)),
 ]
 
 
@@ -267,7 +272,7 @@ def test_written_python_runs_where_fxmap_is_not_installed(tmp_path: Path) -> Non
     tree = ast.parse(mapping.to_python())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert {str(name).split(".")[0] for name in imported} == {"torch", "collections", "typing", "warnings"}
+    assert {str(name).split(".")[0] for name in imported} == {"torch", "collections", "json", "typing", "warnings"}
 
 
 def test_only_what_is_called_is_written() -> None:

@@ -29,6 +29,7 @@ from fxmap.expressions.arithmetic import (
     WeightNormed,
 )
 from fxmap.expressions.base import Expression, Source, substitute
+from fxmap.expressions.computed import Computed, Stretch
 from fxmap.expressions.functions import assemble, complement
 from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose
 from fxmap.expressions.quantized import (
@@ -80,6 +81,8 @@ ALL = [
     Packed(Quantized(A, SCHEME), B),
     Packed(A),
     PackedObject("cell", (Quantized(A, SCHEME), Quantized(B, SCHEME), A, B)),
+    Computed((A, B), '[["aten.mul.Tensor", [{"value": 0}, {"value": 1}], {}]]'),
+    Stretch((A,), '[["aten.mm.default", [{"value": 0}, {"value": 1}], {}]]', ((1, 2),), (0, 1), (0,)),
     Unpacked(A, 1),
     Slice(A, 1, 3),
     Gather(A, (2, 0)),

@@ -1,0 +1,38 @@
+"""Readers: by which operations a value is read, through those that only move its elements."""
+
+from functools import cache
+
+from torch import fx
+
+from fxmap.graph.kinds import Trait, has, kind_of
+
+_MOVES = Trait.MOVEMENT | Trait.IDENTITY
+
+
+def moves(node: fx.Node) -> bool:
+    """Whether a node only moves the elements of one value."""
+    return node.op == "call_function" and has(kind_of(node), _MOVES) and len(node.all_input_nodes) == 1
+
+
+@cache
+def readers(node: fx.Node) -> frozenset[tuple[str, int]]:
+    """Return the kinds of the operations that read a value, and as which of their operands."""
+    found: set[tuple[str, int]] = set()
+    for user in node.users:
+        if moves(user):
+            found |= readers(user)
+        elif user.op == "output":
+            found.add(("output", user.all_input_nodes.index(node)))
+        else:
+            kind = kind_of(user)
+            place = 0 if has(kind, Trait.COMMUTATIVE) else user.all_input_nodes.index(node)
+            found.add((kind, place))
+    return frozenset(found)
+
+
+def reading(node: fx.Node) -> list[fx.Node]:
+    """Return the operations that read a value, through those that only move its elements."""
+    found: list[fx.Node] = []
+    for user in node.users:
+        found += reading(user) if moves(user) else [user]
+    return found

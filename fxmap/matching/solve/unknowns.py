@@ -1,0 +1,96 @@
+"""Unknowns: the weights of the destination as one long vector, of which some numbers are known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from fxmap.capture.captured import Captured
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each weight of the destination begins in the vector of all; `fixed` are the tensors that stay as they are."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    begins: Mapping[str, int]
+    fixed: Mapping[str, Tensor]
+    complex_: frozenset[str]
+    canonical: Mapping[str, str]
+
+    @classmethod
+    def of(cls, captured: Captured, unknown: Mapping[str, Tensor]) -> "Layout":
+        """Lay out the `unknown` tensors, by canonical path; of complex ones both parts are unknown."""
+        shapes, begins, begin = {}, {}, 0
+        for path, tensor in unknown.items():
+            shapes[path] = (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
+            begins[path] = begin
+            begin += prod(shapes[path])
+        fixed = {
+            path: tensor.detach() for path, tensor in captured.tensors.items() if captured.canonical[path] not in shapes
+        }
+        fixed = {path: _double(tensor) for path, tensor in fixed.items()}
+        return cls(shapes, begins, fixed, frozenset(p for p, t in unknown.items() if t.is_complex()), captured.canonical)
+
+    @property
+    def size(self) -> int:
+        """The number of unknown numbers."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    def place(self, path: str) -> slice:
+        """Return the place of a weight in the vector."""
+        begin = self.begins[path]
+        return slice(begin, begin + prod(self.shapes[path]))
+
+    def tensor(self, path: str, numbers: Tensor) -> Tensor:
+        """Return a weight from its numbers, `... n`."""
+        value = numbers.reshape(*numbers.shape[:-1], *self.shapes[path])
+        return torch.view_as_complex(value.contiguous()) if path in self.complex_ else value
+
+
+def _double(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where numbers come from that are no numbers of the source: the system that they solve.
+
+    `entries` are their places in the vector, `columns` the values that they are multiplied by, `samples entries`, and
+    `element` the source's value that the sum must be.
+    """
+
+    entries: Tensor
+    columns: Tensor
+    element: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers found so far: `numbers`, whether each is `known`, and the `places` in the source's table."""
+
+    layout: Layout
+    numbers: Tensor
+    known: Tensor
+    places: Tensor
+    origins: tuple[Origin, ...] = field(default=())
+
+    @classmethod
+    def none(cls, layout: Layout) -> "Weights":
+        """Return weights of which nothing is known."""
+        size = layout.size
+        return cls(layout, torch.zeros(size).double(), torch.zeros(size, dtype=torch.bool), torch.full((size,), -1))
+
+    def having(self, entries: Tensor, numbers: Tensor, places: Tensor, origins: tuple[Origin, ...] = ()) -> "Weights":
+        """Return the weights with some more numbers known."""
+        values, known, where = self.numbers.clone(), self.known.clone(), self.places.clone()
+        values[entries], known[entries], where[entries] = numbers, True, places
+        return replace(self, numbers=values, known=known, places=where, origins=(*self.origins, *origins))
+
+    def unknown(self, path: str) -> bool:
+        """Whether some number of a weight is not known."""
+        return not bool(self.known[self.layout.place(path)].all())

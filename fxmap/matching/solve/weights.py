@@ -1,0 +1,229 @@
+"""Solve for the weights of one network so that it computes what another does."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.expressions.base import Expression
+from fxmap.graph.index_maps import distinct
+from fxmap.matching.solve.express import Expressions, agree
+from fxmap.matching.solve.readers import readers
+from fxmap.matching.solve.samples import Samples
+from fxmap.matching.solve.search import OutOfTime, Search, Stop
+from fxmap.matching.solve.source import SourceValues, TooLarge, run
+from fxmap.matching.solve.stacked import Unstackable
+from fxmap.matching.solve.unknowns import Layout, Weights
+from fxmap.model.inputs import Inputs
+from fxmap.normalize.network import Network
+from fxmap.run.calibrator import run_calibrated
+from fxmap.run.randomize import in_double, random_tensors
+
+logger = logging.getLogger(__name__)
+
+# Networks with more weights are not tried.
+LARGEST = 3_000_000
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The weights that were found, or why there are none."""
+
+    found: Weights | None
+    source: SourceValues | None
+    why: str = ""
+    expressions: Mapping[str, Expression] = field(default_factory=dict)
+    equal: bool = False
+    unknown: frozenset[str] = frozenset()
+
+    def summary(self) -> dict[str, float]:
+        """Return the share of the numbers of each weight that are numbers of the source."""
+        if self.found is None:
+            return {}
+        return {
+            path: round(float((self.found.places[self.found.layout.place(path)] != -1).double().mean()), 2)
+            for path in self.found.layout.shapes
+        }
+
+
+def solve_weights(src: Network, dst: Network, *, seconds: float = 20.0) -> Solution:
+    """Find weights of `dst` that make it compute what `src` computes, on random weights of `src`."""
+    assert src.inputs is not None
+    assert dst.inputs is not None
+    end = time.monotonic() + seconds
+    samples = _samples(src, dst)
+    unknown = unknown_tensors(dst, tables=True)
+    if sum(tensor.numel() for tensor in unknown.values()) > LARGEST:
+        return Solution(None, None, f"the destination has more than {LARGEST} weights, too many to solve for")
+    if not same_outputs(src, dst):
+        return Solution(None, None, "the models return tensors of other sizes")
+    why = ""
+    tries: list[_Try] = []
+    for budget in _BUDGETS:
+        for index, tables in enumerate((False, True)):
+            try:
+                if index == len(tries):
+                    tries.append(_Try.of(src, dst, samples, tables=tables))
+                if index and tries[index].unknown.keys() == tries[0].unknown.keys():
+                    break
+                now = time.monotonic()
+                found, why = tries[index].search(now + (end - now) * _SHARE, *budget)
+            except OutOfTime as error:
+                found, why = None, f"there was no time to try everything: {error}"
+            except (TooLarge, Unstackable, RuntimeError) as error:
+                return Solution(None, None, f"{type(error).__name__}: {error}")
+            if found is not None:
+                return found
+    return Solution(None, None, why)
+
+
+# How many choices may have numbers that are not the source's, and whether every value must be one of the source's.
+# One search may take this share of the time that is left.
+_SHARE = 0.4
+_BUDGETS = ((0, True), (1, True), (2, True), (1000, True), (1000, False))
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One way to tell weights from tables; see `unknown_tensors`."""
+
+    networks: tuple[Network, Network]
+    samples: Samples
+    source: SourceValues
+    unknown: dict[str, Tensor]
+    inputs: list[Tensor]
+    random: frozenset[str]
+
+    @classmethod
+    def of(cls, src: Network, dst: Network, samples: Samples, *, tables: bool) -> "_Try":
+        unknown, random = unknown_tensors(dst, tables=tables), frozenset(loose_buffers(src, tables=tables))
+        ours, theirs = samples.stacked(_count(unknown))
+        return cls((src, dst), samples, SourceValues(src, source_tensors(src, random), ours), unknown, theirs, random)
+
+    def search(self, end: float, unrecognised: int, strict: bool) -> tuple[Solution | None, str]:
+        """Search for weights whose expressions hold for other weights of the source, too."""
+        solutions: list[Solution] = []
+
+        def accept(found: Weights) -> bool:
+            solution = self._solution(found)
+            solutions.append(solution)
+            return solution.equal
+
+        search = Search(self.source, self.networks[1], self.inputs, Stop(end, unrecognised, strict), accept)
+        found = search.run(Weights.none(Layout.of(self.networks[1], self.unknown)))
+        logger.info("%d unrecognised, strict %s: %d steps, %s", unrecognised, strict, search.steps, search.why)
+        return (None if found is None else solutions[-1]), solutions[-1].why if solutions else search.why
+
+    def _solution(self, found: Weights) -> Solution:
+        made = Expressions(self.source, found).all()
+        other = source_tensors(self.networks[0], self.random, seed=1)
+        equal = agree(made, self.networks, other, self.samples.stacked(3, seed=2))
+        why = "" if equal else "the expressions do not hold for other weights"
+        return Solution(found, self.source, why, made, equal, frozenset(self.unknown))
+
+
+def same_outputs(src: Network, dst: Network) -> bool:
+    """Whether the two networks return as many tensors, of the same sizes: else no weights make them equal."""
+    sizes = []
+    for network in (src, dst):
+        assert network.inputs is not None
+        tensors = {path: in_double(tensor.detach()) for path, tensor in network.tensors.items()}
+        try:
+            values = run(network, tensors, [tensor[None] for tensor in network.inputs.double().flat()])
+        except (RuntimeError, ValueError, IndexError, Unstackable):
+            return False
+        returned = next(node for node in network.graph.nodes if node.op == "output").all_input_nodes
+        sizes.append([tensor.numel() for node in returned for tensor in values[node].tensors()])
+    return sizes[0] == sizes[1]
+
+
+def source_tensors(src: Network, random: frozenset[str], seed: int = 0) -> dict[str, Tensor]:
+    """Return random weights of the source, and of the buffers in `random`: all different numbers, which float32 has not."""
+    generator = torch.Generator().manual_seed(seed)
+    assert src.inputs is not None
+    drawn = random_tensors(src, generator)
+    made: dict[int, Tensor] = {}
+    for path, tensor in drawn.items():
+        own = src.tensors[path]
+        if id(tensor) in made or not (tensor.is_floating_point() or tensor.is_complex()):
+            made.setdefault(id(tensor), tensor)
+        elif path in random:
+            made[id(tensor)] = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
+        elif isinstance(own, nn.Parameter):
+            made[id(tensor)] = tensor * (1 + 1e-5 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+    tensors = {path: made.get(id(tensor), tensor) for path, tensor in drawn.items()}
+    calibrated, _ = run_calibrated(src, tensors, src.arguments(src.inputs.double()), generator)
+    return {path: tensor.detach() for path, tensor in calibrated.items()}
+
+
+def loose_buffers(network: Network, *, tables: bool) -> set[str]:
+    """Return the floating-point buffers that are weights: statistics of norms, and those that hold one number throughout.
+
+    Other buffers may be `tables` that the model makes itself, or weights all the same.
+    """
+    found = set()
+    for path, tensor in network.tensors.items():
+        if isinstance(tensor, nn.Parameter) or not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+            continue
+        constant = bool((tensor == tensor.flatten()[0]).all())
+        if constant or _is_statistic(network, path) or not (tables or _is_table(tensor)):
+            found.add(path)
+    return found
+
+
+def _is_statistic(network: Network, path: str) -> bool:
+    nodes = [node for node in network.graph.nodes if node.op == "get_attr" and str(node.target) == network.canonical[path]]
+    return any(kind.endswith("_norm") for node in nodes for kind, _ in readers(node))
+
+
+def _is_table(tensor: Tensor) -> bool:
+    """Whether the numbers look like those that code computes: few different ones, sorted ones, or some that are infinite."""
+    flat = tensor.detach().flatten()
+    steps = flat[1:] - flat[:-1]
+    few = len(flat) > 8 and len(distinct(flat)) <= len(flat) // 4
+    return few or not bool(torch.isfinite(flat).all()) or (len(flat) > 2 and bool((steps >= 0).all() | (steps <= 0).all()))
+
+
+def unknown_tensors(network: Network, *, tables: bool) -> dict[str, Tensor]:
+    """Return the tensors to solve for, by canonical path: parameters, and buffers that are weights (see `loose_buffers`)."""
+    loose = loose_buffers(network, tables=tables)
+    read = {str(node.target) for node in network.graph.nodes if node.op == "get_attr"}
+    return {
+        path: tensor
+        for path, tensor in network.tensors.items()
+        if network.canonical[path] == path
+        and (isinstance(tensor, nn.Parameter) or path in loose)
+        and (tensor.is_floating_point() or tensor.is_complex())
+        and path in read
+    }
+
+
+def _count(unknown: dict[str, Tensor]) -> int:
+    """Return the number of samples: more than a layer's output reads of any weight."""
+    fans = [
+        max(tensor.numel() // max(min(extent, tensor.numel()), 1) for extent in tensor.shape if extent > 1)
+        for tensor in unknown.values()
+        if any(extent > 1 for extent in tensor.shape)
+    ]
+    return min(max([32, *(int(1.5 * fan) + 16 for fan in fans)]), 320)
+
+
+def _samples(src: Network, dst: Network) -> Samples:
+    assert src.inputs is not None
+    assert dst.inputs is not None
+
+    def accepts(ours: Inputs, theirs: Inputs) -> bool:
+        try:
+            for network, inputs in ((src, ours), (dst, theirs)):
+                tensors = {path: in_double(tensor.detach()) for path, tensor in network.tensors.items()}
+                run(network, tensors, [tensor[None] for tensor in inputs.flat()])
+        except (RuntimeError, IndexError, Unstackable):
+            return False
+        return True
+
+    sizes = {extent for network in (src, dst) for tensor in network.tensors.values() for extent in tensor.shape}
+    offsets = {size - step for size in sizes for step in range(0, 1)}
+    return Samples(src.inputs, dst.inputs, accepts, tuple(offsets))

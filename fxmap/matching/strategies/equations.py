@@ -1,0 +1,68 @@
+"""By equations: solve for the destination's weights, and recognise what was solved among the source's numbers.
+
+For what structure and search leave open. No rule for any operation is needed: nearly every value of a network is affine
+in the weights of the layer that makes it, whatever operations spell it. See `fxmap.matching.solve` for the idea, its cost
+and its limits. What is found is taken only if both graphs then compute the same for other weights and inputs; what is proven
+is for the proof to say.
+"""
+
+import logging
+from dataclasses import replace
+
+from torch import nn
+
+from fxmap.capture.recorded import RECORDED
+from fxmap.errors import CaptureError
+from fxmap.matching.derive.derivation import Derivation
+from fxmap.matching.draft import mapping_of
+from fxmap.matching.plan import Plan
+from fxmap.matching.sides import sides
+from fxmap.matching.solve.weights import Solution, solve_weights
+from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan
+from fxmap.matching.structure import plan_by_structure, with_siblings
+from fxmap.trace import stage
+
+logger = logging.getLogger(__name__)
+
+
+def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
+    known = first_plan(earlier)
+    if known is None or not isinstance(problem.src, nn.Module):
+        return Outcome(left="there is no graph to run")
+    if known.src.twin.converted or known.dst.twin.converted:
+        return Outcome(left="a model is quantized")
+    try:
+        plan = _recorded(problem.src, problem, known)
+    except CaptureError as error:
+        return Outcome(left=f"the models cannot be run side by side: {error}")
+    with stage("solve") as note:
+        found = solve_weights(plan.src.main, plan.dst.main)
+        note(f"{len(found.expressions)} tensors solved for", left="" if found.equal else found.why)
+    if not found.equal:
+        return Outcome(left=found.why or "no weights were found that make both models equal")
+    plan = _with(plan, found)
+    return Outcome(mapping_of(plan), plan, certain=True)
+
+
+def _recorded(src: nn.Module, problem: Problem, known: Plan) -> Plan:
+    """Return a plan whose graphs can be run: the known one, or one that is made of recorded runs."""
+    if known.src.main.recorded and known.dst.main.recorded:
+        return known
+    ours, theirs = sides(RECORDED, src, problem.dst, problem.given, "structure leaves something open")
+    return plan_by_structure(ours, theirs, absorb_eps=problem.absorb_eps)
+
+
+def _with(plan: Plan, found: Solution) -> Plan:
+    """Return the plan with the solved tensors in the place of what structure derived for them."""
+    before = plan.derivation
+    solved = dict(found.expressions)
+    kept = {path: made for path, made in before.expressions.items() if path not in solved and path not in found.unknown}
+    derivation = Derivation(
+        {**kept, **solved},
+        {path: wrong for path, wrong in before.mismatched.items() if path not in solved},
+        {path: reason for path, reason in before.reasons.items() if path not in solved},
+    )
+    return replace(plan, derivation=with_siblings(plan.src, plan.dst, derivation))
+
+
+EQUATIONS = Strategy("equations", _attempt)
