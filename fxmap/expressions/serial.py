@@ -24,7 +24,9 @@ def _kinds(module: ModuleType) -> dict[str, type[Expression]]:
     return {kind.op: kind for kind in own if issubclass(kind, Expression) and hasattr(kind, "op")}
 
 
-KINDS = {op: kind for module in (base, arithmetic, quantized, layout, stored, computed) for op, kind in _kinds(module).items()}
+KINDS = {
+    op: kind for module in (base, arithmetic, quantized, layout, stored, computed) for op, kind in _kinds(module).items()
+}
 
 
 def parse(data: object) -> Expression:
