@@ -11,7 +11,7 @@ The order to read: `samples`, `stacked` (values of many samples), `source` (its 
 (how far the destination is known), `systems`, `choices`, `guesses` (weights that no value is affine in), `search`, `arrange`
 and `express` (expressions), `weights` (all of it).
 
-Cost: one run of each model on some tens to hundreds of samples, and for each value to solve for one backward pass for each of
+Cost: one run of each model on some tens to hundreds of samples; for each value to solve for, one backward pass for each of
 its channels, one factorisation, and one product with all values of the source. Networks of more than three million weights
 are not tried, and a search ends after twenty seconds.
 """
