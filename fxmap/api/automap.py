@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fxmap.errors import CaptureError, ProofError, QuantizationError
-from fxmap.files.checkpoint import open_checkpoint
+from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def auto_map(
-    src: nn.Module | Mapping[str, Any] | str | Path,
+    src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint,
     dst: nn.Module,
     *,
     example_inputs: Any = None,
@@ -82,7 +82,8 @@ def auto_map(
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
     if isinstance(src, nn.Module) and given.forward and example_inputs is None:
         raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
-    source = src if isinstance(src, nn.Module) else open_checkpoint(src, wanted=dst.state_dict())
+    # `load` has opened its file, and chosen among its weights.
+    source = src if isinstance(src, nn.Module | Checkpoint) else open_checkpoint(src, wanted=dst.state_dict())
     with recording() as steps:
         mapping = _map(Problem(source, dst, given, absorb_eps=absorb_eps, run=bool(verify)))
     proof = mapping.proof

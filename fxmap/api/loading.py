@@ -7,7 +7,7 @@ from torch import nn
 from fxmap.api.automap import auto_map
 from fxmap.api.filling import Calibration, Filling, fill
 from fxmap.api.part import part_of
-from fxmap.api.source_file import SourceFile
+from fxmap.api.source_file import SourceFile, refuse_uncomputed
 from fxmap.api.verdict import Verify, accept, asked, complete
 from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.findings import checkpoint_notes
@@ -94,6 +94,7 @@ def load(
     src: nn.Module | None = None,
     weights: str | None = None,
     into: str | None = None,
+    lora_alpha: float | None = None,
     strict: bool = True,
     calibration: Calibration = None,
     qconfig: Any = None,
@@ -117,6 +118,8 @@ def load(
         weights: the name of the weights to load, where the file holds several sets, such as "ema", "encoder_q" or
             "teacher.backbone"; by default those with a usual name, if there is a choice.
         into: the submodule of the destination to fill, as in `detector.backbone`; by default all of the destination.
+        lora_alpha: how much low-rank adapters (LoRA) in the file count, divided by their rank, where the destination has
+            none and they are merged; by default what adapter_config.json beside the file says.
         strict: refuse a file with layers of which some tensors are read and others are not (a bias that `src` lacks, an
             adapter, a scale). False leaves these in the file, with a warning; `mapping.left_in_file` lists them either way.
         calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps:
@@ -137,10 +140,12 @@ def load(
     """
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     part = part_of(dst, into)
-    found = open_checkpoint(checkpoint_file, weights, (part.model if src is None else src).state_dict())
+    found = open_checkpoint(checkpoint_file, weights, (part.model if src is None else src).state_dict(), lora_alpha)
+    if strict:
+        refuse_uncomputed(found)
     file = SourceFile.of(found, src)
     mapping = auto_map(
-        file.state if file.src is None else file.src,
+        found if file.src is None else file.src,
         part.model,
         example_inputs=example_inputs,
         dst_inputs=dst_inputs,
@@ -149,7 +154,8 @@ def load(
         verify=asked(verify),
         absorb_eps=absorb_eps,
     )
-    mapping = file.read_by(mapping.with_notes(*checkpoint_notes(found)), on_mismatch)
+    mapping = mapping if src is None else mapping.with_notes(*checkpoint_notes(found))
+    mapping = file.read_by(mapping, on_mismatch)
     if strict:
         file.refuse_packed(mapping)
     complete(mapping, on_mismatch)

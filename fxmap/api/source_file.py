@@ -33,6 +33,7 @@ class SourceFile:
         keys: how a key of `state` is spelled in the file, where that differs.
         aside: keys of the file that belong to other weights, each with the name of those weights.
         notes: notes for the report.
+        read: keys of `state` from which weights are computed, or which say how they are stored.
     """
 
     state: Mapping[str, Any]
@@ -41,6 +42,7 @@ class SourceFile:
     keys: dict[str, str] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    read: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, found: Checkpoint, src: nn.Module | None) -> "SourceFile":
@@ -50,10 +52,10 @@ class SourceFile:
             LoadError: the file is not of this model at all.
         """
         if src is None:
-            return cls(found.state, None, found.where, {}, found.set_aside)
-        own = src.state_dict()
-        spelling = spell(found.state, own)
-        state = {spelling.names[key]: value for key, value in found.state.items()}
+            return cls(found.state, None, found.where, {}, found.set_aside, read=tuple(found.computed.read))
+        own, held = src.state_dict(), found.computed.evaluated(found.state)
+        spelling = spell(held, own)
+        state = {spelling.names[key]: value for key, value in held.items()}
         for key, twin in _tied(own).items():
             if key not in state and twin in state:
                 state[key] = state[twin]
@@ -170,7 +172,7 @@ class SourceFile:
     def _left(self, mapping: KeyMapping) -> list[LeftOver]:
         used = mapping.sources() | {one.source for one in mapping.knowledge.mismatched}
         if self.src is None:
-            return list(left_over(self.state, used))
+            return list(left_over(self.state, used, set(self.read) - used))
         known = self.src.state_dict()
         read = used | {key for key, twin in _tied(known).items() if twin in used or key in used}
         strange = left_over({key: value for key, value in self.state.items() if key in used or key not in known}, used)
@@ -196,6 +198,25 @@ class SourceFile:
         """Whether a key of the file has the prefix that the source model's keys have in the file."""
         root = next((full[: -len(name)] for name, full in self.keys.items() if full.endswith(name)), "")
         return self.keys.get(key, key).startswith(root)
+
+
+def refuse_uncomputed(found: Checkpoint) -> None:
+    """Refuse a file with weights that are stored as several tensors, from which they cannot be computed.
+
+    Raises:
+        LoadError: there are such weights; the message says of which kind they are, why, and the way out.
+    """
+    refused = found.computed.refused
+    if not refused:
+        return
+    reason = next(iter(refused.values()))
+    packing = packing_of(found.state, found.state)
+    name = packing.name if packing else "weights stored as several tensors"
+    raise LoadError(
+        f"{shorten(found.computed.withheld(found.state))}: {found.where} holds {name}, from which the weights cannot be "
+        f"computed: {reason}. Nothing was written. Or give the model that it was saved from (src=), or a file of plain "
+        "weights, which the library that wrote this one can make"
+    )
 
 
 def _refuse_strangers(state: Mapping[str, Any], own: Mapping[str, Any], src: nn.Module, where: str) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints: find the weights in a file that may hold several sets of them."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
 from fxmap.expressions.packing import is_object
+from fxmap.files.computed import Computed, Settings, compute
+from fxmap.files.configs import settings_beside
 from fxmap.files.limits import check_contents
 from fxmap.files.reading import read_file
 from fxmap.files.weight_sets import CONTAINERS, Choice, Shapes, choose, fit, sets_by_prefix, shapes_of, under
@@ -25,7 +27,8 @@ class Checkpoint:
 
     `part` is the name of the container that it was taken from, as in `state_dict`, or empty; `others` are the containers
     of other weights in the same file, such as `ema`. `set_aside` are keys of other weights that lay in the same container,
-    each with the name of its set.
+    each with the name of its set. `computed` are the weights that are made of several of its tensors, and `settings` what
+    other files beside it say of it.
     """
 
     state: "OrderedDict[str, Any]"
@@ -33,22 +36,37 @@ class Checkpoint:
     part: str = ""
     others: tuple[str, ...] = ()
     set_aside: dict[str, str] = field(default_factory=dict)
+    computed: Computed = field(default_factory=Computed)
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return a note on the other weights that the file holds, for the report; empty where it holds one set."""
-        if not self.others:
-            return ()
-        chosen = repr(self.part) if self.part else "those at the top"
-        names = ", ".join(self.others)
-        choice = f"{chosen} are used, weights={self.others[0]!r} would choose others ({names})"
-        return (f"{self.where} holds several weights: {choice}",)
+        """Return notes for the report: on other weights that the file holds, and on those that are computed."""
+        notes = []
+        if self.others:
+            chosen = repr(self.part) if self.part else "those at the top"
+            names = ", ".join(self.others)
+            choice = f"{chosen} are used, weights={self.others[0]!r} would choose others ({names})"
+            notes.append(f"{self.where} holds several weights: {choice}")
+        if self.computed.kinds:
+            made = ", ".join(f"{count} of {name}" for name, count in self.computed.kinds.items())
+            notes.append(f"weights are computed from several tensors of {self.where}: {made}")
+        for stem, reason in list(self.computed.refused.items())[:1]:
+            more = len(self.computed.refused) - 1
+            also = f" (and {more} more)" if more else ""
+            notes.append(f"{stem}{also} cannot be computed from the tensors of {self.where}: {reason}")
+        return tuple(notes)
 
 
 Source = str | Path | Mapping[str, Any] | Sequence[str | Path]
 
 
-def open_checkpoint(source: Source, weights: str | None = None, wanted: Mapping[str, Any] | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: Source,
+    weights: str | None = None,
+    wanted: Mapping[str, Any] | None = None,
+    lora_alpha: float | None = None,
+) -> Checkpoint:
     """Read a checkpoint and find its weights, which may lie in containers such as {"state_dict": ...}.
 
     Args:
@@ -59,7 +77,9 @@ def open_checkpoint(source: Source, weights: str | None = None, wanted: Mapping[
             (`encoder_q`, `teacher.backbone`). By default raw weights go before averaged ones, usual names before others,
             and then the most tensors.
         wanted: the state dict of the model that the weights are for. Where it is given, sets of weights that fit it equally
-            well and have no usual names are a choice that is the user's.
+            well and have no usual names are a choice that is the user's, and weights that the file holds as several tensors
+            are computed, unless the model holds them so too.
+        lora_alpha: the strength of adapters in the file; by default that of adapter_config.json beside it.
 
     Raises:
         CheckpointError: the file is absent, broken, or needs unsafe unpickling; there are no weights in it, or none of
@@ -74,13 +94,22 @@ def open_checkpoint(source: Source, weights: str | None = None, wanted: Mapping[
     """
     shapes = shapes_of(wanted or {})
     if isinstance(source, Sequence) and not isinstance(source, str):
-        return _joined([open_checkpoint(part, weights) for part in source], shapes)
-    is_file = isinstance(source, str | Path)
-    where = str(source) if is_file else "the source"
-    if not is_file:
-        check_contents(source, where)
-    found = _choose(read_file(Path(source)) if isinstance(source, str | Path) else source, where, weights, shapes)
-    return _one_set(found, shapes)
+        found = _joined([_opened(part, weights, Counter()) for part in source], shapes)
+    else:
+        found = _opened(source, weights, shapes)
+    if wanted is None:
+        return found
+    settings = replace(found.settings, lora_alpha=lora_alpha)
+    return replace(found, computed=compute(found.state, wanted, settings), settings=settings)
+
+
+def _opened(source: str | Path | Mapping[str, Any], weights: str | None, shapes: Shapes) -> Checkpoint:
+    if not isinstance(source, str | Path):
+        check_contents(source, "the source")
+        return _one_set(_choose(source, "the source", weights, shapes), shapes)
+    path = Path(source)
+    found = _one_set(_choose(read_file(path), str(source), weights, shapes), shapes)
+    return replace(found, settings=settings_beside(path))
 
 
 def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]":
@@ -197,7 +226,12 @@ def _joined(parts: Sequence[Checkpoint], wanted: Shapes) -> Checkpoint:
         state.update(part.state)
     if not state:
         raise CheckpointError("no files were given")
-    return _one_set(Checkpoint(state, " and ".join(part.where for part in parts)), wanted)
+    settings = [part.settings for part in parts]
+    told = Settings(
+        adapter=next((one.adapter for one in settings if one.adapter), {}),
+        packing=next((one.packing for one in settings if one.packing), {}),
+    )
+    return _one_set(Checkpoint(state, " and ".join(part.where for part in parts), settings=told), wanted)
 
 
 def _is_same(one: Any, other: Any) -> bool:

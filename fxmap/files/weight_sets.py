@@ -123,7 +123,8 @@ def _by_prefix(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         parts = key.split(".")
         for depth in range(1, len(parts)):
             groups.setdefault(".".join(parts[:depth]), {})[key] = value
-    return groups
+    # What stands below a tensor (`weight.absmax`) says how that tensor is stored.
+    return {name: group for name, group in groups.items() if name not in state}
 
 
 def _inside(name: str, other: str) -> bool:

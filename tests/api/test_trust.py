@@ -306,8 +306,8 @@ def test_an_unknown_word_for_verify_is_refused() -> None:
         ({"0.qweight": (2, 4), "0.qzeros": (1, 1), "0.scales": (1, 4)}, "GPTQ or AWQ"),
         ({"0.weight": (8, 1), "0.weight.absmax": (1, 2), "0.weight.quant_map": (16, 1)}, "bitsandbytes in 4 bits"),
         ({"0.weight": (4, 4), "0.SCB": (4, 1)}, "bitsandbytes in 8 bits"),
-        ({"0.weight_orig": (4, 4), "0.weight_mask": (4, 4)}, "pruning with masks"),
-        ({"0.weight_v": (4, 4), "0.weight_g": (4, 1)}, "weight norm"),
+        ({"0.weight_v": (4, 4), "0.weight_g": (3, 1)}, "weight norm"),
+        ({"0.parametrizations.weight.original": (4, 4), "0.parametrizations.weight.0.base": (4, 4)}, "not known here"),
         ({"base.0.lora_A.weight": (2, 4), "base.0.lora_B.weight": (4, 2)}, r"an adapter \(LoRA\) alone"),
     ],
 )

@@ -1,12 +1,15 @@
 """By names: without graphs, keys are matched by shapes, names and order, with facts from the destination's own graph."""
 
 import logging
+from collections import OrderedDict
 
 from torch import nn
 
+from fxmap.files.checkpoint import Checkpoint
 from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.matching.keys.destination import ask, run_with
 from fxmap.matching.keys.mapper import map_by_name
+from fxmap.matching.keys.stored import Stored, over_file
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan, no_graph
 from fxmap.trace import stage
 
@@ -21,13 +24,16 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
     src, why = problem.src, no_graph(earlier)
     if isinstance(src, nn.Module):
         logger.warning("no graph, keys are mapped by name and shape: %s", why)
-    state = src.state_dict() if isinstance(src, nn.Module) else src.state
-    notes = () if isinstance(src, nn.Module) else checkpoint_notes(src)
+    found = Checkpoint(OrderedDict(src.state_dict()), "the source") if isinstance(src, nn.Module) else src
+    state = found.state
     told = ask(problem.dst)
     with stage("keys") as note:
+        seen = found.computed.seen(state)
+        stored = Stored.of(problem.dst.state_dict(), seen)
         mapping = map_by_name(
-            state, problem.dst.state_dict(), why, notes=notes, unread=told.unread, exchanges=told.exchanges
+            seen, stored.seen, why, notes=checkpoint_notes(found), unread=told.unread, exchanges=told.exchanges
         )
+        mapping = stored.over_destination(over_file(mapping, found.computed, state))
         note(f"{len(mapping)} of {len(mapping.knowledge.statuses)} keys")
     ran = run_with(mapping, state, problem.dst, problem.given.dst) if problem.run else ""
     mapping = mapping.with_notes(Note(ran, NoteKind.TRIAL_RUN)) if ran else mapping

@@ -1,0 +1,127 @@
+"""Computed weights: a file may hold a weight as several tensors, from which it is computed by the formula of its format.
+
+Idea: the names of a format's tensors are its own, whatever the network is called: `weight_g` beside `weight_v`, `SCB` beside
+`weight`, `qweight` beside `qzeros`. A model that stores its weights in the same way takes them as they are; for any other,
+the tensors are replaced by an expression over them, so that the rest of fxmap sees a plain weight. Kinds follow one another:
+an adapter may stand beside a weight of four bits.
+
+>>> import torch
+>>> file = {"fc.weight_orig": torch.ones(2, 3), "fc.weight_mask": torch.zeros(2, 3), "fc.bias": torch.ones(2)}
+>>> found = compute(file, {"fc.weight": torch.ones(2, 3)})
+>>> {key: str(weight.expression) for key, weight in found.weights.items()}
+{'fc.weight': 'fc.weight_orig * fc.weight_mask'}
+
+Cost: linear in the number of keys; values are read only where names and shapes leave the formula open.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fxmap.expressions.base import Expression
+from fxmap.files.computed.kind import CannotCompute, Kind, Settings, View, Weight
+from fxmap.files.computed.lora import ADAPTERS, SAVED, WRAPPED
+from fxmap.files.computed.packed_bits import CODES, WORDS
+from fxmap.files.computed.parametrized import PRUNING, SPECTRAL_NORM, WEIGHT_NORM
+from fxmap.files.computed.scaled import BY_ROWS, SCALED
+
+__all__ = ["KINDS", "Computed", "Settings", "compute"]
+
+# In the order in which they are computed: a later one may read what an earlier one made.
+KINDS: tuple[Kind, ...] = (
+    CODES,
+    BY_ROWS,
+    WORDS,
+    SCALED,
+    PRUNING,
+    SPECTRAL_NORM,
+    WEIGHT_NORM,
+    SAVED,
+    ADAPTERS,
+    WRAPPED,
+)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The weights that are computed from tensors of a file.
+
+    Attributes:
+        weights: by their key, which need not be one of the file.
+        read: the keys of the file that they stand for, each with the key of its weight.
+        kinds: the names of the kinds, with the number of weights of each.
+        refused: stems of weights that could not be computed, each with the reason.
+    """
+
+    weights: dict[str, Weight] = field(default_factory=dict)
+    read: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def expressions(self) -> dict[str, Expression]:
+        """The expression of every computed weight."""
+        return {key: weight.expression for key, weight in self.weights.items()}
+
+    def seen(self, state: Mapping[str, Any]) -> "OrderedDict[str, Any]":
+        """Return a state dict with computed weights in the place of their parts, without values: on the meta device.
+
+        The tensors of weights that could not be computed are left out: what they hold is no weight.
+        """
+        if not self.read and not self.refused:
+            return OrderedDict(state)
+        result: OrderedDict[str, Any] = OrderedDict()
+        withheld = set(self.withheld(state))
+        for key, value in state.items():
+            made = self.weights.get(self.read.get(key, ""))
+            if made is not None:
+                result[made.key] = torch.empty(made.shape, device="meta")
+            elif key not in withheld:
+                result[key] = value
+        return result
+
+    def withheld(self, state: Iterable[str]) -> list[str]:
+        """List the tensors of weights that could not be computed."""
+        stems = tuple(end for stem in self.refused for end in (f"{stem}.", f"{stem}_"))
+        return [key for key in state if key not in self.read and (key in self.refused or key.startswith(stems))]
+
+    def evaluated(self, state: Mapping[str, Any]) -> "OrderedDict[str, Any]":
+        """Return a state dict with computed weights in the place of their parts, with values."""
+        made = {key: weight.expression.evaluate(state) for key, weight in self.weights.items()}
+        return OrderedDict((key, made.get(key, value)) for key, value in self.seen(state).items())
+
+
+def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Settings | None = None) -> Computed:
+    """Find the weights of a file that are computed, for a model with the state dict `wanted`."""
+    view = View(state, settings or Settings())
+    kinds: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    same: set[str] = set()
+    for kind in KINDS:
+        stems = kind.stems(view.keys())
+        if kind.is_in(wanted):
+            same.update(stems)
+            continue
+        for stem in stems:
+            try:
+                made = list(kind.make(view, stem))
+            except CannotCompute as error:
+                refused[stem] = str(error)
+                continue
+            for weight in made:
+                view.add(weight)
+            kinds[kind.name] = kinds.get(kind.name, 0) + len(made)
+    if not any(map(_parametrized, wanted)):
+        left = {stem for stem in map(_parametrized, view.keys()) if stem and stem not in same}
+        refused |= dict.fromkeys(sorted(left), "a parametrization that is not known here")
+    read = {part: weight.key for weight in view.made.values() for part in weight.parts if part in state}
+    return Computed(view.made, read, {name: count for name, count in kinds.items() if count}, refused)
+
+
+def _parametrized(key: str) -> str:
+    """Return the path of a parametrized tensor, `fc.parametrizations.weight`, that a key belongs to; else nothing."""
+    owner, mark, rest = key.rpartition("parametrizations.")
+    return f"{owner}{mark}{rest.partition('.')[0]}" if mark and "." in rest else ""
