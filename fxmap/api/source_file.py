@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fxmap.api.resize import resized
 from fxmap.errors import LoadError, shorten
 from fxmap.files.checkpoint import Checkpoint
+from fxmap.files.computed.int8 import is_int8
 from fxmap.files.left_over import LeftOver, left_over
 from fxmap.files.packed import packing_of
 from fxmap.mapping.findings import Note, NoteKind
@@ -53,7 +54,9 @@ class SourceFile:
         """
         if src is None:
             return cls(found.state, None, found.where, {}, found.set_aside, read=tuple(found.computed.read))
-        own, held = src.state_dict(), found.computed.evaluated(found.state)
+        own = src.state_dict()
+        # An int8 model has packed entries itself.
+        held = found.state if is_int8(own) else found.computed.evaluated(found.state)
         spelling = spell(held, own)
         state = {spelling.names[key]: value for key, value in held.items()}
         for key, twin in _tied(own).items():

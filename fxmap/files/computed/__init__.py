@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from fxmap.expressions.base import Expression
+from fxmap.files.computed.int8 import is_int8, ranges, weights_of_int8
 from fxmap.files.computed.kind import CannotCompute, Kind, Settings, View, Weight
 from fxmap.files.computed.lora import ADAPTERS, SAVED, WRAPPED
 from fxmap.files.computed.packed_bits import CODES, WORDS
@@ -51,7 +52,8 @@ class Computed:
 
     Attributes:
         weights: by their key, which need not be one of the file.
-        read: the keys of the file that they stand for, each with the key of its weight.
+        read: the keys of the file that they stand for, each with the key of its weight; empty for the ranges of activations
+            of an int8 file, of which a float model makes nothing.
         kinds: the names of the kinds, with the number of weights of each.
         refused: stems of weights that could not be computed, each with the reason.
     """
@@ -75,11 +77,12 @@ class Computed:
             return OrderedDict(state)
         result: OrderedDict[str, Any] = OrderedDict()
         withheld = set(self.withheld(state))
+        made: dict[str, list[Weight]] = {}
+        for weight in self.weights.values():
+            made.setdefault(next(key for key in weight.parts if key in self.read), []).append(weight)
         for key, value in state.items():
-            made = self.weights.get(self.read.get(key, ""))
-            if made is not None:
-                result[made.key] = torch.empty(made.shape, device="meta")
-            elif key not in withheld:
+            result.update((weight.key, torch.empty(weight.shape, device="meta")) for weight in made.get(key, ()))
+            if key not in self.read and key not in withheld:
                 result[key] = value
         return result
 
@@ -100,6 +103,11 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
     kinds: dict[str, int] = {}
     refused: dict[str, str] = {}
     same: set[str] = set()
+    int8 = is_int8(state), is_int8(wanted)
+    if int8[0]:
+        for weight in weights_of_int8(view, as_float=not int8[1]):
+            view.add(weight)
+        kinds["int8, dequantized"] = 0 if int8[1] else len(view.made)
     for kind in KINDS:
         stems = kind.stems(view.keys())
         if kind.is_in(wanted):
@@ -118,6 +126,8 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
         left = {stem for stem in map(_parametrized, view.keys()) if stem and stem not in same}
         refused |= dict.fromkeys(sorted(left), "a parametrization that is not known here")
     read = {part: weight.key for weight in view.made.values() for part in weight.parts if part in state}
+    # A float model has no ranges of activations.
+    read |= dict.fromkeys(ranges(state) if int8 == (True, False) else (), "")
     return Computed(view.made, read, {name: count for name, count in kinds.items() if count}, refused)
 
 

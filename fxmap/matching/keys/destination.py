@@ -35,15 +35,27 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A batch norm behind a layer: the layer's weight and bias, the keys of the norm's own tensors by name, and its eps."""
+
+    weight: str
+    bias: str | None
+    parts: dict[str, str]
+    eps: float
+
+
+@dataclass(frozen=True)
 class KeyFacts:
     """Facts about a destination's keys from its graph.
 
     `unread` are the keys that it never reads in eval mode. Each of `exchanges` swaps the keys of two branches that compute
     the same function of the same values, and whose results are used in the same way: to exchange them has no effect.
+    `norms` are the batch norms that can be folded into the layer before them.
     """
 
     unread: frozenset[str] = frozenset()
     exchanges: tuple[Exchange, ...] = ()
+    norms: tuple[Norm, ...] = ()
 
 
 def ask(model: nn.Module) -> KeyFacts:
@@ -56,7 +68,7 @@ def ask(model: nn.Module) -> KeyFacts:
     ...     def forward(self, x):
     ...         return self.one(x) + self.two(x)
     >>> ask(Sum())
-    KeyFacts(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},))
+    KeyFacts(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},), norms=())
     """
     try:
         known = side(model)
@@ -65,7 +77,18 @@ def ask(model: nn.Module) -> KeyFacts:
         return KeyFacts()
     keys = (key for key in known.model.state_dict() if key in known.twin.stores)
     unread = frozenset(known.prefix + key for key in keys if known.main.read.isdisjoint(known.names(key)))
-    return KeyFacts(unread, tuple(_exchanges(known)))
+    return KeyFacts(unread, tuple(_exchanges(known)), tuple(_norms(known)))
+
+
+def _norms(known: Side) -> Iterator[Norm]:
+    """Yield the batch norms of a float destination that the graph reads as one with the layer before them."""
+    graph = known.main.ops
+    keys = {part: known.prefix + key for key in known.twin.stores for part in known.names(key)}
+    for op in graph.ops():
+        tensors = {name: keys.get(tensor.key or "", "") for name, tensor in graph.tensors(op.name).items()}
+        own = {name.removeprefix("norm."): key for name, key in tensors.items() if name.startswith("norm.")}
+        if {"running_mean", "running_var"} <= own.keys() and tensors.get("weight") and all(own.values()):
+            yield Norm(tensors["weight"], tensors.get("bias"), own, op.attribute("norm.eps", 0.0))
 
 
 def _exchanges(known: Side) -> Iterator[Exchange]:

@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.expressions.arithmetic import Size
-from fxmap.expressions.base import Expression, substitute
+from fxmap.expressions.arithmetic import Full, NeutralVariance, Size
+from fxmap.expressions.base import Expression, Source, substitute
+from fxmap.expressions.quantized import Packed, Unpacked
 from fxmap.files.computed import Computed
+from fxmap.files.computed.int8 import PACKED, is_int8, packed_layers, ranges, under
 from fxmap.files.computed.lora import is_adapter
 from fxmap.files.computed.parametrized import PRUNING, SPECTRAL_NORM, WEIGHT_NORM, axis_of_size, names_of_weight_norm
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
+from fxmap.matching.keys.destination import Norm
 
 _FRESH = "a fresh adapter (LoRA), which changes nothing"
 _TRAINED = (
@@ -29,6 +32,13 @@ _TRAINED = (
 _SPLIT = (
     "the destination computes this weight from several tensors ({name}), which the weight does not determine: remove the "
     "parametrization from the destination, and load the weight into that"
+)
+
+_OWN_DTYPE = "the dtype of the destination's integers"
+
+_RANGE = (
+    "a range of activations of an int8 destination, which a float file does not have: give the model that the file was "
+    "saved from and batches of inputs (src=, calibration=)"
 )
 
 
@@ -51,68 +61,137 @@ class Stored:
     Attributes:
         own: its state dict.
         seen: the same, with a plain weight in the place of those tensors, and without those that cannot be made.
-        normed: by the key of a plain weight, the keys of direction and size, and the axis of the size.
+        made: how keys of the destination are made from keys that are seen.
         kept, missing: keys that are left out, each with the reason.
     """
 
     own: Mapping[str, Any]
     seen: Mapping[str, Any]
-    normed: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    made: dict[str, Expression] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, own: Mapping[str, Any], source: Collection[str]) -> "Stored":
+    def of(cls, own: Mapping[str, Any], source: Mapping[str, Any], norms: Collection[Norm] = ()) -> "Stored":
         """Look at a destination for a source with the given keys, which may store its weights in the same way.
 
         >>> own = {"fc.weight_g": torch.ones(2, 1), "fc.weight_v": torch.ones(2, 3)}
-        >>> list(Stored.of(own, ["fc.weight"]).seen), list(Stored.of(own, own).seen)
+        >>> list(Stored.of(own, {"fc.weight": own["fc.weight_v"]}).seen), list(Stored.of(own, own).seen)
         (['fc.weight'], ['fc.weight_g', 'fc.weight_v'])
         """
-        normed: dict[str, tuple[str, str, int]] = {}
-        for stem in WEIGHT_NORM.stems(own) if not WEIGHT_NORM.stems(source) else ():
-            size, direction, key = names_of_weight_norm(stem)
-            normed[key] = direction, size, axis_of_size(tuple(own[size].shape), tuple(own[direction].shape))
+        places: dict[str, dict[str, Any]] = {}
+        made: dict[str, Expression] = {}
+        for part in (_normed(own, source), _packed(own), _neutral(own, source, norms)):
+            places |= part.places
+            made |= part.made
         missing, kept = _adapters(own, source)
-        for kind in (PRUNING, SPECTRAL_NORM):
-            for stem in kind.stems(own) if not kind.stems(source) else ():
-                reason = _SPLIT.format(name=kind.name)
-                missing |= {key: reason for key in own if key.startswith((f"{stem}_", f"{stem}.")) and key not in normed}
-        gone = {part for direction, size, _ in normed.values() for part in (direction, size)}
-        by_direction = {direction: key for key, (direction, _, _) in normed.items()}
+        missing |= _split(own, source)
+        kept |= {key: _OWN_DTYPE for key, value in own.items() if isinstance(value, torch.dtype)}
         seen: OrderedDict[str, Any] = OrderedDict()
         for key, value in own.items():
-            if key in by_direction:
-                seen[by_direction[key]] = value
-            elif key not in gone and key not in missing and key not in kept:
+            seen.update(places.get(key, {}))
+            if key not in made and key not in missing and key not in kept:
                 seen[key] = value
-        return cls(own, seen if gone or missing or kept else own, normed, kept, missing)
+        return cls(own, seen if made or missing or kept else own, made, kept, missing)
 
     def over_destination(self, mapping: KeyMapping) -> KeyMapping:
         """Return a mapping of the destination's own keys, of one of the keys that were seen."""
         if self.seen is self.own:
             return mapping
-        known = mapping.knowledge
-        made: dict[str, Expression] = {}
-        names: dict[str, str] = {key: key for key in known.statuses}
-        for key, (direction, size, axis) in self.normed.items():
-            names |= {direction: key, size: key}
-            if key in mapping:
-                made |= {direction: mapping[key], size: Size(mapping[key], axis)}
-        made |= {key: part for key, part in mapping.items() if key not in self.normed}
-        statuses = {key: known.statuses[names[key]] for key in self.own if key in names}
+        known, leaves = mapping.knowledge, dict(mapping)
+        made, statuses, reasons, mismatched = dict(leaves), dict(known.statuses), dict(known.reasons), list(known.mismatched)
+        for key, expression in self.made.items():
+            open_ones = [source for source in expression.sources() if source not in leaves]
+            if not open_ones:
+                made[key], statuses[key] = _tidy(substitute(expression, leaves)), Status.GUESSED
+                continue
+            statuses[key] = known.statuses[open_ones[0]]
+            reasons[key] = known.reasons.get(open_ones[0], "nothing is known of what it is made of")
+            mismatched += [replace(one, key=key) for one in known.mismatched if one.key == open_ones[0]]
         statuses |= dict.fromkeys(self.kept, Status.KEPT) | dict.fromkeys(self.missing, Status.MISSING)
-        reasons = {key: known.reasons[name] for key, name in names.items() if name in known.reasons}
         findings = replace(
             known,
             statuses={key: statuses[key] for key in self.own if key in statuses},
             reasons=reasons | self.kept | self.missing,
-            mismatched=tuple(
-                replace(one, key=self.normed[one.key][0]) if one.key in self.normed else one for one in known.mismatched
-            ),
+            mismatched=tuple(one for one in mismatched if one.key in self.own),
         )
         ordered = {key: made[key] for key in self.own if key in made}
         return KeyMapping(ordered, findings, replace(mapping.proof, statuses=findings.statuses), mapping.trace)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Keys that are seen, with their values, in the place of a key of the destination; and how its keys are made of them."""
+
+    places: dict[str, dict[str, Any]]
+    made: dict[str, Expression]
+
+
+def _normed(own: Mapping[str, Any], source: Mapping[str, Any]) -> _Part:
+    """See the weight of weight norm as a plain one, where the source has it so."""
+    part = _Part({}, {})
+    for stem in WEIGHT_NORM.stems(own) if not WEIGHT_NORM.stems(source) else ():
+        size, direction, key = names_of_weight_norm(stem)
+        axis = axis_of_size(tuple(own[size].shape), tuple(own[direction].shape))
+        part.places[direction] = {key: own[direction]}
+        part.made.update({direction: Source(key), size: Size(Source(key), axis)})
+    return part
+
+
+def _packed(own: Mapping[str, Any]) -> _Part:
+    """See the weight and the bias that an int8 layer packs in one entry."""
+    part = _Part({}, {})
+    for path in packed_layers(own):
+        key, weight, bias = under(path, PACKED), under(path, "weight"), under(path, "bias")
+        has_bias = own[key][1] is not None
+        part.places[key] = {weight: own[key][0]} | ({bias: own[key][1]} if has_bias else {})
+        part.made[key] = Packed(Source(weight), Source(bias) if has_bias else None)
+    return part
+
+
+def _neutral(own: Mapping[str, Any], source: Mapping[str, Any], norms: Collection[Norm]) -> _Part:
+    """See layers without their norms, where the source has no norms at all, and make these so that they change nothing.
+
+    The source's norms were folded, or there never were any: its function is that of the layers alone.
+    """
+    part = _Part({}, {})
+    if any(key.rpartition(".")[2] in ("running_var", "moving_variance") for key in source):
+        return part
+    for norm in norms:
+        like, channels = Source(norm.weight), tuple(own[norm.parts["running_var"]].shape)
+        bias: Expression = Full(channels, 0.0, like)
+        if norm.bias is None and "bias" in norm.parts:
+            seen = f"{norm.weight.rpartition('.')[0]}.bias".lstrip(".")
+            part.places[norm.weight] = {seen: own[norm.parts["bias"]]}
+            bias = Source(seen)
+        made = {
+            "weight": Full(channels, 1.0, like),
+            "bias": bias,
+            "running_mean": Full(channels, 0.0, like),
+            "running_var": NeutralVariance(channels, norm.eps, like),
+        }
+        part.made.update({key: made[name] for name, key in norm.parts.items()})
+    return part
+
+
+def _tidy(expression: Expression) -> Expression:
+    """Return an entry that is taken apart and packed again as what it is."""
+    match expression:
+        case Packed(Unpacked(Source(key), 0), Unpacked(Source(other), 1)) if key == other:
+            return Source(key)
+    return expression
+
+
+def _split(own: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys that a plain weight does not determine, and the ranges that a float source does not have."""
+    missing: dict[str, str] = {}
+    for kind in (PRUNING, SPECTRAL_NORM):
+        for stem in kind.stems(own) if not kind.stems(source) else ():
+            reason = _SPLIT.format(name=kind.name)
+            missing |= {key: reason for key in own if key.startswith((f"{stem}_", f"{stem}."))}
+    if is_int8(own) and not ranges(source):
+        missing |= dict.fromkeys(ranges(own), _RANGE)
+    return missing
 
 
 def _adapters(own: Mapping[str, Any], source: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:

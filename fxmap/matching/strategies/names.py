@@ -29,10 +29,9 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
     told = ask(problem.dst)
     with stage("keys") as note:
         seen = found.computed.seen(state)
-        stored = Stored.of(problem.dst.state_dict(), seen)
-        mapping = map_by_name(
-            seen, stored.seen, why, notes=checkpoint_notes(found), unread=told.unread, exchanges=told.exchanges
-        )
+        stored = Stored.of(problem.dst.state_dict(), seen, told.norms)
+        exchanges = [pair for pair in told.exchanges if stored.seen.keys() >= {*pair, *pair.values()}]
+        mapping = map_by_name(seen, stored.seen, why, notes=checkpoint_notes(found), unread=told.unread, exchanges=exchanges)
         mapping = stored.over_destination(over_file(mapping, found.computed, state))
         note(f"{len(mapping)} of {len(mapping.knowledge.statuses)} keys")
     ran = run_with(mapping, state, problem.dst, problem.given.dst) if problem.run else ""
