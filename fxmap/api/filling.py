@@ -65,7 +65,7 @@ def fill(
     if calibration is not None:
         mapping = mapping.without_ranges()
     if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
-        mapping.load_into(dst, state, options.on_mismatch)
+        mapping.load_into(dst, state, options.on_mismatch, verify=False)  # `accept` has judged it
         return mapping
     if options.on_mismatch == "raise":
         mapping.require_complete()

@@ -6,6 +6,7 @@ from typing import Literal
 from fxmap.errors import ProofError, ProofWarning
 from fxmap.mapping.applying import refuse_unusable
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.verdict import refuse_refuted
 
 Verify = bool | Literal["required", "warn"]
 
@@ -45,14 +46,8 @@ def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> Non
         return
     if verify == "required":
         raise ProofError(f"not every key that the output depends on is proven: {proof}. Nothing was written")
-    if proof.refuted and verify != "warn":
-        raise ProofError(
-            f"both models were run with the mapped weights, and their outputs differ (relative error {proof.error:.1e}), "
-            "which nothing that is known of the two models explains: the mapping is wrong. "
-            f"{proof.divergence or proof.reason}. Nothing was written. Look at fxmap.auto_map(src, dst), correct it by "
-            'hand: fxmap.KeyMapping(dict(mapping) | {key: source_key}); or pass verify="warn" to write it all the same, '
-            "with a warning, or verify=False to run nothing"
-        )
-    if not guessed:
+    if proof.refuted:
+        refuse_refuted(proof, verify)
+    elif not guessed:
         where = f". {proof.divergence}" if proof.divergence else ""
         warnings.warn(f"{proof.verdict}: {proof.reason}{where}", ProofWarning, stacklevel=3)

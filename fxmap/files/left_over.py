@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_MASK, _FILL, _FREQUENCIES = "a causal mask", "what a mask is filled with", "frequencies, as those of rotary embeddings"
+
+# What a model makes itself, whatever weights it has.
+CONSTANTS = (_MASK, _FILL, _FREQUENCIES)
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOver:
@@ -46,9 +51,9 @@ def left_over(state: Mapping[str, Any], used: Collection[str], skipped: Collecti
     for key, value in state.items():
         if key in used or key in skipped or not isinstance(value, Tensor):
             continue
-        inert = _inert(key, value) or _copied(value, state, sizes.get(tuple(value.shape), []))
-        if inert:
-            yield LeftOver(key, inert, inert=True)
+        harmless = inert(key, value) or _copied(value, state, sizes.get(tuple(value.shape), []))
+        if harmless:
+            yield LeftOver(key, harmless, inert=True)
         elif "lora_" in key:
             yield LeftOver(key, "a low-rank adapter (LoRA), which belongs into the weight that it stands beside", grave=True)
         else:
@@ -74,7 +79,7 @@ def _copied(value: Tensor, state: Mapping[str, Any], others: Collection[str]) ->
     return f"the same numbers as {same}" if same else ""
 
 
-def _inert(key: str, value: Tensor) -> str:
+def inert(key: str, value: Tensor) -> str:
     """Say why a tensor changes no output, as far as it shows; empty where it may."""
     if value.is_meta or value.is_quantized or not value.numel():
         return ""
@@ -85,10 +90,18 @@ def _inert(key: str, value: Tensor) -> str:
     if key.rpartition(".")[2] == "bias" and not value.any():
         return "a bias of 0"
     if value.numel() == 1 and value.item() <= -1e3:
-        return "what a mask is filled with"
-    if value.dim() >= 2 and value.shape[-1] == value.shape[-2] > 1 and torch.equal(value, torch.ones_like(value).tril()):
-        return "a causal mask"
-    return "frequencies, which a model makes itself" if _is_geometric(value) else ""
+        return _FILL
+    if value.dim() >= 2 and value.shape[-1] == value.shape[-2] > 1 and _is_causal(value):
+        return _MASK
+    return _FREQUENCIES if _is_geometric(value) else ""
+
+
+def _is_causal(value: Tensor) -> bool:
+    """Whether a tensor is 1 up to the diagonal and 0 behind it, or 0 up to it and very negative behind it."""
+    if torch.equal(value, torch.ones_like(value).tril()):
+        return True
+    behind = torch.ones_like(value, dtype=torch.bool).triu(1)
+    return not bool(value[~behind].any()) and bool((value[behind] <= -1e3).all())
 
 
 def _is_geometric(value: Tensor) -> bool:

@@ -8,18 +8,35 @@ _GET_IT = "the file itself was not downloaded: fetch it with `git lfs pull`, or 
 
 _ANEW = "whoever was asked for the file answered with a page: download it anew"
 
+# What a name ends in.
+_ENDINGS: tuple[tuple[str, str, str], ...] = (
+    (".onnx", "an ONNX model", "save its initializers as a dict of tensors first: onnx.numpy_helper.to_array(initializer)"),
+    (
+        ".distcp",
+        "a part of a checkpoint of torch.distributed.checkpoint",
+        "make one file of its folder with torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, path)",
+    ),
+    (".tflite", "a TensorFlow Lite model", "take the checkpoint that it was made from"),
+    (".msgpack", "a checkpoint of Flax", "save its arrays as a dict of tensors first"),
+    (".npz", "an archive of NumPy arrays", "save its arrays as a dict of tensors first"),
+    (".json", "a file of JSON, and no index of shards, which is named *.index.json", "name the file of the weights"),
+)
+
 # What a file begins with, what it is, and what to do.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS, and not the file that it points to", _GET_IT),
-    (
-        b"<!doctype",
-        "a page of HTML, and no checkpoint",
-        "whoever was asked for the file answered with a page: download it anew",
-    ),
+    (b"<!doctype", "a page of HTML, and no checkpoint", _ANEW),
     (b"<html", "a page of HTML, and no checkpoint", _ANEW),
     (b"<?xml", "a page of XML, and no checkpoint", _ANEW),
     (b"gguf", "a GGUF file", "convert it back to safetensors, or take the checkpoint that it was made from"),
     (b"\x89hdf\r\n", "an HDF5 file, as Keras writes it", "save its arrays as a dict of tensors first"),
+    (b"\x93numpy", "an array of NumPy", "save it under its key: torch.save({key: torch.from_numpy(array)}, path)"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"bzh", "a bzip2 archive", "unpack it first"),
+    (b"\xfd7zxz", "an xz archive", "unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (b"rar!", "a RAR archive", "unpack it first"),
+    (b"%pdf", "a PDF document, and no checkpoint", _ANEW),
 )
 
 
@@ -35,8 +52,14 @@ def stranger(path: Path) -> str:
     try:
         with path.open("rb") as file:
             start = file.read(64).lstrip().lower()
+            if not start and not path.stat().st_size:
+                return f"an empty file: {_GET_IT}"
     except OSError:
         return ""
+    if not path.name.endswith(".index.json"):
+        for ending, what, way_out in _ENDINGS:
+            if path.name.lower().endswith(ending):
+                return f"{what}: {way_out}"
     found = next((f"{what}: {way_out}" for begin, what, way_out in _BEGINNINGS if start.startswith(begin)), "")
     if not found and start.startswith(b"pk\x03\x04") and _is_script(path):
         return (
@@ -101,5 +124,10 @@ def file_in(folder: Path) -> Path | str:
         return (
             f"a folder of {len(shards)} shards of tensor parallelism ({', '.join(shards[:3])}), each with a part of every "
             "tensor: join them with the tools of the library that wrote them"
+        )
+    if any(folder.glob("**/*zero_pp_rank_*")):
+        return (
+            "a folder of DeepSpeed, whose tensors are shared out among ranks (ZeRO): make one file of it with "
+            "zero_to_fp32.py, which DeepSpeed puts beside it"
         )
     return "a folder: name the file in it, such as one that ends in .safetensors or .index.json"

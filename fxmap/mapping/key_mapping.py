@@ -20,6 +20,7 @@ from torch import nn
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
+from fxmap.expressions.text import read
 from fxmap.files.writing import write_text
 from fxmap.mapping.applying import (
     evaluate,
@@ -39,6 +40,7 @@ from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
+from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.trace import Trace
 
@@ -53,7 +55,8 @@ class KeyMapping(Mapping[str, Expression]):
     same keys in the same way, whether or not a run has proven that since.
 
     Args:
-        expressions: for each destination key an expression, or a source key for a rename.
+        expressions: for each destination key an expression, or its text: a source key for a rename, or what is printed for
+            rows, joins, other shapes and orders (`qkv.weight[0:64]`).
         knowledge: statuses, reasons and notes; may be left out in a mapping written by hand.
         proof: the result of running both models; left out, it is one that says that it was not asked for.
         trace: the stages that led to the mapping; no part of equality nor of JSON.
@@ -176,7 +179,11 @@ class KeyMapping(Mapping[str, Expression]):
         return evaluate(self, state_dict, like)
 
     def load_into(
-        self, dst: nn.Module, state_dict: Mapping[str, Any], on_mismatch: Literal["raise", "keep"] = "raise"
+        self,
+        dst: nn.Module,
+        state_dict: Mapping[str, Any],
+        on_mismatch: Literal["raise", "keep"] = "raise",
+        verify: bool | Literal["warn"] = True,
     ) -> Loaded:
         """Load a source state dict into the destination: all of it, or nothing.
 
@@ -186,9 +193,12 @@ class KeyMapping(Mapping[str, Expression]):
         Args:
             on_mismatch: "raise" if a key that the output depends on has no source, or one of another shape; "keep" to
                 let the destination keep its own values there.
+            verify: refuse a mapping that a run has refuted (`proof.refuted`), and warn where outputs differ for a known
+                reason; "warn" writes both with a warning, False without.
 
         Raises:
             LoadError: a key does not fit, or nothing would be written.
+            ProofError: both models were run, their outputs differ, and no known difference of the models explains it.
             MissingCalibration, MappingError, DifferentNetworks: as `apply`.
         """
         if on_mismatch == "raise":
@@ -196,6 +206,7 @@ class KeyMapping(Mapping[str, Expression]):
             refuse_unknown(self, self.knowledge, dst.state_dict())
         elif on_mismatch != "keep":
             raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
+        refuse_refuted(self.proof, verify)
         return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
 
     def require_complete(self) -> None:
@@ -318,9 +329,12 @@ def _unverified(findings: Findings) -> Findings:
 
 
 def _expression(key: str, value: object) -> Expression:
-    """Return an expression unchanged, and a source key as a rename."""
+    """Return an expression unchanged, a source key as a rename, and the text of an expression as that expression."""
     if isinstance(value, str):
-        return Source(value)
+        try:
+            return read(value)
+        except MappingError as error:
+            raise MappingError(f"{key}: {error}") from error
     if not isinstance(value, Expression):
         raise MappingError(f"{key}: neither an expression nor a source key: {value!r}")
     return value

@@ -56,3 +56,29 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     assert "2 shards of tensor parallelism" in refused(tmp_path)
     assert "one of 2 shards of tensor parallelism" in refused(tmp_path / "consolidated.00.pth")
     assert "name the file in it" in refused(tmp_path.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.pth", b"", "an empty file"),
+        ("m.pth", b"\x1f\x8b\x08abc", "a gzip archive"),
+        ("m.onnx", b"\x08\x07", "an ONNX model"),
+        ("__0_0.distcp", b"x", "torch.distributed.checkpoint"),
+        ("config.json", b"{}", "no index of shards"),
+        ("m.pth", bytes(range(200)), "neither torch.save nor safetensors wrote it"),
+    ],
+)
+def test_other_files_are_called_by_their_name_and_no_library_is_quoted(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = refused(tmp_path / name)
+    assert words in message
+    assert "weights_only" not in message
+
+
+def test_a_folder_of_deepspeed_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "global_step5").mkdir()
+    (tmp_path / "global_step5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
+    assert "zero_to_fp32" in refused(tmp_path)

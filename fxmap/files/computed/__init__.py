@@ -46,6 +46,10 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
+# What reading a file of other contents than its names say may raise.
+_MALFORMED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
+
+
 @dataclass(frozen=True)
 class Computed:
     """The weights that are computed from tensors of a file.
@@ -116,7 +120,7 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
         for stem in stems:
             try:
                 made = list(kind.make(view, stem))
-            except CannotCompute as error:
+            except (CannotCompute, *_MALFORMED) as error:
                 refused[stem] = str(error)
                 continue
             for weight in made:

@@ -133,10 +133,11 @@ def _is_turned(view: View) -> bool:
     said = view.settings.adapter.get("fan_in_fan_out")
     if isinstance(said, bool):
         return said
+    whole = View(view.file, view.settings)
     for stem in stems(view.file):
         try:
-            found = _adapter(view, stem)
-            a, b, shape = view.shape(found.down), view.shape(found.up), view.shape(found.base)
+            found = _adapter(whole, stem)
+            a, b, shape = whole.shape(found.down), whole.shape(found.up), whole.shape(found.base)
         except CannotCompute:
             continue
         if len(shape) == 2 and b[0] != a[1] and not found.embedding:

@@ -1,7 +1,7 @@
 """Weights whose numbers of few bits are packed in words: GPTQ, AWQ, and bitsandbytes in 4 bits."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -19,6 +19,8 @@ _SHIFTS = {"gptq": 1, "gptq_v2": 0}
 
 def _words(view: View, stem: str) -> Iterator[Weight]:
     words, zeros, scales, groups = (f"{stem}.{name}" for name in ("qweight", "qzeros", "scales", "g_idx"))
+    if {view.tensor(words).dtype, view.tensor(zeros).dtype} != {torch.int32}:
+        raise CannotCompute(f"{words} and {zeros} are not in words of 32 bits")
     (rows, columns), (count, outputs) = _matrix(view, words), _matrix(view, scales)
     bits, rest = divmod(32 * _matrix(view, zeros)[1], outputs)
     if rest or bits not in (2, 3, 4, 8) or _matrix(view, zeros)[0] != count:
@@ -47,7 +49,8 @@ def _matrix(view: View, key: str) -> tuple[int, int]:
 def _groups(view: View, key: str, inputs: int, count: int) -> Expression | None:
     if key not in view or not view.tensor(key).numel():
         return None
-    if view.shape(key) != (inputs,) or int(view.tensor(key).max()) >= count:
+    given = view.tensor(key)
+    if view.shape(key) != (inputs,) or not 0 <= int(given.min()) <= int(given.max()) < count:
         raise CannotCompute(f"{key} is {list(view.shape(key))}, for {inputs} inputs in {count} groups")
     return view.read(key)
 
@@ -64,9 +67,9 @@ def _shift(view: View) -> int:
     said = _SHIFTS.get(str(view.settings.packing.get("checkpoint_format", "")))
     if said is not None:
         return said
-    means = [_mean_step(view, stem) for stem in WORDS.stems(view.file)[:4]]
+    mean, uncertain = _mean_step(view.file, WORDS.stems(view.file)[:8])
     for shift in (0, 1):
-        if means and all(abs(mean - shift) < 0.3 for mean in means):
+        if uncertain < 0.5 and abs(mean - shift) < max(uncertain, 0.25):
             return shift
     raise CannotCompute(
         "which version of GPTQ it is, neither a config beside the file nor the mean of the weights tells: give the folder, "
@@ -74,10 +77,17 @@ def _shift(view: View) -> int:
     )
 
 
-def _mean_step(view: View, stem: str) -> float:
-    words, zeros, scales = (view.tensor(f"{stem}.{name}") for name in ("qweight", "qzeros", "scales"))
-    bits = 32 * zeros.shape[1] // scales.shape[1]
-    return float(unpacked_bits(words, bits).float().mean() - unpacked_bits(zeros.t(), bits).float().mean())
+def _mean_step(file: Mapping[str, Any], stems: list[str]) -> tuple[float, float]:
+    """Return the mean of some layers' numbers above their zeros, in steps, and how far chance may move it."""
+    sums, variances, count = 0.0, 0.0, 0
+    for stem in stems:
+        words, zeros, scales = (file[f"{stem}.{name}"] for name in ("qweight", "qzeros", "scales"))
+        bits = 32 * zeros.shape[1] // scales.shape[1]
+        numbers = unpacked_bits(words, bits).float()
+        sums += float(numbers.sum() - unpacked_bits(zeros.t(), bits).float().mean() * numbers.numel())
+        variances += float(numbers.var(correction=0)) * numbers.numel()
+        count += numbers.numel()
+    return sums / count, 3.5 * variances**0.5 / count
 
 
 def _codes(view: View, stem: str) -> Iterator[Weight]:
@@ -91,6 +101,8 @@ def _codes(view: View, stem: str) -> Iterator[Weight]:
         count = prod(view.shape(absmax))
         inner = LookedUp(scale, view.read(nested[1]), view.read(nested[0]), 8, int(about["nested_blocksize"]), (count,))
         scale = Shifted(inner, float(about["nested_offset"]))
+    if prod(view.shape(table)) != 16 or (nested[1] in view and prod(view.shape(nested[1])) != 256):
+        raise CannotCompute(f"{table} is {list(view.shape(table))}, where a table of 16 numbers is expected")
     if prod(view.shape(stem)) * 2 < prod(shape) or prod(view.shape(absmax)) * block < prod(shape):
         raise CannotCompute(f"{stem} is {list(view.shape(stem))}, and {state} says that it holds {list(shape)}")
     made = LookedUp(view.read(stem), view.read(table), scale, 4, block, shape)

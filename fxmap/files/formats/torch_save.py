@@ -38,7 +38,11 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
         # An older format, or a damaged file: the message of torch names the first global, if that is the reason.
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     if not names:
-        return f"{path}: not a readable checkpoint: {reason_of(error)}"
+        return (
+            f"{path}: not a readable checkpoint: neither torch.save nor safetensors wrote it, or it is damaged, or it holds "
+            "objects of a kind that is not read. Download it anew, or save the weights alone where it comes from: "
+            "torch.save(model.state_dict(), path)"
+        )
     return (
         f"{path}: refused: it holds more than tensors, and reading it would run code: it wants {shorten(sorted(names))}. "
         "Where the file comes from, save the weights alone: torch.save(model.state_dict(), path). If you trust whoever made "

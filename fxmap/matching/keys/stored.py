@@ -20,6 +20,7 @@ from fxmap.files.computed import Computed
 from fxmap.files.computed.int8 import PACKED, is_int8, packed_layers, ranges, under
 from fxmap.files.computed.lora import is_adapter
 from fxmap.files.computed.parametrized import PRUNING, SPECTRAL_NORM, WEIGHT_NORM, axis_of_size, names_of_weight_norm
+from fxmap.files.left_over import CONSTANTS, inert
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.matching.keys.destination import Norm
@@ -72,8 +73,16 @@ class Stored:
     missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, own: Mapping[str, Any], source: Mapping[str, Any], norms: Collection[Norm] = ()) -> "Stored":
+    def of(
+        cls,
+        own: Mapping[str, Any],
+        source: Mapping[str, Any],
+        norms: Collection[Norm] = (),
+        buffers: Collection[str] = (),
+    ) -> "Stored":
         """Look at a destination for a source with the given keys, which may store its weights in the same way.
+
+        `buffers` are those of its keys that are no parameters: masks and frequencies among them are the destination's own.
 
         >>> own = {"fc.weight_g": torch.ones(2, 1), "fc.weight_v": torch.ones(2, 3)}
         >>> list(Stored.of(own, {"fc.weight": own["fc.weight_v"]}).seen), list(Stored.of(own, own).seen)
@@ -87,6 +96,7 @@ class Stored:
         missing, kept = _adapters(own, source)
         missing |= _split(own, source)
         kept |= {key: _OWN_DTYPE for key, value in own.items() if isinstance(value, torch.dtype)}
+        kept |= _constants({key: own[key] for key in buffers}, source)
         seen: OrderedDict[str, Any] = OrderedDict()
         for key, value in own.items():
             seen.update(places.get(key, {}))
@@ -192,6 +202,13 @@ def _split(own: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, str]:
     if is_int8(own) and not ranges(source):
         missing |= dict.fromkeys(ranges(own), _RANGE)
     return missing
+
+
+def _constants(buffers: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, str]:
+    """Return the buffers that a model makes itself (masks, frequencies), if no tensor of the source has their shape."""
+    shapes = {tuple(value.shape) for value in source.values() if isinstance(value, Tensor)}
+    found = {key: inert(key, value) for key, value in buffers.items() if tuple(value.shape) not in shapes}
+    return {key: f"{what}, which the destination makes itself" for key, what in found.items() if what in CONSTANTS}
 
 
 def _adapters(own: Mapping[str, Any], source: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:

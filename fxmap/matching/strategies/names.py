@@ -29,7 +29,8 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
     told = ask(problem.dst)
     with stage("keys") as note:
         seen = found.computed.seen(state)
-        stored = Stored.of(problem.dst.state_dict(), seen, told.norms)
+        own = problem.dst.state_dict()
+        stored = Stored.of(own, seen, told.norms, [key for key, _ in problem.dst.named_buffers() if key in own])
         exchanges = [pair for pair in told.exchanges if stored.seen.keys() >= {*pair, *pair.values()}]
         mapping = map_by_name(seen, stored.seen, why, notes=checkpoint_notes(found), unread=told.unread, exchanges=exchanges)
         mapping = stored.over_destination(over_file(mapping, found.computed, state))

@@ -1,0 +1,38 @@
+"""Verdict: a mapping that a run has refuted, or with which outputs differ, is not written without a word."""
+
+import warnings
+from typing import Literal
+
+from fxmap.errors import ProofError, ProofWarning
+from fxmap.mapping.proof import Proof
+
+
+def refuse_refuted(proof: Proof, verify: bool | Literal["warn"] = True) -> None:
+    """Raise an error where a run refuted the mapping, or warn of it with `verify="warn"`; warn where outputs differ.
+
+    Raises:
+        ProofError: the mapping is refuted.
+
+    >>> refuse_refuted(Proof(forwards=6, error=0.4, differs=True))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fxmap.errors.ProofError: both models were run with the mapped weights, and their outputs differ ...
+    """
+    if verify is False:
+        return
+    if not proof.refuted:
+        if proof.forwards and proof.differs:
+            where = f". {proof.divergence}" if proof.divergence else ""
+            warnings.warn(f"{proof.verdict}: {proof.reason}{where}", ProofWarning, stacklevel=3)
+        return
+    text = (
+        f"both models were run with the mapped weights, and their outputs differ (relative error {proof.error:.1e}), "
+        f"which nothing that is known of the two models explains: the mapping is wrong. {proof.divergence or proof.reason}"
+    )
+    if verify == "warn":
+        warnings.warn(f"{proof.verdict}: {text}", ProofWarning, stacklevel=3)
+        return
+    raise ProofError(
+        f"{text}. Nothing was written. Look at fxmap.auto_map(src, dst), correct it by hand: "
+        'fxmap.KeyMapping(dict(mapping) | {key: source_key}); or pass verify="warn" to write it all the same, with a '
+        "warning, or verify=False to write it without one"
+    )
