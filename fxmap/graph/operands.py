@@ -23,7 +23,11 @@ from fxmap.graph.kinds import Trait, has, kind_of, kinds
 _WHOLE = (kinds(Trait.MOVEMENT) - kinds(Trait.PART)) | kinds(Trait.IDENTITY)
 
 
-_COMPOSING = kinds(Trait.PART | Trait.ARRANGE | Trait.LOOKUP | Trait.SCALING)
+# A part of a tensor is replaced by another one, or by zeros.
+_WRITES = frozenset({"select_scatter", "slice_scatter"})
+
+
+_COMPOSING = kinds(Trait.PART | Trait.ARRANGE | Trait.LOOKUP | Trait.SCALING) | _WRITES
 
 
 _LAYERS = kinds(Trait.AFFINE | Trait.MATRIX_PRODUCT)
@@ -172,7 +176,7 @@ class Operands:
         parts = [self._follow(part) for part in node.all_input_nodes if part in self.nodes]
         known = [part for value in parts for part in (value if isinstance(value, list) else [value])]
         count = max(len(part.terms) for part in known)
-        joined = len(parts) > 1 or has(kind_of(node), Trait.ARRANGE)
+        joined = len(parts) > 1 or has(kind_of(node), Trait.ARRANGE) or kind_of(node) in _WRITES
         if joined and any(part.shift or any(term.factor != 1.0 for term in part.terms) for part in known):
             raise NotComposed
         moved = [call(node, partial(self._raised, index)) for index in range(count)]

@@ -77,7 +77,7 @@ def test_only_the_sum_of_token_and_position_matters() -> None:
 
 
 class Biased(nn.Module):
-    """A joined projection: a bias of parts and zeros, or one tensor; or three projections."""
+    """A joined projection: a bias of parts and zeros, or one whose middle is set to zero; or three projections."""
 
     def __init__(self, style: str) -> None:
         super().__init__()
@@ -86,6 +86,8 @@ class Biased(nn.Module):
             self.q, self.k, self.v = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
         else:
             self.weight = nn.Parameter(torch.zeros(3 * WIDTH, WIDTH))
+            self.bias = nn.Parameter(torch.zeros(3 * WIDTH)) if style == "written" else None
+        if style == "parts":
             self.q_bias, self.v_bias = nn.Parameter(torch.zeros(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
         self.out = nn.Linear(WIDTH, 3)
 
@@ -94,6 +96,11 @@ class Biased(nn.Module):
             raise ValueError("of another length")
         if self.style == "separate":
             q, k, v = self.q(x), self.k(x), self.v(x)
+        elif self.bias is not None:
+            # A slice of another stride, too: such a model's writes are recorded as they are.
+            bias, y = self.bias.clone(), torch.as_strided(x, (len(x), LENGTH, WIDTH), x.stride())
+            bias[WIDTH : 2 * WIDTH].zero_()
+            q, k, v = F.linear(y, self.weight, bias).chunk(3, -1)
         else:
             bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
             q, k, v = F.linear(x, self.weight, bias).chunk(3, -1)
@@ -107,6 +114,12 @@ def test_a_bias_of_parts_and_zeros() -> None:
     joined = _mapped(Biased("separate"), Biased("parts"))
     assert joined["q_bias"] == Source("q.bias")
     assert joined["v_bias"] == Source("v.bias")
+
+
+def test_a_bias_of_which_a_part_is_set_to_zero() -> None:
+    split = _mapped(Biased("written"), Biased("separate"))
+    assert str(split["q.bias"]) == f"bias[0:{WIDTH}]"
+    assert str(split["v.bias"]) == f"bias[{2 * WIDTH}:{3 * WIDTH}]"
 
 
 class Scaled(nn.Module):
