@@ -93,18 +93,21 @@ class Scope:
         ran: the inputs, in words: sizes, lengths, scales.
         varied: the inputs that took different values.
         fixed: the inputs that did not, so that nothing is known of other values.
+        part: of a destination that is a part of the source, what it returns of it, in words; empty for all others.
     """
 
     ran: tuple[str, ...] = ()
     varied: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    part: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.ran)
 
     def __str__(self) -> str:
+        part = f"the destination is a part of the source, and returns {self.part}; " if self.part else ""
         fixed = f"; {', '.join(self.fixed)} had one value alone" if self.fixed else ""
-        return f"scope: the models' own code agrees on {'; '.join(self.ran) or 'nothing'}{fixed}"
+        return f"scope: {part}the models' own code agrees on {'; '.join(self.ran) or 'nothing'}{fixed}"
 
 
 @dataclass(frozen=True)

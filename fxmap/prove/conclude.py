@@ -150,6 +150,16 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
     return ""
 
 
+def open_keys(statuses: Mapping[str, Status], unread: Container[str]) -> list[str]:
+    """Return the keys without a source that the destination's graph reads: with them, no part of it can be shown.
+
+    >>> open_keys({"a": Status.MISSING, "b": Status.MISSING, "c": Status.MATCHED}, ("b",))
+    ['a']
+    """
+    without = (Status.MISSING, Status.MISMATCHED)
+    return [key for key, status in statuses.items() if status in without and key not in unread]
+
+
 def refuted_reason(found: Audit) -> str:
     """Return the inputs on which the models' own code differs, or why outputs cannot be compared; empty otherwise."""
     if found.refuted:

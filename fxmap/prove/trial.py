@@ -17,6 +17,7 @@ The steps, each in a module of its own:
 6. `divergence`: which operations are the same, and where the models part first; `alternatives` for the unclear ones.
 7. `examine`: the user's own code on inputs that are drawn anew, and with tensors changed (`audit`, `samples`, `tables`).
 8. `conclude`: the status of every key, the scope, and the reason why a proof is not ok.
+9. `parts`: where the outputs do not correspond, whether the destination returns what the source computes on the way.
 
 >>> import fxmap
 >>> from torch import nn
@@ -29,6 +30,7 @@ folded tensors are not reached by the outputs' gradients); more where something 
 both models in float64, and the values of one pass.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -46,7 +48,7 @@ from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
-from fxmap.prove.conclude import behind, conclude, still_tensors, without_writes
+from fxmap.prove.conclude import behind, conclude, open_keys, still_tensors, without_writes
 from fxmap.prove.context import Context
 from fxmap.prove.divergence import Verdict, judge
 from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
@@ -54,12 +56,15 @@ from fxmap.prove.examine import Examination, Examiner
 from fxmap.prove.graph_runs import TROUBLE, GraphRuns
 from fxmap.prove.influence import Influence, influence_of
 from fxmap.prove.own_code import OwnCode
+from fxmap.prove.parts import part_of_source
 from fxmap.prove.passes import Passes
 from fxmap.prove.weights import Weights, differentiable, held, mapped_weights
 from fxmap.prove.witnesses import witnessed
 from fxmap.run.distance import distance, is_telling
 from fxmap.run.lockstep import Comparison, Reference
 from fxmap.run.randomize import random_tensors
+
+logger = logging.getLogger(__name__)
 
 
 def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
@@ -83,9 +88,27 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
                 # The outputs agree: operations at one place of both graphs may be parts of one function in two spellings.
                 second = _proof(mapping, spelled, chosen)
                 proof = second if second.ok else proof
+            if not proof.ok and not open_keys(proof.statuses, mapping.knowledge.unread):
+                proof = _as_part(mapping, plan, chosen, proof)
     except TROUBLE as error:
         proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
     return without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations))
+
+
+def _as_part(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, whole: Proof) -> Proof:
+    """Prove that the destination is a part of the source; return the proof of the whole where it is none."""
+    passes, generator = Passes(whole.forwards), torch.Generator().manual_seed(0)
+    drawn = random_tensors(plan.src.main, generator, held(plan.src, mapping.sources()))
+    source, _ = GraphRuns(plan, (), TOLERANCE, passes).calibrated_source(drawn, chosen.first.src, generator)
+    try:
+        part = part_of_source(plan, mapped_weights(mapping, plan.src, plan.dst, source), chosen, passes)
+        proof = None if part is None else _proof(mapping, part.plan, part.chosen)
+    except TROUBLE as error:
+        logger.info("the destination cannot be compared as a part of the source: %s", error)
+        return whole
+    if part is None or proof is None or not proof.ok:
+        return replace(whole, forwards=passes.count)
+    return replace(proof, forwards=proof.forwards + passes.count, scope=replace(proof.scope, part=str(part)))
 
 
 def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
