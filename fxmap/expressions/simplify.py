@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from fxmap.expressions.arithmetic import Full, Scaled, Shifted
 from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.layout import Columns, Concat, Gather, Reshape, Slice, Transpose, take
+from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose, take
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -113,6 +113,9 @@ def shape_of(expression: Expression, shapes: Shapes) -> tuple[int, ...] | None:
         case Transpose(of):
             inner = shape_of(of, shapes)
             return None if inner is None else inner[::-1]
+        case Permute(of, axes):
+            inner = shape_of(of, shapes)
+            return None if inner is None else tuple(inner[axis] for axis in axes)
         case Concat(parts):
             inner_shapes = [shape_of(part, shapes) for part in parts]
             if any(shape is None for shape in inner_shapes):

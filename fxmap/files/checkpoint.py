@@ -66,6 +66,8 @@ def open_checkpoint(
     weights: str | None = None,
     wanted: Mapping[str, Any] | None = None,
     lora_alpha: float | None = None,
+    *,
+    lazy: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint and find its weights, which may lie in containers such as {"state_dict": ...}.
 
@@ -80,12 +82,15 @@ def open_checkpoint(
             well and have no usual names are a choice that is the user's, and weights that the file holds as several tensors
             are computed, unless the model holds them so too.
         lora_alpha: the strength of adapters in the file; by default that of adapter_config.json beside it.
+        lazy: let tensors stay in their file, to be read when their numbers are needed (`files.lazy`). Formats that do not
+            allow that are read at once.
 
     Raises:
         CheckpointError: the file is absent, broken, or needs unsafe unpickling; there are no weights in it, or none of
             that name; or several that fit, and nothing says which of them is meant.
 
     Cost: the file is read once, into memory of the CPU of its own: a file that is written or cut later changes nothing.
+    With `lazy`, its header alone is read, and a file that is changed later is refused when a tensor is read.
 
     >>> import torch
     >>> found = open_checkpoint({"epoch": 3, "ema": {"a": torch.zeros(1)}, "model": {"a": torch.ones(1)}})
@@ -94,21 +99,21 @@ def open_checkpoint(
     """
     shapes = shapes_of(wanted or {})
     if isinstance(source, Sequence) and not isinstance(source, str):
-        found = _joined([_opened(part, weights, Counter()) for part in source], shapes)
+        found = _joined([_opened(part, weights, Counter(), lazy) for part in source], shapes)
     else:
-        found = _opened(source, weights, shapes)
+        found = _opened(source, weights, shapes, lazy)
     if wanted is None:
         return found
     settings = replace(found.settings, lora_alpha=lora_alpha)
     return replace(found, computed=compute(found.state, wanted, settings), settings=settings)
 
 
-def _opened(source: str | Path | Mapping[str, Any], weights: str | None, shapes: Shapes) -> Checkpoint:
+def _opened(source: str | Path | Mapping[str, Any], weights: str | None, shapes: Shapes, lazy: bool) -> Checkpoint:
     if not isinstance(source, str | Path):
         check_contents(source, "the source")
         return _one_set(_choose(source, "the source", weights, shapes), shapes)
     path = Path(source)
-    found = _one_set(_choose(read_file(path), str(source), weights, shapes), shapes)
+    found = _one_set(_choose(read_file(path, lazy=lazy), str(source), weights, shapes), shapes)
     return replace(found, settings=settings_beside(path))
 
 

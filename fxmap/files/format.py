@@ -42,6 +42,7 @@ class Format:
         any_name: whether files of other names may be of this format too, so that only reading tells.
         guard: looks at a file before it is read, and raises CheckpointError where reading it would fill the memory or never
             end; None for a format whose files cannot do that.
+        lazy: as `read`, but tensors may be lazy (`files.lazy`); None where all of a file has to be read at once.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Format:
     failures: tuple[type[Exception], ...] = ()
     any_name: bool = False
     guard: Callable[[Path], None] | None = None
+    lazy: Callable[[Path], Any] | None = None
 
     def names(self, path: Path) -> bool:
         """Tell whether a path is named as files of this format are."""
@@ -65,8 +67,8 @@ class Format:
         return f"{self.name} ({', '.join(self.suffixes)}): {self.holds}{'' if self.write else '; read only'}"
 
 
-def read_as(path: Path, formats: Iterable[Format]) -> Any:
-    """Read a file in the first of some formats that recognises it.
+def read_as(path: Path, formats: Iterable[Format], *, lazy: bool = False) -> Any:
+    """Read a file in the first of some formats that recognises it; with `lazy`, tensors may be lazy.
 
     Raises:
         CheckpointError: none does, or the file is broken, or reading it would run code, or it was changed meanwhile.
@@ -78,7 +80,7 @@ def read_as(path: Path, formats: Iterable[Format]) -> Any:
             before = _stamp(path)
             if file_format.guard is not None:
                 file_format.guard(path)
-            data = file_format.read(path)
+            data = (file_format.lazy if lazy and file_format.lazy else file_format.read)(path)
             before.check(path)
             check_contents(data, str(path), None if file_format.guard is None else before.size)
             return data

@@ -9,15 +9,15 @@ from fxmap.files.formats import FORMATS
 from fxmap.files.strangers import file_in
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path, *, lazy: bool = False) -> Any:
     """Read the contents of a checkpoint file onto the CPU, in the first format that recognises its name.
 
-    Of a folder, the checkpoint in it is read.
+    Of a folder, the checkpoint in it is read. With `lazy`, tensors of the file are lazy where its format allows that.
 
     Raises:
         CheckpointError: the file is absent or broken, or reading it would run code.
     """
-    return read_as(existing(path), FORMATS)
+    return read_as(existing(path), FORMATS, lazy=lazy)
 
 
 def existing(path: Path) -> Path:

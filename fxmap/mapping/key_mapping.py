@@ -22,6 +22,7 @@ from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.text import read
 from fxmap.files.writing import write_text
+from fxmap.files.checkpoint import open_checkpoint
 from fxmap.mapping.applying import (
     evaluate,
     refuse_incomplete,
@@ -35,6 +36,7 @@ from fxmap.mapping.graphs import Graphs
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.next_steps import Step
 from fxmap.mapping.page import notebook, page
+from fxmap.mapping.lazy_state import LazyState, lazily
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
@@ -42,6 +44,7 @@ from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.writing import Loaded, write_state
+from fxmap.model.wrappers import match_prefix
 from fxmap.trace import Trace
 
 _NOT_TRACED = Trace()
@@ -163,6 +166,20 @@ class KeyMapping(Mapping[str, Expression]):
         refuse_lacking_ranges(self, self.knowledge)
         return self.evaluate(state_dict, like)
 
+    def lazy(self, state_dict: Mapping[str, Any] | str | Path) -> LazyState:
+        """Return the keys that the source makes as a mapping that makes a tensor when it is asked for, and keeps none.
+
+        Args:
+            state_dict: the source's keys, or the path of a checkpoint, of which tensors are read when they are needed.
+
+        >>> import torch
+        >>> state = KeyMapping({"head.weight": "fc.weight"}).lazy({"fc.weight": torch.ones(2, 2)})
+        >>> state.shape("head.weight"), state["head.weight"].sum().item()
+        ((2, 2), 4.0)
+        """
+        state, _ = match_prefix(_state(state_dict), self.sources())
+        return LazyState(self, state)
+
     def without_ranges(self) -> "KeyMapping":
         """Return the mapping without the activation ranges of an int8 source: the destination keeps its own.
 
@@ -184,13 +201,20 @@ class KeyMapping(Mapping[str, Expression]):
         state_dict: Mapping[str, Any],
         on_mismatch: Literal["raise", "keep"] = "raise",
         verify: bool | Literal["warn"] = True,
+        state_dict: Mapping[str, Any] | str | Path,
+        on_mismatch: Literal["raise", "keep"] = "raise",
+        *,
+        assign: bool = False,
     ) -> Loaded:
         """Load a source state dict into the destination: all of it, or nothing.
 
-        Everything is checked before the first tensor changes; should loading fail all the same, the destination gets its
-        old values back.
+        Shapes and dtypes are checked before the first tensor changes; should loading fail all the same, the destination
+        gets its old values back, from memory or, if they are many, from a temporary file.
 
         Args:
+            state_dict: the source's keys, or the path of a checkpoint, of which tensors are read when they are needed.
+            assign: give the destination new tensors, as `load_state_dict(assign=True)` does, of the dtype that the source
+                has: for a model on the meta device.
             on_mismatch: "raise" if a key that the output depends on has no source, or one of another shape; "keep" to
                 let the destination keep its own values there.
             verify: refuse a mapping that a run has refuted (`proof.refuted`), and warn where outputs differ for a known
@@ -199,15 +223,23 @@ class KeyMapping(Mapping[str, Expression]):
         Raises:
             LoadError: a key does not fit, or nothing would be written.
             ProofError: both models were run, their outputs differ, and no known difference of the models explains it.
+            CheckpointError: a file cannot be read.
             MissingCalibration, MappingError, DifferentNetworks: as `apply`.
+
+        Memory: the largest tensor beside the destination and what is in memory of the source.
         """
+        own = dst.state_dict()
         if on_mismatch == "raise":
             self.require_complete()
-            refuse_unknown(self, self.knowledge, dst.state_dict())
+            refuse_unknown(self, self.knowledge, own)
         elif on_mismatch != "keep":
             raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
         refuse_refuted(self.proof, verify)
         return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
+        refuse_unusable(self.knowledge)
+        refuse_lacking_ranges(self, self.knowledge)
+        full = lazily(self, _state(state_dict), own)
+        return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
 
     def require_complete(self) -> None:
         """Raise an error if a key that the destination's output depends on has no source.
@@ -326,6 +358,9 @@ class KeyMapping(Mapping[str, Expression]):
 
 def _unverified(findings: Findings) -> Findings:
     return replace(findings, statuses={key: status.unverified for key, status in findings.statuses.items()})
+def _state(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """Return a state dict, or that of a file, with lazy tensors."""
+    return open_checkpoint(source, lazy=True).state if isinstance(source, str | Path) else source
 
 
 def _expression(key: str, value: object) -> Expression:

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxmap.errors import LoadError, QuantizationError, shorten
+from fxmap.errors import FxmapError, LoadError, QuantizationError, shorten
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import clone, is_object, unpack
+from fxmap.expressions.regions import Region, cut
+from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.findings import Findings
+from fxmap.mapping.journal import Journal
+from fxmap.mapping.lazy_state import is_plain_tensor, storage_of
 from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.mapping.proof import Status
 
@@ -26,14 +30,18 @@ class Loaded:
     written: int
 
 
-def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], findings: Findings) -> Loaded:
+def write_state(
+    dst: nn.Module, full: Mapping[str, Any], made: Collection[str], findings: Findings, *, assign: bool = False
+) -> Loaded:
     """Load a full state dict into a model; where that fails, the model gets its old values back.
 
     Args:
         dst: the model.
-        full: the values of all its keys.
+        full: the values of all its keys; lazy ones are made one after the other, so that no second model is in memory.
         made: the keys whose values are new, which are checked before anything is written.
         findings: of the mapping, for the keys without a source in the result.
+        assign: give the model new tensors, of the dtype that the values have, instead of writing into its own, which may be
+            on the meta device.
 
     Raises:
         LoadError: keys, shapes or dtypes do not fit, or the model refused; the model is as it was.
@@ -49,9 +57,20 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
             "Nothing was written; make it anew with fxmap.auto_map"
         )
     for key in made:
-        check_fits(key, full[key], own[key])
+        check_fits(key, full[key], own[key], assign=assign)
     refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in made})
-    full = _read_first(full, own)
+    if assign:
+        assign_state(dst, full, own, made)
+    elif all(map(is_plain_tensor, own.values())):
+        _write_one_by_one(dst, _read_first(full, own), own)
+    else:
+        _write_at_once(dst, _read_first(full, own), own)
+    absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
+    return Loaded(absent, list(findings.unexpected), len(made))
+
+
+def _write_at_once(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Load a state dict with packed or quantized entries, which are copied beforehand, all of them."""
     before = {key: snapshot(value) for key, value in own.items()}
     metadata = getattr(own, "_metadata", None)
     try:
@@ -59,10 +78,98 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
     except BaseException as error:
         load_state(dst, before, metadata)
         if isinstance(error, Exception):
-            raise LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}") from error
+            raise _refused(dst, error) from error
         raise
-    absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
-    return Loaded(absent, list(findings.unexpected), len(made))
+
+
+def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Load a state dict of plain tensors, each of which is made, and its old value saved, when torch is about to copy it."""
+    failed: list[Exception] = []
+    with Journal() as journal:
+
+        def guarded(key: str, value: Tensor) -> Tensor:
+            def make(region: Region) -> Tensor:
+                if failed:
+                    raise failed[0]  # torch goes on after an error: nothing else is read
+                try:
+                    journal.save(key, own[key])
+                    made: Tensor = materialise(cut(value, region))
+                except Exception as error:
+                    failed.append(error)
+                    raise
+                return made
+
+            return LazyTensor(value.shape, value.dtype, make)
+
+        for key in _loaded_by_their_own_code(dst, own):
+            journal.save(key, own[key])
+        new = {key: value if _is_same(value, own[key]) else guarded(key, value) for key, value in full.items()}
+        try:
+            load_state(dst, new, getattr(own, "_metadata", None))
+        except BaseException as error:
+            journal.restore()
+            if isinstance(error, Exception):
+                cause = failed[0] if failed else error
+                raise _refused(dst, cause) from cause
+            raise
+
+
+def _refused(dst: nn.Module, error: Exception) -> FxmapError:
+    if isinstance(error, FxmapError):
+        return type(error)(f"{error}. {type(dst).__name__} has its old values again")
+    return LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}")
+
+
+def _loaded_by_their_own_code(dst: nn.Module, own: Mapping[str, Any]) -> list[str]:
+    """Return the keys of modules that load themselves by code of their own, which may write more than the key it reads."""
+    prefixes = tuple(
+        f"{path}." if path else ""
+        for path, module in dst.named_modules()
+        if module._load_state_dict_pre_hooks
+        or (
+            type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
+            and not type(module).__module__.startswith("torch.nn.")
+        )
+    )
+    return [key for key in own if key.startswith(prefixes)] if prefixes else []
+
+
+def assign_state(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any], made: Collection[str]) -> None:
+    """Give a model new tensors; keys of one parameter stay one. All are made before the first is assigned.
+
+    Raises:
+        LoadError: a key without a new value is on the meta device; or the model refused, and has its old tensors.
+    """
+    parameters = dict(dst.named_parameters(remove_duplicate=False))
+    new: dict[int, Any] = {}
+    for key in made:
+        place = id(parameters.get(key, key))
+        if place not in new:
+            new[place] = _of_its_own(full[key])
+            if key in parameters:
+                new[place] = nn.Parameter(new[place], requires_grad=parameters[key].requires_grad)
+    values = {key: new.get(id(parameters.get(key, key)), value) for key, value in full.items()}
+    absent = [key for key, value in values.items() if isinstance(value, Tensor) and value.is_meta]
+    if absent:
+        raise LoadError(
+            f"{shorten(absent)}: no value is made for it, and the destination is on the meta device, where it has none. "
+            "Nothing was written; give these keys memory and values first"
+        )
+    before = [(holder, dict(holder)) for module in dst.modules() for holder in (module._parameters, module._buffers)]
+    try:
+        load_state(dst, values, getattr(own, "_metadata", None), assign=True)
+    except Exception as error:
+        for holder, old in before:
+            holder.update(old)  # type: ignore[arg-type]
+        raise _refused(dst, error) from error
+
+
+def _of_its_own(value: Any) -> Any:
+    """Return the numbers in memory of their own: not the source's, nor a part of a larger tensor."""
+    if isinstance(value, LazyTensor):
+        made = value.read()
+        return made if made.untyped_storage().nbytes() == made.numel() * made.element_size() else made.clone()
+    return snapshot(value)
 
 
 def _read_first(full: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,20 +177,29 @@ def _read_first(full: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
 
     Written one after the other, the first ones would change what the others are read from.
     """
-    places = {_storage(value) for value in own.values()} - {None}
+    places = {storage_of(value) for value in own.values()} - {None}
     return {
-        key: snapshot(value) if value is not own.get(key) and _storage(value) in places else value
+        key: snapshot(value) if storage_of(value) in places and not _is_same(value, own.get(key)) else value
         for key, value in full.items()
     }
 
 
-def _storage(value: Any) -> int | None:
-    plain = isinstance(value, Tensor) and not value.is_meta and value.layout == torch.strided and not is_wrapped(value)
-    return value.untyped_storage().data_ptr() or None if plain else None
+def _is_same(value: Any, own: Any) -> bool:
+    """Whether a value is the model's own tensor, which need not be written."""
+    if value is own:
+        return True
+    place = storage_of(value)
+    return place is not None and place == storage_of(own) and _layout(value) == _layout(own)
 
 
-def check_fits(key: str, value: Any, own: Any) -> None:
-    """Check that a value can replace a model's own value of that key.
+def _layout(value: Tensor) -> tuple[Any, ...]:
+    return value.dtype, value.shape, value.stride(), value.storage_offset()
+
+
+def check_fits(key: str, value: Any, own: Any, *, assign: bool = False, numbers: bool = True) -> None:
+    """Check that a value can replace a model's own value of that key; with `assign`, that one may be without memory.
+
+    Without `numbers`, they are not read where the destination's dtype may not hold them.
 
     Raises:
         LoadError: shape, dtype or kind differ, there are no values, or the dtype does not hold them.
@@ -117,12 +233,13 @@ def check_fits(key: str, value: Any, own: Any) -> None:
         )
     if value.is_meta:
         raise LoadError(f"{key}: the source is on the meta device and has no values. Nothing was written")
-    if own.is_meta:
+    if own.is_meta and not assign:
         raise LoadError(
-            f"{key}: the destination is on the meta device, where nothing can be written. Give it memory first: "
-            'dst.to_empty(device="cpu")'
+            f"{key}: the destination is on the meta device, where nothing can be written. Pass assign=True, or give it "
+            'memory first: dst.to_empty(device="cpu")'
         )
-    refuse_narrowed(key, value, own)
+    if numbers and not assign and value.dtype != own.dtype:
+        refuse_narrowed(key, materialise(value), own)
 
 
 def refuse_zero_divisors(norms: Mapping[str, Tensor]) -> None:
@@ -159,11 +276,11 @@ def snapshot(value: Any) -> Any:
     return tuple(snapshot(part) for part in value) if isinstance(value, tuple) else value
 
 
-def load_state(dst: nn.Module, full: Mapping[str, Any], metadata: Any) -> None:
+def load_state(dst: nn.Module, full: Mapping[str, Any], metadata: Any, *, assign: bool = False) -> None:
     """Load a full state dict with its `_metadata`, by torch's own load_state_dict."""
     ordered = OrderedDict(full)
     if metadata is not None:
         ordered._metadata = metadata  # type: ignore[attr-defined]
     with torch.no_grad():
         # nn.Module's own: some models override load_state_dict to rename keys, which are right already.
-        nn.Module.load_state_dict(dst, ordered, strict=True)
+        nn.Module.load_state_dict(dst, ordered, strict=True, assign=assign)

@@ -13,6 +13,10 @@ from torch import Tensor
 from fxmap.errors import CheckpointError
 from fxmap.files.format import CannotHold, Format, is_text, reason_of
 from fxmap.files.quantized import ENTRY, flatten, rebuild
+from fxmap.files.stored import Stored
+from fxmap.files.unchanged import Stamp
+
+_FAULTS = (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError)
 
 # Of the number at the start of a file, which says how long its header is.
 _LENGTH = 8
@@ -23,7 +27,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         tensors, metadata = _mapped(path) if is_text(path) else _from_bytes(path)
         description = metadata.get(ENTRY)
         return tensors if description is None else rebuild(tensors, description)
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
+    except _FAULTS as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
 
 
@@ -46,6 +50,38 @@ def _mapped(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
                 raise ValueError(f"{key}: the file ends before its {end - begin} bytes")
             tensors[key] = own
         return tensors, checked.metadata() or {}
+
+
+def _lazy(path: Path) -> Mapping[str, Any]:
+    """Return lazy tensors; quantized values are put together from their parts, which is read."""
+    if not is_text(path):
+        return _read(path)
+    try:
+        stamp = Stamp.of(path)
+        with path.open("rb") as file, safe_open(path, framework="pt") as checked:
+            length = int.from_bytes(file.read(_LENGTH), "little")
+            header, first = json.loads(file.read(length)), _LENGTH + length
+            tensors = {
+                key: _stored(path, stamp, first + header[key]["data_offsets"][0], checked.get_tensor(key)).lazy()
+                for key in checked.keys()  # noqa: SIM118 - it is no mapping
+            }
+            description = (checked.metadata() or {}).get(ENTRY)
+        return tensors if description is None else rebuild(tensors, description)
+    except _FAULTS as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
+
+
+def _stored(path: Path, stamp: Stamp, offset: int, mapped: Tensor) -> Stored:
+    return Stored(path, stamp, offset, tuple(mapped.shape), mapped.dtype)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return the metadata of a file, without fxmap's own; empty where there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: value for key, value in (file.metadata() or {}).items() if key != ENTRY}
+    except _FAULTS as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
 
 
 def _from_bytes(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -74,5 +110,6 @@ SAFETENSORS = Format(
     holds="tensors, and quantized or packed values as their parts, which are rebuilt bit for bit",
     read=_read,
     write=_write,
+    lazy=_lazy,
     failures=(SafetensorError,),
 )

@@ -18,11 +18,12 @@ def index_of_shards(formats: Sequence[Format]) -> Format:
         name="index of shards",
         suffixes=(_SUFFIX,),
         holds="tensors, in files that lie beside it",
-        read=lambda path: _read(path, formats),
+        read=lambda path: _read(path, formats, lazy=False),
+        lazy=lambda path: _read(path, formats, lazy=True),
     )
 
 
-def _read(index: Path, formats: Sequence[Format]) -> dict[str, Tensor]:
+def _read(index: Path, formats: Sequence[Format], *, lazy: bool) -> dict[str, Tensor]:
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = {str(key): _shard_name(index, name) for key, name in files.items()}
@@ -38,7 +39,7 @@ def _read(index: Path, formats: Sequence[Format]) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for name in dict.fromkeys(shards.values()):
-        held = read_as(index.parent / name, formats)
+        held = read_as(index.parent / name, formats, lazy=lazy)
         wanted = [key for key, shard in shards.items() if shard == name]
         lost = [key for key in wanted if not isinstance(held, Mapping) or not isinstance(held.get(key), Tensor)]
         if lost:

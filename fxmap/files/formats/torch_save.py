@@ -2,20 +2,26 @@
 
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxmap.errors import CheckpointError, shorten
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.packing import is_object
+from fxmap.expressions.regions import cut
 from fxmap.files.format import CannotHold, Format, is_text, reason_of
 from fxmap.files.growth import refuse_growth
+from fxmap.files.lazy import LazyTensor
+from fxmap.files.limits import check_contents
+from fxmap.files.stored import Stored
+from fxmap.files.unchanged import Stamp
 
 
 def _read(path: Path) -> Any:
@@ -28,6 +34,57 @@ def _read(path: Path) -> Any:
     except Exception as error:
         # A damaged pickle fails in whatever way its bytes say: each of them is a fault of the file.
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason_of(error)}") from error
+
+
+def _lazy(path: Path) -> Any:
+    """Read the file without the numbers of its tensors, whose places torch tells for files that are zip archives."""
+    if not is_text(path) or not zipfile.is_zipfile(path):
+        return _read(path)
+    try:
+        stamp = Stamp.of(path)
+        data = torch.load(path, map_location="meta", weights_only=True)
+    except Exception:
+        return _read(path)  # which says what is wrong
+    check_contents(data, str(path))
+    try:
+        return _with_places(data, lambda offset, shape, dtype: Stored(path, stamp, offset, shape, dtype))
+    except ValueError:
+        return _read(path)  # quantized tensors, other layouts, an older torch
+
+
+_Stored = Callable[[int, tuple[int, ...], torch.dtype], Stored]
+
+
+def _with_places(data: Any, stored: _Stored) -> Any:
+    """Replace tensors without numbers, in nested containers, by lazy ones.
+
+    Raises:
+        ValueError: the place of one is not known.
+    """
+    if isinstance(data, Tensor):
+        return _place(data, stored)
+    if isinstance(data, dict):
+        made: dict[Any, Any] = type(data)((key, _with_places(value, stored)) for key, value in data.items())
+        if isinstance(metadata := getattr(data, "_metadata", None), Mapping):
+            made._metadata = metadata  # type: ignore[attr-defined]
+        return made
+    if isinstance(data, list | tuple) and type(data) in (list, tuple):
+        return type(data)(_with_places(value, stored) for value in data)
+    return data
+
+
+def _place(value: Tensor, stored: _Stored) -> LazyTensor:
+    offset = getattr(value.untyped_storage(), "_checkpoint_offset", None) if value.layout == torch.strided else None
+    if offset is None or value.is_quantized or type(value) not in (Tensor, nn.Parameter) or value.is_conj():
+        raise ValueError("the place of a tensor is not known")
+    first = offset + value.storage_offset() * value.element_size()
+    if value.is_contiguous():
+        return stored(first, tuple(value.shape), value.dtype).lazy()
+    last = sum((extent - 1) * stride for extent, stride in zip(value.shape, value.stride(), strict=True))
+    span, shape, strides = stored(first, (last + 1,), value.dtype), tuple(value.shape), value.stride()
+    return LazyTensor(
+        shape, value.dtype, lambda part: cut(span.read(((0, last + 1),)).as_strided(shape, strides), part).clone()
+    )
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
@@ -81,6 +138,7 @@ TORCH_SAVE = Format(
     suffixes=(".pt", ".pth", ".bin"),
     holds="tensors of every kind and dtype, tied ones as one, but no packed recurrent layers",
     read=_read,
+    lazy=_lazy,
     write=_write,
     any_name=True,
     guard=refuse_growth,
