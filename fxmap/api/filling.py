@@ -13,6 +13,7 @@ from fxmap.errors import QuantizationError
 from fxmap.expressions.base import Expression, contains
 from fxmap.expressions.quantized import Requantized
 from fxmap.expressions.values import evaluated
+from fxmap.files.lazy import materialise
 from fxmap.forms.distill import distilled_batches
 from fxmap.forms.eager import fill_twin
 from fxmap.forms.fill import FillRequest, arguments
@@ -43,12 +44,15 @@ class Filling:
     on_mismatch: Literal["raise", "keep"] = "raise"
     relu6: Literal["reference", "clamp"] = "reference"
     example_inputs: Any = None
+    assign: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.calibration, str) and self.calibration not in ("keep", "distilled"):
             raise ValueError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
         if self.relu6 not in ("reference", "clamp"):
             raise ValueError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
+        if self.assign and self.calibration is not None:
+            raise ValueError("assign=True gives the destination new float tensors; calibration needs one that has memory")
         if self.relu6 == "clamp" and self.calibration in (None, "keep"):
             raise ValueError('relu6="clamp" bounds ranges while they are calibrated; give calibration=batches with it')
 
@@ -65,8 +69,10 @@ def fill(
     if calibration is not None:
         mapping = mapping.without_ranges()
     if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
-        mapping.load_into(dst, state, options.on_mismatch, verify=False)  # `accept` has judged it
+        # `accept` has judged it
+        mapping.load_into(dst, state, options.on_mismatch, verify=False, assign=options.assign)
         return mapping
+    state = {key: materialise(value) for key, value in state.items()}
     if options.on_mismatch == "raise":
         mapping.require_complete()
     if calibration == "keep" and not stage.ranges_in_graph:

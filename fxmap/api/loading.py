@@ -106,6 +106,7 @@ def load(
     dst_forward: Forward | None = None,
     verify: Verify = True,
     absorb_eps: bool = False,
+    assign: bool = False,
 ) -> KeyMapping:
     """Load a checkpoint file into the destination model, in place; on an error, nothing is written.
 
@@ -124,11 +125,16 @@ def load(
             adapter, a scale). False leaves these in the file, with a warning; `mapping.left_in_file` lists them either way.
         calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps:
             as in `transfer`.
+        assign: give the destination the file's tensors, in the file's dtype, instead of writing into its own: for a model
+            on the meta device, which then takes no other memory.
 
     Raises:
         CheckpointError: the file cannot be read safely, or holds several sets of weights that fit.
         LoadError: as `transfer`; or the file lacks keys that `src` reads, or has unread tensors of its layers (`strict`).
         As `transfer`.
+
+    Memory, with `verify=False`: the largest tensor beside both models, of which `src`, and with `assign` the destination,
+    may be on the meta device.
 
     >>> import torch
     >>> file = {"student": nn.Linear(3, 2).state_dict(), "teacher": nn.Linear(3, 2).state_dict()}
@@ -138,9 +144,10 @@ def load(
     >>> torch.equal(dst.weight, file["teacher"]["weight"])
     True
     """
-    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
+    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
-    found = open_checkpoint(checkpoint_file, weights, (part.model if src is None else src).state_dict(), lora_alpha)
+    own = (part.model if src is None else src).state_dict()
+    found = open_checkpoint(checkpoint_file, weights, own, lora_alpha, lazy=True)
     if strict:
         refuse_uncomputed(found)
     file = SourceFile.of(found, src)

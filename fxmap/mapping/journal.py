@@ -24,7 +24,7 @@ from torch import Tensor
 from fxmap.errors import LoadError
 
 # Bytes of old values that stay in memory.
-BOUND = 256 << 20
+BOUND = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
