@@ -87,7 +87,7 @@ def test_a_file_that_shrinks_after_it_was_opened_is_named(tmp_path: Path) -> Non
     state = open_checkpoint(tmp_path / "a.safetensors", lazy=True).state
     data = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "a.safetensors").write_bytes(data[:-700])
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: ends \d+ bytes too early"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: it was changed while it was read"):
         [value + 0 for value in state.values()]
 
 

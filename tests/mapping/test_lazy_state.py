@@ -57,7 +57,7 @@ def test_a_file_that_breaks_while_it_is_read_leaves_the_old_values(
     dst = model()
     before = {key: value.clone() for key, value in dst.state_dict().items()}
     mapping = fxmap.KeyMapping(dict(JOINED) | {"1.weight": Slice(Source("qkv"), 8, 12)})
-    with pytest.raises(fxmap.CheckpointError, match=r"bytes too early.*Sequential has its old values again"):
+    with pytest.raises(fxmap.CheckpointError, match=r"changed while it was read.*Sequential has its old values again"):
         mapping.load_into(dst, state)
     assert all(torch.equal(value, before[key]) for key, value in dst.state_dict().items())
 
@@ -185,5 +185,5 @@ def test_a_join_is_not_made_to_know_its_shape(tmp_path: Path) -> None:
     lazy = fxmap.KeyMapping({"w": Concat((Source("qkv"), Source("qkv")))}).lazy(path)
     path.unlink()
     assert lazy.shape("w") == (24, 4)
-    with pytest.raises(fxmap.CheckpointError, match=r"a\.safetensors: cannot be read"):
+    with pytest.raises(fxmap.CheckpointError, match=r"a\.safetensors: it is gone"):
         lazy["w"]
