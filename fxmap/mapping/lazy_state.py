@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxmap.expressions import arithmetic, base, layout
+from fxmap.errors import FxmapError
+from fxmap.expressions import arithmetic, base, layout, stored
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.regions import Region, cut, evaluate_region, whole
@@ -25,7 +26,7 @@ from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.mapping.applying import evaluate, evaluated, sources_of
 from fxmap.model.wrappers import match_prefix
 
-_PLAIN = {module.__name__ for module in (arithmetic, base, layout)}
+_PLAIN = {module.__name__ for module in (arithmetic, base, layout, stored)}
 
 
 class LazyState(Mapping[str, Any]):
@@ -94,7 +95,7 @@ def description(expression: Expression, state: Mapping[str, Any]) -> Tensor | No
     try:
         values = ((key, state[key]) for key in expression.sources())
         made = expression.evaluate({key: torch.empty(v.shape, dtype=v.dtype, device="meta") for key, v in values})
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+    except (FxmapError, RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
         return None  # evaluated, it gives the result, or the error that counts
     return made if isinstance(made, Tensor) and made.is_meta else None
 

@@ -1,0 +1,192 @@
+"""Folder: write the shards of a checkpoint into a folder that appears under its name when all of them are there.
+
+Until then they lie in `.NAME.partial` beside it, with a list of the finished ones and their checksums. A later call with the
+same mapping, source and options verifies these and writes the others; one with other options begins anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from fxmap.errors import CheckpointError
+from fxmap.streaming.shards import Entry, Shard, index_of
+
+# Called with the bytes that are done, the bytes in all, and what is being done.
+Progress = Callable[[int, int, str], None]
+
+_BLOCK = 16 << 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be written.
+
+    Attributes:
+        shards: the files.
+        make: makes a tensor, of any float dtype where that of the entry is one.
+        identity: what the tensors are made from, in words: if it is another one, finished shards are not taken over.
+    """
+
+    shards: Sequence[Shard]
+    make: Callable[[str], Tensor]
+    identity: str
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that decides what is written."""
+        digest = hashlib.sha256(self.identity.encode())
+        for shard in self.shards:
+            digest.update(shard.name.encode() + shard.header())
+        return digest.hexdigest()
+
+
+def write_folder(work: Work, output: Path, progress: Progress, *, overwrite: bool = False) -> int:
+    """Write the shards and their index; returns how many finished shards of an earlier run were taken over.
+
+    Raises:
+        CheckpointError: the output is there already, the disk is full, a value does not fit the dtype, or a source cannot be
+            read. What was finished stays in `.NAME.partial`, for the next call; `output` is as it was.
+
+    Memory: the largest tensor, twice where its dtype is converted.
+    """
+    if output.exists() and not overwrite:
+        raise CheckpointError(
+            f"{output}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
+        )
+    partial = output.parent / f".{output.name}.partial"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        finished = _finished(partial, work)
+        _refuse_lack_of_room(partial, work.shards, finished)
+        _write_shards(partial, work, finished, progress)
+        if len(work.shards) > 1:
+            (partial / "model.safetensors.index.json").write_text(index_of(work.shards), encoding="utf-8")
+        (partial / _LIST).unlink()
+        _take_place(partial, output)
+    except OSError as error:
+        raise CheckpointError(
+            f"{output}: cannot be written: {error}. Finished shards are kept in {partial}; the same call goes on with them"
+        ) from error
+    return len(finished)
+
+
+# The list of finished shards, in the folder that is not finished.
+_LIST = "finished.json"
+
+
+def _finished(partial: Path, work: Work) -> dict[str, int]:
+    """Return the checksums of the finished shards of an earlier run of the same work; anything else is removed."""
+    try:
+        known = json.loads((partial / _LIST).read_text(encoding="utf-8"))
+        same = known["fingerprint"] == work.fingerprint()
+        sums = {str(name): int(value) for name, value in known["shards"].items()} if same else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sums = {}
+    good = {shard.name: sums[shard.name] for shard in work.shards if _is_whole(partial / shard.name, sums.get(shard.name))}
+    for path in partial.iterdir():
+        if path.name not in good and path.is_file():
+            path.unlink()
+    return good
+
+
+def _is_whole(path: Path, checksum: int | None) -> bool:
+    if checksum is None or not path.is_file():
+        return False
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return found == checksum
+
+
+def _refuse_lack_of_room(partial: Path, shards: Iterable[Shard], finished: Mapping[str, int]) -> None:
+    needed = sum(shard.nbytes + len(shard.header()) for shard in shards if shard.name not in finished)
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise CheckpointError(
+            f"{partial.parent}: {needed / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free. Make room, or "
+            "write a smaller dtype (--dtype)"
+        )
+
+
+def _write_shards(partial: Path, work: Work, finished: dict[str, int], progress: Progress) -> None:
+    total, done, fingerprint = sum(shard.nbytes for shard in work.shards), 0, work.fingerprint()
+    sums = dict(finished)
+    for shard in work.shards:
+        if shard.name in finished:
+            done += shard.nbytes
+            progress(done, total, f"{shard.name}: finished before")
+            continue
+        sums[shard.name] = _write_shard(partial, shard, work, lambda more: progress(more, total, shard.name), done)  # noqa: B023
+        done += shard.nbytes
+        temporary = partial / f"{_LIST}.part"
+        temporary.write_text(json.dumps({"fingerprint": fingerprint, "shards": sums}), encoding="utf-8")
+        os.replace(temporary, partial / _LIST)
+
+
+def _write_shard(partial: Path, shard: Shard, work: Work, progress: Callable[[int], None], done: int) -> int:
+    """Write one file, which has its name when it is whole; returns its checksum."""
+    temporary = partial / f"{shard.name}.part"
+    header = shard.header()
+    checksum = zlib.crc32(header)
+    with temporary.open("wb", buffering=0) as file:
+        _write_all(file, memoryview(header))
+        for entry in shard.entries:
+            value = _fitting(entry, work.make(entry.key))
+            data: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
+            for begin in range(0, len(data), _BLOCK):
+                block = memoryview(data)[begin : begin + _BLOCK]
+                checksum = zlib.crc32(block, checksum)  # while it is in the processor's cache
+                _write_all(file, block)
+            done += entry.nbytes
+            progress(done)
+    os.replace(temporary, partial / shard.name)
+    return checksum
+
+
+def _write_all(file: IO[bytes], block: memoryview) -> None:
+    while len(block):
+        block = block[file.write(block) :]
+
+
+def _fitting(entry: Entry, value: Tensor) -> Tensor:
+    """Return a value in the dtype of its entry.
+
+    Raises:
+        CheckpointError: it has another shape than was announced, or numbers beyond what the dtype can hold.
+    """
+    if tuple(value.shape) != entry.shape:
+        raise CheckpointError(f"{entry.key}: {list(value.shape)} instead of {list(entry.shape)}: the source was changed")
+    value = value.detach().cpu()
+    if value.dtype == entry.dtype:
+        return value
+    made = value.to(entry.dtype)
+    if entry.dtype.is_floating_point and torch.finfo(entry.dtype).max < torch.finfo(value.dtype).max:
+        lost = made.isfinite().logical_not_().logical_and_(value.isfinite())
+        if lost.any():
+            worst = value[lost].abs().max().item()
+            raise CheckpointError(
+                f"{entry.key}: {int(lost.sum())} numbers, up to {worst:.3g}, are beyond what {entry.dtype} can hold. Choose "
+                "another dtype (--dtype bfloat16 has the range of float32)"
+            )
+    return made
+
+
+def _take_place(partial: Path, output: Path) -> None:
+    """Rename the folder to its name; what was there before goes when the new one is in its place."""
+    old = output.parent / f".{output.name}.old"
+    if output.exists():
+        os.replace(output, old)
+    os.replace(partial, output)
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)
