@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxmap.api.automap import auto_map
+    from fxmap.api.conversion import convert
     from fxmap.api.loading import load, transfer
     from fxmap.api.verification import verify
     from fxmap.errors import (
@@ -52,6 +53,7 @@ __all__ = [
     "Status",
     "__version__",
     "auto_map",
+    "convert",
     "file_limits",
     "load",
     "sqnr",
@@ -69,6 +71,7 @@ except PackageNotFoundError:
 # version, and be interrupted, at once.
 _HOMES = {
     "fxmap.api.automap": ("auto_map",),
+    "fxmap.api.conversion": ("convert",),
     "fxmap.api.loading": ("load", "transfer"),
     "fxmap.api.verification": ("verify",),
     "fxmap.errors": (

@@ -146,14 +146,56 @@ def load(
     """
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
-    own = (part.model if src is None else src).state_dict()
+    mapping, file = map_file(
+        checkpoint_file,
+        part.model,
+        src=src,
+        weights=weights,
+        lora_alpha=lora_alpha,
+        strict=strict,
+        on_mismatch=on_mismatch,
+        example_inputs=example_inputs,
+        dst_inputs=dst_inputs,
+        src_forward=src_forward,
+        dst_forward=dst_forward,
+        verify=verify,
+        absorb_eps=absorb_eps,
+    )
+    return part.outside(fill(mapping, file.src, part.model, file.state, options))
+
+
+def map_file(
+    checkpoint_file: Source,
+    dst: nn.Module,
+    *,
+    src: nn.Module | None = None,
+    weights: str | None = None,
+    lora_alpha: float | None = None,
+    strict: bool = True,
+    on_mismatch: Literal["raise", "keep"] = "raise",
+    example_inputs: Any = None,
+    dst_inputs: Any = None,
+    src_forward: Forward | None = None,
+    dst_forward: Forward | None = None,
+    verify: Verify = True,
+    absorb_eps: bool = False,
+) -> tuple[KeyMapping, SourceFile]:
+    """Map a checkpoint file to a destination, and refuse what must not be written; the arguments are those of `load`.
+
+    Returns:
+        The mapping, and the file, of which no tensor was read that the mapping did not need.
+
+    Raises:
+        As `load`.
+    """
+    own = (dst if src is None else src).state_dict()
     found = open_checkpoint(checkpoint_file, weights, own, lora_alpha, lazy=True)
     if strict:
         refuse_uncomputed(found)
     file = SourceFile.of(found, src)
     mapping = auto_map(
         found if file.src is None else file.src,
-        part.model,
+        dst,
         example_inputs=example_inputs,
         dst_inputs=dst_inputs,
         src_forward=src_forward,
@@ -168,4 +210,4 @@ def load(
     complete(mapping, on_mismatch)
     file.account(mapping, strict)
     accept(mapping, verify, guessed=src is None)
-    return part.outside(fill(mapping, file.src, part.model, file.state, options))
+    return mapping, file

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fxmap import __version__
-from fxmap.cli import commands
+from fxmap.api.verdict import Verify
+from fxmap.cli import commands, streaming
 from fxmap.cli.entry import INTERRUPTED
 from fxmap.cli.output import OutputError, as_json, escaped, one_line, prints_to_stderr, tell, with_names_escaped, write
 from fxmap.cli.references import FactoryError, UsageError
@@ -117,9 +118,13 @@ def map_models(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint file of the source.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint of the source: a file, or a folder of shards.")
+    ],
     dst: Annotated[str, typer.Option(help=f"The destination: {_MODELS}. {_CODE}")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .safetensors, .pt or .pth.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .safetensors, .pt or .pth; any other name: a folder.")
+    ],
     src: Annotated[str | None, typer.Option(help="The model of the checkpoint; without it, keys are guessed.")] = None,
     calibration: Annotated[
         Path | None,
@@ -135,15 +140,32 @@ def convert(
         bool, typer.Option(help="Refuse a file that holds more of the layers that are read than is read of them.")
     ] = True,
     unproven: Annotated[bool, typer.Option("--unproven", help="Write also what running both models has refuted.")] = False,
+    prove: Annotated[bool, typer.Option("--proof/--no-proof", help="Run both models, which takes their memory.")] = True,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of a file in an output folder, as 500MB.")] = "5GB",
+    dtype: Annotated[str | None, typer.Option(help="Of floating-point tensors in an output folder: bfloat16, ...")] = None,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
 
+    An output folder is written tensor by tensor, with models that take no memory; after an interruption the same command
+    goes on where it ended.
+
     Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
     """
-    job = commands.Conversion(
-        checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven
+    if not commands.is_folder(output):
+        job = commands.Conversion(
+            checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven
+        )
+        _finish(_working(job.run), as_json)
+        return
+    if calibration is not None or into is not None:
+        raise UsageError("--calibration and --into need an output file (.safetensors, .pt, .pth), not a folder")
+    verify: Verify = ("warn" if unproven else True) if prove else False
+    stream = streaming.Conversion(
+        checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype
     )
-    _finish(_working(job.run), as_json)
+    with progress() as report:
+        outcome = _working(lambda: stream.run(report), spin=False)
+    _finish(outcome, as_json)
 
 
 @app.command("verify")
@@ -194,8 +216,8 @@ class Interrupted(Exception):
     """The user interrupted a command; an exception that typer passes on, as it does not a KeyboardInterrupt."""
 
 
-def _working(work: Callable[[], commands.Outcome]) -> commands.Outcome:
-    """Run a command with a spinner, which is shown only on a terminal; whatever models print goes to stderr.
+def _working(work: Callable[[], commands.Outcome], *, spin: bool = True) -> commands.Outcome:
+    """Run a command with a spinner, which is shown only on a terminal, if at all; whatever models print goes to stderr.
 
     Raises:
         FactoryError: code of a model called sys.exit, which says nothing about a mapping.
@@ -203,7 +225,7 @@ def _working(work: Callable[[], commands.Outcome]) -> commands.Outcome:
         Interrupted: the user interrupted it.
     """
     err = Console(stderr=True)
-    spinner = err.status("working") if err.is_terminal else nullcontext()
+    spinner = err.status("working") if err.is_terminal and spin else nullcontext()
     try:
         with spinner, prints_to_stderr():
             return work()

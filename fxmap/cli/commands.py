@@ -49,13 +49,13 @@ def map_models(
         mapping.to_html(html, title=f"{src} to {dst}")
     written = "" if html is None else f"\nwrote {html}"
     text = mapping.summary(all_keys, lambda step: step.on_command_line(src, dst))
-    return Outcome(text + written, _data(mapping), mapping.ok)
+    return Outcome(text + written, data_of(mapping), mapping.ok)
 
 
 def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
     """Prove the mapping that a JSON file holds."""
     mapping = _read_mapping(file)
-    proof = verify(_model(src), _model(dst), mapping, example_inputs=_example(inputs))
+    proof = verify(_model(src), _model(dst), mapping, example_inputs=example(inputs))
     return Outcome(str(proof), _proof(proof), proof.ok)
 
 
@@ -150,7 +150,7 @@ class Conversion:
                 weights=self.weights,
                 calibration=None if self.calibration is None else _batches(self.calibration),
                 on_mismatch="keep" if self.keep else "raise",
-                example_inputs=_example(self.inputs),
+                example_inputs=example(self.inputs),
                 into=self.into,
                 strict=self.strict,
                 verify="warn" if self.unproven else True,
@@ -159,14 +159,23 @@ class Conversion:
         save(state, self.output, overwrite=self.force)
         written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {self.checkpoint}"
         notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
-        data = _data(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}
+        data = data_of(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}
         return Outcome("\n".join([str(mapping), written]), data, mapping.ok)
+
+
+def is_folder(output: Path) -> bool:
+    """Tell whether an output is a folder: one that is there, or a name without a suffix.
+
+    >>> is_folder(Path("converted")), is_folder(Path("llama-3.1")), is_folder(Path("new.pth")), is_folder(Path("new.ckpt"))
+    (True, True, False, False)
+    """
+    return output.is_dir() or not output.suffix or output.suffix[1:].isdecimal()
 
 
 def _mapped(src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None) -> KeyMapping:
     if isinstance(dst, Checkpoint):
         return map_by_name(_state(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
-    mapping = auto_map(src if isinstance(src, nn.Module) else src.state, dst, example_inputs=_example(inputs))
+    mapping = auto_map(src if isinstance(src, nn.Module) else src.state, dst, example_inputs=example(inputs))
     return mapping.with_notes(*_notes(src))
 
 
@@ -186,7 +195,7 @@ def _model(text: str) -> nn.Module:
     return found
 
 
-def _example(shape: str | None) -> Tensor | None:
+def example(shape: str | None) -> Tensor | None:
     """Draw an input of a given shape from the standard normal distribution."""
     if shape is None:
         return None
@@ -217,7 +226,8 @@ def _shape(value: Any) -> str:
     return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
-def _data(mapping: KeyMapping) -> dict[str, Any]:
+def data_of(mapping: KeyMapping) -> dict[str, Any]:
+    """Return a mapping and its proof as data for JSON."""
     data: dict[str, Any] = json.loads(mapping.to_json())
     return data | {"proof": _proof(mapping.proof)}
 

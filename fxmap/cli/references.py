@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxmap.errors import FxmapError
@@ -102,6 +103,23 @@ def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
     if not isinstance(model, nn.Module):
         raise FactoryError(f"{text}: returned a {type(model).__name__}, not a model (torch.nn.Module)")
     return model.eval() or model
+
+
+def on_meta(text: str) -> nn.Module:
+    """Build a model on the meta device, which takes no memory; where its code reads values while it is built, on the CPU.
+
+    Raises:
+        UsageError, FactoryError: as `resolve`; also where the text names a file.
+    """
+    if not parse(text).origin:
+        raise UsageError(f"{text}: a model is needed here, not a file: torchvision:NAME, package.module:factory")
+    try:
+        with torch.device("meta"):
+            found = resolve(text)
+    except FactoryError:
+        found = resolve(text)
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def _torchvision(reference: Reference) -> Callable[..., Any]:

@@ -195,3 +195,16 @@ def test_no_colour_where_it_is_not_wanted(run: Any, monkeypatch: pytest.MonkeyPa
 
 def test_help_says_that_code_is_run(run: Any) -> None:
     assert "runs its package's code" in " ".join(run("map", "--help")[1].replace("│", " ").split())
+
+
+def test_convert_into_a_folder_streams_and_says_how_far_it_is(run: Any, tmp_path: Path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "a.pth")
+    arguments = ("convert", str(tmp_path / "a.pth"), "--src", LINEAR, "--dst", LINEAR, "-o", str(tmp_path / "out"))
+    status, out, err = run(*arguments, "--shard-size", "1KB", "--dtype", "bfloat16")
+    assert (status, out.splitlines()[-1]) == (0, f"wrote {tmp_path / 'out'}: 2 of 2 tensors from {tmp_path / 'a.pth'}")
+    assert "model.safetensors: 0.00 of 0.00 GB" in err
+    assert read(tmp_path / "out")["weight"].dtype == torch.bfloat16
+    assert run(*arguments)[0] == 3, "not overwritten"
+    assert run(*arguments, "--force", "--no-proof")[0] == 1
+    assert run(*arguments, "--force", "--shard-size", "5 parsecs")[0] == 2
+    assert run(*arguments, "--force", "--dtype", "int8")[0] == 2

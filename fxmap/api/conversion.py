@@ -1,0 +1,107 @@
+"""convert: write a checkpoint of the destination in shards, without either model in memory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.api.loading import map_file
+from fxmap.api.verdict import Verify
+from fxmap.files.formats.safetensors import SAFETENSORS, metadata_of
+from fxmap.files.reading import existing
+from fxmap.mapping.applying import refuse_lacking_ranges
+from fxmap.mapping.findings import Note, NoteKind
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.streaming.convert import SHARD_SIZE, identity_of, work_of
+from fxmap.streaming.folder import Progress, write_folder
+
+
+def convert(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    dst: nn.Module,
+    src: nn.Module | None = None,
+    weights: str | None = None,
+    strict: bool = True,
+    on_mismatch: Literal["raise", "keep"] = "raise",
+    example_inputs: Any = None,
+    verify: Verify = True,
+    shard_size: int = SHARD_SIZE,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> KeyMapping:
+    """Write a checkpoint of `dst` with the weights of a checkpoint of `src`, tensor by tensor, into a folder of shards.
+
+    The folder appears when it is whole. After an interruption the same call verifies the finished shards by their
+    checksums, and goes on behind them.
+
+    Args:
+        checkpoint: a file, an index of shards, or a folder; as in `load`.
+        output: the folder to write: .safetensors files, and their index if there are several.
+        dst, src: the models, which may be on the meta device: nothing of their weights is read.
+        weights, strict, on_mismatch, example_inputs, verify: as in `load`. A proof takes the memory of both models;
+            `verify=False` takes none.
+        shard_size: the most bytes of one file; a larger tensor has a file of its own.
+        dtype: of floating-point tensors; by default that of the source.
+        overwrite: replace an output that is there already.
+        progress: called with the bytes done, the bytes in all, and the name of the shard, after every tensor.
+
+    Returns:
+        The mapping, with a note on keys of `dst` that nothing was made of, and that are not in the output.
+
+    Raises:
+        CheckpointError: the output is there already; a file of the source is missing or corrupt; the disk is full; or a
+            value does not fit `dtype`.
+        LoadError, ProofError, DifferentNetworks: as `load`.
+
+    Memory: the largest tensor, twice where it is computed or converted. Cost: the bytes are read once, written once, and
+    summed up.
+    """
+    if shard_size < 1:
+        raise ValueError(f"shard_size is a number of bytes, not {shard_size}")
+    source = existing(Path(checkpoint))
+    mapping, file = map_file(
+        source,
+        dst,
+        src=src,
+        weights=weights,
+        strict=strict,
+        on_mismatch=on_mismatch,
+        example_inputs=example_inputs,
+        verify=verify,
+    )
+    refuse_lacking_ranges(mapping, mapping.knowledge)
+    own = dst.state_dict()
+    work = work_of(
+        mapping,
+        file.state,
+        shapes={key: tuple(value.shape) for key, value in own.items() if isinstance(value, Tensor)},
+        metadata=_metadata(source),
+        shard_size=shard_size,
+        dtype=dtype,
+        identity=identity_of(source),
+    )
+    taken = write_folder(work, Path(output), progress or (lambda done, total, what: None), overwrite=overwrite)
+    return mapping.with_notes(*_notes(mapping, own, taken, len(work.shards)))
+
+
+def _metadata(source: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors file, or of the first of several."""
+    beside = sorted(source.parent.glob("*.safetensors")) if source.name.endswith(".json") else [source]
+    known = metadata_of(beside[0]) if beside and SAFETENSORS.names(beside[0]) else {}
+    return {"format": "pt"} | known
+
+
+def _notes(mapping: KeyMapping, own: Mapping[str, Any], taken: int, count: int) -> list[Note]:
+    notes = []
+    absent = [key for key in own if key not in mapping]
+    if absent:
+        text = f"{len(absent)} keys of the destination are not in the output, since nothing was made of them: {absent[0]}"
+        notes.append(Note(text, NoteKind.CHECKPOINT))
+    if taken:
+        notes.append(Note(f"{taken} of {count} shards were finished by an earlier run", NoteKind.CHECKPOINT))
+    return notes
