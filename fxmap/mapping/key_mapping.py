@@ -43,6 +43,7 @@ from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.verdict import refuse_refuted
+from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.wrappers import match_prefix
 from fxmap.trace import Trace
@@ -208,6 +209,9 @@ class KeyMapping(Mapping[str, Expression]):
     ) -> Loaded:
         """Load a source state dict into the destination: all of it, or nothing.
 
+        Parameters that are DTensors (FSDP2 `fully_shard`, tensor parallel) are filled on every rank with what that rank
+        holds, so that no rank holds the model; all ranks call this, and all of them raise where one fails.
+
         Shapes and dtypes are checked before the first tensor changes; should loading fail all the same, the destination
         gets its old values back, from memory or, if they are many, from a temporary file.
 
@@ -238,6 +242,10 @@ class KeyMapping(Mapping[str, Expression]):
         return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
+        if is_sharded(own):
+            if assign:
+                raise ValueError("assign=True is for plain tensors: give a sharded model memory with to_empty(device=...)")
+            return load_sharded(dst, self.lazy(state_dict), self.knowledge)
         full = lazily(self, _state(state_dict), own)
         return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
 

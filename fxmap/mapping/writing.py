@@ -48,14 +48,7 @@ def write_state(
         QuantizationError: the model was prepared for QAT, and would divide by 0.
     """
     own = dst.state_dict()
-    if not made:
-        raise LoadError(f"0 of {len(own)} tensors would be written: the mapping is empty. Nothing was changed")
-    strangers = [key for key in made if key not in own]
-    if strangers:
-        raise LoadError(
-            f"{shorten(strangers)}: not in the destination, which has {len(own)} keys: this is another model's mapping. "
-            "Nothing was written; make it anew with fxmap.auto_map"
-        )
+    refuse_strangers(made, own)
     for key in made:
         check_fits(key, full[key], own[key], assign=assign)
     refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in made})
@@ -67,6 +60,22 @@ def write_state(
         _write_at_once(dst, _read_first(full, own), own)
     absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
     return Loaded(absent, list(findings.unexpected), len(made))
+
+
+def refuse_strangers(made: Collection[str], own: Mapping[str, Any]) -> None:
+    """Refuse a mapping that makes nothing, or keys that a model does not have.
+
+    Raises:
+        LoadError: with the first keys.
+    """
+    if not made:
+        raise LoadError(f"0 of {len(own)} tensors would be written: the mapping is empty. Nothing was changed")
+    strangers = [key for key in made if key not in own]
+    if strangers:
+        raise LoadError(
+            f"{shorten(strangers)}: not in the destination, which has {len(own)} keys: this is another model's mapping. "
+            "Nothing was written; make it anew with fxmap.auto_map"
+        )
 
 
 def _write_at_once(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
