@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxmap.errors import CaptureError, ProofError, QuantizationError
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
+from fxmap.expressions.base import Source
 from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
@@ -64,7 +65,7 @@ def auto_map(
     Cost: linear in the number of operations, but for assignment inside ambiguous blocks; a proof costs two forward passes
     of each model and one backward pass of the destination.
 
-    >>> from torch import nn
+    >>> from torch import Tensor, nn
     >>> src = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
     >>> dst = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     >>> mapping = auto_map(src, dst)
@@ -96,7 +97,15 @@ def auto_map(
         proof = Proof(statuses=known.statuses, reason=reason)
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
-    return KeyMapping(mapping, mapping.knowledge, proof, Trace(tuple(steps)), mapping.graphs)
+    state = source.state_dict() if isinstance(source, nn.Module) else source.state
+    knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state))
+    return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
+
+
+def _shapes_read(mapping: KeyMapping, state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the source tensors that are not only renamed."""
+    read = {key for part in mapping.values() if not isinstance(part, Source) for key in part.sources()}
+    return {key: tuple(state[key].shape) for key in state if key in read and isinstance(state[key], Tensor)}
 
 
 def _map(problem: Problem) -> KeyMapping:

@@ -110,6 +110,7 @@ class Findings:
         literals: ranges that an int8 source gives to a graph which has them in its code: scale and zero point, by the name
             of the node.
         left: keys of a file that nothing was made of, each with what it would have been.
+        src_shapes: of the source's tensors that are not only renamed, by which a mapping can be inverted.
         different: why the two models are not the same network; empty where they are.
         blocked: why the destination cannot be filled or run as it was built; empty where it can.
     """
@@ -126,6 +127,7 @@ class Findings:
     saturating: dict[str, tuple[str, float]] = field(default_factory=dict)
     literals: dict[str, tuple[Expression, Expression]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    src_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     different: str = ""
     blocked: str = ""
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
@@ -268,13 +268,29 @@ class KeyMapping(Mapping[str, Expression]):
         """
         return write_state(dst, full, self.keys(), self.knowledge)
 
-    def inverse(self) -> "KeyMapping":
+    def inverse(self, like: Mapping[str, Any] | None = None) -> "KeyMapping":
         """Return the mapping from destination to source, for the source keys that can be recovered.
 
-        A rename can be turned round. A folded batch norm or a quantized weight cannot: map the other way with
-        `auto_map(dst, src)`, which gives a neutral norm and dequantized weights. `knowledge.reasons` names each such key.
+        Renames, transposes, permutations, reshapes and stacks are turned round, joins are taken apart, and slices are joined
+        where together they cover their tensor; each is tried on numbers that are all different. A folded batch norm or a
+        quantized weight cannot be undone: map the other way with `auto_map(dst, src)`, which gives a neutral norm and
+        dequantized weights. `knowledge.reasons` names each such key.
+
+        Args:
+            like: a state dict of the source, for the shapes of its tensors. A mapping of `auto_map` knows those it needs;
+                one by hand does not.
+
+        >>> import torch
+        >>> from fxmap.expressions.layout import Concat
+        >>> joined = KeyMapping({"qk": Concat((Source("q"), Source("k")))})
+        >>> back = joined.inverse(like={"q": torch.zeros(4, 3), "k": torch.zeros(2, 3)})
+        >>> print(back["q"], back["k"])
+        qk[0:4] qk[4:6]
         """
-        return KeyMapping(*invert(self, self.knowledge))
+        shapes = dict(self.knowledge.src_shapes)
+        if like is not None:
+            shapes |= {key: tuple(value.shape) for key, value in like.items() if isinstance(value, Tensor)}
+        return KeyMapping(*invert(self, self.knowledge, shapes))
 
     def to_json(self) -> str:
         """Write the mapping as JSON: expressions and statuses, no values, no proof."""

@@ -73,4 +73,5 @@ def _findings(known: dict[str, Any]) -> Findings:
     known["literals"] = {
         str(name): (parse(scale), parse(zero_point)) for name, (scale, zero_point) in known.get("literals", {}).items()
     }
+    known["src_shapes"] = {str(key): tuple(map(int, shape)) for key, shape in known.get("src_shapes", {}).items()}
     return Findings(**known)
