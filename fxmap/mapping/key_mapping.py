@@ -44,6 +44,7 @@ from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.sharded import is_sharded, load_sharded
+from fxmap.mapping.to_transformers import to_transformers
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.wrappers import match_prefix
 from fxmap.trace import Trace
@@ -287,10 +288,13 @@ class KeyMapping(Mapping[str, Expression]):
         >>> print(back["q"], back["k"])
         qk[0:4] qk[4:6]
         """
-        shapes = dict(self.knowledge.src_shapes)
-        if like is not None:
-            shapes |= {key: tuple(value.shape) for key, value in like.items() if isinstance(value, Tensor)}
-        return KeyMapping(*invert(self, self.knowledge, shapes))
+        return KeyMapping(*invert(self, self.knowledge, self._shapes(like)))
+
+    def _shapes(self, like: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
+        given = {} if like is None else like
+        return self.knowledge.src_shapes | {
+            key: tuple(value.shape) for key, value in given.items() if isinstance(value, Tensor)
+        }
 
     def to_json(self) -> str:
         """Write the mapping as JSON: expressions and statuses, no values, no proof."""
@@ -310,6 +314,22 @@ class KeyMapping(Mapping[str, Expression]):
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
         return module_source(self._expressions)
+
+    def to_transformers(self, like: Mapping[str, Any] | None = None) -> list[Any]:
+        """Return the rules by which transformers loads the source's checkpoints, and saves in their form again.
+
+        They are `WeightRenaming` and `WeightConverter` of `transformers.core_model_loading`, general over layers. Handed to
+        `transformers.conversion_mapping.register_checkpoint_conversion_mapping(model_type, rules)`, they are applied by
+        `from_pretrained`, and their reverse by `save_pretrained`.
+
+        Args:
+            like: a state dict of the source, for the shapes of its tensors, as in `inverse`.
+
+        Raises:
+            MappingError: transformers is absent, or older than 5, or its operations cannot say how a key is made; the
+                message names the keys.
+        """
+        return to_transformers(self._expressions, self._shapes(like))
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other findings: `changes` are fields of `Findings`."""
