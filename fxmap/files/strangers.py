@@ -113,10 +113,7 @@ def file_in(folder: Path) -> Path | str:
     if found:
         return found[0]
     if (folder / ".metadata").is_file():
-        return (
-            "a folder of torch.distributed.checkpoint, whose tensors lie in pieces: make one file of it with "
-            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, path)"
-        )
+        return folder / ".metadata"  # of torch.distributed.checkpoint
     shards = sorted(path.name for path in folder.glob("consolidated.*.pth")) or sorted(
         path.name for path in folder.glob("mp_rank_*")
     )

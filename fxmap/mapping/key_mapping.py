@@ -23,6 +23,7 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.text import read
 from fxmap.files.writing import write_text
 from fxmap.files.checkpoint import open_checkpoint
+from fxmap.mapping.adapter import StateDictAdapter, adapter_of
 from fxmap.mapping.applying import (
     evaluate,
     refuse_incomplete,
@@ -330,6 +331,22 @@ class KeyMapping(Mapping[str, Expression]):
                 message names the keys.
         """
         return to_transformers(self._expressions, self._shapes(like))
+
+    def to_state_dict_adapter(self, like: Mapping[str, Any] | None = None) -> type[StateDictAdapter]:
+        """Return an adapter class of torchtitan's protocol: `from_hf` applies the mapping, `to_hf` its inverse.
+
+        The source is Hugging Face's checkpoint, the destination the model that is trained. `like` as in `inverse`.
+
+        Raises:
+            MappingError: a source key cannot be made back; the message names it.
+
+        >>> import torch
+        >>> adapter = KeyMapping({"tok.weight": "model.embed_tokens.weight"}).to_state_dict_adapter()()
+        >>> list(adapter.to_hf({"tok.weight": torch.zeros(2, 2)}))
+        ['model.embed_tokens.weight']
+        """
+        back = self.inverse(like)
+        return adapter_of(self, back, back.knowledge.reasons)
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other findings: `changes` are fields of `Findings`."""

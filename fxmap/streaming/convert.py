@@ -62,6 +62,7 @@ def _entry(key: str, value: Any, shapes: Mapping[str, tuple[int, ...]], dtype: t
 
 def identity_of(source: Path) -> str:
     """Return paths, sizes and times of the files of a checkpoint: those beside its index, or the file alone."""
-    files = sorted(path for path in source.parent.iterdir() if path.is_file()) if source.name.endswith(".json") else [source]
+    several = source.name.endswith(".json") or source.name == ".metadata"
+    files = sorted(path for path in source.parent.iterdir() if path.is_file()) if several else [source]
     facts = ((path.resolve(), path.stat()) for path in files)
     return "\n".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in facts)
