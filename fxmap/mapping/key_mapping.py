@@ -23,6 +23,7 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.text import read
 from fxmap.files.writing import write_text
 from fxmap.files.checkpoint import open_checkpoint
+from fxmap.files.writing import write_text
 from fxmap.mapping.adapter import StateDictAdapter, adapter_of
 from fxmap.mapping.applying import (
     evaluate,
@@ -35,9 +36,9 @@ from fxmap.mapping.applying import (
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.graphs import Graphs
 from fxmap.mapping.inverse import invert
+from fxmap.mapping.lazy_state import LazyState, lazily
 from fxmap.mapping.next_steps import Step
 from fxmap.mapping.page import notebook, page
-from fxmap.mapping.lazy_state import LazyState, lazily
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
