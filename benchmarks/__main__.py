@@ -9,6 +9,7 @@ from benchmarks.forms import command as forms
 from benchmarks.names import command as names
 from benchmarks.pairs import command as pairs
 from benchmarks.proof import command as proof
+from benchmarks.scale import command as scale
 from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
@@ -20,6 +21,7 @@ app.command("names")(names.command)
 app.command("proof")(proof.command)
 app.command("compare")(compare.command)
 app.command("speed")(speed.command)
+app.command("scale")(scale.command)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,16 @@ class LazyTensor(Tensor):
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
+    @property
+    def region(self) -> Region:
+        """The part of the whole that this tensor is."""
+        return self._region
+
+    @property
+    def origin(self) -> object:
+        """Return what makes the numbers, where that is a method of something, such as of a place in a file; else None."""
+        return getattr(self._make, "__self__", None)
+
     def read(self) -> Tensor:
         """Return the numbers, as a plain tensor."""
         return self._make(self._region)

@@ -73,6 +73,10 @@ class LazyState(Mapping[str, Any]):
         value: Tensor = self[key] if found is None else found
         return value
 
+    def moved(self, key: str) -> Any:
+        """Return a value that is still lazy where it is a tensor of the source, or rows of one; any other is made."""
+        return evaluated(key, self._expressions[key], self._state)
+
     def lazy(self, key: str) -> Any:
         """Return a value as a lazy tensor, or, where its shape is not known beforehand, evaluated."""
         found = description(self._expressions[key], self._state)

@@ -1,6 +1,6 @@
 """Convert: the work of writing what a mapping makes of a checkpoint, with dtypes and metadata."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,7 @@ def work_of(
     """
     lazy = LazyState(mapping, state)
     entries = [_entry(key, lazy.described(key), shapes, dtype) for key in mapping]
-    return Work(shards_of(entries, shard_size, metadata), _maker(lazy), f"{identity}\n{mapping.to_json()}")
-
-
-def _maker(lazy: LazyState) -> Callable[[str], Tensor]:
-    return lambda key: lazy[key]
+    return Work(shards_of(entries, shard_size, metadata), lazy.moved, f"{identity}\n{mapping.to_json()}")
 
 
 def _entry(key: str, value: Any, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None) -> Entry:

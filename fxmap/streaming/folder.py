@@ -9,21 +9,24 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError
+from fxmap.files.lazy import materialise
+from fxmap.files.stored import blocks_in_file, bytes_of
 from fxmap.streaming.shards import Entry, Shard, index_of
 
 # Called with the bytes that are done, the bytes in all, and what is being done.
 Progress = Callable[[int, int, str], None]
 
-_BLOCK = 16 << 20
+_BLOCK = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Work:
 
     Attributes:
         shards: the files.
-        make: makes a tensor, of any float dtype where that of the entry is one.
+        make: makes a tensor, which may be lazy, of any float dtype where that of the entry is one.
         identity: what the tensors are made from, in words: if it is another one, finished shards are not taken over.
     """
 
@@ -135,21 +138,36 @@ def _write_shards(partial: Path, work: Work, finished: dict[str, int], progress:
 def _write_shard(partial: Path, shard: Shard, work: Work, progress: Callable[[int], None], done: int) -> int:
     """Write one file, which has its name when it is whole; returns its checksum."""
     temporary = partial / f"{shard.name}.part"
-    header = shard.header()
-    checksum = zlib.crc32(header)
-    with temporary.open("wb", buffering=0) as file:
-        _write_all(file, memoryview(header))
+    with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        checksum = _write_and_sum(file, memoryview(shard.header()), 0, beside)
         for entry in shard.entries:
-            value = _fitting(entry, work.make(entry.key))
-            data: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
-            for begin in range(0, len(data), _BLOCK):
-                block = memoryview(data)[begin : begin + _BLOCK]
-                checksum = zlib.crc32(block, checksum)  # while it is in the processor's cache
-                _write_all(file, block)
+            for block in _blocks(entry, work.make(entry.key)):
+                checksum = _write_and_sum(file, block, checksum, beside)
             done += entry.nbytes
             progress(done)
     os.replace(temporary, partial / shard.name)
     return checksum
+
+
+def _blocks(entry: Entry, value: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor in the dtype of its entry; one that lies in a file as it is has no memory of its own."""
+    if value.dtype == entry.dtype and tuple(value.shape) == entry.shape:
+        lying = blocks_in_file(value, _BLOCK)
+        if lying is not None:
+            yield from lying
+            return
+    data = bytes_of(_fitting(entry, materialise(value)).contiguous())
+    yield from (data[begin : begin + _BLOCK] for begin in range(0, len(data), _BLOCK))
+
+
+def _write_and_sum(file: IO[bytes], block: memoryview, checksum: int, beside: Executor) -> int:
+    """Write a block while another thread sums it up; returns the checksum."""
+    summed = beside.submit(zlib.crc32, block, checksum)
+    try:
+        _write_all(file, block)
+    finally:
+        result = summed.result()
+    return result
 
 
 def _write_all(file: IO[bytes], block: memoryview) -> None:

@@ -1,0 +1,1 @@
+"""The scale benchmark: memory, throughput beside cp, and ranks."""
