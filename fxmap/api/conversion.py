@@ -54,9 +54,9 @@ def convert(
         The mapping, with a note on keys of `dst` that nothing was made of, and that are not in the output.
 
     Raises:
-        CheckpointError: the output is there already; a file of the source is missing or corrupt; the disk is full; or a
-            value does not fit `dtype`.
-        LoadError, ProofError, DifferentNetworks: as `load`.
+        CheckpointError: the output is there already; a file of the source is missing or corrupt; or the disk is full.
+        LoadError: a value does not fit `dtype`; or as `load`.
+        ProofError, DifferentNetworks: as `load`.
 
     Memory: the largest tensor, twice where it is computed or converted. Cost: the bytes are read once, written once, and
     summed up.

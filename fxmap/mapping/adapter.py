@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from fxmap.errors import MappingError, shorten
 from fxmap.expressions.base import Expression
-from fxmap.mapping.applying import evaluated
+from fxmap.expressions.values import evaluated
 
 
 class StateDictAdapter:

@@ -36,18 +36,6 @@ def evaluate(
     return full
 
 
-def evaluated(key: str, expression: Expression, state: Mapping[str, Any]) -> Any:
-    """Evaluate one expression.
-
-    Raises:
-        MappingError: the state dict lacks a source key; the message names the destination key, too.
-    """
-    try:
-        return expression.evaluate(state)
-    except MappingError as error:
-        raise MappingError(f"{key} = {expression}: {error}") from error
-
-
 def sources_of(expressions: Mapping[str, Expression]) -> set[str]:
     """Return the source keys that some expression reads."""
     return {source for expression in expressions.values() for source in expression.sources()}

@@ -420,6 +420,8 @@ class KeyMapping(Mapping[str, Expression]):
 
 def _unverified(findings: Findings) -> Findings:
     return replace(findings, statuses={key: status.unverified for key, status in findings.statuses.items()})
+
+
 def _state(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
     """Return a state dict, or that of a file, with lazy tensors."""
     return open_checkpoint(source, lazy=True).state if isinstance(source, str | Path) else source

@@ -11,7 +11,7 @@ tensor([[2, 3]])
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,10 +22,12 @@ from fxmap.expressions import arithmetic, base, layout, stored
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.regions import Region, cut, evaluate_region, whole
+from fxmap.expressions.values import evaluated
 from fxmap.files.lazy import LazyTensor, materialise
-from fxmap.mapping.applying import evaluate, evaluated, sources_of
+from fxmap.mapping.applying import evaluate, sources_of
 from fxmap.model.wrappers import match_prefix
 
+_MOVING = {base.__name__, layout.__name__}
 _PLAIN = {module.__name__ for module in (arithmetic, base, layout, stored)}
 
 
@@ -41,7 +43,7 @@ class LazyState(Mapping[str, Any]):
         self._expressions, self._state = dict(expressions), state
 
     def __getitem__(self, key: str) -> Any:
-        return materialise(evaluated(key, self._expressions[key], self._state))
+        return materialise(self.moved(key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._expressions)
@@ -75,7 +77,10 @@ class LazyState(Mapping[str, Any]):
 
     def moved(self, key: str) -> Any:
         """Return a value that is still lazy where it is a tensor of the source, or rows of one; any other is made."""
-        return evaluated(key, self._expressions[key], self._state)
+        expression = self._expressions[key]
+        if _is_made_of(expression, _MOVING) and is_plain(expression, self._state):
+            return expression.evaluate(self._state)  # numbers are not computed, and need not be looked at
+        return evaluated(key, expression, self._state)
 
     def lazy(self, key: str) -> Any:
         """Return a value as a lazy tensor, or, where its shape is not known beforehand, evaluated."""
@@ -106,7 +111,7 @@ def description(expression: Expression, state: Mapping[str, Any]) -> Tensor | No
 
 def is_plain(expression: Expression, state: Mapping[str, Any]) -> bool:
     """Whether an expression makes a plain tensor of plain ones that are there, and quantizes nothing."""
-    return all(is_plain_tensor(state.get(key)) for key in expression.sources()) and _is_float_code(expression)
+    return all(is_plain_tensor(state.get(key)) for key in expression.sources()) and _is_made_of(expression, _PLAIN)
 
 
 def is_plain_tensor(value: object) -> bool:
@@ -154,5 +159,6 @@ def _is_plain_meta(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_meta and type(value) in (Tensor, nn.Parameter)
 
 
-def _is_float_code(expression: Expression) -> bool:
-    return type(expression).__module__ in _PLAIN and all(map(_is_float_code, expression.operands()))
+def _is_made_of(expression: Expression, modules: Collection[str]) -> bool:
+    """Whether all kinds of expressions in a tree are defined in some modules."""
+    return type(expression).__module__ in modules and all(_is_made_of(part, modules) for part in expression.operands())

@@ -19,6 +19,7 @@ from fxmap.expressions.regions import Region
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.journal import Journal
 from fxmap.mapping.lazy_state import LazyState
+from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.mapping.proof import Status
 from fxmap.mapping.writing import Loaded, check_fits, refuse_strangers
 
@@ -88,7 +89,7 @@ def _together(work: Callable[[], None]) -> None:
 def _check(made: LazyState, own: Mapping[str, Any]) -> None:
     refuse_strangers(made, own)
     for key in made:
-        check_fits(key, made.lazy(key), own[key])
+        check_fits(key, made.lazy(key), own[key], numbers=False)
     partial = [key for key in made if is_dtensor(own[key]) and any(place.is_partial() for place in own[key].placements)]
     if partial:
         raise LoadError(
@@ -103,8 +104,10 @@ def _write(made: LazyState, own: Mapping[str, Any], journal: Journal) -> None:
             local = own[key].to_local() if is_dtensor(own[key]) else own[key]
             if not local.numel():
                 continue
+            part = _part_of(made, key, own[key])
+            refuse_narrowed(key, part, local)
             journal.save(key, local)
-            local.copy_(_part_of(made, key, own[key]))
+            local.copy_(part)
 
 
 def _part_of(made: LazyState, key: str, own: Any) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fxmap.errors import CheckpointError
 from fxmap.files.lazy import materialise
 from fxmap.files.stored import blocks_in_file, bytes_of
+from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.streaming.shards import Entry, Shard, index_of
 
 # Called with the bytes that are done, the bytes in all, and what is being done.
@@ -55,8 +56,9 @@ def write_folder(work: Work, output: Path, progress: Progress, *, overwrite: boo
     """Write the shards and their index; returns how many finished shards of an earlier run were taken over.
 
     Raises:
-        CheckpointError: the output is there already, the disk is full, a value does not fit the dtype, or a source cannot be
-            read. What was finished stays in `.NAME.partial`, for the next call; `output` is as it was.
+        LoadError: a value does not fit the dtype.
+        CheckpointError: the output is there already, the disk is full, or a source cannot be read. What was finished stays
+            in `.NAME.partial`, for the next call; `output` is as it was.
 
     Memory: the largest tensor, twice where its dtype is converted.
     """
@@ -179,23 +181,16 @@ def _fitting(entry: Entry, value: Tensor) -> Tensor:
     """Return a value in the dtype of its entry.
 
     Raises:
-        CheckpointError: it has another shape than was announced, or numbers beyond what the dtype can hold.
+        CheckpointError: it has another shape than was announced.
+        LoadError: it has numbers beyond what the dtype can hold.
     """
     if tuple(value.shape) != entry.shape:
         raise CheckpointError(f"{entry.key}: {list(value.shape)} instead of {list(entry.shape)}: the source was changed")
     value = value.detach().cpu()
     if value.dtype == entry.dtype:
         return value
-    made = value.to(entry.dtype)
-    if entry.dtype.is_floating_point and torch.finfo(entry.dtype).max < torch.finfo(value.dtype).max:
-        lost = made.isfinite().logical_not_().logical_and_(value.isfinite())
-        if lost.any():
-            worst = value[lost].abs().max().item()
-            raise CheckpointError(
-                f"{entry.key}: {int(lost.sum())} numbers, up to {worst:.3g}, are beyond what {entry.dtype} can hold. Choose "
-                "another dtype (--dtype bfloat16 has the range of float32)"
-            )
-    return made
+    refuse_narrowed(entry.key, value, torch.empty(0, dtype=entry.dtype))
+    return value.to(entry.dtype)
 
 
 def _take_place(partial: Path, output: Path) -> None:
