@@ -21,6 +21,7 @@ from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import solve
 from fxmap.matching.strategies.values import VALUES
 from fxmap.model.inputs import Forward, Given
+from fxmap.model.replica import is_on_meta, on_meta
 from fxmap.prove.trial import prove
 from fxmap.trace import Trace, recording, stage
 
@@ -85,8 +86,9 @@ def auto_map(
         raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
     # `load` has opened its file, and chosen among its weights.
     source = src if isinstance(src, nn.Module | Checkpoint) else open_checkpoint(src, wanted=dst.state_dict())
+    one, other = _alike(source, dst)
     with recording() as steps:
-        mapping = _map(Problem(source, dst, given, absorb_eps=absorb_eps, run=bool(verify)))
+        mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps, run=bool(verify)))
     proof = mapping.proof
     if not verify:
         proof = Proof.not_asked(mapping.knowledge.statuses, "verify=False; fxmap.verify(src, dst, mapping) proves it")
@@ -100,6 +102,16 @@ def auto_map(
     state = source.state_dict() if isinstance(source, nn.Module) else source.state
     knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state))
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
+
+
+def _alike(source: nn.Module | Checkpoint, dst: nn.Module) -> tuple[nn.Module | Checkpoint, nn.Module]:
+    """Return both models without numbers where one of them has none.
+
+    What one side computes from constants (rotary angles, masks) would be compared with nothing on the other.
+    """
+    if not isinstance(source, nn.Module) or is_on_meta(source) == is_on_meta(dst):
+        return source, dst
+    return on_meta(source), on_meta(dst)
 
 
 def _shapes_read(mapping: KeyMapping, state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

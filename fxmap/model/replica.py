@@ -81,6 +81,31 @@ def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.
             value[:] = [copies.get(item, item) if isinstance(item, nn.Module) else item for item in value]
 
 
+def is_on_meta(model: nn.Module) -> bool:
+    """Whether a tensor of a model is on the meta device, which has shapes and no numbers."""
+    return any(getattr(owner, name).is_meta for _, owner, name in named_tensors(model))
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Return a replica whose tensors are on the meta device; those that are shared stay shared.
+
+    >>> on_meta(nn.Linear(2, 2)).weight.is_meta
+    True
+    """
+    twin, made = replicate(model), dict[int, Tensor]()
+    for module in twin.modules():
+        # Buffers that are not persistent as well: code computes with them and the others.
+        for holder in (module._parameters, module._buffers):
+            for name, own in holder.items():
+                if own is None or own.is_meta:
+                    continue
+                if id(own) not in made:
+                    bare = own.detach().to("meta")
+                    made[id(own)] = nn.Parameter(bare, own.requires_grad) if isinstance(own, nn.Parameter) else bare
+                holder[name] = made[id(own)]  # type: ignore[assignment]
+    return twin
+
+
 def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
     """Run a replica with its caches emptied, such as attention biases that are computed once in eval mode.
 
