@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fxmap.errors import CaptureError, ProofError, QuantizationError
-from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.expressions.base import Source
+from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.text import read
-from fxmap.files.writing import write_text
 from fxmap.files.checkpoint import open_checkpoint
 from fxmap.files.writing import write_text
 from fxmap.mapping.adapter import StateDictAdapter, adapter_of
@@ -44,9 +43,9 @@ from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
-from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.to_transformers import to_transformers
+from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.wrappers import match_prefix
 from fxmap.trace import Trace
@@ -202,11 +201,9 @@ class KeyMapping(Mapping[str, Expression]):
     def load_into(
         self,
         dst: nn.Module,
-        state_dict: Mapping[str, Any],
-        on_mismatch: Literal["raise", "keep"] = "raise",
-        verify: bool | Literal["warn"] = True,
         state_dict: Mapping[str, Any] | str | Path,
         on_mismatch: Literal["raise", "keep"] = "raise",
+        verify: bool | Literal["warn"] = True,
         *,
         assign: bool = False,
     ) -> Loaded:
@@ -242,7 +239,6 @@ class KeyMapping(Mapping[str, Expression]):
         elif on_mismatch != "keep":
             raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
         refuse_refuted(self.proof, verify)
-        return self.write(dst, self.apply(state_dict, like=dst.state_dict()))
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
         if is_sharded(own):
