@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ class Piecewise:
         """Return a point inside of every piece."""
         if not self.breaks:
             return [0.0]
-        middle = [(one + other) / 2 for one, other in zip(self.breaks, self.breaks[1:], strict=False)]
+        middle = [(one + other) / 2 for one, other in pairwise(self.breaks)]
         return [self.breaks[0] - 1, *middle, self.breaks[-1] + 1]
 
     @cached_property

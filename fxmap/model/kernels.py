@@ -41,30 +41,10 @@ class DoubleKernels(TorchFunctionMode):
 
 # Operations that refuse factors of two dtypes, which sums and products by elements promote.
 _PRODUCTS = frozenset(
-    [
-        "addbmm",
-        "addmm",
-        "addmv",
-        "baddbmm",
-        "bilinear",
-        "bmm",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "convolution",
-        "dot",
-        "einsum",
-        "linear",
-        "matmul",
-        "mm",
-        "mv",
-        "rmatmul",
-        "scaled_dot_product_attention",
-        "tensordot",
-    ]
+    """
+    addbmm addmm addmv baddbmm bilinear bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    convolution dot einsum linear matmul mm mv rmatmul scaled_dot_product_attention tensordot
+    """.split()  # noqa: SIM905 -- as a list it would have a line for each
 )
 
 
@@ -78,9 +58,12 @@ def _promoted(args: Any, kwargs: Any) -> tuple[Any, Any]:
     found = {part.dtype for part in tensors_of((args, kwargs)) if part.is_floating_point()}
     if found != {torch.float32, torch.float64}:
         return args, kwargs
-    return tree_map(
-        lambda part: part.double() if isinstance(part, Tensor) and part.is_floating_point() else part, (args, kwargs)
-    )
+    promoted: tuple[Any, Any] = tree_map(_as_double, (args, kwargs))
+    return promoted
+
+
+def _as_double(part: Any) -> Any:
+    return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")

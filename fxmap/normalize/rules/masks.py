@@ -16,6 +16,10 @@ from fxmap.normalize.rule import Context, Outcome, Rule
 _BOOLEAN = {"eq", "ge", "gt", "isinf", "isnan", "le", "logical_and", "logical_not", "logical_or", "lt", "ne", "to_bool"}
 
 
+# Operations whose result is true or false where they are given what is.
+_BITWISE = {"and", "bitwise_and", "or", "bitwise_or", "xor", "bitwise_xor"}
+
+
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert"})
 
 
@@ -24,6 +28,9 @@ def is_boolean(context: Context, name: str) -> bool:
     while has(context.ops.op(name).kind, Trait.MOVEMENT) and list(context.ops.operands(name)) == ["input"]:
         (name,) = context.ops.operands(name)["input"]
     op, node = context.ops.op(name), context.nodes.get(context.ops.op(name).output)
+    if op.kind in _BITWISE and not op.attributes and not context.ops.numbers.get(name):
+        parts = [part for parts in context.ops.operands(name).values() for part in parts]
+        return bool(parts) and all(is_boolean(context, part) for part in parts)
     return op.kind in _BOOLEAN or (node is not None and node.meta.get("dtype") is torch.bool)
 
 
