@@ -261,6 +261,11 @@ def windows() -> Iterator[Attack]:
     """Yield pools, resizing, padding and causal convolutions."""
     for name, one, other in WINDOWS:
         yield conv(name, _on(one), _on(other), example=(1, 3, 16, 16), probe=(2, 3, 20, 16), scale=3)
+    for what, pooled, other in (
+        ("largest", lambda h: F.max_pool2d(h, 8), lambda h: h.amax((2, 3), keepdim=True)),
+        ("mean", lambda h: F.avg_pool2d(h, 8), lambda h: h.flatten(2).mean(2)[..., None, None]),
+    ):
+        yield conv(f"a pool as large as the map, {what}", _on(pooled), _on(other), example=(1, 3, 8, 8), probe=(2, 3, 8, 8))
     layered: tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...] = (
         (
             "zeros around, padding",

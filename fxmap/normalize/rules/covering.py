@@ -1,4 +1,4 @@
-"""A window as large as the map: conv(x, w) = linear(flatten(x), flatten(w)), and avg_pool(x) = mean(x) over all positions.
+"""A window as large as the map: conv(x, w) = linear(flatten(x), flatten(w)), and a pool is mean(x) or amax(x) over the map.
 
 Holds for inputs of the size that was recorded, with no padding: there is one position.
 """
@@ -12,11 +12,11 @@ from fxmap.graph.arguments import bind
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
 
-_AS = {"convolution": "linear", "avg_pool": "mean"}
+_AS = {"convolution": "linear", "avg_pool": "mean", "max_pool": "amax"}
 
 
 def _cover(context: Context, op: Op) -> Outcome:
-    """Turn a convolution or a pool whose one window covers the map into a linear layer or a mean."""
+    """Turn a convolution or a pool whose one window covers the map into a linear layer, a mean or the largest."""
     node = context.nodes.get(op.name)
     if node is None or not _covers(context.ops, op.name, node):
         return "its window is smaller than the map, or the size of the map is not known"
