@@ -139,6 +139,8 @@ def _masks() -> Iterator[Attack]:
         ),
         "of -100": lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(1).bool(), -100.0),
         "added -100": lambda w: w + torch.full(w.shape[-2:], -100.0, dtype=w.dtype).triu(1),
+        "less 100": lambda w: w - 100.0 * torch.ones(w.shape[-2:]).triu(1),
+        "less 100, of integers": lambda w: w - 100 * torch.ones(w.shape[-2:]).triu(1).long(),
         "of -1e4": lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(1).bool(), -1e4),
     }
     usual: Way = lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(1).bool(), -math.inf)  # noqa: E731 -- a way beside ways

@@ -13,6 +13,7 @@ A mask that is an input may leave nothing in a row, and then -1e9 and -inf diffe
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx
@@ -64,7 +65,7 @@ def _added(context: Context, op: Op) -> Outcome:
         return "it is no sum of two values"
     for value, mask in (terms, terms[::-1]):
         found = _of_zeros(context, mask)
-        if found is not None and value != mask:
+        if found is not None and value != mask and (found[0] == -math.inf or _only_softmax(ops, op.name)):
             fill, edges = found
             ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
             ops.network.add_edge(value, op.name, argument="input")
@@ -216,13 +217,17 @@ def _adds_deep(context: Context, op: Op) -> bool:
 def _holds_deep(context: Context, node: fx.Node) -> bool:
     value = context.folded(node.name)
     if value is not None:
-        return bool(((value < -20) & (value > _LOW)).any()) if value.is_floating_point() else False
+        sizes = value.abs() if value.dtype is not torch.bool and not value.is_complex() else value.new_zeros(1)
+        return bool(((sizes > 20) & (sizes < -_LOW)).any())
     literals, waiting, seen = list[float](), [node], {node}
+
+    def keep(part: Any) -> Any:
+        literals.extend([part] if isinstance(part, int | float) else [])
+        return part
+
     while waiting:
         current = waiting.pop()
-        fx.node.map_aggregate(
-            (current.args, dict(current.kwargs)), lambda part: literals.append(part) if isinstance(part, float) else part
-        )
+        fx.node.map_aggregate((current.args, dict(current.kwargs)), keep)
         new = set(current.all_input_nodes) - seen
         seen |= new
         waiting += new

@@ -31,8 +31,9 @@ def _name(context: Context, op: Op) -> Outcome:
     slope = tensors[0] if len(tensors) == 1 else None
     for start in _starts(op.name, edges) if len(tensors) < 2 else ():
         inside = _between(edges, op.name, start)
-        if not any(context.ops.op(name).kind in PIECES for name in inside):
-            continue
+        pieces = sum(context.ops.op(name).kind in PIECES for name in inside)
+        if not pieces or (pieces > 1 and op.kind in PIECES and not _is_joined(context.ops, inside, start)):
+            continue  # one behind the other, as a model has two activations, each stays with its module
         reads = slope is not None and any(user in inside for user, _ in context.ops.users(slope))
         try:
             value = value_of(context, op.name, start, slope if reads else None)
@@ -74,13 +75,21 @@ def _whole(ops: OpGraph, op: Op, inside: set[str], start: str, value: Piecewise)
     """Return a composition without a name as one operation; None if it is a piece alone with arithmetic."""
     if any(user not in inside for name in inside - {op.name} for user, _ in ops.users(name)):
         return None  # what lies in between is read by others
-    joined = any(sum(user in inside for user, _ in ops.users(name)) > 1 for name in (*inside, start))
-    if not joined and sum(ops.op(name).kind in PIECES for name in inside) < 2 and op.kind not in _NAMELESS:
+    if (
+        not _is_joined(ops, inside, start)
+        and sum(ops.op(name).kind in PIECES for name in inside) < 2
+        and op.kind not in _NAMELESS
+    ):
         return None
     shape = value.shape
     if not shape.breaks:
         return replace(op, kind="composed", attributes=(), written=op.spelling)
     return replace(op, kind="piecewise", attributes=(("pieces", shape),), written=op.spelling)
+
+
+def _is_joined(ops: OpGraph, inside: set[str], start: str) -> bool:
+    """Whether a composition has several paths."""
+    return any(sum(user in inside for user, _ in ops.users(name)) > 1 for name in (*inside, start))
 
 
 # Kinds whose values are compared by their pieces alone: others may be composed of these.
