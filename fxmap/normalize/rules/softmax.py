@@ -40,8 +40,11 @@ def _less_largest(context: Context, name: str, dims: Any) -> tuple[str, str] | N
     if ops.op(name).kind != "sub" or ops.op(name).attributes or sorted(operands) != ["input", "other"]:
         return None
     (x,), (m,) = operands["input"], operands["other"]
+    node = context.nodes.get(m)
+    # One axis after the other, the last one alone is known.
+    whole = node is not None and [part.name for part in node.all_input_nodes] == [ops.op(x).output]
     same = _sole(ops, m, "amax") == x and _keeps(context, m) and _dims(context, m) == dims
-    return (x, m) if same and dims is not None else None
+    return (x, m) if same and whole and dims is not None else None
 
 
 def _to_softmax(context: Context, op: Op) -> Outcome:
