@@ -183,9 +183,16 @@ _COUNTING = {"nonzero", "masked_select", "unique_dim", "_unique2", "unique_conse
 _INTO = ("index_put", "index_add", "index_copy", "scatter")
 
 
+def _glu(x: Tensor, dim: int = -1) -> Tensor:
+    """Return the first half of the channels, with the second half as gates."""
+    value, gate = x.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
 # Operations that are recorded as several simpler ones: whether a call can be, and the function that computes it so.
 _WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
     torch.ops.aten.addcmul.default: (lambda *_, value=1: value == 1, lambda a, b, c, value=1: a + b * c),
+    torch.ops.aten.glu.default: (lambda *_: True, _glu),
     # Absent from older releases.
     getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None): (can_part, grouped_mm),
 }

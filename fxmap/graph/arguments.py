@@ -10,7 +10,7 @@ from torch._jit_internal import boolean_dispatched
 from torch._ops import OpOverload
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
-from fxmap.graph.kinds import SPELLINGS, kind_of
+from fxmap.graph.kinds import kind_of
 
 # Names of the arguments of operations whose signature calls them something else.
 _ARGUMENTS = {"addmm": ("bias", "input", "mat2"), "mm": ("input", "mat2"), "embedding": ("weight", "input")}
@@ -25,6 +25,8 @@ def bind(node: fx.Node) -> dict[str, Any]:
         return {f"arg{i}" if i else "input": value for i, value in enumerate(node.args)} | node.kwargs
     bound.apply_defaults()
     arguments = _flat(bound)
+    if kind_of(node) in ("max", "min") and isinstance(arguments.get("other"), int):
+        arguments["dim"] = arguments.pop("other")  # max(x, 1) is along an axis, and max(x, y) of two values
     names = _ARGUMENTS.get(kind_of(node)) if isinstance(node.target, OpOverload) else None
     if names is None:
         return arguments
@@ -66,7 +68,7 @@ _CACHE: dict[Any, list[inspect.Signature]] = {}
 
 def _signatures(target: Callable[..., Any] | str) -> list[inspect.Signature]:
     function = getattr(torch, target, None) if isinstance(target, str) else target
-    if not callable(function) or (isinstance(target, str) and target in SPELLINGS):
+    if not callable(function):
         return []  # torch.float is a dtype, not the method
     # max_pool2d and its like are two functions behind one name, which has no signature of its own.
     function = boolean_dispatched.get(function, {"if_false": function})["if_false"]

@@ -63,14 +63,20 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
 
 
 def _is_first_result(node: fx.Node) -> bool:
-    if node.op != "call_function" or kind_of(node) != "getitem" or node.args[1] != 0:
+    """Whether a node takes the first of the results that a call has: those of `max(x, dim)`, or of an aten operation."""
+    if node.op != "call_function" or kind_of(node) != "getitem" or node.args[1] not in (0, "values"):
         return False
     producer = node.args[0]
-    return (
-        isinstance(producer, fx.Node)
-        and isinstance(producer.target, OpOverload)
-        and len(producer.target._schema.returns) > 1
-    )
+    if not isinstance(producer, fx.Node):
+        return False
+    if isinstance(producer.target, OpOverload):
+        return len(producer.target._schema.returns) > 1
+    kind = kind_of(producer)
+    return kind in _RANKED or (kind in _WITH_PLACES and isinstance(bind(producer).get("dim"), int))
+
+
+# Calls that return values and their places; some do so where an axis is given, and are of two values otherwise.
+_RANKED, _WITH_PLACES = {"topk", "sort", "kthvalue", "mode", "cummax", "cummin"}, {"max", "min", "median", "nanmedian"}
 
 
 def _op(node: fx.Node, tensors: dict[str, Tensor]) -> Op:

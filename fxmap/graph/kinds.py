@@ -42,6 +42,17 @@ SPELLINGS = {
     "swish": "silu",
     **dict.fromkeys(("long", "int", "short"), "to_integer"),
     "bool": "to_bool",
+    "clip": "clamp",
+    "prelu_kernel": "prelu",
+    "multiply": "mul",
+    "negative": "neg",
+    "sgn": "sign",
+    "absolute": "abs",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "not_equal": "ne",
 }
 
 
@@ -50,7 +61,7 @@ _TRANSPOSED = ("T", "mT", "H", "mH")
 
 
 # Attributes of a tensor that are values, and no numbers about it.
-_PARTS_OF_TENSORS = {"real": "real", "imag": "imag", "data": "alias"}
+_PARTS_OF_TENSORS = {"real": "real", "imag": "imag", "data": "alias", "values": "getitem", "indices": "getitem"}
 
 
 def kind_of(node: fx.Node) -> str:
@@ -241,7 +252,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     (  # arithmetic
         """
         addcdiv addcmul cos cosh cumprod cumsum diff digamma divide erf erfc exp exp2 expit expm1 gelu glu lerp
-        log_sigmoid log_softmax logaddexp logcumsumexp logsigmoid logsumexp mish multiply neg negative polar positive
+        log_sigmoid log_softmax logaddexp logcumsumexp logsigmoid logsumexp mish neg polar positive
         prod reciprocal rsub rtruediv sigmoid silu sin sinc sinh softmax softmin square subtract sum sum_to_size tan
         tanh tanhshrink trace var var_mean
         """,

@@ -4,6 +4,7 @@ A function that is made of pieces (ReLU, max, rounding) is known on the pieces t
 compares what such operations read, and not their results alone. Some functions are analytic under a condition:
 
     sqrt, rsqrt, log, x ** p of x > 0; log1p of x >= 0;  x ** n for whole n;  b ** x for a number b > 0
+    values that are filled by constant masks, with a number that values show
     norms with eps > 0;  softplus where it turns into the identity beyond 20, where the two differ by 2e-9
 
 Whether an operand is positive follows from signs: squares, means of squares, variances and exponentials are not negative,
@@ -21,7 +22,7 @@ Cost: linear in the operations.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from enum import IntEnum
 
 from torch import Tensor
@@ -38,12 +39,13 @@ class Sign(IntEnum):
     POSITIVE = 2
 
 
-def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor]) -> dict[str, Piece]:
+def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor], hidden: Container[str] = ()) -> dict[str, Piece]:
     """Return the operations that are not analytic whatever they read, by name.
 
     Args:
         ops: a graph in which data movement and scaling still stand.
         constants: the values of its constants, by the name of their node.
+        hidden: operations that read numbers which their values do not show, though their kind is analytic.
     """
     signs: dict[str, Sign] = {}
     found: dict[str, Piece] = {}
@@ -51,10 +53,10 @@ def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor]) -> dict[str, Piece]
         operands = [(argument, name) for argument, names in ops.operands(op.name).items() for name in names]
         read = {argument: min(signs[name] for name in names) for argument, names in ops.operands(op.name).items()}
         signs[op.name] = _sign(op, read, constants.get(op.output))
-        if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or has(op.kind, Trait.ANALYTIC):
+        if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or (has(op.kind, Trait.ANALYTIC) and op.name not in hidden):
             continue
         places = tuple((argument, ops.op(name).output) for argument, name in operands)
-        found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), _is_analytic(op, read))
+        found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), op.name not in hidden and _is_analytic(op, read))
     return found
 
 
@@ -69,17 +71,26 @@ def _is_analytic(op: Op, read: Mapping[str, Sign]) -> bool:
         return _is_analytic_power(op, read)
     if op.kind == "softplus":
         return float(op.attribute("threshold", 20)) >= 20
+    if op.kind == "composed":  # of pieces that join smoothly
+        return True
+    if op.kind == "masked":  # by constant masks alone
+        return read.keys() == {"input"} and not is_deep(op.attribute("fill"))
     if op.kind in _NORMS:
         return _eps(op) > 0
     return op.kind == "local_response_norm" and float(op.attribute("k", 1.0)) > 0
 
 
 # Where each has eps if it is not given. None is the machine epsilon of the dtype.
-_NORMS = {"batch_norm", "fused_rms_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"}
+_NORMS = {"batch_norm", "fused_rms_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm", "standardize"}
 
 
 def _eps(op: Op) -> float:
     return float(op.attribute("eps", op.attribute("epsilon", 1e-5)))
+
+
+def is_deep(number: float) -> bool:
+    """Whether the exponential of a number is lost beside that of any score, so that values do not show it."""
+    return number < -20
 
 
 def _is_analytic_power(op: Op, read: Mapping[str, Sign]) -> bool:

@@ -9,10 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from fxmap.model.tensors import tensors_of
 
 
 class DoubleKernels(TorchFunctionMode):
     """Replaces grouped convolutions and grouped matrix products inside its `with` block, by the same sums written otherwise.
+
+    Products of what code makes in float32 by itself, as `one_hot(i).float() @ w`, with float64 weights are made in float64.
 
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64.
@@ -25,11 +30,40 @@ class DoubleKernels(TorchFunctionMode):
             call = dict(zip(_CONV2D, args, strict=False)) | kwargs
             if _is_depthwise(**call):
                 return _grouped_convolution(**call)
+        if _name(func) in _PRODUCTS:
+            args, kwargs = _promoted(args, kwargs)
         if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
             call = dict(zip(_GROUPED_MM, args, strict=False)) | kwargs
             if call["input"].dtype is torch.float64 and can_part(**call):
                 return grouped_mm(call["input"], call["weight"], call["offs"])
         return func(*args, **kwargs)
+
+
+# Operations that refuse factors of two dtypes, which sums and products by elements promote.
+_PRODUCTS = frozenset(
+    """
+    addbmm addmm addmv baddbmm bilinear bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    convolution dot einsum linear matmul mm mv rmatmul scaled_dot_product_attention tensordot
+    """.split()  # noqa: SIM905 -- as a list it would have a line for each
+)
+
+
+def _name(func: Any) -> str:
+    """Return the name of a function, method or overload, without the underscores of operators."""
+    return str(getattr(getattr(func, "overloadpacket", func), "__name__", "")).strip("_")
+
+
+def _promoted(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return arguments with float32 tensors made float64, where others of them are."""
+    found = {part.dtype for part in tensors_of((args, kwargs)) if part.is_floating_point()}
+    if found != {torch.float32, torch.float64}:
+        return args, kwargs
+    promoted: tuple[Any, Any] = tree_map(_as_double, (args, kwargs))
+    return promoted
+
+
+def _as_double(part: Any) -> Any:
+    return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")

@@ -35,10 +35,10 @@ class Network(Captured):
 
     @cached_property
     def covering(self) -> tuple[str, ...]:
-        """The windows of average pooling that are as large as the map, by name: on other maps they are no means."""
+        """The windows of pools that are as large as the map, by name: on other maps they are not of all positions."""
         nodes = {node.name: node for node in self.graph.nodes}
-        means = [op for op in self.ops.of_kind({"mean"}) if op.name in nodes and kind_of(nodes[op.name]) == "avg_pool"]
-        return tuple(op.module or op.name for op in means)
+        pools = {name for name, node in nodes.items() if kind_of(node) in ("avg_pool", "max_pool")}
+        return tuple(op.module or op.name for op in self.ops.of_kind({"mean", "amax"}) if op.name in pools)
 
     @cached_property
     def read(self) -> frozenset[str]:

@@ -25,17 +25,24 @@ from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE
 from fxmap.normalize.rules.filled import FILL_CONSTANT
 from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
+from fxmap.normalize.rules.largest import JOIN_LARGEST, UNIFY_LARGEST
 from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, RESTORE_LINEAR
-from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING
+from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING, PRODUCT_TO_EMBEDDING
+from fxmap.normalize.rules.masked import FILL_BY_MASK, FILL_BY_SUM, PASS_CONSTANT_MASKS, SIMPLIFY_MASKS, deep_sums
 from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON
 from fxmap.normalize.rules.movement import PASS_MOVEMENT, PASS_REPETITION
+from fxmap.normalize.rules.nearest import PASS_NEAREST
 from fxmap.normalize.rules.numbers import CONSTANT_AS_NUMBER
-from fxmap.normalize.rules.padding import PAD_BY_NUMBER
+from fxmap.normalize.rules.padding import CUT_IN_LAYER, PAD_BY_NUMBER, PAD_IN_LAYER
+from fxmap.normalize.rules.pieces import NAME_PIECES
 from fxmap.normalize.rules.pooling import POOL_TO_MEAN
 from fxmap.normalize.rules.scaling import PASS_SCALING
+from fxmap.normalize.rules.softmax import LOG_OF_SOFTMAX, RESTORE_LOGSUMEXP, RESTORE_SOFTMAX, SHIFT_SOFTMAX
 from fxmap.normalize.rules.squaring import UNIFY_SQUARE
+from fxmap.normalize.rules.standard import STANDARDIZE
 from fxmap.normalize.rules.sums import FLATTEN_SUM
 from fxmap.normalize.rules.terms import GATHER_TERMS
+from fxmap.normalize.rules.unit import TO_UNIT
 from fxmap.normalize.rules.weight_norm import MERGE_WEIGHT_NORM, count_weight_norms, spread_weights
 from fxmap.normalize.split import split_joined
 
@@ -50,6 +57,10 @@ SPELL: tuple[Rule, ...] = (
     MERGE_BATCH_NORM,
     POOL_TO_MEAN,
     PAD_BY_NUMBER,
+    PAD_IN_LAYER,
+    CUT_IN_LAYER,
+    UNIFY_LARGEST,
+    JOIN_LARGEST,
     CONSTANT_AS_NUMBER,
     UNIFY_BOUNDS,
     NEGATION_AS_COMPARISON,
@@ -61,11 +72,30 @@ SPELL: tuple[Rule, ...] = (
     ROOT_OF_VARIANCE,
     UNIFY_SQUARE,
     INDEX_TO_EMBEDDING,
+    PRODUCT_TO_EMBEDDING,
+    STANDARDIZE,
+    RESTORE_SOFTMAX,
+    SHIFT_SOFTMAX,
+    LOG_OF_SOFTMAX,
+    RESTORE_LOGSUMEXP,
+    TO_UNIT,
+    NAME_PIECES,
+    FILL_BY_SUM,
+    FILL_BY_MASK,
+    SIMPLIFY_MASKS,
 )
 
 
 # After the split of joined layers: only where values come from counts now.
-READ_THROUGH: tuple[Rule, ...] = (PASS_MOVEMENT, PASS_REPETITION, PASS_SCALING, FLATTEN_SUM, GATHER_TERMS)
+READ_THROUGH: tuple[Rule, ...] = (
+    PASS_CONSTANT_MASKS,
+    PASS_NEAREST,
+    PASS_MOVEMENT,
+    PASS_REPETITION,
+    PASS_SCALING,
+    FLATTEN_SUM,
+    GATHER_TERMS,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +128,7 @@ def normalize(
         rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
         spread_weights(context)
     rewrite(context, SPELL, rewrites)
-    context.ops.pieces.update(pieces_of(context.ops, named))
+    context.ops.pieces.update(pieces_of(context.ops, named, deep_sums(context)))
     sums, scales, norms_before = count_branches(context.ops)
     rewrite(context, _folding(fold), rewrites)
     split_joined(context.ops, graph, tensors, constants)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from torch import Tensor, fx
 
+from fxmap.graph.constants import Constants
 from fxmap.graph.opgraph import Op, OpGraph
 
 
@@ -28,6 +29,26 @@ class Context:
     def nodes(self) -> dict[str, fx.Node]:
         """The nodes of the fx graph by name."""
         return {node.name: node for node in self.graph.nodes}
+
+    @cached_property
+    def _folded(self) -> Constants:
+        return Constants(
+            self.graph,
+            {},
+            {str(node.target): self.constants[node.name] for node in self.graph.nodes if node.name in self.constants},
+            buffers=False,
+        )
+
+    def folded(self, name: str) -> Tensor | None:
+        """Return the value of a node that depends on constants alone; None where that is not known."""
+        node = self.nodes.get(name)
+        if node is None or node not in self._folded.nodes:
+            return None
+        try:
+            value = self._folded.value(node)
+        except (RuntimeError, NotImplementedError):
+            return None
+        return value if isinstance(value, Tensor) and not value.is_meta else None
 
 
 # The names of the operations near a change, or why there is none: a sentence that ends "not applied: ...".

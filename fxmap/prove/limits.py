@@ -37,7 +37,7 @@ def limits_of(*models: nn.Module) -> list[int]:
         for function in _functions(model, values):
             values += [function.__globals__.get(name) for name in function.__code__.co_names]
             values += _constants(function.__code__)
-        found.update(value for value in values if type(value) is int and 1 < value < _LARGEST)
+        found.update(abs(value) for value in values if type(value) is int and 1 < abs(value) < _LARGEST)
     return sorted(found)
 
 

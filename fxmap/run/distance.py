@@ -102,11 +102,19 @@ def _distance_at_one(a: Tensor, b: Tensor) -> float:
     return float("inf")
 
 
+def _distance_repeated(a: Tensor, b: Tensor) -> float:
+    """Return the distance of two values one of which repeats the other along axes; infinite where none may."""
+    few, many = sorted((a, b), key=Tensor.numel)
+    if few.dim() != many.dim() or not all(one in (1, other) for one, other in zip(few.shape, many.shape, strict=True)):
+        return float("inf")
+    return distance(few.expand_as(many), many)
+
+
 def loose_distance(a: Tensor, b: Tensor) -> float:
     """Return the distance of two values up to the order of their elements, padding with zeros, and a constant factor.
 
-    If one value has only one of the other's positions, it is the distance at that position: a norm may come before or after
-    the selection of a token.
+    If one value repeats the other along axes, it is that of one repetition. If one has only one of the other's positions, it
+    is the distance at that position: a norm may come before or after the selection of a token.
 
     >>> x = torch.tensor([1.0, 2.0, 5.0])
     >>> loose_distance(x, x.flip(0)), loose_distance(x, 4 * x), loose_distance(x, torch.tensor([0.0, 1.0, 2.0, 5.0]))
@@ -114,6 +122,8 @@ def loose_distance(a: Tensor, b: Tensor) -> float:
     """
     if not a.is_floating_point() or not b.is_floating_point():
         return float("inf")
+    if a.numel() != b.numel() and (repeated := _distance_repeated(a.detach(), b.detach())) < float("inf"):
+        return repeated
     if a.numel() != b.numel() and (at_one := _distance_at_one(a.detach(), b.detach())) < float("inf"):
         return at_one
     a, b = a.detach().flatten(), b.detach().flatten()

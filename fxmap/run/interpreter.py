@@ -60,7 +60,12 @@ class ValueInterpreter(fx.Interpreter):
         return super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a method, out of place."""
+        """Call a method, out of place; a cast to float32 is one to the dtype of the tensors, as in `call_function`."""
+        if target == "float":
+            target, args = "to", (*args, self.dtype)
+        elif target in ("to", "type"):
+            args = tuple(self.dtype if part is torch.float32 else part for part in args)
+            kwargs = {name: self.dtype if part is torch.float32 else part for name, part in kwargs.items()}
         pure = target.rstrip("_") if isinstance(target, str) and not target.startswith("__") else target
         return super().call_method(pure if hasattr(args[0], pure) else target, args, kwargs)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.proof.attacks import exchanged, merged
+from benchmarks.proof.attacks import exchanged, merged, spellings
 from benchmarks.proof.attacks.attack import Attack, Build, Conv, Free, Function, conv, free, net, normal, numbers
 from benchmarks.proof.attacks.families import themselves
 from benchmarks.proof.attacks.inputs import QKV, attention, holes
@@ -319,5 +319,9 @@ EQUAL: dict[str, Callable[[], Iterator[Attack]]] = {
     "equal: layers and tables": lambda: both_ways(layers()),
     "equal: parts of the source": lambda: both_ways(parts()),
     "equal: roles of layers": lambda: both_ways(chain(merged.attacks(), exchanged.attacks())),
+    "equal: pieces in other words": lambda: both_ways(spellings.pieces()),
+    "equal: masks in other words": lambda: both_ways(spellings.masks()),
+    "equal: windows in other words": lambda: both_ways(spellings.windows()),
+    "equal: products in other words": lambda: both_ways(spellings.products()),
     "equal: real models": themselves,
 }

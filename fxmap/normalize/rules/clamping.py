@@ -48,12 +48,12 @@ def _spell(context: Context, op: Op) -> Outcome:
     (before,) = ops.operands(op.name)["input"]
     other = bounds_of(ops, before) if ops.op(before).kind in _KINDS and len(ops.users(before)) == 1 else None
     merged = None if other is None else _merged(bounds, other)
-    spelled = _spelled(op, merged or bounds)
-    if spelled is None:
+    made = spelled(op, merged or bounds)
+    if made is None:
         return "its lower bound is above its upper one"
-    if merged is None and (spelled.kind, dict(spelled.attributes)) == (op.kind, dict(op.attributes)):
+    if merged is None and (made.kind, dict(made.attributes)) == (op.kind, dict(op.attributes)):
         return "it is written so"
-    ops.add(spelled)
+    ops.add(made)
     return (op.name, *(ops.bypass(before, "input") if merged is not None else ()))
 
 
@@ -66,7 +66,8 @@ def _merged(one: Bounds, other: Bounds) -> Bounds | None:
     return (lower[0], upper[0]) if len(lower) == len(upper) == 1 and None in one and None in other else None
 
 
-def _spelled(op: Op, bounds: Bounds) -> Op | None:
+def spelled(op: Op, bounds: Bounds) -> Op | None:
+    """Return an operation that bounds its operand, in the one way; None where the lower bound is above the upper one."""
     lower, upper = bounds
     if lower is not None and upper is not None:
         named = (("max_val", upper), ("min_val", lower))

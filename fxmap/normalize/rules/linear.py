@@ -6,9 +6,15 @@ it is read as it is, it is `i o` (GPT-2's Conv1D), which the attribute "axes" sa
 linear(x, w) + b = linear(x, w, b), where b has one number for each output channel and nothing else reads the product.
 """
 
+import math
 from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, fx
 
 from fxmap.graph.affine import affine_shape
+from fxmap.graph.constants import call
 from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
@@ -18,30 +24,61 @@ _TRANSPOSITION = Trait.PERMUTE | Trait.TRANSPOSE
 
 def _restore(context: Context, op: Op) -> Outcome:
     """Turn a matrix product with a parameter, transposed or not, back into a linear layer."""
-    ops, read = context.ops, _weight(context.ops, op.name)
+    ops, read = context.ops, _weight(context, op.name)
     if isinstance(read, str):
         return read
-    matrix, weight = read
+    matrix, weight, transposed = read
     ops.network.remove_edge(matrix, op.name, key=ops.edge(matrix, op.name, "mat2"))
     ops.network.add_edge(weight, op.name, argument="weight")
-    attributes = op.attributes if matrix != weight else (*op.attributes, ("axes", "i o"))
+    attributes = op.attributes if transposed else (*op.attributes, ("axes", "i o"))
     ops.add(replace(op, kind="linear", attributes=attributes))
-    if matrix != weight and not ops.users(matrix):
-        ops.network.remove_node(matrix)
-    return op.name, matrix, weight
+    return (op.name, weight, *ops.drop_unread([matrix] if matrix != weight else []))
 
 
-def _weight(ops: OpGraph, name: str) -> tuple[str, str] | str:
-    """Return a product's matrix and the parameter that it is, transposed or not; or the reason why it is no parameter."""
+def _weight(context: Context, name: str) -> tuple[str, str, bool] | str:
+    """Return a product's matrix, the parameter that it is, and whether that is transposed; or why it is no parameter."""
+    ops = context.ops
     (matrix,) = ops.operands(name).get("mat2", [""])
     if not matrix:
         return "it has no second matrix"
     source = matrix
-    if has(ops.op(matrix).kind, _TRANSPOSITION):
-        (source,) = ops.operands(matrix)["input"]
+    while has(ops.op(source).kind, Trait.MOVEMENT) and list(ops.operands(source)) == ["input"]:
+        (source,) = ops.operands(source)["input"]
     if ops.op(source).kind != TENSOR:
         return "its second matrix is computed from inputs"
-    return (matrix, source) if len(ops.op(source).shape or ()) == 2 else "its second matrix is a tensor of other rank"
+    shape = ops.op(source).shape or ()
+    if len(shape) != 2:
+        return "its second matrix is a tensor of other rank"
+    if source == matrix:
+        return matrix, source, False
+    step = ops.op(matrix)
+    if has(step.kind, _TRANSPOSITION) and ops.operands(matrix)["input"] == [source]:
+        return matrix, source, True
+    moved, numbers = _moved(context, step.output, shape), torch.arange(math.prod(shape)).view(shape)
+    if moved is None or moved.shape not in (numbers.shape, numbers.t().shape):
+        return "how its second matrix follows from a parameter is not known"
+    if torch.equal(moved, numbers.t()):
+        return matrix, source, True
+    return (matrix, source, False) if torch.equal(moved, numbers) else "its second matrix holds a parameter in another order"
+
+
+def _moved(context: Context, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the numbers of a parameter's elements, moved as an fx node moves the parameter."""
+    path, node = list[fx.Node](), context.nodes[name]
+    while node.op != "get_attr" and len(node.all_input_nodes) == 1:
+        path.append(node)
+        (node,) = node.all_input_nodes
+    value = torch.arange(math.prod(shape)).view(shape)
+    try:
+        for step in reversed(path):
+            value = call(step, partial(_given, value))
+    except (RuntimeError, TypeError, AttributeError):
+        return None
+    return value if node.op == "get_attr" else None
+
+
+def _given(value: Tensor, _: fx.Node) -> Tensor:
+    return value
 
 
 def _merge_bias(context: Context, op: Op) -> Outcome:

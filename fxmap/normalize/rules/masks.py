@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import Op
 from fxmap.normalize.rule import Context, Outcome, Rule
 
@@ -15,15 +16,28 @@ from fxmap.normalize.rule import Context, Outcome, Rule
 _BOOLEAN = {"eq", "ge", "gt", "isinf", "isnan", "le", "logical_and", "logical_not", "logical_or", "lt", "ne", "to_bool"}
 
 
+# Operations whose result is true or false where they are given what is.
+_BITWISE = {"and", "bitwise_and", "or", "bitwise_or", "xor", "bitwise_xor"}
+
+
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert"})
+
+
+def is_boolean(context: Context, name: str) -> bool:
+    """Whether a value is known to be one of true and false."""
+    while has(context.ops.op(name).kind, Trait.MOVEMENT) and list(context.ops.operands(name)) == ["input"]:
+        (name,) = context.ops.operands(name)["input"]
+    op, node = context.ops.op(name), context.nodes.get(context.ops.op(name).output)
+    if op.kind in _BITWISE and not op.attributes and not context.ops.numbers.get(name):
+        parts = [part for parts in context.ops.operands(name).values() for part in parts]
+        return bool(parts) and all(is_boolean(context, part) for part in parts)
+    return op.kind in _BOOLEAN or (node is not None and node.meta.get("dtype") is torch.bool)
 
 
 def _to_comparison(context: Context, op: Op) -> Outcome:
     """Write a negation as a comparison with 0."""
     ops, (mask,) = context.ops, context.ops.operands(op.name)["input"]
-    node = context.nodes.get(ops.op(mask).output)
-    boolean = ops.op(mask).kind in _BOOLEAN or (node is not None and node.meta.get("dtype") is torch.bool)
-    if op.kind != "logical_not" and not boolean:
+    if op.kind != "logical_not" and not is_boolean(context, mask):
         return "whether the mask is of true and false is not known"
     ops.add(replace(op, kind="eq", attributes=(("other", 0),)))
     return (op.name,)
@@ -33,12 +47,15 @@ def _to_choice(context: Context, op: Op) -> Outcome:
     """Write masked_fill(x, mask, value) as where(mask, value, x)."""
     ops = context.ops
     names = {"mask": "condition", "value": "input", "input": "other"}
-    operands = ops.operands(op.name)
-    if not {"mask", "input"} <= operands.keys() <= names.keys() or not {key for key, _ in op.attributes} <= {"value"}:
+    operands, numbers = ops.operands(op.name), ops.numbers.get(op.name, ())
+    given = operands.keys() | {argument for argument, _ in numbers}
+    if not {"mask", "input"} <= given <= names.keys() or not {key for key, _ in op.attributes} <= {"value"}:
         return "it is not called with a mask and a value"
     ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
     for argument, (producer,) in operands.items():
         ops.network.add_edge(producer, op.name, argument=names[argument])
+    if numbers:
+        ops.numbers[op.name] = tuple((names[argument], node) for argument, node in numbers)
     ops.add(replace(op, kind="where", attributes=tuple(("input", value) for _, value in op.attributes), written=op.spelling))
     return (op.name,)
 
@@ -60,6 +77,8 @@ def _turn(context: Context, op: Op) -> Outcome:
         for producer in producers if argument != "condition" else ():
             ops.network.add_edge(producer, op.name, argument=turned.get(argument, argument))
     ops.add(replace(op, attributes=tuple(sorted((turned.get(key, key), value) for key, value in op.attributes))))
+    if op.name in ops.numbers:
+        ops.numbers[op.name] = tuple((turned.get(argument, argument), node) for argument, node in ops.numbers[op.name])
     ops.drop_unread([name])
     return (op.name, *read["input"])
 

@@ -6,6 +6,10 @@ where(m, x, full(c)) = where(m, x, c), clamp(x, min=tensor(c)) = clamp(x, min=c)
 
 from dataclasses import replace
 
+from torch import fx
+
+from fxmap.graph.arguments import bind
+from fxmap.graph.kinds import facts, kind_of
 from fxmap.graph.opgraph import CONSTANT, Op
 from fxmap.normalize.rule import Context, Outcome, Rule
 
@@ -14,6 +18,8 @@ _OPERANDS = {
     "where": ("input", "other"),
     "masked_fill": ("value",),
     "clamp": ("min", "max"),
+    "clamp_min": ("min",),
+    "clamp_max": ("max",),
     "maximum": ("input",),
     "minimum": ("input",),
 }
@@ -35,9 +41,26 @@ def number_of(context: Context, name: str) -> float | None:
     return float(number) if isinstance(number, int | float) and not context.ops.operands(name) else None
 
 
+def _filled_with(node: fx.Node) -> float | None:
+    """Return the number that a tensor of some size is filled with; None for other values that sizes make."""
+    kind = kind_of(node)
+    if kind == "tensor":
+        return float(node.args[0]) if node.args and isinstance(node.args[0], int | float) else None
+    filled = _FILLED.get(kind, _FILLED.get(facts(kind).filled))
+    number = bind(node).get(filled) if isinstance(filled, str) else filled
+    return float(number) if isinstance(number, int | float) else None
+
+
 def _to_number(context: Context, op: Op) -> Outcome:
     """Write a constant operand as an attribute, which takes its edge out."""
     ops = context.ops
+    for argument, name in ops.numbers.get(op.name, ()):
+        number = _filled_with(context.nodes[name]) if argument in _OPERANDS[op.kind] else None
+        if number is not None:
+            ops.numbers[op.name] = tuple(pair for pair in ops.numbers[op.name] if pair != (argument, name))
+            named = "other" if op.kind in ("maximum", "minimum") else argument
+            ops.add(replace(op, attributes=tuple(sorted((*op.attributes, (named, number))))))
+            return (op.name,)
     for argument in _OPERANDS[op.kind]:
         producers = ops.operands(op.name).get(argument, [])
         if op.kind in ("maximum", "minimum") and len(producers) != 2:
