@@ -16,6 +16,7 @@ from fxmap.graph.pieces import pieces_of
 from fxmap.normalize.compose import compose_operands
 from fxmap.normalize.driver import rewrite
 from fxmap.normalize.fold import Fold, Foldable
+from fxmap.normalize.row_views import row_views
 from fxmap.normalize.rule import Context, Rewrites, Rule
 from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
 from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
@@ -40,6 +41,7 @@ from fxmap.normalize.rules.scaling import PASS_SCALING
 from fxmap.normalize.rules.softmax import LOG_OF_SOFTMAX, RESTORE_LOGSUMEXP, RESTORE_SOFTMAX, SHIFT_SOFTMAX
 from fxmap.normalize.rules.squaring import UNIFY_SQUARE
 from fxmap.normalize.rules.standard import STANDARDIZE
+from fxmap.normalize.rules.stored_weights import MERGE_STORED_WEIGHT, count_stored_weights
 from fxmap.normalize.rules.sums import FLATTEN_SUM
 from fxmap.normalize.rules.terms import GATHER_TERMS
 from fxmap.normalize.rules.unit import TO_UNIT
@@ -123,17 +125,21 @@ def normalize(
     named = {node.name: constants[str(node.target)] for node in graph.nodes if str(node.target) in constants}
     context = Context(compose_operands(ops, Operands(graph, tensors, constants)), graph, named)
     rewrites = Rewrites()
-    weight_norms = count_weight_norms(context.ops)
-    if fold.weight_norms:
-        rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
+    weight_norms, stored_weights = count_weight_norms(context.ops), count_stored_weights(context)
+    kept_apart = [
+        rule for rule, one in ((MERGE_WEIGHT_NORM, fold.weight_norms), (MERGE_STORED_WEIGHT, fold.stored_weights)) if one
+    ]
+    if kept_apart:
+        rewrite(context, tuple(kept_apart), rewrites)
         spread_weights(context)
     rewrite(context, SPELL, rewrites)
     context.ops.pieces.update(pieces_of(context.ops, named, deep_sums(context)))
+    context.ops.row_views.update(row_views(context))
     sums, scales, norms_before = count_branches(context.ops)
     rewrite(context, _folding(fold), rewrites)
     split_joined(context.ops, graph, tensors, constants)
     rewrite(context, READ_THROUGH, rewrites)
-    return Normalized(context.ops, Foldable(sums, scales, norms_before, weight_norms), rewrites)
+    return Normalized(context.ops, Foldable(sums, scales, norms_before, weight_norms, stored_weights), rewrites)
 
 
 def _folding(fold: Fold) -> tuple[Rule, ...]:

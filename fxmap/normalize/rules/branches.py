@@ -8,21 +8,25 @@ the identity kernel, so that every sum of them, scaled by channel or not, is one
 Holds for every input in eval mode, for windows of odd size that are centred at the same positions: equal strides, and
 kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum. A scale by channel behind
 one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. The weight that
-results is a tensor computed from stored ones: `OpGraph.computed`.
+results is a tensor computed from stored ones: `OpGraph.computed`. A term may be two layers of low rank, one behind the other
+(LoRA): w x + s (b a) x = (w + s b a) x.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, IdentityKernel, Product, RowScaled, Scaled, Sum
 from fxmap.expressions.base import Expression, Source, substitute
-from fxmap.expressions.layout import Transpose
+from fxmap.expressions.layout import Reshape, Transpose
 from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
 
-_VIEWS = kinds(Trait.VIEW | Trait.RESHAPE) | {"unsqueeze"}
+_SHAPES = kinds(Trait.VIEW | Trait.RESHAPE)
+
+_VIEWS = _SHAPES | {"unsqueeze"}
 
 
 # A sum has at least so many terms; a scale and a norm have one.
@@ -64,7 +68,7 @@ class _Form:
     """A value as an affine map of `entry`, computed by operations `inner` that have no other consumers.
 
     Each of `kernels` writes a term of the weight in the shape of the largest layer; `biases` are the terms of the bias.
-    `merged` says that a norm before a layer is one of them.
+    `merged` says that a norm before a layer is one of them, and `low_rank` that one is two layers of low rank.
     """
 
     entry: str
@@ -73,12 +77,15 @@ class _Form:
     layers: tuple[_Layer, ...] = ()
     biases: tuple[Expression, ...] = ()
     merged: bool = False
+    low_rank: bool = False
 
 
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that ends with an operation, if it is more than a single layer."""
     form = _form(graph, name, last=True)
     if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
+        return None
+    if form.inner & graph.row_views and not form.low_rank:
         return None
     return form if graph.op(name).kind != "linear" or form.merged else None
 
@@ -103,6 +110,9 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
     op, tensors = graph.op(name), graph.tensors(name)
     if not last and len(graph.users(name)) != 1:
         return None
+    if name in graph.row_views:
+        form = _form(graph, graph.operands(name)["input"][0])
+        return None if form is None else replace(form, inner=form.inner | {name})
     if op.kind in _LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes"):
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
@@ -115,8 +125,11 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
 
 
 def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
-    (entry,) = graph.operands(op.name)["input"]
+    entry, between = _through_views(graph, op.name)
     layer = _Layer(op, tensors["weight"])
+    low = _low_rank(graph, op, layer)
+    if low is not None:
+        return low
     weight: Expression = _source(tensors["weight"])
     bias: Expression | None = _optional(tensors, "bias")
     if "norm.running_var" in tensors:
@@ -130,7 +143,68 @@ def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
     def kernel(largest: _Layer) -> Expression:
         return weight if layer.kernel == largest.kernel else Centred(weight, largest.kernel)
 
-    return _behind_norm(graph, _Form(entry, (kernel,), frozenset({op.name}), (layer,), () if bias is None else (bias,)))
+    return _behind_norm(graph, _Form(entry, (kernel,), between | {op.name}, (layer,), () if bias is None else (bias,)))
+
+
+def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
+    """Return two layers, one behind the other, with fewer channels between them than before: w2 w1 x.
+
+    The update of an adapter (LoRA) is of this kind; of two convolutions the second one looks at single positions. Else they
+    are two layers, and None is returned.
+    """
+    name, between, factor = _through_numbers(graph, op.name)
+    before, up = graph.op(name), layer.shape
+    down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
+    plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
+    if op.kind != before.kind or op.kind not in _LAYERS or not plain or down is None or before.rows is not None:
+        return None
+    inner = down.shape or ()
+    apart = before.attribute("axes") or len(inner) != len(up) or not _looks_at_positions(op, up)
+    if apart or before.attribute("groups", 1) != 1 or not inner[0] < inner[1]:
+        return None
+    shape = (up[0], *inner[1:])
+    flat: list[Expression] = [_source(layer.weight), _source(down)]
+    if op.kind == "convolution":
+        flat = [Reshape(flat[0], up[:2]), Reshape(flat[1], (inner[0], prod(inner[1:])))]
+    made: Expression = Product(*flat)
+    made = made if op.kind == "linear" else Reshape(made, shape)
+    made = made if factor == 1.0 else Scaled(made, factor)
+    entry, first = _through_views(graph, name)
+    whole = _Layer(before, replace(layer.weight, shape=shape))
+    return _Form(entry, (lambda _: made,), between | first | {op.name, name}, (whole,), low_rank=True)
+
+
+def _through_numbers(graph: OpGraph, name: str) -> tuple[str, frozenset[str], float]:
+    """Return the value that a layer reads, without views of its rows and products with numbers, these, and their factor."""
+    entry, passed = _through_views(graph, name)
+    factor = 1.0
+    while has(graph.op(entry).kind, Trait.PRODUCT) and (number := _number(graph, entry)) is not None:
+        if len(graph.users(entry)) != 1:
+            break
+        factor *= number
+        scaled = entry
+        entry, views = _through_views(graph, entry)
+        passed |= views | {scaled}
+    return entry, passed, factor
+
+
+def _looks_at_positions(op: Op, shape: tuple[int, ...]) -> bool:
+    """Whether a layer is linear, or a convolution of single positions: 1x1, not strided, not padded, in one group."""
+    usual = {"stride": 1, "padding": 0, "groups": 1}
+    as_usual = all(op.attribute(name, value) in (value, (value,) * len(shape[2:])) for name, value in usual.items())
+    return op.kind == "linear" or (set(shape[2:]) == {1} and as_usual)
+
+
+def _through_views(graph: OpGraph, name: str) -> tuple[str, frozenset[str]]:
+    """Return the value that a layer reads, without views of its rows, and those of the views that only the layer reads."""
+    (entry,) = graph.operands(name)["input"]
+    passed: set[str] = set()
+    alone = True
+    while entry in graph.row_views:
+        alone = alone and len(graph.users(entry)) == 1
+        passed |= {entry} if alone else set()
+        (entry,) = graph.operands(entry)["input"]
+    return entry, frozenset(passed)
 
 
 def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
@@ -235,6 +309,7 @@ def _of_sum(graph: OpGraph, name: str) -> _Form | None:
         tuple(layer for part in parts for layer in part.layers),
         tuple(bias for part in parts for bias in part.biases),
         any(part.merged for part in parts),
+        any(part.low_rank for part in parts),
     )
 
 
