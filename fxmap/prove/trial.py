@@ -100,13 +100,18 @@ def _as_part(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, whole: Proof
     passes, generator = Passes(whole.forwards), torch.Generator().manual_seed(0)
     drawn = random_tensors(plan.src.main, generator, held(plan.src, mapping.sources()))
     source, _ = GraphRuns(plan, (), TOLERANCE, passes).calibrated_source(drawn, chosen.first.src, generator)
+    weights = mapped_weights(mapping, plan.src, plan.dst, source)
     try:
-        part = part_of_source(plan, mapped_weights(mapping, plan.src, plan.dst, source), chosen, passes)
-        proof = None if part is None else _proof(mapping, part.plan, part.chosen)
-    except TROUBLE as error:
+        part = part_of_source(plan, weights, chosen, passes)
+    except Exception as error:  # whatever a model raises where it does not run, or takes no hooks
         logger.info("the destination cannot be compared as a part of the source: %s", error)
-        return whole
-    if part is None or proof is None or not proof.ok:
+        return replace(whole, forwards=passes.count)
+    try:
+        proof = whole if part is None else _proof(mapping, part.plan, part.chosen)
+    except TROUBLE as error:
+        logger.info("the source does not run as one that returns %s: %s", part, error)
+        proof = whole
+    if part is None or not proof.ok:
         return replace(whole, forwards=passes.count)
     return replace(proof, forwards=proof.forwards + passes.count, scope=replace(proof.scope, part=str(part)))
 

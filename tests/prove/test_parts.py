@@ -136,6 +136,16 @@ def test_a_part_with_a_layer_of_its_own_is_none() -> None:
         fxmap.auto_map(src, dst, example_inputs=torch.randn(4, 6), verify="required")
 
 
+def test_a_model_that_takes_no_hooks_is_no_part_and_raises_nothing() -> None:
+    class Bare(nn.Linear):
+        def register_forward_hook(self, *_: Any, **__: Any) -> Any:
+            raise KeyError("no hooks")
+
+    src = Net(lambda m, x: head(middle(m, x), m), **layers(h=Bare(8, 3)))
+    proof = fxmap.auto_map(src, Net(middle, **layers()), example_inputs=torch.randn(4, 6)).proof
+    assert not proof.ok
+
+
 def test_a_wrong_mapping_of_a_part_is_refuted() -> None:
     src, dst = Classifier().eval(), trunk().eval()
     names = dict(fxmap.auto_map(src, dst, verify=False))
