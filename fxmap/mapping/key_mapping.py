@@ -42,6 +42,7 @@ from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.writing import Loaded, write_state
+from fxmap.model.surroundings import undisturbed
 from fxmap.trace import Trace
 
 _NOT_TRACED = Trace()
@@ -178,6 +179,7 @@ class KeyMapping(Mapping[str, Expression]):
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
         return evaluate(self, state_dict, like)
 
+    @undisturbed
     def load_into(
         self,
         dst: nn.Module,

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.mapping.proof import Status
+from fxmap.mapping.saved import Saved
+from fxmap.model.restoring import let_through
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,35 @@ def write_state(dst: nn.Module, full: Mapping[str, Any], made: Collection[str], 
         check_fits(key, full[key], own[key])
     refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in made})
     full = _read_first(full, own)
-    before = {key: snapshot(value) for key, value in own.items()}
-    metadata = getattr(own, "_metadata", None)
+    metadata, saved = getattr(own, "_metadata", None), Saved.of(dst)
     try:
         load_state(dst, full, metadata)
     except BaseException as error:
-        load_state(dst, before, metadata)
-        if isinstance(error, Exception):
-            raise LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}") from error
-        raise
+        try:
+            put_back(saved, dst, error)
+        except BaseException:
+            saved.put_back()  # once more: an interrupt may have come before the first
+            raise
     absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
     return Loaded(absent, list(findings.unexpected), len(made))
+
+
+def put_back(saved: Saved, dst: nn.Module, error: BaseException) -> NoReturn:
+    """Put back what a model held after an error.
+
+    Raises:
+        LoadError: of an exception that is no interrupt; or some values could not be put back, and the message names them.
+    """
+    lost, interrupt = saved.put_back()
+    if lost:
+        raise LoadError(
+            f"{shorten(lost)}: could not be put back after {type(error).__name__}: {error}; the destination is half-written "
+            "there, and as it was everywhere else. Build it anew before you load again"
+        ) from error
+    if interrupt is not None and isinstance(error, Exception):
+        raise interrupt
+    let_through(error)
+    raise LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}") from error
 
 
 def _read_first(full: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
