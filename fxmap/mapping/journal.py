@@ -14,7 +14,9 @@ tensor([0., 0.])
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import IO, Self
 
@@ -31,6 +33,7 @@ BOUND = 64 << 20
 class _Entry:
     """The old value of a tensor: in memory, or at a place of the file."""
 
+    key: str
     tensor: Tensor
     value: Tensor | None
     offset: int
@@ -65,7 +68,7 @@ class Journal:
         size = tensor.numel() * tensor.element_size()
         if size <= self._free:
             self._free -= size
-            self._entries.append(_Entry(tensor, tensor.detach().clone(), 0))
+            self._entries.append(_Entry(key, tensor, tensor.detach().clone(), 0))
             return
         try:
             if self._file is None:
@@ -78,13 +81,20 @@ class Journal:
                 f"{key}: its old value ({size / 1e6:.0f} MB), which comes back should loading fail, cannot be kept in "
                 f"{tempfile.gettempdir()}: {error}. Name a folder with more room by the environment variable TMPDIR"
             ) from error
-        self._entries.append(_Entry(tensor, None, offset))
+        self._entries.append(_Entry(key, tensor, None, offset))
 
     def restore(self) -> None:
         """Put all values back, the last one first: a tensor that was saved twice gets its first value."""
-        with torch.no_grad():
-            for entry in reversed(self._entries):
-                entry.tensor.copy_(self._read(entry) if entry.value is None else entry.value)
+        for _, step in self.steps():
+            step()
+
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        """Return the steps that put the values back, each with its key; they take no code of the tensors' own classes."""
+        return [(entry.key, partial(self._put_back, entry)) for entry in reversed(self._entries)]
+
+    def _put_back(self, entry: _Entry) -> None:
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            entry.tensor.copy_(self._read(entry) if entry.value is None else entry.value)
 
     def _read(self, entry: _Entry) -> Tensor:
         assert self._file is not None

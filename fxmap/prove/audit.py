@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fxmap.model.inputs import Inputs, names_of
+from fxmap.model.restoring import let_through
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
@@ -179,7 +180,8 @@ class Auditor:
                     outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
                     beside.append(dict(_beside(output)))
                     seen.append(decisions)
-        except Exception:  # whatever a model raises on inputs that it does not accept
+        except Exception as error:  # whatever a model raises on inputs that it does not accept
+            let_through(error)
             return None
         pairing = self.pairing
         if named is not None:
