@@ -10,6 +10,7 @@ from benchmarks.names import command as names
 from benchmarks.pairs import command as pairs
 from benchmarks.proof import command as proof
 from benchmarks.speed import command as speed
+from benchmarks.unseen import command as unseen
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("accuracy")(accuracy.command)
@@ -20,6 +21,7 @@ app.command("names")(names.command)
 app.command("proof")(proof.command)
 app.command("compare")(compare.command)
 app.command("speed")(speed.command)
+app.command("unseen")(unseen.command)
 
 
 if __name__ == "__main__":
