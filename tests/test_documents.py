@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("docs/architecture.md", "CONTRIBUTING.md")
@@ -37,7 +39,7 @@ def test_every_file_and_folder_in_backticks_exists(document: str) -> None:
     assert [path for path in paths if not is_there(path)] == []
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "README.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "README.md", "docs/index.md", "docs/shown.md", "docs/guides/int8.md"])
 def test_every_link_to_a_file_leads_to_one(document: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", prose((ROOT / document).read_text(encoding="utf-8")))
     files = [target for target in targets if "://" not in target]
@@ -77,3 +79,54 @@ def test_the_first_command_to_set_up_is_that_of_the_readme() -> None:
     command = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest\n"
     for file in ("CONTRIBUTING.md", "README.md"):
         assert command in (ROOT / file).read_text(encoding="utf-8"), file
+
+
+def blocks(text: str) -> list[str]:
+    """Return the Python blocks of a document, but for those of a prompt, which are doctests."""
+    found = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for block in found if not block.startswith(">>>")]
+
+
+@pytest.mark.parametrize("page", sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")))
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks((ROOT / page).read_text(encoding="utf-8"))
+    if not found:
+        return
+    for package in re.findall(r"^import (.*)$", "\n".join(found), re.MULTILINE):
+        for name in re.split(r",\s*", package.split("#")[0].strip()):
+            pytest.importorskip(name.split(" ")[0])
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in found:
+            exec(compile(block, page, "exec"), names)  # a page's blocks follow one another
+
+
+@pytest.mark.slow
+def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("timm", "transformers"):
+        pytest.importorskip(name)
+    import torchvision
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
+    model.fc = torch.nn.Linear(2048, 2)
+    torch.save(model.state_dict(), "float.pth")
+    names: dict[str, object] = {"images": [torch.randn(2, 3, 96, 96)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
+            if "unknown.safetensors" in block:
+                dst = names["dst"]
+                assert isinstance(dst, torch.nn.Module)
+                names["state_dict"] = {f"net.{key}": value.clone() for key, value in dst.state_dict().items()}
+                save_file(names["state_dict"], "unknown.safetensors")
+            exec(compile(block, "README.md", "exec"), names)
+
+
+def test_the_readme_is_a_screen_and_a_half() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
