@@ -1,4 +1,4 @@
-"""The examples of the README on models larger than memory, run small."""
+"""The examples of docs/large.md on models larger than memory, run small."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from fxmap.testing.generated import Decoder, JoinedDecoder
 
 SIZES = {"layers": 2, "width": 32, "heads": 4, "groups": 4, "hidden": 48, "vocabulary": 50}
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "large.md"
 
 
 def example(of: str) -> str:
     """Return the first Python block behind a text of the section."""
-    section = README.read_text(encoding="utf-8").split("## Larger than memory")[1].split("\n## ")[0]
+    section = PAGE.read_text(encoding="utf-8")
     found = re.search(r"```python\n(.*?)```", section.split(of)[1], re.DOTALL)
     assert found
     return found[1]
