@@ -9,9 +9,12 @@ tensor([[ 6,  7],
         [10, 11]], dtype=torch.uint8)
 """
 
+import errno
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,25 +59,35 @@ class Stored:
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
 
-    def blocks(self, region: Region, size: int) -> Iterator[memoryview]:
-        """Yield the bytes of a region of whole rows, in blocks that each are gone when the next one is asked for.
+    def copy(self, region: Region, target: int, size: int, done: Callable[[memoryview], object]) -> None:
+        """Copy the bytes of a region of whole rows to the end of an open file, inside the system where it can do that.
+
+        Args:
+            region: of which only the first axis is cut.
+            target: the descriptor of a file that is open for writing.
+            size: of a block.
+            done: called with every block, which is gone when it returns, in another thread than the copying one.
 
         Raises:
             CheckpointError: as `read`.
+            OSError: the target cannot be written.
         """
         self.stamp.check(self.path)
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         offset, left = self.offset + (region[0][0] * row if region else 0), math.prod(extents(region)) * self.dtype.itemsize
         buffer = memoryview(bytearray(min(size, left)))
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                while left:
-                    block = buffer[: min(size, left)]
-                    self._fill(file.fileno(), block, offset)
-                    yield block
-                    offset, left = offset + len(block), left - len(block)
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
+        with _opened(self.path) as source, ThreadPoolExecutor(1) as beside:
+            while left:
+                block = buffer[: min(size, left)]
+                read = beside.submit(self._fill_and_call, source, block, offset, done)
+                _copy_range(source, target, offset, len(block))
+                read.result()
+                offset, left = offset + len(block), left - len(block)
+        self.stamp.check(self.path)
+
+    def _fill_and_call(self, file: int, block: memoryview, offset: int, done: Callable[[memoryview], object]) -> None:
+        self._fill(file, block, offset)
+        done(block)
 
     def _read(self, file: int, region: Region) -> Tensor:
         made = torch.empty(extents(region), dtype=self.dtype)
@@ -110,10 +123,35 @@ def bytes_of(value: Tensor) -> memoryview:
     return memoryview(value.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def blocks_in_file(value: object, size: int) -> Iterator[memoryview] | None:
-    """Return the bytes of a lazy tensor, block by block, where they lie in a file one behind the other; else None."""
+def place_of(value: object) -> tuple[Stored, Region] | None:
+    """Return where a lazy tensor lies in a file, if its bytes are one behind the other there; else None."""
     stored = value.origin if isinstance(value, LazyTensor) else None
     if not isinstance(value, LazyTensor) or not isinstance(stored, Stored):
         return None
-    region = value.region
-    return stored.blocks(region, size) if region[1:] == whole(stored.shape)[1:] else None
+    return (stored, value.region) if value.region[1:] == whole(stored.shape)[1:] else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _copy_range(source: int, target: int, offset: int, count: int) -> None:
+    """Append bytes of one file to another, in the kernel where it can, which takes a third of the time."""
+    while count:
+        try:
+            copied = os.copy_file_range(source, target, count, offset)
+        except (AttributeError, OSError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            copied = os.write(target, os.pread(source, count, offset))
+        if not copied:
+            raise CheckpointError("a file that is copied ends too early: it was cut off. Fetch it anew")
+        offset, count = offset + copied, count - copied

@@ -14,16 +14,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.text import read
 from fxmap.files.checkpoint import open_checkpoint
 from fxmap.files.writing import write_text
-from fxmap.mapping.adapter import StateDictAdapter, adapter_of
 from fxmap.mapping.applying import (
     evaluate,
     refuse_incomplete,
@@ -32,19 +31,17 @@ from fxmap.mapping.applying import (
     refuse_unusable,
     sources_of,
 )
+from fxmap.mapping.exports import Exports
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.graphs import Graphs
-from fxmap.mapping.inverse import invert
 from fxmap.mapping.lazy_state import LazyState, lazily
 from fxmap.mapping.next_steps import Step
 from fxmap.mapping.page import notebook, page
-from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.sharded import is_sharded, load_sharded
-from fxmap.mapping.to_transformers import to_transformers
 from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.surroundings import undisturbed
@@ -54,7 +51,7 @@ from fxmap.trace import Trace
 _NOT_TRACED = Trace()
 
 
-class KeyMapping(Mapping[str, Expression]):
+class KeyMapping(Exports):
     """How every destination key is made from source keys.
 
     As a mapping it goes from destination key to expression, over the keys that the source makes; keys that the
@@ -139,14 +136,6 @@ class KeyMapping(Mapping[str, Expression]):
     def sources(self) -> set[str]:
         """Return the source keys that some expression reads."""
         return sources_of(self)
-
-    def patterns(self) -> tuple[Pattern, ...]:
-        """Return the expressions generalised over the numbers in keys, so that the layers of a stack are one line.
-
-        >>> print(*KeyMapping({f"layers.{i}.q.weight": f"h.{i}.attn.wq" for i in range(12)}).patterns())
-        h.{i}.attn.wq -> layers.{i}.q.weight, i = 0..11
-        """
-        return patterns(self._expressions)
 
     def apply(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Make the destination's keys from a source state dict; the arguments are not changed.
@@ -269,32 +258,8 @@ class KeyMapping(Mapping[str, Expression]):
         """
         return write_state(dst, full, self.keys(), self.knowledge)
 
-    def inverse(self, like: Mapping[str, Any] | None = None) -> "KeyMapping":
-        """Return the mapping from destination to source, for the source keys that can be recovered.
-
-        Renames, transposes, permutations, reshapes and stacks are turned round, joins are taken apart, and slices are joined
-        where together they cover their tensor; each is tried on numbers that are all different. A folded batch norm or a
-        quantized weight cannot be undone: map the other way with `auto_map(dst, src)`, which gives a neutral norm and
-        dequantized weights. `knowledge.reasons` names each such key.
-
-        Args:
-            like: a state dict of the source, for the shapes of its tensors. A mapping of `auto_map` knows those it needs;
-                one by hand does not.
-
-        >>> import torch
-        >>> from fxmap.expressions.layout import Concat
-        >>> joined = KeyMapping({"qk": Concat((Source("q"), Source("k")))})
-        >>> back = joined.inverse(like={"q": torch.zeros(4, 3), "k": torch.zeros(2, 3)})
-        >>> print(back["q"], back["k"])
-        qk[0:4] qk[4:6]
-        """
-        return KeyMapping(*invert(self, self.knowledge, self._shapes(like)))
-
-    def _shapes(self, like: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
-        given = {} if like is None else like
-        return self.knowledge.src_shapes | {
-            key: tuple(value.shape) for key, value in given.items() if isinstance(value, Tensor)
-        }
+    def _alike(self, expressions: Mapping[str, Expression], knowledge: Findings) -> Self:
+        return type(self)(expressions, knowledge)
 
     def to_json(self) -> str:
         """Write the mapping as JSON: expressions and statuses, no values, no proof."""
@@ -314,38 +279,6 @@ class KeyMapping(Mapping[str, Expression]):
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
         return module_source(self._expressions)
-
-    def to_transformers(self, like: Mapping[str, Any] | None = None) -> list[Any]:
-        """Return the rules by which transformers loads the source's checkpoints, and saves in their form again.
-
-        They are `WeightRenaming` and `WeightConverter` of `transformers.core_model_loading`, general over layers. Handed to
-        `transformers.conversion_mapping.register_checkpoint_conversion_mapping(model_type, rules)`, they are applied by
-        `from_pretrained`, and their reverse by `save_pretrained`.
-
-        Args:
-            like: a state dict of the source, for the shapes of its tensors, as in `inverse`.
-
-        Raises:
-            MappingError: transformers is absent, or older than 5, or its operations cannot say how a key is made; the
-                message names the keys.
-        """
-        return to_transformers(self._expressions, self._shapes(like))
-
-    def to_state_dict_adapter(self, like: Mapping[str, Any] | None = None) -> type[StateDictAdapter]:
-        """Return an adapter class of torchtitan's protocol: `from_hf` applies the mapping, `to_hf` its inverse.
-
-        The source is Hugging Face's checkpoint, the destination the model that is trained. `like` as in `inverse`.
-
-        Raises:
-            MappingError: a source key cannot be made back; the message names it.
-
-        >>> import torch
-        >>> adapter = KeyMapping({"tok.weight": "model.embed_tokens.weight"}).to_state_dict_adapter()()
-        >>> list(adapter.to_hf({"tok.weight": torch.zeros(2, 2)}))
-        ['model.embed_tokens.weight']
-        """
-        back = self.inverse(like)
-        return adapter_of(self, back, back.knowledge.reasons)
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other findings: `changes` are fields of `Findings`."""

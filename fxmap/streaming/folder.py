@@ -9,8 +9,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from fxmap.errors import CheckpointError
 from fxmap.files.lazy import materialise
-from fxmap.files.stored import blocks_in_file, bytes_of
+from fxmap.files.stored import bytes_of, place_of
 from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.streaming.shards import Entry, Shard, index_of
 
@@ -140,36 +139,42 @@ def _write_shards(partial: Path, work: Work, finished: dict[str, int], progress:
 def _write_shard(partial: Path, shard: Shard, work: Work, progress: Callable[[int], None], done: int) -> int:
     """Write one file, which has its name when it is whole; returns its checksum."""
     temporary = partial / f"{shard.name}.part"
-    with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
-        checksum = _write_and_sum(file, memoryview(shard.header()), 0, beside)
+    with temporary.open("wb", buffering=0) as file:
+        summed = _Summed(file)
+        summed.write(memoryview(shard.header()))
         for entry in shard.entries:
-            for block in _blocks(entry, work.make(entry.key)):
-                checksum = _write_and_sum(file, block, checksum, beside)
+            _write_tensor(entry, work.make(entry.key), summed)
             done += entry.nbytes
             progress(done)
     os.replace(temporary, partial / shard.name)
-    return checksum
+    return summed.checksum
 
 
-def _blocks(entry: Entry, value: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor in the dtype of its entry; one that lies in a file as it is has no memory of its own."""
-    if value.dtype == entry.dtype and tuple(value.shape) == entry.shape:
-        lying = blocks_in_file(value, _BLOCK)
-        if lying is not None:
-            yield from lying
-            return
-    data = bytes_of(_fitting(entry, materialise(value)).contiguous())
-    yield from (data[begin : begin + _BLOCK] for begin in range(0, len(data), _BLOCK))
+def _write_tensor(entry: Entry, value: Tensor, summed: "_Summed") -> None:
+    """Write a tensor in the dtype of its entry; one that lies in a file as it is has no memory of its own."""
+    place = place_of(value) if value.dtype == entry.dtype and tuple(value.shape) == entry.shape else None
+    if place is None:
+        summed.write(bytes_of(_fitting(entry, materialise(value)).contiguous()))
+    else:
+        stored, region = place
+        stored.copy(region, summed.file.fileno(), _BLOCK, summed.add)
 
 
-def _write_and_sum(file: IO[bytes], block: memoryview, checksum: int, beside: Executor) -> int:
-    """Write a block while another thread sums it up; returns the checksum."""
-    summed = beside.submit(zlib.crc32, block, checksum)
-    try:
-        _write_all(file, block)
-    finally:
-        result = summed.result()
-    return result
+class _Summed:
+    """A file that is written from begin to end, and the checksum of what was."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.checksum = file, 0
+
+    def add(self, block: memoryview) -> None:
+        """Count bytes that were written to the file by other means."""
+        self.checksum = zlib.crc32(block, self.checksum)
+
+    def write(self, data: memoryview) -> None:
+        for begin in range(0, len(data), _BLOCK):
+            block = data[begin : begin + _BLOCK]
+            self.add(block)  # while it is in the processor's cache
+            _write_all(self.file, block)
 
 
 def _write_all(file: IO[bytes], block: memoryview) -> None:
