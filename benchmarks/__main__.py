@@ -5,6 +5,7 @@ import typer
 from benchmarks.accuracy import command as accuracy
 from benchmarks.calibration import command as calibration
 from benchmarks.compare import command as compare
+from benchmarks.faults import command as faults
 from benchmarks.forms import command as forms
 from benchmarks.names import command as names
 from benchmarks.pairs import command as pairs
@@ -14,6 +15,7 @@ from benchmarks.speed import command as speed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("accuracy")(accuracy.command)
+app.command("faults")(faults.command)
 app.command("forms")(forms.command)
 app.command("pairs")(pairs.command)
 app.command("calibration")(calibration.command)

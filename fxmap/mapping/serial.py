@@ -49,18 +49,20 @@ def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
         return expressions, _findings(dict(data["knowledge"]))
     except MappingError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise MappingError(f"not a mapping that fxmap wrote: {type(error).__name__}: {error}") from error
 
 
 def _findings(known: dict[str, Any]) -> Findings:
     """Read findings; those that an older fxmap wrote lack some fields."""
     known["statuses"] = {str(key): Status(value).unverified for key, value in known["statuses"].items()}
-    known["mismatched"] = tuple(
-        Mismatch(m["key"], m["source"], tuple(m["src_shape"]), tuple(m["dst_shape"])) for m in known["mismatched"]
-    )
+    known["mismatched"] = tuple(map(_mismatch, known["mismatched"]))
     for name in ("unexpected", "unread", "ranges"):
-        known[name] = tuple(known[name])
+        known[name] = tuple(_text(part) for part in known[name])
+    for name in ("reasons", "left"):
+        known[name] = {str(key): _text(value) for key, value in known.get(name, {}).items()}
+    for name in ("different", "blocked"):
+        known[name] = _text(known[name])
     texts = [str(text) for text in known["notes"]]
     kinds = known.pop("note_kinds", [NoteKind.OTHER] * len(texts))
     known["notes"] = tuple(Note(text, NoteKind(kind)) for text, kind in zip(texts, kinds, strict=True))
@@ -75,3 +77,14 @@ def _findings(known: dict[str, Any]) -> Findings:
     }
     known["src_shapes"] = {str(key): tuple(map(int, shape)) for key, shape in known.get("src_shapes", {}).items()}
     return Findings(**known)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a sentence or a key, not {value!r}")
+    return value
+
+
+def _mismatch(known: Any) -> Mismatch:
+    src, dst = (tuple(int(length) for length in known[name]) for name in ("src_shape", "dst_shape"))
+    return Mismatch(_text(known["key"]), _text(known["source"]), src, dst)
