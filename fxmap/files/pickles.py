@@ -11,7 +11,7 @@ Cost: linear in the length of the pickle; about as much as torch's own unpickler
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from fxmap.files.limits import Limits
 
@@ -23,16 +23,19 @@ class TooMuch(ValueError):
     """A pickle whose tuples are nested more than the limits allow."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
+class _Size(NamedTuple):
     """How many tuples are met along every way through a value, and how deep the deepest lies."""
 
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # which hides the method of tuples
     depth: int = 0
 
 
 _PLAIN = _Size()
 _MARK = _Size(0)
+
+# Of the other instructions: how many values they take, and the sizes of those that they leave.
+_EFFECTS = {code.name: (len(code.stack_before), (_PLAIN,) * len(code.stack_after)) for code in pickletools.opcodes}
+_LONG = frozenset(("INT", "LONG", "LONG1", "LONG4"))
 
 
 @dataclass(slots=True)
@@ -44,20 +47,20 @@ class _Sizes:
     memo: dict[int, _Size] = field(default_factory=dict)
     wide: int = 0
 
-    def step(self, name: str, argument: Any, opcode: Any) -> None:
+    def step(self, name: str, argument: Any) -> None:
         """Run one instruction."""
         special = _SPECIAL.get(name)
         if special is not None:
             special(self, argument)
             return
-        if isinstance(argument, int) and argument.bit_length() > _WIDE:
+        if name in _LONG and argument.bit_length() > _WIDE:
             self.wide += 1
             if self.wide > _MANY_WIDE:
                 raise TooMuch(f"more than {_MANY_WIDE:,} integers of more than {_WIDE} bits")
-        taken, made = len(opcode.stack_before), len(opcode.stack_after)
+        taken, made = _EFFECTS[name]
         if taken:
             del self.stack[-taken:]
-        self.stack += [_PLAIN] * made
+        self.stack.extend(made)
 
     def push(self, value: _Size) -> int:
         """Push a value; returns how many there are."""
@@ -66,7 +69,11 @@ class _Sizes:
 
     def join(self, parts: list[_Size]) -> None:
         """Push the size of a tuple."""
-        made = _Size(1 + sum(part.count for part in parts), 1 + max((part.depth for part in parts), default=0))
+        count, depth = 1, 0
+        for part in parts:
+            count += part.count
+            depth = max(depth, part.depth)
+        made = _Size(count, depth + 1)
         if made.depth > self.limits.depth:
             raise TooMuch(f"tuples are nested deeper than {self.limits.depth}")
         if made.count > self.limits.entries:
@@ -132,7 +139,7 @@ def check_pickle(stream: IO[bytes], limits: Limits) -> bool:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
                 return True
-            sizes.step(opcode.name, argument, opcode)
+            sizes.step(opcode.name, argument)
     except TooMuch:
         raise
     except (ValueError, LookupError, EOFError, OverflowError, MemoryError):
