@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,9 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.mapper import map_by_name
 from fxmap.model.wrappers import spell
+
+# An input that is drawn has at most this many numbers, 1 GiB of them, and a length so many digits.
+_LARGEST_INPUT, _DIGITS = 2**28, 12
 
 
 @dataclass(frozen=True)
@@ -200,8 +204,10 @@ def example(shape: str | None) -> Tensor | None:
     if shape is None:
         return None
     lengths = shape.replace(",", "x").split("x")
-    if not all(length.isdecimal() and int(length) for length in lengths):
+    if not all(length.isdecimal() and len(length) < _DIGITS and int(length) for length in lengths):
         raise UsageError(f"--inputs {shape}: a shape is lengths joined by x, as in 1x3x224x224")
+    if math.prod(map(int, lengths)) > _LARGEST_INPUT:
+        raise UsageError(f"--inputs {shape}: {math.prod(map(int, lengths)):,} numbers are more than {_LARGEST_INPUT:,}")
     return torch.randn([int(length) for length in lengths], generator=torch.Generator().manual_seed(0))
 
 
@@ -213,7 +219,7 @@ def _batches(file: Path) -> Iterable[Any]:
 def _read_mapping(file: Path) -> KeyMapping:
     try:
         return KeyMapping.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise MappingError(f"{file}: cannot be read: {error}") from error
     except MappingError as error:
         raise MappingError(f"{file}: {error}") from error

@@ -97,6 +97,8 @@ def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
         model = build(*reference.args, **reference.kwargs)
     except SystemExit as error:
         raise FactoryError(f"{text}: building it called sys.exit({error.code!r})") from error
+    except UsageError:
+        raise
     except Exception as error:
         # The factory is the user's, and so is whatever it raises.
         raise FactoryError(f"{text}: building it raised {type(error).__name__}: {error}") from error
@@ -139,7 +141,7 @@ def _transformers(reference: Reference) -> Callable[..., Any]:
     try:
         data = json.loads(Path(reference.name).read_text(encoding="utf-8"))
         kind, architectures = data["model_type"], data.get("architectures") or []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{reference.text}: not a configuration of transformers: {type(error).__name__}: {error}"
         ) from error
@@ -147,7 +149,11 @@ def _transformers(reference: Reference) -> Callable[..., Any]:
     def build() -> Any:
         config = transformers.AutoConfig.for_model(**data)
         if architectures:
-            return getattr(transformers, architectures[0])(config)
+            named = getattr(transformers, str(architectures[0]), None)
+            # The file names it, and may name anything of that package.
+            if not (isinstance(named, type) and issubclass(named, nn.Module)):
+                raise UsageError(f"{reference.text}: {architectures[0]!r} is no model of transformers")
+            return named(config)
         return transformers.AutoModel.from_config(config)
 
     if not isinstance(kind, str):

@@ -18,6 +18,10 @@ from fxmap.expressions.scheme import Scheme
 _NOT_IN_JSON = ("inf", "-inf", "nan")
 
 
+# Integers from here on are no int64, which is what torch takes.
+_NO_INTEGER = 2**63
+
+
 def _kinds(module: ModuleType) -> dict[str, type[Expression]]:
     """Return the expressions that a module defines, by the name that JSON gives them."""
     own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
@@ -80,4 +84,6 @@ def _parse_field(raw: object, hint: Any) -> object:
     if hint is float and raw in _NOT_IN_JSON:
         return float(str(raw))
     accepted = (int, float) if hint is float else (hint,)
-    return raw if type(raw) in accepted else None
+    if type(raw) not in accepted or (type(raw) is int and abs(raw) >= _NO_INTEGER):
+        return None
+    return raw

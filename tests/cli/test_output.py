@@ -107,6 +107,21 @@ def test_errors_are_json_where_json_is_asked_for(arguments: list[str], capsys: p
     assert err.startswith("fxmap: error: ")
 
 
+def test_shapes_that_fill_the_memory_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for shape in ("1x99999999999x99999", "9" * 5000, "1x" * 40 + "1000000000"):
+        status, _, err = run(capsys, "map", LINEAR, LINEAR, "--inputs", shape)
+        assert status == 2
+        assert "--inputs" in err
+
+
+@pytest.mark.parametrize("named", ["pipeline", "no_such_model", 5, "AutoConfig", "__name__"])
+def test_a_configuration_names_models_alone(named: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": [named]}))
+    status, _, err = run(capsys, "map", f"transformers:{tmp_path}/config.json", LINEAR)
+    assert (status, "is no model of transformers" in err) == (2, True)
+
+
 def test_keys_cannot_rule_the_terminal_nor_forge_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     torch.save({"x\x1b]0;title\x07": torch.zeros(2), "y\nproof: ok": torch.ones(3)}, tmp_path / "a.pth")
     for arguments in (

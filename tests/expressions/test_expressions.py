@@ -153,6 +153,8 @@ def test_json_round_trip(expression: Expression) -> None:
         {"op": ["source"]},
         {"op": "source"},
         {"op": "source", "key": 3},
+        {"op": "shifted", "of": {"op": "source", "key": "a"}, "amount": 10**400},
+        {"op": "slice", "of": {"op": "source", "key": "a"}, "start": 0, "stop": 2**63},
         {"op": "source", "key": "a", "value": 1},
         {"op": "shifted", "of": {"op": "source", "key": "a"}, "amount": True},
         {"op": "packed_object", "kind": "box", "parts": [{"op": "source", "key": "a"}]},
