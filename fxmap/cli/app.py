@@ -36,7 +36,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"fxmap {__version__}")
+        write(f"fxmap {__version__}")
         raise typer.Exit
 
 
