@@ -59,11 +59,12 @@ def command(
     # The server of the processes imports once what all of them need.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.faults.command"])
     start = time.perf_counter()
-    rows = [run(ATTACKS[name], count, seconds) for name in names]
-    took = time.perf_counter() - start
-    if json_file is not None:
-        write_json(json_file, "faults", rows_of(rows), took)
-    _print(rows, took)
+    rows: list[Row] = []
+    for name in names:
+        rows.append(run(ATTACKS[name], count, seconds))
+        if json_file is not None:
+            write_json(json_file, "faults", rows_of(rows), time.perf_counter() - start)
+    _print(rows, time.perf_counter() - start)
     if any(row.survived < row.tried for row in rows):
         raise typer.Exit(1)
 
