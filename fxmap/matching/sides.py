@@ -133,6 +133,8 @@ def _choices(src: nn.Module, dst: nn.Module, given: Given) -> Iterator[tuple[Inp
 def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
     """Fold structures that only one model has: summed branches, norms before layers, channel scales, weight norms.
 
+    Weights that are computed by a mask or a singular value are folded in both: where both have them, they correspond.
+
     Branches are folded only if the source has more layers: with as many layers, the destination has the branches too, and
     may return each of two heads beside their sum.
     """
@@ -144,8 +146,12 @@ def _folded(src: Side, dst: Side) -> tuple[Side, Side]:
         scales=ours.scales > 0 and theirs.scales == 0,
         norms_before=more and ours.norms_before > 0 and theirs.norms_before == 0,
         weight_norms=ours.weight_norms > 0 and theirs.weight_norms == 0,
+        stored_weights=ours.stored_weights > 0,
     )
-    return _with(src, fold), _with(dst, Fold(weight_norms=theirs.weight_norms > 0 and ours.weight_norms == 0))
+    theirs_alone = Fold(
+        weight_norms=theirs.weight_norms > 0 and ours.weight_norms == 0, stored_weights=theirs.stored_weights > 0
+    )
+    return _with(src, fold), _with(dst, theirs_alone)
 
 
 def _with(one: Side, fold: Fold) -> Side:

@@ -8,13 +8,14 @@ class Foldable:
     """The numbers of foldable structures in a model, counted before any is folded.
 
     `sums` of affine branches, `scales` by channel, `norms_before` linear layers, and `weight_norms`: weights that are kept
-    as direction and size.
+    as direction and size; `stored_weights` are computed by a mask or by their largest singular value.
     """
 
     sums: int = 0
     scales: int = 0
     norms_before: int = 0
     weight_norms: int = 0
+    stored_weights: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,4 @@ class Fold:
     scales: bool = False
     norms_before: bool = False
     weight_norms: bool = False
+    stored_weights: bool = False

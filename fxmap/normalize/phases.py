@@ -34,6 +34,7 @@ from fxmap.normalize.rules.padding import PAD_BY_NUMBER
 from fxmap.normalize.rules.pooling import POOL_TO_MEAN
 from fxmap.normalize.rules.scaling import PASS_SCALING
 from fxmap.normalize.rules.squaring import UNIFY_SQUARE
+from fxmap.normalize.rules.stored_weights import MERGE_STORED_WEIGHT, count_stored_weights
 from fxmap.normalize.rules.sums import FLATTEN_SUM
 from fxmap.normalize.rules.terms import GATHER_TERMS
 from fxmap.normalize.rules.weight_norm import MERGE_WEIGHT_NORM, count_weight_norms, spread_weights
@@ -93,9 +94,12 @@ def normalize(
     named = {node.name: constants[str(node.target)] for node in graph.nodes if str(node.target) in constants}
     context = Context(compose_operands(ops, Operands(graph, tensors, constants)), graph, named)
     rewrites = Rewrites()
-    weight_norms = count_weight_norms(context.ops)
-    if fold.weight_norms:
-        rewrite(context, (MERGE_WEIGHT_NORM,), rewrites)
+    weight_norms, stored_weights = count_weight_norms(context.ops), count_stored_weights(context)
+    kept_apart = [
+        rule for rule, one in ((MERGE_WEIGHT_NORM, fold.weight_norms), (MERGE_STORED_WEIGHT, fold.stored_weights)) if one
+    ]
+    if kept_apart:
+        rewrite(context, tuple(kept_apart), rewrites)
         spread_weights(context)
     rewrite(context, SPELL, rewrites)
     context.ops.pieces.update(pieces_of(context.ops, named))
@@ -103,7 +107,7 @@ def normalize(
     rewrite(context, _folding(fold), rewrites)
     split_joined(context.ops, graph, tensors, constants)
     rewrite(context, READ_THROUGH, rewrites)
-    return Normalized(context.ops, Foldable(sums, scales, norms_before, weight_norms), rewrites)
+    return Normalized(context.ops, Foldable(sums, scales, norms_before, weight_norms, stored_weights), rewrites)
 
 
 def _folding(fold: Fold) -> tuple[Rule, ...]:

@@ -72,7 +72,9 @@ def test_where_both_have_it_both_parts_are_renamed() -> None:
 
 
 def test_a_weight_that_is_computed_in_another_way_is_not_made_up() -> None:
-    src = randomised(nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)), 1)
+    first = nn.Linear(4, 8)
+    nn.utils.parametrize.register_parametrization(first, "weight", nn.Tanh())
+    src = randomised(nn.Sequential(first, nn.ReLU(), nn.Linear(8, 3)), 1)
     mapping = fxmap.auto_map(src, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
     assert mapping.missing == ["0.weight"]
     assert "computes its weight from other tensors" in mapping.knowledge.reasons["0.weight"]

@@ -32,6 +32,7 @@ from fxmap.expressions.arithmetic import Shifted, Size, WeightNormed
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.layout import Columns
 from fxmap.expressions.simplify import simplify
+from fxmap.expressions.stored import SpectralNormed, Times
 from fxmap.graph.opgraph import OpGraph
 from fxmap.mapping.findings import Mismatch
 from fxmap.matching.align.alignment import Alignment
@@ -130,12 +131,20 @@ def in_stored_tensors(operands: Derivation, src: OpGraph, dst: OpGraph) -> Deriv
     return _for_parts_of_composed(operands, _for_parts_of_computed(found, dst), src, dst)
 
 
+_NOT_DETERMINED = (
+    "the destination computes its weight from several tensors (a mask, singular vectors), which one weight does not "
+    "determine: take the mask or the parametrization off the destination, and load that"
+)
+
+
 def _for_parts_of_computed(found: Derivation, dst: OpGraph) -> Derivation:
     """Transfer findings on computed operands to the stored tensors they are made of (a weight norm's direction and size)."""
     expressions, mismatched, reasons = dict(found.expressions), dict(found.mismatched), dict(found.reasons)
     for name, computed in dst.computed.items():
         if name in expressions:
-            expressions |= _solved(computed, expressions.pop(name))
+            solved = _solved(computed, expressions.pop(name))
+            expressions |= solved
+            reasons |= dict.fromkeys(() if solved else computed.sources(), _NOT_DETERMINED)
         if name in reasons:
             reasons |= dict.fromkeys(computed.sources(), reasons.pop(name))
         if name in mismatched:
@@ -174,9 +183,20 @@ def _for_parts_of_composed(operands: Derivation, found: Derivation, src: OpGraph
 
 
 def _solved(made: Expression, value: Expression) -> dict[str, Expression]:
-    """Solve for the stored tensors (direction and size) from which a weight norm computes a given value; empty otherwise."""
-    if isinstance(made, WeightNormed) and isinstance(made.of, Source) and isinstance(made.scale, Source):
-        return {made.of.key: value, made.scale.key: Size(value, made.axis)}
+    """Solve for the stored tensors from which a weight of a given value is computed; empty where they are not determined.
+
+    A weight norm has the value as its direction, and its norm as its size. A mask or singular vectors are those of the
+    source, if that computes the value in the same way.
+    """
+    match made, value:
+        case WeightNormed(Source(direction), Source(size), axis), _:
+            return {direction: value, size: Size(value, axis)}
+        case Times(Source(one), Source(mask)), Times(of, by):
+            return {one: of, mask: by}
+        case SpectralNormed(Source(weight), Source(u), Source(v), axis), SpectralNormed(of, left, right, along) if (
+            axis == along
+        ):
+            return {weight: of, u: left, v: right}
     return {}
 
 

@@ -8,7 +8,8 @@ the identity kernel, so that every sum of them, scaled by channel or not, is one
 Holds for every input in eval mode, for windows of odd size that are centred at the same positions: equal strides, and
 kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum. A scale by channel behind
 one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. The weight that
-results is a tensor computed from stored ones: `OpGraph.computed`.
+results is a tensor computed from stored ones: `OpGraph.computed`. A term may be two linear layers of low rank, one behind
+the other (LoRA): w x + s (b a) x = (w + s b a) x.
 """
 
 from collections.abc import Callable, Mapping
@@ -117,6 +118,9 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
 def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
     (entry,) = graph.operands(op.name)["input"]
     layer = _Layer(op, tensors["weight"])
+    low = _low_rank(graph, op, layer)
+    if low is not None:
+        return low
     weight: Expression = _source(tensors["weight"])
     bias: Expression | None = _optional(tensors, "bias")
     if "norm.running_var" in tensors:
@@ -131,6 +135,26 @@ def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
         return weight if layer.kernel == largest.kernel else Centred(weight, largest.kernel)
 
     return _behind_norm(graph, _Form(entry, (kernel,), frozenset({op.name}), (layer,), () if bias is None else (bias,)))
+
+
+def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
+    """Return two linear layers, one behind the other, with fewer channels between them than before and behind: w2 w1 x.
+
+    The update of an adapter (LoRA) is of this kind. Else they are two layers, and None is returned.
+    """
+    (name,) = graph.operands(op.name)["input"]
+    before = graph.op(name)
+    down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
+    plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
+    if op.kind != "linear" or before.kind != "linear" or not plain or down is None or before.rows is not None:
+        return None
+    inner = down.shape or ()
+    if before.attribute("axes") or len(inner) != 2 or not inner[0] < min(layer.shape[0], inner[1]):
+        return None
+    whole = replace(layer.weight, shape=(layer.shape[0], inner[1]))
+    made = Product(_source(layer.weight), _source(down))
+    (entry,) = graph.operands(name)["input"]
+    return _Form(entry, (lambda _: made,), frozenset({op.name, name}), (_Layer(op, whole),))
 
 
 def _behind_norm(graph: OpGraph, form: _Form) -> _Form:

@@ -1,0 +1,101 @@
+"""Weights that a model computes from several stored tensors: merged into a plain model, taken over, never split."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import fxmap
+from fxmap.testing.planted import randomised
+
+Wrap = Callable[[nn.Module], nn.Module]
+X = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(0))
+
+
+def plain(module: nn.Module) -> nn.Module:
+    return module
+
+
+def spectral(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.spectral_norm(module)
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    return prune.random_unstructured(module, "weight", 0.5)
+
+
+def net(wrap: Wrap, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = (wrap(nn.Conv1d(4, 6, 3)), nn.Tanh(), wrap(nn.ConvTranspose1d(6, 4, 3)), nn.Tanh(), nn.Conv1d(4, 2, 1))
+    return nn.Sequential(*layers).eval()
+
+
+def error(dst: nn.Module, src: nn.Module, x: Tensor = X) -> float:
+    with torch.no_grad():
+        return float((dst(x) - src(x)).abs().max() / src(x).abs().max())
+
+
+WRAPS: list[Wrap] = [spectral, nn.utils.parametrizations.spectral_norm, pruned]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("to", ["plain", "itself"])
+def test_the_weight_is_computed_or_its_parts_are_taken_over_and_it_is_proven(wrap: Wrap, to: str) -> None:
+    src, dst = net(wrap, 1), net(plain if to == "plain" else wrap, 2)
+    mapping = fxmap.transfer(src, dst, example_inputs=X)
+    assert mapping.proof.ok
+    assert error(dst, src) < 1e-6
+    assert fxmap.KeyMapping.from_json(mapping.to_json()) == mapping
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_plain_weight_is_not_split(wrap: Wrap) -> None:
+    with pytest.raises(fxmap.LoadError, match="which one weight does not determine"):
+        fxmap.transfer(net(plain, 1), net(wrap, 2), example_inputs=X)
+
+
+class Adapted(nn.Module):
+    def __init__(self, i: int, o: int, rank: int, scale: float = 2.0) -> None:
+        super().__init__()
+        self.base, self.scale = nn.Linear(i, o), scale
+        self.down, self.up = nn.Linear(i, rank, bias=False), nn.Linear(rank, o, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x) + self.scale * self.up(self.down(x))
+        return y
+
+
+def mlp(layer: Callable[[int, int], nn.Module]) -> nn.Module:
+    return nn.Sequential(layer(8, 16), nn.GELU(), layer(16, 6))
+
+
+def test_an_adapter_is_merged_and_proven() -> None:
+    src, dst = randomised(mlp(lambda i, o: Adapted(i, o, 3)), 1).eval(), randomised(mlp(nn.Linear), 2).eval()
+    mapping = fxmap.transfer(src, dst)
+    assert mapping.proof.ok
+    assert error(dst, src, torch.randn(3, 8)) < 1e-5
+    assert set(mapping["0.weight"].sources()) == {"0.base.weight", "0.down.weight", "0.up.weight"}
+
+
+def test_a_wrong_strength_of_an_adapter_is_refuted() -> None:
+    src, dst = (randomised(mlp(lambda i, o, s=s: Adapted(i, o, 3, s)), 1).eval() for s in (2.0, 3.0))  # type: ignore[misc]
+    assert not fxmap.auto_map(src, dst).ok
+
+
+def test_a_merged_layer_does_not_determine_an_adapter() -> None:
+    src, dst = randomised(mlp(nn.Linear), 1).eval(), randomised(mlp(lambda i, o: Adapted(i, o, 3)), 2).eval()
+    mapping = fxmap.auto_map(src, dst)
+    assert not mapping.ok
+    assert {"0.down.weight", "0.up.weight"} <= set(mapping.missing)
+
+
+def test_two_layers_without_a_bottleneck_stay_two() -> None:
+    src, dst = (randomised(mlp(lambda i, o: Adapted(i, o, 20)), seed).eval() for seed in (1, 2))
+    mapping = fxmap.transfer(src, dst)
+    assert mapping.proof.ok
+    assert mapping.renames["0.down.weight"] == "0.down.weight"
