@@ -80,6 +80,7 @@ class OpGraph:
     apart by channels that are not known, since no shapes are. `computed` are the tensors, by name, that are an expression of
     stored ones. `numbers` are what operations that are not analytic read beside values: numbers about one, as a size, as
     (argument, fx node). `pieces` are the operations, by name, that are not known to be analytic: see `graph/pieces.py`.
+    `row_views` are the views, by name, that leave the last axis as it is.
     """
 
     network: "nx.MultiDiGraph[str]" = field(default_factory=nx.MultiDiGraph)
@@ -90,6 +91,7 @@ class OpGraph:
     computed: dict[str, Expression] = field(default_factory=dict)
     numbers: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     pieces: dict[str, Piece] = field(default_factory=dict)
+    row_views: set[str] = field(default_factory=set)
 
     def op(self, name: str) -> Op:
         """Return a node by name."""

@@ -18,7 +18,7 @@ from fxmap.normalize.driver import rewrite
 from fxmap.normalize.fold import Fold, Foldable
 from fxmap.normalize.rule import Context, Rewrites, Rule
 from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
-from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
+from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches, row_views
 from fxmap.normalize.rules.clamping import SELECT_POSITIVE, UNIFY_BOUNDS
 from fxmap.normalize.rules.covering import COVER_MAP
 from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE
@@ -103,6 +103,7 @@ def normalize(
         spread_weights(context)
     rewrite(context, SPELL, rewrites)
     context.ops.pieces.update(pieces_of(context.ops, named))
+    context.ops.row_views.update(row_views(context))
     sums, scales, norms_before = count_branches(context.ops)
     rewrite(context, _folding(fold), rewrites)
     split_joined(context.ops, graph, tensors, constants)

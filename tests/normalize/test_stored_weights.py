@@ -82,6 +82,29 @@ def test_an_adapter_is_merged_and_proven() -> None:
     assert set(mapping["0.weight"].sources()) == {"0.base.weight", "0.down.weight", "0.up.weight"}
 
 
+class Recorded(Adapted):
+    """The same without biases, in code that cannot be traced: in a recorded graph, rows are viewed as a matrix."""
+
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__(i, o, 3)
+        self.base = nn.Linear(i, o, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 0:
+            raise ValueError
+        return super().forward(x)
+
+
+def test_an_adapter_is_merged_in_a_recorded_graph_as_well() -> None:
+    src = randomised(mlp(Recorded), 1).eval()
+    dst = randomised(mlp(lambda i, o: nn.Linear(i, o, bias=False)), 2).eval()
+    x = torch.randn(2, 5, 8)
+    mapping = fxmap.transfer(src, dst, example_inputs=x)
+    assert mapping.knowledge.rungs[0] == "recorded run"
+    assert mapping.proof.ok
+    assert error(dst, src, x) < 1e-5
+
+
 def test_a_wrong_strength_of_an_adapter_is_refuted() -> None:
     src, dst = (randomised(mlp(lambda i, o, s=s: Adapted(i, o, 3, s)), 1).eval() for s in (2.0, 3.0))  # type: ignore[misc]
     assert not fxmap.auto_map(src, dst).ok

@@ -23,7 +23,9 @@ from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
 
-_VIEWS = kinds(Trait.VIEW | Trait.RESHAPE) | {"unsqueeze"}
+_SHAPES = kinds(Trait.VIEW | Trait.RESHAPE)
+
+_VIEWS = _SHAPES | {"unsqueeze"}
 
 
 # A sum has at least so many terms; a scale and a norm have one.
@@ -76,6 +78,18 @@ class _Form:
     merged: bool = False
 
 
+def row_views(context: Context) -> set[str]:
+    """Return the views that leave the last axis as it is: those around a layer that is computed on a matrix of rows."""
+    found: set[str] = set()
+    for op in context.ops.of_kind(_SHAPES):
+        node = context.nodes.get(op.name)
+        before = node.all_input_nodes[0].meta.get("shape") if node is not None and node.all_input_nodes else None
+        after = None if node is None else node.meta.get("shape")
+        if before and after and before[-1] == after[-1] and list(context.ops.operands(op.name)) == ["input"]:
+            found.add(op.name)
+    return found
+
+
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that ends with an operation, if it is more than a single layer."""
     form = _form(graph, name, last=True)
@@ -104,6 +118,9 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
     op, tensors = graph.op(name), graph.tensors(name)
     if not last and len(graph.users(name)) != 1:
         return None
+    if name in graph.row_views:
+        form = _form(graph, graph.operands(name)["input"][0])
+        return None if form is None else replace(form, inner=form.inner | {name})
     if op.kind in _LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes"):
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
@@ -116,7 +133,7 @@ def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
 
 
 def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
-    (entry,) = graph.operands(op.name)["input"]
+    entry, between = _through_views(graph, op.name)
     layer = _Layer(op, tensors["weight"])
     low = _low_rank(graph, op, layer)
     if low is not None:
@@ -134,7 +151,7 @@ def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
     def kernel(largest: _Layer) -> Expression:
         return weight if layer.kernel == largest.kernel else Centred(weight, largest.kernel)
 
-    return _behind_norm(graph, _Form(entry, (kernel,), frozenset({op.name}), (layer,), () if bias is None else (bias,)))
+    return _behind_norm(graph, _Form(entry, (kernel,), between | {op.name}, (layer,), () if bias is None else (bias,)))
 
 
 def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
@@ -142,7 +159,7 @@ def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
 
     The update of an adapter (LoRA) is of this kind. Else they are two layers, and None is returned.
     """
-    (name,) = graph.operands(op.name)["input"]
+    name, between = _through_views(graph, op.name)
     before = graph.op(name)
     down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
     plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
@@ -153,8 +170,20 @@ def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
         return None
     whole = replace(layer.weight, shape=(layer.shape[0], inner[1]))
     made = Product(_source(layer.weight), _source(down))
+    entry, first = _through_views(graph, name)
+    return _Form(entry, (lambda _: made,), between | first | {op.name, name}, (_Layer(op, whole),))
+
+
+def _through_views(graph: OpGraph, name: str) -> tuple[str, frozenset[str]]:
+    """Return the value that a layer reads, without views of its rows, and those of the views that only the layer reads."""
     (entry,) = graph.operands(name)["input"]
-    return _Form(entry, (lambda _: made,), frozenset({op.name, name}), (_Layer(op, whole),))
+    passed: set[str] = set()
+    alone = True
+    while entry in graph.row_views:
+        alone = alone and len(graph.users(entry)) == 1
+        passed |= {entry} if alone else set()
+        (entry,) = graph.operands(entry)["input"]
+    return entry, frozenset(passed)
 
 
 def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
