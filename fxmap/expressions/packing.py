@@ -70,6 +70,11 @@ def unpack(value: Any) -> tuple[Any, ...]:
     return inputs, hidden, bias_ih, bias_hh
 
 
+def kind_of_object(parts: Sequence[Any]) -> str:
+    """Return the kind of the object with these tensors, as in `pack`."""
+    return next(kind for kind, names in KINDS.items() if len(names) == len(parts))
+
+
 def unpack_part(value: Any, index: int) -> Any:
     """Return one tensor of a packed entry, by its place in the order in which it is packed."""
     return unpack(value)[index]

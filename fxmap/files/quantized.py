@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fxmap.expressions.functions import is_wrapped
-from fxmap.expressions.packing import KINDS, clone, is_object, pack, unpack
+from fxmap.expressions.packing import clone, is_object, kind_of_object, pack, unpack
 from fxmap.expressions.qparams import check_qparams
 
 # The entry of a file's metadata, and between a key and the name of a part: no key of a module has this in it.
@@ -44,8 +44,10 @@ def _flatten(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"parts": [_flatten(f"{name}{MARK}{i}", part, tensors) for i, part in enumerate(value)]}
     if is_object(value):
         parts = unpack(value)
-        kind = next(kind for kind, names in KINDS.items() if len(names) == len(parts))
-        return {"object": kind, "parts": [_flatten(f"{name}{MARK}{i}", part, tensors) for i, part in enumerate(parts)]}
+        return {
+            "object": kind_of_object(parts),
+            "parts": [_flatten(f"{name}{MARK}{i}", part, tensors) for i, part in enumerate(parts)],
+        }
     if not isinstance(value, Tensor) or is_wrapped(value):
         raise ValueError(f"{name} is a {type(value).__name__}, which has no plain parts that are known here")
     if not value.is_quantized:

@@ -243,3 +243,18 @@ def test_what_is_made_of_packed_weights_is_written_as_python() -> None:
     namespace: dict[str, Any] = {}
     exec(mapping.to_python(), namespace)
     assert torch.equal(namespace["convert"](file)["0.weight"], mapping.apply(file)["0.weight"])
+
+
+def test_layers_that_the_destination_has_without_weight_norm_are_computed_and_the_others_are_taken() -> None:
+    src = wrapped(parametrizations.weight_norm)
+    dst = plain(8)
+    parametrizations.weight_norm(dst.get_submodule("2"))
+    fxmap.load(dst, src.state_dict())
+    agrees(dst, src(X))
+
+
+def test_a_layer_whose_adapter_cannot_be_merged_is_not_read_without_it() -> None:
+    state, _ = adapted(plain(), "whole")
+    mapping = fxmap.auto_map(state, plain(8))
+    assert not len(mapping)
+    assert any("lora_alpha" in note for note in mapping.knowledge.notes)

@@ -110,3 +110,23 @@ def test_dynamic_layers_are_dequantized() -> None:
     fxmap.load(dst, quantize_dynamic(src, {nn.Linear}).state_dict())
     x = torch.randn(5, 6)
     assert float((dst(x) - src(x)).detach().abs().max()) < 0.05
+
+
+class Recurrent(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, nn.LSTM(6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.get_submodule(self.name)(x)[0]
+        return y
+
+
+@pytest.mark.parametrize("name", ["lstm", "rnn"])
+def test_packed_recurrent_layers_are_taken_as_they_are(name: str) -> None:
+    torch.manual_seed(0)
+    src, dst = (quantize_dynamic(Recurrent(one), {nn.LSTM}) for one in ("lstm", name))
+    fxmap.load(dst, src.state_dict())
+    x = torch.randn(4, 2, 6)
+    assert torch.equal(dst(x), src(x))

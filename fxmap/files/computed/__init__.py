@@ -28,6 +28,7 @@ from fxmap.files.computed.lora import ADAPTERS, SAVED, WRAPPED
 from fxmap.files.computed.packed_bits import CODES, WORDS
 from fxmap.files.computed.parametrized import PRUNING, SPECTRAL_NORM, WEIGHT_NORM
 from fxmap.files.computed.scaled import BY_ROWS, SCALED
+from fxmap.model.wrappers import plain
 
 __all__ = ["KINDS", "Computed", "Settings", "compute"]
 
@@ -115,9 +116,12 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
     for kind in KINDS:
         stems = kind.stems(view.keys())
         if kind.is_in(wanted):
-            same.update(stems)
-            continue
+            left = _stored_so_too(kind, stems, wanted)
+            same.update(left)
+            stems = [stem for stem in stems if stem not in left]
         for stem in stems:
+            if stem in refused:
+                continue
             try:
                 made = list(kind.make(view, stem))
             except (CannotCompute, *_MALFORMED) as error:
@@ -133,6 +137,22 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
     # A float model has no ranges of activations.
     read |= dict.fromkeys(ranges(state) if int8 == (True, False) else (), "")
     return Computed(view.made, read, {name: count for name, count in kinds.items() if count}, refused)
+
+
+def _stored_so_too(kind: Kind, stems: list[str], wanted: Mapping[str, Any]) -> set[str]:
+    """Return the stems of a file that a model stores in the same way: those of its own names, or all if it has others.
+
+    A model may have removed a parametrization from some of its layers.
+    """
+    theirs = {_named(stem) for stem in kind.stems(wanted)}
+    if not theirs <= {_named(stem) for stem in stems}:
+        return set(stems)
+    return {stem for stem in stems if _named(stem) in theirs}
+
+
+def _named(stem: str) -> str:
+    """Return the name of a weight without wrappers and parametrizations."""
+    return plain(stem.replace("parametrizations.", ""))
 
 
 def _parametrized(key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fxmap.expressions.base import Expression, Source
+from fxmap.expressions.packing import is_object, unpack
 from fxmap.expressions.quantized import Dequantized, Unpacked
 from fxmap.files.computed.kind import View, Weight
 
@@ -18,7 +19,8 @@ PACKED = "_packed_params._packed_params"
 
 def is_int8(state: Mapping[str, Any]) -> bool:
     """Whether a state dict is one of an int8 model of torch: it holds quantized weights, packed or not."""
-    return any(isinstance(value, Tensor) and value.is_quantized for value in state.values()) or bool(packed_layers(state))
+    held = any(is_object(value) or (isinstance(value, Tensor) and value.is_quantized) for value in state.values())
+    return held or bool(packed_layers(state))
 
 
 def packed_layers(state: Mapping[str, Any]) -> list[str]:
@@ -48,6 +50,10 @@ def weights_of_int8(view: View, *, as_float: bool) -> Iterator[Weight]:
         yield Weight(under(path, "weight"), Dequantized(made) if as_float else made, shape, parts)
         if bias is not None:
             yield Weight(under(path, "bias"), Unpacked(Source(key), 1), tuple(bias.shape), (key,))
+    for key, value in view.file.items() if not as_float else ():
+        if is_object(value):
+            for index, tensor in enumerate(unpack(value)):
+                yield Weight(f"{key}.{index}", Unpacked(Source(key), index), tuple(tensor.shape), (key,))
     for key, value in view.file.items() if as_float else ():
         if isinstance(value, Tensor) and value.is_quantized:
             yield Weight(key, Dequantized(Source(key)), tuple(value.shape), (key,))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fxmap.expressions.arithmetic import Full, NeutralVariance, Size
 from fxmap.expressions.base import Expression, Source, substitute
-from fxmap.expressions.quantized import Packed, Unpacked
+from fxmap.expressions.packing import is_object, kind_of_object, unpack
+from fxmap.expressions.quantized import Packed, PackedObject, Unpacked
 from fxmap.files.computed import Computed
 from fxmap.files.computed.int8 import PACKED, is_int8, packed_layers, ranges, under
 from fxmap.files.computed.lora import is_adapter
@@ -90,7 +91,7 @@ class Stored:
         """
         places: dict[str, dict[str, Any]] = {}
         made: dict[str, Expression] = {}
-        for part in (_normed(own, source), _packed(own), _neutral(own, source, norms)):
+        for part in (_normed(own, source), _packed(own), _objects(own), _neutral(own, source, norms)):
             places |= part.places
             made |= part.made
         missing, kept = _adapters(own, source)
@@ -159,6 +160,18 @@ def _packed(own: Mapping[str, Any]) -> _Part:
     return part
 
 
+def _objects(own: Mapping[str, Any]) -> _Part:
+    """See the tensors that a dynamic recurrent layer packs in an object."""
+    part = _Part({}, {})
+    for key, value in own.items():
+        if is_object(value):
+            held = unpack(value)
+            names = {f"{key}.{index}": tensor for index, tensor in enumerate(held)}
+            part.places[key] = names
+            part.made[key] = PackedObject(kind_of_object(held), tuple(map(Source, names)))
+    return part
+
+
 def _neutral(own: Mapping[str, Any], source: Mapping[str, Any], norms: Collection[Norm]) -> _Part:
     """See layers without their norms, where the source has no norms at all, and make these so that they change nothing.
 
@@ -189,6 +202,9 @@ def _tidy(expression: Expression) -> Expression:
     match expression:
         case Packed(Unpacked(Source(key), 0), Unpacked(Source(other), 1)) if key == other:
             return Source(key)
+        case PackedObject(_, parts):
+            whole = [part.of for index, part in enumerate(parts) if isinstance(part, Unpacked) and part.index == index]
+            return whole[0] if len(whole) == len(parts) and len(set(whole)) == 1 else expression
     return expression
 
 
