@@ -122,3 +122,25 @@ def test_two_layers_without_a_bottleneck_stay_two() -> None:
     mapping = fxmap.transfer(src, dst)
     assert mapping.proof.ok
     assert mapping.renames["0.down.weight"] == "0.down.weight"
+
+
+class AdaptedConv(nn.Module):
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.base = nn.Conv2d(i, o, 3, padding=1)
+        self.down, self.up = nn.Conv2d(i, 2, 3, padding=1, bias=False), nn.Conv2d(2, o, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x) + 1.5 * self.up(self.down(x))
+        return y
+
+
+def test_an_adapter_of_a_convolution_is_merged() -> None:
+    def net_of(layer: Callable[[int, int], nn.Module]) -> nn.Module:
+        return nn.Sequential(layer(3, 8), nn.ReLU(), layer(8, 6))
+
+    src, dst = randomised(net_of(AdaptedConv), 1).eval(), randomised(net_of(lambda i, o: nn.Conv2d(i, o, 3, padding=1)), 2)
+    x = torch.randn(2, 3, 9, 9)
+    mapping = fxmap.transfer(src, dst.eval(), example_inputs=x)
+    assert mapping.proof.ok
+    assert error(dst, src, x) < 1e-5

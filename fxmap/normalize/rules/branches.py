@@ -8,17 +8,18 @@ the identity kernel, so that every sum of them, scaled by channel or not, is one
 Holds for every input in eval mode, for windows of odd size that are centred at the same positions: equal strides, and
 kernel - 2 padding the same. RepVGG, MobileOne and their like train the branches and ship the sum. A scale by channel behind
 one layer (LayerScale) is the same equation with one term, and so is a batch norm before a linear layer. The weight that
-results is a tensor computed from stored ones: `OpGraph.computed`. A term may be two linear layers of low rank, one behind
-the other (LoRA): w x + s (b a) x = (w + s b a) x.
+results is a tensor computed from stored ones: `OpGraph.computed`. A term may be two layers of low rank, one behind the other
+(LoRA): w x + s (b a) x = (w + s b a) x.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, IdentityKernel, Product, RowScaled, Scaled, Sum
 from fxmap.expressions.base import Expression, Source, substitute
-from fxmap.expressions.layout import Transpose
+from fxmap.expressions.layout import Reshape, Transpose
 from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
@@ -67,7 +68,7 @@ class _Form:
     """A value as an affine map of `entry`, computed by operations `inner` that have no other consumers.
 
     Each of `kernels` writes a term of the weight in the shape of the largest layer; `biases` are the terms of the bias.
-    `merged` says that a norm before a layer is one of them.
+    `merged` says that a norm before a layer is one of them, and `low_rank` that one is two layers of low rank.
     """
 
     entry: str
@@ -76,6 +77,7 @@ class _Form:
     layers: tuple[_Layer, ...] = ()
     biases: tuple[Expression, ...] = ()
     merged: bool = False
+    low_rank: bool = False
 
 
 def row_views(context: Context) -> set[str]:
@@ -94,6 +96,8 @@ def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that ends with an operation, if it is more than a single layer."""
     form = _form(graph, name, last=True)
     if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
+        return None
+    if form.inner & graph.row_views and not form.low_rank:
         return None
     return form if graph.op(name).kind != "linear" or form.merged else None
 
@@ -155,23 +159,37 @@ def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
 
 
 def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
-    """Return two linear layers, one behind the other, with fewer channels between them than before and behind: w2 w1 x.
+    """Return two layers, one behind the other, with fewer channels between them than before and behind: w2 w1 x.
 
-    The update of an adapter (LoRA) is of this kind. Else they are two layers, and None is returned.
+    The update of an adapter (LoRA) is of this kind; of two convolutions the second one looks at single positions. Else they
+    are two layers, and None is returned.
     """
     name, between = _through_views(graph, op.name)
-    before = graph.op(name)
+    before, up = graph.op(name), layer.shape
     down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
     plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
-    if op.kind != "linear" or before.kind != "linear" or not plain or down is None or before.rows is not None:
+    if op.kind != before.kind or op.kind not in _LAYERS or not plain or down is None or before.rows is not None:
         return None
     inner = down.shape or ()
-    if before.attribute("axes") or len(inner) != 2 or not inner[0] < min(layer.shape[0], inner[1]):
+    apart = before.attribute("axes") or len(inner) != len(up) or not _looks_at_positions(op, up)
+    if apart or before.attribute("groups", 1) != 1 or not inner[0] < min(up[0], inner[1]):
         return None
-    whole = replace(layer.weight, shape=(layer.shape[0], inner[1]))
-    made = Product(_source(layer.weight), _source(down))
+    shape = (up[0], *inner[1:])
+    flat: list[Expression] = [_source(layer.weight), _source(down)]
+    if op.kind == "convolution":
+        flat = [Reshape(flat[0], up[:2]), Reshape(flat[1], (inner[0], prod(inner[1:])))]
+    made: Expression = Product(*flat)
+    made = made if op.kind == "linear" else Reshape(made, shape)
     entry, first = _through_views(graph, name)
-    return _Form(entry, (lambda _: made,), between | first | {op.name, name}, (_Layer(op, whole),))
+    whole = _Layer(before, replace(layer.weight, shape=shape))
+    return _Form(entry, (lambda _: made,), between | first | {op.name, name}, (whole,), low_rank=True)
+
+
+def _looks_at_positions(op: Op, shape: tuple[int, ...]) -> bool:
+    """Whether a layer is linear, or a convolution of single positions: 1x1, not strided, not padded, in one group."""
+    usual = {"stride": 1, "padding": 0, "groups": 1}
+    as_usual = all(op.attribute(name, value) in (value, (value,) * len(shape[2:])) for name, value in usual.items())
+    return op.kind == "linear" or (set(shape[2:]) == {1} and as_usual)
 
 
 def _through_views(graph: OpGraph, name: str) -> tuple[str, frozenset[str]]:
@@ -288,6 +306,7 @@ def _of_sum(graph: OpGraph, name: str) -> _Form | None:
         tuple(layer for part in parts for layer in part.layers),
         tuple(bias for part in parts for bias in part.biases),
         any(part.merged for part in parts),
+        any(part.low_rank for part in parts),
     )
 
 
