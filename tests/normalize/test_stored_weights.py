@@ -82,6 +82,21 @@ def test_an_adapter_is_merged_and_proven() -> None:
     assert set(mapping["0.weight"].sources()) == {"0.base.weight", "0.down.weight", "0.up.weight"}
 
 
+class ScaledInside(Adapted):
+    """The same with the strength between the two layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x) + (self.scale * (x @ self.down.weight.t())) @ self.up.weight.t()
+        return y
+
+
+def test_the_strength_of_an_adapter_may_stand_between_its_layers() -> None:
+    src, dst = randomised(mlp(lambda i, o: ScaledInside(i, o, 3)), 1).eval(), randomised(mlp(nn.Linear), 2).eval()
+    x = torch.randn(3, 8)
+    assert fxmap.transfer(src, dst, example_inputs=x).proof.ok
+    assert error(dst, src, x) < 1e-5
+
+
 class Recorded(Adapted):
     """The same without biases, in code that cannot be traced: in a recorded graph, rows are viewed as a matrix."""
 

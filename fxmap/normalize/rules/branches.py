@@ -164,7 +164,7 @@ def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
     The update of an adapter (LoRA) is of this kind; of two convolutions the second one looks at single positions. Else they
     are two layers, and None is returned.
     """
-    name, between = _through_views(graph, op.name)
+    name, between, factor = _through_numbers(graph, op.name)
     before, up = graph.op(name), layer.shape
     down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
     plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
@@ -180,9 +180,24 @@ def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
         flat = [Reshape(flat[0], up[:2]), Reshape(flat[1], (inner[0], prod(inner[1:])))]
     made: Expression = Product(*flat)
     made = made if op.kind == "linear" else Reshape(made, shape)
+    made = made if factor == 1.0 else Scaled(made, factor)
     entry, first = _through_views(graph, name)
     whole = _Layer(before, replace(layer.weight, shape=shape))
     return _Form(entry, (lambda _: made,), between | first | {op.name, name}, (whole,), low_rank=True)
+
+
+def _through_numbers(graph: OpGraph, name: str) -> tuple[str, frozenset[str], float]:
+    """Return the value that a layer reads, without views of its rows and products with numbers, these, and their factor."""
+    entry, passed = _through_views(graph, name)
+    factor = 1.0
+    while has(graph.op(entry).kind, Trait.PRODUCT) and (number := _number(graph, entry)) is not None:
+        if len(graph.users(entry)) != 1:
+            break
+        factor *= number
+        scaled = entry
+        entry, views = _through_views(graph, entry)
+        passed |= views | {scaled}
+    return entry, passed, factor
 
 
 def _looks_at_positions(op: Op, shape: tuple[int, ...]) -> bool:
