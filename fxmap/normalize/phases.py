@@ -16,9 +16,10 @@ from fxmap.graph.pieces import pieces_of
 from fxmap.normalize.compose import compose_operands
 from fxmap.normalize.driver import rewrite
 from fxmap.normalize.fold import Fold, Foldable
+from fxmap.normalize.row_views import row_views
 from fxmap.normalize.rule import Context, Rewrites, Rule
 from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
-from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches, row_views
+from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
 from fxmap.normalize.rules.clamping import SELECT_POSITIVE, UNIFY_BOUNDS
 from fxmap.normalize.rules.covering import COVER_MAP
 from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE

@@ -80,18 +80,6 @@ class _Form:
     low_rank: bool = False
 
 
-def row_views(context: Context) -> set[str]:
-    """Return the views that leave the last axis as it is: those around a layer that is computed on a matrix of rows."""
-    found: set[str] = set()
-    for op in context.ops.of_kind(_SHAPES):
-        node = context.nodes.get(op.name)
-        before = node.all_input_nodes[0].meta.get("shape") if node is not None and node.all_input_nodes else None
-        after = None if node is None else node.meta.get("shape")
-        if before and after and before[-1] == after[-1] and list(context.ops.operands(op.name)) == ["input"]:
-            found.add(op.name)
-    return found
-
-
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that ends with an operation, if it is more than a single layer."""
     form = _form(graph, name, last=True)
@@ -159,7 +147,7 @@ def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
 
 
 def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
-    """Return two layers, one behind the other, with fewer channels between them than before and behind: w2 w1 x.
+    """Return two layers, one behind the other, with fewer channels between them than before: w2 w1 x.
 
     The update of an adapter (LoRA) is of this kind; of two convolutions the second one looks at single positions. Else they
     are two layers, and None is returned.
@@ -172,7 +160,7 @@ def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
         return None
     inner = down.shape or ()
     apart = before.attribute("axes") or len(inner) != len(up) or not _looks_at_positions(op, up)
-    if apart or before.attribute("groups", 1) != 1 or not inner[0] < min(up[0], inner[1]):
+    if apart or before.attribute("groups", 1) != 1 or not inner[0] < inner[1]:
         return None
     shape = (up[0], *inner[1:])
     flat: list[Expression] = [_source(layer.weight), _source(down)]
