@@ -169,18 +169,22 @@ class Auditor:
         """
         seen: list[Decisions] = []
         outputs: list[Named] = []
+        beside: list[dict[str, Tensor]] = []
         try:
             with torch.set_grad_enabled(gradients):
                 for which, call in enumerate((self.src, self.dst)):
                     ours = inputs[which].map(_with_gradient) if gradients else inputs[which]
                     output, decisions = self.log.watched(which, partial(call, ours), forced)
                     outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
+                    beside.append(dict(_beside(output)))
                     seen.append(decisions)
         except Exception:  # whatever a model raises on inputs that it does not accept
             return None
+        pairing = self.pairing
         if named is not None:
             outputs = [[(name, value) for name, value in found if name in named] for found in outputs]
-        pairs, unpaired = paired(outputs[0], outputs[1], self.pairing)
+            pairing = () if len(outputs[0]) == len(outputs[1]) > len(pairing) else pairing
+        pairs, unpaired = paired(outputs[0], outputs[1], pairing)
         if unpaired:
             return 0.0, unpaired, outputs[1]
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
@@ -188,6 +192,8 @@ class Auditor:
         if not forced:
             self.log.add(inputs, *seen)
         batch = common_batch(inputs[0].flat())
+        if named is None:
+            pairs += [(value, beside[1][name]) for name, value in beside[0].items() if name in beside[1]]
         return max(difference(a, b, batch) for a, b in pairs), "", outputs[1]
 
 
@@ -245,6 +251,21 @@ def named_outputs(value: Any, name: str = "") -> Named:
     else:
         return []
     return [found for key, part in items for found in named_outputs(part, f"{name}.{key}" if name and key else name or key)]
+
+
+def _beside(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield what is beside the tensors of an output, with its place: numbers, and tensors of objects of the user's."""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        yield name, torch.tensor(float(value), dtype=torch.float64)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _beside(part, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _beside(part, f"{name}.{index}")
+    elif not isinstance(value, Tensor) and hasattr(value, "__dict__") and not isinstance(value, type | torch.nn.Module):
+        parts = {key: part for key, part in vars(value).items() if isinstance(part, Tensor)}
+        yield from ((f"{name}.{key}", part.detach()) for key, part in parts.items())
 
 
 def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tuple[list[tuple[Tensor, Tensor]], str]:

@@ -52,6 +52,7 @@ class Decisions(TorchFunctionMode):
         numbers: what values were compared with.
         sizes: what sizes were compared with.
         reads: whether values left tensors in a way that is not watched further.
+        lengths: whether code asked for the length of a tensor, which is not watched further.
         forced: places at which decisions by values are turned round.
     """
 
@@ -61,6 +62,7 @@ class Decisions(TorchFunctionMode):
         self.numbers: set[float] = set()
         self.sizes: set[int] = set()
         self.reads = False
+        self.lengths = False
         self.forced = forced
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,7 +77,9 @@ class Decisions(TorchFunctionMode):
             if name == "item" and type(result) in (int, float):
                 return (_Whole if type(result) is int else _Real)(result).watched(self, by_value=True)
             self.reads = self.reads or _site(by_value=True) is not None
-        elif name == "size" or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
+        elif name == "__len__":
+            self.lengths = self.lengths or _site(by_value=True) is not None
+        elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
             return self._sized(result)
         return result
 
@@ -195,6 +199,7 @@ class Log:
         reached: by place, the inputs that led there first.
         numbers, sizes: what values and sizes were compared with.
         reads: whether values left tensors in a way that is not watched further.
+        lengths: whether code asked for the length of a tensor, which is not watched further.
         unwatched: the models, 0 or 1, that do not run while they are watched.
     """
 
@@ -203,6 +208,7 @@ class Log:
     numbers: set[float] = field(default_factory=set)
     sizes: set[int] = field(default_factory=set)
     reads: bool = False
+    lengths: bool = False
     unwatched: set[int] = field(default_factory=set)
 
     def watched(self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset()) -> tuple[Any, Decisions]:
@@ -223,6 +229,7 @@ class Log:
             self.numbers |= seen.numbers
             self.sizes |= seen.sizes
             self.reads |= seen.reads
+            self.lengths |= seen.lengths
 
     def add(self, inputs: Any, *seen: Decisions) -> None:
         """Note the decisions of a run that was compared."""

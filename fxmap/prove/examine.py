@@ -21,8 +21,8 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.prove.audit import Audit, Auditor, Named, difference, named_outputs, paired
 from fxmap.prove.choose_inputs import InputPair
-from fxmap.prove.further import Budget, further
-from fxmap.prove.limits import limits_of
+from fxmap.prove.further import Budget, Held, further
+from fxmap.prove.limits import limits_of, numbers_of, words_of
 from fxmap.prove.manners import signature_of
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
@@ -171,7 +171,11 @@ class Examiner:
         budget = Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
         found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest)
         signatures = signature_of(src.main.module, both[0]), signature_of(dst.main.module, both[1])
-        return further(auditor, found, budget=budget, signatures=signatures, sized=self.sized) if whole else found
+        if not whole:
+            return found
+        models = src.model, dst.model
+        names = Held(limits, numbers_of(*models), words_of(*models))
+        return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized)
 
     def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
         """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""

@@ -15,16 +15,17 @@ Cost: bounded by the number of runs, on inputs no larger than a small draw.
 Source: as in `decisions`, `special` and `manners`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 
-from fxmap.prove.audit import Audit, Auditor, describe, named_outputs
+from fxmap.model.inputs import Inputs
+from fxmap.prove.audit import Audit, Auditor, describe, difference, named_outputs
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, Signatures, manners
 from fxmap.prove.samples import Both, Sampler
@@ -34,12 +35,16 @@ from fxmap.prove.special import specials
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much an audit may run: other manners, special values, further sizes, and the longest sequence."""
+    """How much an audit may run: other manners, special values, further sizes, and the longest sequence.
+
+    `always` is how many further sizes run even where no decision by sizes is open.
+    """
 
     manners: int = 30
     values: int = 200
     sizes: int = 80
     longest: int = 1100
+    always: int = 24
 
     @classmethod
     def of(cls, numbers: int) -> "Budget":
@@ -50,7 +55,16 @@ class Budget:
         """
         if numbers <= _TINY:
             return cls()
-        return cls(6, 12, 6, EXTENTS.longest) if numbers <= _SMALL else cls(4, 4, 2, EXTENTS.longest)
+        return cls(4, 6, 3, EXTENTS.longest, 0) if numbers <= _SMALL else cls(3, 2, 1, EXTENTS.longest, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What models and their code name, as candidates: sizes, values, and words for arguments."""
+
+    limits: Sequence[int] = ()
+    numbers: Sequence[float] = ()
+    words: Sequence[str] = ()
 
 
 _TINY, _SMALL = 20_000, 300_000
@@ -62,6 +76,7 @@ def further(
     *,
     budget: Budget = Budget(),
     signatures: Signatures = (None, None),
+    held: Held = Held(),
     sized: bool = False,
 ) -> Audit:
     """Compare two models further, up to the first difference.
@@ -71,11 +86,12 @@ def further(
         found: the results of the draws in other sizes.
         budget: how much may run.
         signatures: those of the two models' forwards, if what the example leaves out may be tried.
+        held: what the models hold.
         sized: keep the spatial size of maps.
     """
     if found.refuted or found.unpaired or not found.samples or found.sampler is None:
         return found
-    runs = _Runs(auditor, found.sampler, budget)
+    runs = _Runs(auditor, found.sampler, budget, held)
     steps: tuple[Callable[[Audit], Audit], ...] = (
         lambda found: runs.manners(found, signatures),
         runs.values,
@@ -95,10 +111,15 @@ class _Runs:
     auditor: Auditor
     sampler: Sampler
     budget: Budget
+    held: Held
 
     def small(self, found: Audit, batch: int) -> Shape:
         """Return the smallest shape that both models have accepted, in another batch and without scales."""
-        sizes = [sum(prod(value.shape[1:]) for value in inputs.flat()) for inputs, _ in found.samples]
+        # A sequence of one token says little.
+        sizes = [
+            (any(extent < 3 for value in inputs.flat() for extent in value.shape[1:]), sum(map(_count, inputs.flat())))
+            for inputs, _ in found.samples
+        ]
         shape = found.accepted[sizes.index(min(sizes))]
         few = 2 if self.budget.values < Budget().values else batch
         return replace(shape, batch=few, scales=(), form="", padded=False)
@@ -108,8 +129,8 @@ class _Runs:
         shape = self.small(found, 3)
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
-        for manner in manners(self.sampler, shape, signatures, lambda: [value for _, value in outputs()]):
-            if manner.alone and alone:
+        for manner in manners(self.sampler, shape, signatures, lambda: [value for _, value in outputs()], self.held.words):
+            if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
             tried = self._tried(found, manner.text, manner.both, gradients=manner.gradients, named=named)
@@ -118,6 +139,15 @@ class _Runs:
             if found.refuted or len(found.special) - before >= self.budget.manners:
                 break
         return found
+
+    def _by_rows(self, whole: Inputs, row: Inputs, axis: int) -> bool:
+        """Whether the source's output for a row of inputs is that row of its output."""
+        alone = self._outputs((row, row))
+        ours = self._outputs((whole, whole)) if alone else []
+        return 0 < len(ours) == len(alone) and all(
+            a.dim() > axis and difference(a.select(axis, 0), b, None) <= self.auditor.tolerance
+            for (_, a), (_, b) in zip(ours, alone, strict=True)
+        )
 
     @torch.no_grad()
     def _outputs(self, both: Both) -> list[tuple[str, Tensor]]:
@@ -131,7 +161,8 @@ class _Runs:
         log = self.auditor.log
         if not (log.reads or any(log.open(by_value=True)) or (log.by_value and self.budget == Budget())):
             return found
-        shape, numbers = self.small(found, 3), sorted(log.numbers, key=abs)
+        shape = self.small(found, 3)
+        numbers = list(dict.fromkeys((*sorted(log.numbers, key=abs), *self.held.numbers)))
         for text, both in islice(specials(self.sampler, shape, numbers), self.budget.values):
             found = self._tried(found, text, both)
             if found.refuted:
@@ -141,9 +172,13 @@ class _Runs:
     def sizes(self, found: Audit) -> Audit:
         """Run more sizes, where the code of a model decides by sizes and went one way."""
         examples = [slot.example for slot in self.sampler.slots]
-        sizes = sorted(self.auditor.log.sizes)
-        for seed, shape in enumerate(islice(more_shapes(examples, sizes, found.accepted), self.budget.sizes)):
-            if not any(self.auditor.log.open(by_value=False)):
+        sizes = sorted({ceil(number) for number in self.auditor.log.sizes})
+        numbers = [*sizes, *(limit for limit in self.held.limits if limit not in sizes)] if self.budget.always else sizes
+        shapes = more_shapes(
+            examples, numbers, found.accepted, 4 * self.budget.longest if self.budget.always else EXTENTS.longest
+        )
+        for seed, shape in enumerate(islice(shapes, self.budget.sizes)):
+            if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break
             inputs = self.sampler.draw(shape, seed)
             found = self._tried(found, "another size", inputs)
@@ -185,3 +220,7 @@ class _Runs:
             found, error=outcome[0], refuted=describe(text, both, Shape()), samples=(*found.samples, both),
             ran=(*found.ran, text),
         )  # fmt: skip
+
+
+def _count(value: Tensor) -> int:
+    return prod(value.shape[1:])

@@ -10,7 +10,7 @@ Cost: linear in the modules, and in the code of their forwards.
 Source: constants of the code under test as inputs, Fraser and Arcuri, The seed is strong, 2012, doi:10.1109/ICST.2012.92.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import isfunction, unwrap
 from types import CodeType, FunctionType
 from typing import Any
@@ -25,7 +25,35 @@ _DEPTH = 3
 
 def limits_of(*models: nn.Module) -> list[int]:
     """Return the integers that models, their configurations and the code of their forwards hold, as candidates."""
-    found: set[int] = set()
+    return sorted({abs(value) for value in _held(models) if type(value) is int and 1 < abs(value) < _LARGEST})
+
+
+def numbers_of(*models: nn.Module) -> list[float]:
+    """Return the numbers that the code of models names, as candidates for values; those of the modules come last.
+
+    >>> numbers_of(nn.LeakyReLU(0.25))
+    [0.25]
+    """
+    found = dict.fromkeys(value for value in (*_in_code(models), *_held(models)) if type(value) in (int, float))
+    return [value for value in found if abs(value) <= _LARGEST and value not in (0, 1)]
+
+
+def _in_code(models: Sequence[nn.Module]) -> Iterator[Any]:
+    for model in models:
+        for function in _functions(model, [value for module in model.modules() for value in vars(module).values()]):
+            yield from _constants(function.__code__)
+
+
+def words_of(*models: nn.Module) -> list[str]:
+    """Return the words that models and the code of their forwards hold, such as names of modes, as candidates.
+
+    >>> words_of(nn.Upsample(scale_factor=2, mode="bilinear"))
+    ['Upsample', 'bilinear']
+    """
+    return sorted({value for value in _held(models) if type(value) is str and value.isidentifier()})
+
+
+def _held(models: Sequence[nn.Module]) -> Iterator[Any]:
     for model in models:
         holders = [vars(module) for module in model.modules()]
         holders += [
@@ -37,8 +65,7 @@ def limits_of(*models: nn.Module) -> list[int]:
         for function in _functions(model, values):
             values += [function.__globals__.get(name) for name in function.__code__.co_names]
             values += _constants(function.__code__)
-        found.update(value for value in values if type(value) is int and 1 < value < _LARGEST)
-    return sorted(found)
+        yield from values
 
 
 def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:

@@ -13,11 +13,13 @@ with gradients, not contiguous, as int32
 as int32
 with gradients, not contiguous
 without a batch
+with one more axis
+in a second call
 
 Cost: none; each is one run of both models, on small inputs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, Signature, signature
 from itertools import islice
@@ -32,7 +34,7 @@ from fxmap.prove.shapes import Shape
 
 Signatures = tuple[Signature | None, Signature | None]
 # How many arguments that were left out are tried.
-_ARGUMENTS = 8
+_ARGUMENTS, _WORDS = 40, 6
 # Of the values of all these calls.
 SEED = 23
 
@@ -43,7 +45,8 @@ class Manner:
 
     `gradients` says that the models run with gradients, `optional` that an argument is given that the example has not, or
     has with another value: it may add outputs, which are not compared. One that is `alone` is a part of one before it, and
-    is for models that do not accept the whole.
+    is for models that do not accept the whole. `rows` are inputs, one row of them and its axis: the manner is one of the
+    source only if its output for the row is the row of its output.
     """
 
     text: str
@@ -51,14 +54,20 @@ class Manner:
     gradients: bool = False
     optional: bool = False
     alone: bool = False
+    rows: tuple[Inputs, Inputs, int] | None = None
 
 
 def manners(
-    sampler: Sampler, shape: Shape, signatures: Signatures, outputs: Callable[[], Sequence[Tensor]] = tuple
+    sampler: Sampler,
+    shape: Shape,
+    signatures: Signatures,
+    outputs: Callable[[], Sequence[Tensor]] = tuple,
+    words: Sequence[str] = (),
 ) -> Iterator[Manner]:
     """Yield calls of both models that differ in their manner, each with words for it.
 
     `outputs` returns those of the source for inputs of this shape: an argument that was left out may be like one of them.
+    `words` are what the code compares arguments with.
     """
     values = sampler.values(shape, seed=SEED)
     strided, whole = [_strided(value) for value in values], [_int32(Role.NUMBERS, value) for value in values]
@@ -71,13 +80,13 @@ def manners(
         changed = [change(slot.role, value) for slot, value in zip(sampler.slots, values, strict=True)]
         if any(a is not b for a, b in zip(changed, values, strict=True)):
             yield Manner(text, _cast(sampler, changed))
-    straight = all(link is not None and list(link[1]) == sorted(link[1]) for link in sampler.links)
-    if straight and common_batch(values) is not None and all(value.dim() > 1 for value in values):
-        yield Manner("without a batch", _cast(sampler, [value[0] for value in values]))
+    yield from _ranks(sampler, values)
     both = sampler.both_of(values)
     yield from _lists(both)
     if signatures[0] is not None and signatures[1] is not None:
-        yield from islice(_options(both, (signatures[0], signatures[1]), outputs), _ARGUMENTS)
+        yield from islice(_options(both, (signatures[0], signatures[1]), outputs, words[:_WORDS]), _ARGUMENTS)
+    earlier = sampler.draw(shape, SEED + 1)
+    yield Manner("in a second call", (_after(earlier[0], both[0]), _after(earlier[1], both[1])))
 
 
 def _strided(value: Tensor) -> Tensor:
@@ -114,11 +123,18 @@ def _square(role: Role, value: Tensor) -> Tensor:
     return (value[:, None] * torch.ones(length, length).tril().to(value.dtype)).to(value.dtype)
 
 
+def _bytes(role: Role, value: Tensor) -> Tensor:
+    if role is not Role.NUMBERS or not value.is_floating_point() or not value.dim():
+        return value
+    return (value.sigmoid() * 256).clamp(max=255).to(torch.uint8)
+
+
 _CASTS: dict[str, Callable[[Role, Tensor], Tensor]] = {
     "with a mask of bool": _bool,
     "with a mask of integers": _long,
     "with a mask of counts": _counts,
     "with a mask for every position": _square,
+    "as bytes": _bytes,
 }
 
 
@@ -134,6 +150,27 @@ def _cast(sampler: Sampler, values: Sequence[Tensor]) -> Both:
         return value if order == sorted(order) or value.dim() != len(order) else value.permute(order)
 
     return sampler.both[0].map(lambda _: next(ours)), sampler.both[1].map(linked)
+
+
+def _ranks(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
+    """Yield a sample without a batch, and samples with one more axis, for models that take each row as by itself."""
+    straight = all(link is not None and list(link[1]) == sorted(link[1]) for link in sampler.links)
+    if not straight or common_batch(values) is None or any(value.dim() < 2 for value in values):
+        return
+    whole, part = _cast(sampler, values), _cast(sampler, [value[0] for value in values])
+    yield Manner("without a batch", part, rows=(whole[0], part[0], 0))
+    more = _cast(sampler, [torch.stack([value, value.flip(0)], 1) for value in values])
+    yield Manner("with one more axis", more, rows=(more[0], whole[0], 1))
+
+
+def _after(earlier: Inputs, inputs: Inputs) -> Inputs:
+    """Return inputs of a model that is called on earlier ones first, and may keep something of them."""
+
+    def forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        earlier.call(model)
+        return replace(inputs, args=args, kwargs=kwargs).call(model)
+
+    return replace(inputs, forward=forward)
 
 
 def _lists(both: Both) -> Iterator[Manner]:
@@ -160,7 +197,7 @@ def _listed(inputs: Inputs, place: int, count: int) -> Inputs:
 
 
 def _options(
-    both: Both, signatures: tuple[Signature, Signature], outputs: Callable[[], Sequence[Tensor]]
+    both: Both, signatures: tuple[Signature, Signature], outputs: Callable[[], Sequence[Tensor]], words: Sequence[str]
 ) -> Iterator[Manner]:
     """Yield other values of arguments that both models name alike: those left out, and those that are no tensors."""
     try:
@@ -172,8 +209,8 @@ def _options(
         given = [arguments.get(name, default) for arguments, default in zip(bound, defaults, strict=True)]
         if given[0] is None and given[1] is None:
             options = _left_out(name, bound[0], outputs)
-        elif type(given[0]) in (bool, int, float) and type(given[0]) is type(given[1]) and given[0] == given[1]:
-            options = _switched(given[0])
+        elif type(given[0]) in (bool, int, float, str) and type(given[0]) is type(given[1]) and given[0] == given[1]:
+            options = _switched(given[0], words)
         else:
             continue
         for value in options:
@@ -203,12 +240,13 @@ def _with(inputs: Inputs, bound: Mapping[str, Any], name: str, value: Any) -> In
     return replace(inputs, args=(*inputs.args[:place], value, *inputs.args[place + 1 :]))
 
 
-def _switched(value: Any) -> list[Any]:
+def _switched(value: Any, words: Iterable[str]) -> list[Any]:
     if type(value) is bool:
         return [not value]
-    if type(value) is int:
-        return [other for other in (value + 1, 0, 1, 2) if other != value]
-    return [2 * value + 1]
+    if type(value) is str:
+        return [other for other in (*words, "?") if other != value]
+    others = (value + 1, 0, 1, 2) if type(value) is int else (2 * value + 1, value / 2, 0.0)
+    return [other for other in others if other != value]
 
 
 def _left_out(name: str, bound: Mapping[str, Any], outputs: Callable[[], Sequence[Tensor]]) -> list[Any]:
@@ -232,7 +270,7 @@ def _left_out(name: str, bound: Mapping[str, Any], outputs: Callable[[], Sequenc
             torch.arange(positions[0]).remainder(2),
         ]
     like = {value.shape: value for value in (*outputs()[:1], *given[:2]) if value.is_floating_point()}
-    return [value.detach().flip(0) for value in like.values()]
+    return [*(value.detach().flip(0) for value in like.values()), 1, 0, (2,), (3, 3), True]
 
 
 def signature_of(model: nn.Module, inputs: Inputs) -> Signature | None:

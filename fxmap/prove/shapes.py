@@ -114,7 +114,7 @@ def shapes(
         yield from _single(_shared(examples, roles), examples)
     if main.numel() // max(main.shape[0] if main.dim() else 1, 1) * max(EXTENTS.batches) <= EXTENTS.large:
         short = {main.shape[1]: EXTENTS.shortest} if _is_long(main, numbers) else {}
-        sizes = [short] if numbers or main.dim() != 2 or short else [{main.shape[1]: _shorter(main.shape[1])}, {}]
+        sizes = [short] if numbers or main.dim() != 2 or short else [{main.shape[1]: _short(main.shape[1])[0]}, {}]
         scales = (1.0,) if numbers else ()
         yield "batch", tuple(Shape(batch, sizes=size, scales=scales) for batch in EXTENTS.batches for size in sizes)
 
@@ -157,8 +157,7 @@ def _maps(edges: tuple[int, ...], limits: Sequence[int]) -> Iterator[Choices]:
 def _lengths(length: int, limits: Sequence[int], longest: int) -> Iterator[Choices]:
     """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
     batch = 2 if length <= 2 * EXTENTS.small_length else 1
-    shorter = (_shorter(length),) if length < EXTENTS.small_length else (_shorter(length // 2), _shorter(length))
-    yield "length", tuple(Shape(batch, sizes={length: extent}) for extent in shorter)
+    yield "length", tuple(Shape(batch, sizes={length: extent}) for extent in _short(length))
     longer = {limit + more for limit in limits for more in (0, 3)}
     beyond = sorted((extent for extent in longer if 2 * length < extent <= longest), reverse=True)
     if length <= EXTENTS.longest // 3 and not (beyond and batch == 1):
@@ -168,35 +167,58 @@ def _lengths(length: int, limits: Sequence[int], longest: int) -> Iterator[Choic
         yield "length", tuple(Shape(1, sizes={length: extent}) for extent in beyond[: EXTENTS.limits])
 
 
-def more_shapes(examples: Sequence[Tensor], numbers: Sequence[int], accepted: Sequence[Shape]) -> Iterator[Shape]:
+def more_shapes(
+    examples: Sequence[Tensor], numbers: Sequence[int], accepted: Sequence[Shape], longest: int = EXTENTS.longest
+) -> Iterator[Shape]:
     """Yield further sizes: those that code compares with, and small, round, narrow and wide ones.
 
     Args:
         examples: the tensors of the source's inputs.
         numbers: those that sizes are compared with.
         accepted: shapes that both models have accepted: axes that kept their extent in all of them stay as they are.
+        longest: the longest sequence.
     """
     around = [number + by for number in numbers for by in (0, 1, -1) if number + by > 0]
     main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
     if any(shape.spatial for shape in accepted):
-        rank = main.dim() - 2
-        narrow = [(24, 96), (93, 21), (5, 40), (40, 4), (3, 9)] if rank == 2 else []
-        edges = dict.fromkeys((*around, 3, 5, 1, 2, 7, 8, 14, 16, 28, 10, 20, 32, 100))
-        square = [(edge,) * rank for edge in edges if edge <= _WIDEST]
-        yield from (Shape(1, spatial=sizes) for pair in zip_longest(narrow, square) for sizes in pair if sizes)
+        columns = [*_more_maps(main.dim() - 2, around, numbers, longest), _layouts(examples.index(main), main)]
+        yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
     moved = {extent for shape in accepted for extent in shape.sizes}
     own = [extent for tensor in examples for extent in tensor.shape[1:]]
-    lengths = dict.fromkeys(n for n in (*around, *own, *_ROUND) if n <= EXTENTS.longest)
+    # Code may compare with a product of extents.
+    row = max(1, main[0].numel() // max(main.shape[1], 1)) if main.dim() > 1 else 1
+    products = [number // row + 1 for number in numbers if number > 4 * row and number // row > main.shape[1]]
+    lengths = dict.fromkeys(n for n in (*around, *products, *own, *_ROUND) if n <= longest)
     batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= _CROWD)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
     columns.append([Shape(batch) for batch in batches])
+    columns.append([Shape(n, sizes={extent: n}) for n in (2, 5, 3, 1) for extent in sorted(moved)])
     yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
+
+
+def _more_maps(rank: int, around: Sequence[int], numbers: Sequence[int], longest: int) -> Iterator[list[Shape]]:
+    """Yield narrow and wide maps, then square ones, up to the numbers that code compares an edge or an area with."""
+    edges = dict.fromkeys((*around, *(round(number**0.5) + 1 for number in numbers if number > 100)))
+    few = (3, 5, 1, 2, 7, 8, 14, 16, 28, 10, 20, 32, 100)
+    yield [Shape(1, spatial=(edge,) * rank) for edge in dict.fromkeys((*edges, *few)) if edge <= min(longest, _WIDEST)]
+    if rank == 2:
+        thin = [(24, 96), (93, 21), (5, 40), (40, 4), (3, 9)]
+        thin += [pair for edge in edges if edge <= 64 for pair in ((edge, 2 * edge + 3), (2 * edge + 3, edge))]
+        thin += [pair for edge in edges if 64 < edge <= longest for pair in ((16, edge), (edge, 16))]
+        yield [Shape(1, spatial=pair) for pair in thin]
+
+
+def _layouts(place: int, example: Tensor) -> list[Shape]:
+    """Return other numbers of channels, and the channels behind the map."""
+    last = dict(enumerate((*example.shape[2:], example.shape[1]), start=1))
+    channels = [Shape(2, axes={(place, 1): count}) for count in (1, 4, 3) if count != example.shape[1]]
+    return [*channels, Shape(2, axes={(place, axis): extent for axis, extent in last.items()})]
 
 
 # Lengths that code asks for: divisible by small numbers, powers of two, short ones.
 _ROUND = (1, 2, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
 # The largest map and batch among these.
-_WIDEST, _CROWD = 160, 40
+_WIDEST, _CROWD = 640, 40
 
 
 def _shared(examples: Sequence[Tensor], roles: Sequence[str]) -> list[Axis]:
@@ -216,6 +238,11 @@ def _single(axes: Sequence[Axis], examples: Sequence[Tensor]) -> Iterator[Choice
         extent = examples[place].shape[axis]
         yield "length", (Shape(2, axes={(place, axis): _shorter(extent)}),)
         yield "length", (Shape(2, axes={(place, axis): extent + 3}),)
+
+
+def _short(length: int) -> tuple[int, ...]:
+    """Return the shorter lengths to try, the shortest first."""
+    return (_shorter(length),) if length < EXTENTS.small_length else (_shorter(length // 2), _shorter(length))
 
 
 def _shorter(length: int) -> int:

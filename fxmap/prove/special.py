@@ -27,7 +27,7 @@ from fxmap.prove.shapes import Shape
 
 Form = tuple[str, Tensor]
 # How many numbers that code names are tried.
-_NUMBERS = 12
+_NUMBERS = 24
 
 
 def specials(sampler: Sampler, shape: Shape, numbers: Sequence[float]) -> Iterator[tuple[str, Both]]:
