@@ -71,7 +71,8 @@ class Audit:
     @property
     def agreed(self) -> tuple[str, ...]:
         """The inputs on which both models agree, in words."""
-        return self.ran[:-1] if self.refuted else self.ran
+        ran = self.ran[:-1] if self.refuted else self.ran
+        return (*ran, f"{len(self.special)} special inputs and other ways of calling") if self.special else ran
 
 
 def audit(

@@ -9,7 +9,7 @@ in all runs is forced to go the other way; where the models differ then, the oth
 >>> auditor = Auditor(lambda i: i.args[0], lambda i: i.args[0] * (2 if bool((i.args[0] == 1).all()) else 1), 1e-9)
 >>> sampler = Sampler.of((as_inputs(torch.zeros(2, 3, dtype=torch.float64)),) * 2, ({}, {}))
 >>> further(auditor, auditor.audit(sampler)).refuted
-'3x1 (argument 0 with 1)'
+'3x3 (argument 0 all 1)'
 
 Cost: bounded by the number of runs, on inputs no larger than a small draw.
 Source: as in `decisions`, `special` and `manners`.

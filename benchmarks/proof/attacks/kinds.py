@@ -7,6 +7,7 @@ from benchmarks.proof.attacks import (
     analytic,
     batch,
     behind,
+    decisions,
     families,
     inputs,
     integers,
@@ -33,5 +34,8 @@ KINDS: dict[str, Callable[[], Iterator[Attack]]] = {
     "attack: names of outputs": lambda: both_ways(named.attacks()),
     "attack: false labels": lambda: both_ways(labels.attacks()),
     "attack: behind a difference": lambda: chain(both_ways(behind.attacks()), families.depths()),
+    "attack: decisions by values": lambda: both_ways(decisions.values()),
+    "attack: decisions by sizes": lambda: both_ways(decisions.sizes()),
+    "attack: manners of calling": lambda: both_ways(decisions.calls()),
     "attack: parts that are none": lambda: both_ways(parts.attacks()),
 }
