@@ -81,6 +81,7 @@ def manners(
         if any(a is not b for a, b in zip(changed, values, strict=True)):
             yield Manner(text, _cast(sampler, changed))
     yield from _ranks(sampler, values)
+    yield from _broadcast(sampler, values)
     both = sampler.both_of(values)
     yield from _lists(both)
     if signatures[0] is not None and signatures[1] is not None:
@@ -161,6 +162,15 @@ def _ranks(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
     yield Manner("without a batch", part, rows=(whole[0], part[0], 0))
     more = _cast(sampler, [torch.stack([value, value.flip(0)], 1) for value in values])
     yield Manner("with one more axis", more, rows=(more[0], whole[0], 1))
+
+
+def _broadcast(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
+    """Yield one row, or one position, of one input for all of the others."""
+    for i, value in enumerate(values if len(values) > 1 else ()):
+        for axis, text in ((0, "row"), (1, "position")):
+            if value.dim() > 1 and value.shape[axis] > 1:
+                changed = [*values[:i], value.narrow(axis, 0, 1), *values[i + 1 :]]
+                yield Manner(f"with one {text} of {sampler.slots[i].name}", _cast(sampler, changed))
 
 
 def _after(earlier: Inputs, inputs: Inputs) -> Inputs:

@@ -216,7 +216,7 @@ def _layouts(place: int, example: Tensor) -> list[Shape]:
 
 
 # Lengths that code asks for: divisible by small numbers, powers of two, short ones.
-_ROUND = (1, 2, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
+_ROUND = (1, 2, 500, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
 # The largest map and batch among these.
 _WIDEST, _CROWD = 640, 40
 
