@@ -188,7 +188,7 @@ def more_shapes(
     # Code may compare with a product of extents.
     row = max(1, main[0].numel() // max(main.shape[1], 1)) if main.dim() > 1 else 1
     products = [number // row + 1 for number in numbers if number > 4 * row and number // row > main.shape[1]]
-    lengths = dict.fromkeys(n for n in (*around, *products, *own, *_ROUND) if n <= longest)
+    lengths = dict.fromkeys(n for n in (_LONG, *around, *products, *own, *_ROUND) if n <= longest)
     batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= _CROWD)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
     columns.append([Shape(batch) for batch in batches])
@@ -216,7 +216,9 @@ def _layouts(place: int, example: Tensor) -> list[Shape]:
 
 
 # Lengths that code asks for: divisible by small numbers, powers of two, short ones.
-_ROUND = (1, 2, 500, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
+_ROUND = (1, 2, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
+# Longer than most cuts that code makes without a comparison.
+_LONG = 500
 # The largest map and batch among these.
 _WIDEST, _CROWD = 640, 40
 
