@@ -10,6 +10,7 @@
 2
 """
 
+import random
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,9 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is not None:
+        state = random.getstate()
         value = getattr(import_module(home), name)
+        random.setstate(state)  # a library that is imported on the way draws a number
         globals()[name] = value
         return value
     try:

@@ -18,16 +18,19 @@ from fxmap.matching.drawing import drawn
 from fxmap.matching.plan import Plan
 from fxmap.matching.strategies.equations import EQUATIONS
 from fxmap.matching.strategies.problem import Outcome, Problem
-from fxmap.matching.strategies.solve import solve
+from fxmap.matching.strategies.solve import attempted, solve
 from fxmap.matching.strategies.values import VALUES
 from fxmap.model.inputs import Forward, Given
+from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.replica import is_on_meta, on_meta
+from fxmap.model.surroundings import undisturbed
 from fxmap.prove.trial import prove
 from fxmap.trace import Trace, recording, stage
 
 logger = logging.getLogger(__name__)
 
 
+@undisturbed
 def auto_map(
     src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint,
     dst: nn.Module,
@@ -60,6 +63,7 @@ def auto_map(
 
     Raises:
         CheckpointError: a path cannot be read.
+        CaptureError: a model has lazy layers that were never run.
         QuantizationError: a quantized module has no float counterpart.
         ProofError: `verify="required"`, and a key that matters is not proven.
 
@@ -84,6 +88,7 @@ def auto_map(
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
     if isinstance(src, nn.Module) and given.forward and example_inputs is None:
         raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
+    refuse_uninitialised(source=src, destination=dst)
     # `load` has opened its file, and chosen among its weights.
     source = src if isinstance(src, nn.Module | Checkpoint) else open_checkpoint(src, wanted=dst.state_dict())
     one, other = _alike(source, dst)
@@ -167,7 +172,7 @@ def _by_runs(problem: Problem, mapping: KeyMapping, plan: Plan) -> KeyMapping:
 
 def _by_values(problem: Problem, plan: Plan, refuted: KeyMapping) -> KeyMapping:
     """Look for another mapping by the values of a run; return the refuted one if no better one is found."""
-    outcome = VALUES.attempt(problem, (Outcome(plan=plan, left="a run refuted it"),))
+    outcome = attempted(VALUES, problem, (Outcome(plan=plan, left="a run refuted it"),))
     if outcome.mapping is None or outcome.plan is None or len(outcome.mapping) < len(refuted):
         return refuted
     again = _proven(outcome.mapping.with_graphs(drawn(outcome.plan)), outcome.plan, problem.given)

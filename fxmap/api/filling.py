@@ -7,26 +7,24 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from fxmap.api.loss_notes import FilledCopy, noted
 from fxmap.errors import QuantizationError
-from fxmap.expressions.base import Expression, contains
+from fxmap.expressions.base import contains
 from fxmap.expressions.quantized import Requantized
 from fxmap.expressions.values import evaluated
 from fxmap.files.lazy import materialise
 from fxmap.forms.distill import distilled_batches
-from fxmap.forms.eager import fill_twin
-from fxmap.forms.fill import FillRequest, arguments
+from fxmap.forms.fill import FillRequest
 from fxmap.forms.form import Twin
-from fxmap.forms.saturation import FULL_RANGE
 from fxmap.forms.sites import KeptReason
 from fxmap.forms.twin import float_twin
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
-from fxmap.model.replica import replicate
+from fxmap.mapping.saved import Saved
+from fxmap.mapping.writing import put_back
 from fxmap.model.wrappers import match_prefix, unwrap
-from fxmap.run.noise import loss
 
 Calibration = Iterable[Any] | Literal["keep", "distilled"] | None
 
@@ -125,14 +123,26 @@ def _calibrate(
         }
     full = OrderedDict((prefix + key, value) for key, value in values.items())
     _refuse_unusable_scales(full, mapping)
-    before = made.write_literals(inner)
+    # All that may fail comes before the first write, the notes on what the filled model computes as well.
+    filled = mapping
+    if batches is not None:
+        copy = FilledCopy(inner, own, replace(made, state=values))
+        filled = noted(_calibrated(mapping, kept, prefix), src, state, copy, batches.first, bounded)
+    saved = Saved.of(inner)
     try:
+        made.write_literals(inner)
         mapping.write(dst, full)
-    except BaseException:
-        before.write_literals(inner)
-        raise
-    if batches is None:
-        return mapping
+    except BaseException as error:
+        try:
+            put_back(saved, dst, error)
+        except BaseException:
+            saved.put_back()  # once more: an interrupt may have come before the first
+            raise
+    return filled
+
+
+def _calibrated(mapping: KeyMapping, kept: set[str], prefix: str) -> KeyMapping:
+    """Return a mapping whose statuses say which ranges the batches gave."""
     observed = {
         key: Status.CALIBRATED
         for key, status in mapping.knowledge.statuses.items()
@@ -140,17 +150,7 @@ def _calibrate(
         and key.removeprefix(prefix) not in kept
         and mapping.knowledge.reasons.get(key) in (KeptReason.RANGE, KeptReason.OBSERVER)
     }
-    notes = list(mapping.knowledge.notes_but(NoteKind.RANGES_NEEDED))
-    if src is not None and mapping.knowledge.ranges:
-        notes.append(Note(f"{_FIRST}: {_against(src, state, inner, batches.first)}", NoteKind.CALIBRATED))
-    if mapping.knowledge.saturating:
-        text = (
-            f"{len(bounded)} relus end at the bound of their counterpart, by the saturation of their integers; {FULL_RANGE}"
-            if bounded
-            else _cost_of_relu(mapping, src, state, _filled_twin(inner, own, state), batches.first)
-        )
-        notes.append(Note(text, NoteKind.SATURATION))
-    return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed, notes=tuple(notes))
+    return mapping.with_knowledge(statuses=mapping.knowledge.statuses | observed)
 
 
 def _refuse_unusable_scales(full: Mapping[str, Any], mapping: KeyMapping) -> None:
@@ -173,45 +173,6 @@ def _ranges_of(weights: set[str], mapping: KeyMapping, prefix: str) -> set[str]:
     owners = {key.removesuffix("._packed_params._packed_params").removesuffix(".weight") for key in weights}
     ranges = (key.removeprefix(prefix) for key in mapping.knowledge.ranges)
     return {key for key in ranges if key.rpartition(".")[0] in owners}
-
-
-_FIRST = "against the float source on the first calibration batch"
-
-
-def _cost_of_relu(mapping: KeyMapping, src: nn.Module | None, state: Mapping[str, Any], twin: nn.Module, batch: Any) -> str:
-    """Describe the error caused by destination relus that do not saturate: its float twin is compared with the source."""
-    bounds = mapping.knowledge.saturating
-    bound = next(iter(bounds.values()))[1]
-    cost = "" if src is None else f"; without any rounding, {_against(src, state, twin, batch)}"
-    return (
-        f"the source clamps at {bound:g} where the destination has {len(bounds)} relus that do not saturate{cost}. "
-        f'relu6="clamp" lets their int8 ranges end at {bound:g}, which computes the source\'s function'
-    )
-
-
-def _filled_twin(dst: nn.Module, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> nn.Module:
-    """Return the destination's float twin, in eval mode, with the mapped weights."""
-    twin = float_twin(dst)
-    fill_twin(twin, expressions, state)
-    return twin.module.eval()
-
-
-def _against(src: nn.Module, state: Mapping[str, Any], dst: nn.Module, batch: Any) -> str:
-    """Describe the signal-to-noise ratio of a filled destination against the float source on one batch."""
-    reference = replicate(unwrap(src)[0]).eval()
-    plain = {key: value for key, value in _inner(src, state).items() if isinstance(value, Tensor)}
-    result = replicate(dst).eval()
-    args, kwargs = arguments(reference, batch)
-    try:
-        ratio = loss(lambda: functional_call(reference, plain, args, kwargs), lambda: result(*args, **kwargs))
-    except QuantizationError as error:
-        return f"not known, {error}"
-    return f"{ratio:.1f} dB signal to noise"
-
-
-def _inner(src: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    prefix = unwrap(src)[1]
-    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 class _First:

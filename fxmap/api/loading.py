@@ -13,8 +13,10 @@ from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.inputs import Forward
+from fxmap.model.surroundings import undisturbed
 
 
+@undisturbed
 def transfer(
     src: nn.Module,
     dst: nn.Module,
@@ -87,6 +89,7 @@ def transfer(
     return part.outside(fill(mapping, src, part.model, src.state_dict(), options))
 
 
+@undisturbed
 def load(
     dst: nn.Module,
     checkpoint_file: Source,

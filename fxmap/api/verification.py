@@ -15,13 +15,16 @@ from fxmap.matching.plan import Plan
 from fxmap.matching.strategies.problem import Problem
 from fxmap.matching.strategies.solve import solve
 from fxmap.model.inputs import Given
+from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.replica import replicate
+from fxmap.model.surroundings import undisturbed
 from fxmap.prove.choose_inputs import choose_inputs
 from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
 from fxmap.trace import Trace, recording, stage
 
 
+@undisturbed
 def verify(
     src: nn.Module,
     dst: nn.Module,
@@ -53,6 +56,7 @@ def verify(
     >>> print(proof.divergence.attribute)
     0.weight is 1.weight, which is not 0.weight
     """
+    refuse_uninitialised(source=src, destination=dst)
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, src, dst)
     given = Given.of(example_inputs, dst_inputs)
@@ -74,7 +78,7 @@ def _loss(mapping: KeyMapping, src: nn.Module, plan: Plan, given: Given) -> floa
         return None
     if not all(equal_states(own[key.removeprefix(prefix)], part.evaluate(state)) for key, part in mapping.items()):
         return None
-    reference, filled = (replicate(side.model).eval() for side in (plan.src, plan.dst))
+    reference, filled = (replicate(side.model, own=True).eval() for side in (plan.src, plan.dst))
     try:
         return loss(lambda: chosen.first.src.call(reference), lambda: chosen.first.dst.call(filled))
     except QuantizationError:

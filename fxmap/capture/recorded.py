@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxmap.capture.captured import Captured
 from fxmap.capture.functional import as_it_is, functional, unwrapped
@@ -28,7 +27,9 @@ from fxmap.capture.rewrites.writes import AS_STRIDED, RANGES, STACKS, as_reshape
 from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
 from fxmap.model.inputs import Inputs, described
+from fxmap.model.memory import on_own_memory
 from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
+from fxmap.model.restoring import carry_out, let_through
 from fxmap.model.tensors import tensors_of
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,11 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) ->
     Raises:
         CaptureError: the model does not run on these inputs.
     """
-    state = torch.get_rng_state()
+    state, inputs = torch.get_rng_state(), inputs.copied()
     try:
         recording = _run(replica, tensors, inputs)
     except Exception as error:  # whatever a model raises on inputs that do not fit it
+        let_through(error)
         raise CaptureError(
             f"{type(replica).__name__} does not run on {described(inputs)}: {type(error).__name__}: {error}{_where(error)}"
         ) from error
@@ -108,7 +110,7 @@ def _run(
     def run() -> Recording:
         recorder = Recorder(inputs.flat(), tensors)
         try:
-            with _modules(replica, recorder), _plain_kernels(), torch.no_grad(), Unrolled(), recorder:
+            with _modules(replica, recorder), torch.no_grad(), Unrolled(), recorder:
                 # Some models compute tables from their parameters when they are switched to eval.
                 replica.eval()
                 with keep(replica, inputs) as kept:
@@ -119,7 +121,7 @@ def _run(
         return recorder.recording
 
     with unchanged(replica):
-        return run_fresh(replica, run)
+        return on_own_memory(replica, lambda: run_fresh(replica, run))
 
 
 def _without_writes(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, written: Recording) -> Recording:
@@ -130,6 +132,7 @@ def _without_writes(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: I
         try:
             recording = _run(replica, tensors, inputs, keep)
         except Exception as error:  # whatever torch raises where code writes to a tensor that is not functional
+            let_through(error)
             logger.info("%s cannot be recorded functionally: %s", name, error)
             continue
         if not recording.mutations and _agree(recording.outputs, written.outputs):
@@ -175,24 +178,10 @@ def _modules(replica: nn.Module, recorder: Recorder) -> Iterator[None]:
         recorder.module = stack[-1] if stack else ""
 
     for path, module in replica.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # it takes no hooks
         handles += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave, always_call=True)]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Disable fused kernels of attention and recurrent layers: they would hide the operations, or approximate them."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    onednn: Any = torch.backends.mkldnn.enabled
-    torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.mkldnn.enabled = onednn
+        carry_out(handle.remove for handle in handles)

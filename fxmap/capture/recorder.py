@@ -16,9 +16,10 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.capture.attention import fused_kernels
 from fxmap.graph.kinds import out_of_place
 from fxmap.model.kernels import can_part, grouped_mm
-from fxmap.model.tensors import tensors_of
+from fxmap.model.memory import written
 
 
 @dataclass
@@ -128,13 +129,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _keep_what_is_written_to(self, func: Any, args: Any, kwargs: Any) -> None:
         if not func._schema.is_mutable:
             return
-        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-        written = [
-            given.get(argument.name)
-            for argument in func._schema.arguments
-            if argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        for tensor in tensors_of(written):
+        for tensor in written(func, args, kwargs):
             if _memory(tensor) in self.outside:
                 self.before.append((tensor, tensor.detach().clone()))
 
@@ -184,7 +179,8 @@ _INTO = ("index_put", "index_add", "index_copy", "scatter")
 
 
 # Operations that are recorded as several simpler ones: whether a call can be, and the function that computes it so.
-_WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
+_WRITTEN_OUT: dict[Any, tuple[Callable[..., bool], Callable[..., Any]]] = {
+    **{kernel: (lambda *_, **__: True, compute) for kernel, compute in fused_kernels().items()},
     torch.ops.aten.addcmul.default: (lambda *_, value=1: value == 1, lambda a, b, c, value=1: a + b * c),
     # Absent from older releases.
     getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None): (can_part, grouped_mm),

@@ -6,85 +6,24 @@ The only leaves are the stubs that mark where a quantized region begins and ends
 """
 
 import inspect
-import operator
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import ParameterProxy
 
 import fxmap.errors as fxmap_errors
 from fxmap.capture.captured import Captured
 from fxmap.capture.faithful import unfaithful
 from fxmap.capture.source import GraphSource
+from fxmap.capture.tracer import FunctionTracer
 from fxmap.errors import CaptureError
 from fxmap.model.inputs import Inputs
-from fxmap.model.replica import named_tensors, tensors_by_path, unchanged
-
-
-class AssignedProxy(fx.Proxy):
-    """A proxy that notes augmented assignments: `x += y` is traced as `x + y`, but changes x in place when it runs."""
-
-
-def _augmented(name: str) -> Callable[[fx.Proxy, Any], Any]:
-    def assign(self: fx.Proxy, other: Any) -> Any:
-        result = getattr(operator, name)(self, other)
-        if isinstance(result, fx.Proxy) and isinstance(self.tracer, FunctionTracer):
-            self.tracer.augmented[result.node] = self.node
-        return result
-
-    return assign
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift"):
-    setattr(AssignedProxy, f"__i{_name.rstrip('_')}__", _augmented(_name))
-
-
-class FunctionTracer(fx.Tracer):
-    """A tracer that enters every module except quantization stubs."""
-
-    def __init__(self, root: nn.Module) -> None:
-        super().__init__(param_shapes_constant=True)
-        self._paths: dict[int, str] = {}
-        for path, module, attribute in named_tensors(root):
-            self._paths.setdefault(id(getattr(module, attribute)), path)
-        self.returned: dict[str, list[str]] = {}
-        self.augmented: dict[fx.Node, fx.Node] = {}
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return AssignedProxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m).__name__ in ("QuantStub", "DeQuantStub") and type(m).__module__ == "torch.ao.quantization.stubs"
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Trace the call of a module, and note the node that it returns: the graph itself does not tell."""
-        value = super().call_module(m, forward, args, kwargs)
-        returned = self.returned.setdefault(self.path_of_module(m), [])
-        if isinstance(value, fx.Proxy):
-            returned.append(value.node.name)
-        return value
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        # As below: torch.fx would search all parameters for each one that is read.
-        if not isinstance(attr_val, nn.Parameter) or id(attr_val) not in self._paths:
-            return super().getattr(attr, attr_val, parameter_proxy_cache)
-        path = self._paths[id(attr_val)]
-        if path not in parameter_proxy_cache:
-            parameter_proxy_cache[path] = self.create_proxy(
-                "get_attr", path, (), {}, proxy_factory_fn=lambda node: ParameterProxy(self, node, path, attr_val)
-            )
-        return parameter_proxy_cache[path]
-
-    def create_arg(self, a: Any) -> Any:
-        # torch.fx searches all tensors of the model for each one that is used; this is the same, in constant time.
-        if isinstance(a, torch.Tensor) and id(a) in self._paths:
-            return self.create_node("get_attr", self._paths[id(a)], (), {})
-        return super().create_arg(a)
+from fxmap.model.memory import on_own_memory
+from fxmap.model.replica import tensors_by_path, unchanged
+from fxmap.model.restoring import let_through
 
 
 @dataclass(frozen=True)
@@ -110,7 +49,7 @@ def capture_symbolic(replica: nn.Module, _: Inputs | None = None, *, training_he
             module.training = bool(module._modules)
     tensors = tensors_by_path(replica)
     with unchanged(replica):
-        traced = trace(replica)
+        traced = on_own_memory(replica, lambda: trace(replica))
         # The trace stores tensors that forward creates as attributes of the replica; they are removed afterwards.
         made = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"} - tensors.keys()
         constants = {name: value for name in made if isinstance(value := vars(replica).get(name), Tensor)}
@@ -131,6 +70,9 @@ def trace(replica: nn.Module) -> Traced:
     if replica._forward_hooks or replica._forward_pre_hooks:
         # They are part of the model's computation, and torch.fx begins at forward.
         raise CaptureError(f"{type(replica).__name__} has forward hooks of its own, which torch.fx does not trace")
+    scripted = next((path for path, part in replica.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise CaptureError(f"{scripted or 'the model itself'} is a module of TorchScript, which torch.fx does not trace")
     for module in replica.modules():
         if hasattr(module, "_check_input_dim"):
             # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.
@@ -140,6 +82,7 @@ def trace(replica: nn.Module) -> Traced:
         tracer = FunctionTracer(replica)
         graph = tracer.trace(replica, concrete_args=_defaults(replica))
     except Exception as error:  # whatever the user's forward raises on proxies
+        let_through(error)
         raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{error}") from error
     reason = unfaithful(graph, tracer.augmented) or _written_state(replica, before, graph)
     if reason:

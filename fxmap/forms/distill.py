@@ -22,6 +22,8 @@ from fxmap.errors import CaptureError, QuantizationError
 from fxmap.forms.pyramid import Pyramid
 from fxmap.forms.twin import float_twin
 from fxmap.model.inputs import Inputs, as_inputs
+from fxmap.model.memory import own_memory
+from fxmap.model.restoring import let_through
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.network import Network
 from fxmap.run.example_inputs import find_inputs
@@ -62,8 +64,9 @@ def distilled_batches(src: nn.Module | None, state: Mapping[str, Any], example: 
     inner, prefix = unwrap(src)
     twin = float_twin(inner)
     own = {key.removeprefix(prefix): value for key, value in state.items()}
-    tensors = {path: part.evaluate(own).detach() for path, part in twin.decoded().items()}
+    tensors = {path: part.evaluate(own).detach().clone() for path, part in twin.decoded().items()}
     model = twin.module.eval()
+    own_memory(model)
     images = distilled(model, tensors, _like(model, example))
     size = "x".join(map(str, images[0].shape[1:]))
     return images, (
@@ -134,7 +137,8 @@ def _mismatch(model: nn.Module, tensors: Mapping[str, Tensor], batch: Tensor, er
     errors.clear()
     try:
         functional_call(model, dict(tensors), (batch,))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # whatever a model raises on inputs that do not fit it
+        let_through(error)
         raise QuantizationError(
             f'calibration="distilled": the source does not run on images of shape {list(batch.shape)}: {error}. {_SIZE}'
         ) from error

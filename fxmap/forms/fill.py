@@ -12,6 +12,10 @@ from fxmap.errors import QuantizationError
 from fxmap.expressions.base import Expression
 from fxmap.expressions.values import spoiled
 from fxmap.forms.saturation import Saturations
+from fxmap.model.inputs import copied
+from fxmap.model.memory import own_memory
+from fxmap.model.replica import replicate
+from fxmap.model.restoring import let_through
 
 Result = TypeVar("Result")
 
@@ -53,31 +57,41 @@ class Filled:
     state: dict[str, Any]
     literals: Literals = field(default_factory=dict)
 
-    def write_literals(self, dst: nn.Module) -> "Filled":
-        """Write the literals into a graph and recompile it; return the old ones, which undo this."""
-        before: Any = {node: (node.args[1], node.args[2]) for node in self.literals}
+    def write_literals(self, dst: nn.Module) -> None:
+        """Write the literals into the nodes of a graph, and recompile its module if `dst` is one."""
         for node, (scale, zero_point) in self.literals.items():
             node.args = (node.args[0], scale, zero_point, *node.args[3:])
         if self.literals and isinstance(dst, fx.GraphModule):
             dst.recompile()
-        return Filled({}, before)
+
+    def copy_of(self, dst: nn.Module) -> nn.Module:
+        """Return a filled replica of a destination, which itself is not changed."""
+        replica = replicate(dst, own=True)
+        nn.Module.load_state_dict(replica, dict(self.state), strict=True)
+        if not self.literals or not isinstance(dst, fx.GraphModule):
+            return replica
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        graph.output(graph.graph_copy(dst.graph, copies))
+        Filled({}, {copies[node]: found for node, found in self.literals.items()}).write_literals(nn.Module())
+        return fx.GraphModule(replica, graph)
 
 
 def run(module: nn.Module, batches: Iterable[Any] | None) -> int:
-    """Run a model over batches without gradients; return how many there were.
+    """Run a replica over batches without gradients; return how many there were. It may write to neither.
 
     Raises:
         QuantizationError: there were none, one is empty or not finite, or the model refused one.
     """
     count = 0
+    own_memory(module)
     with torch.no_grad():
         for batch in batches or ():
-            args, kwargs = arguments(module, batch)
+            args, kwargs = copied(arguments(module, batch))
             _refuse_telling_nothing(count, (*args, *kwargs.values()))
             try:
                 module(*args, **kwargs)
-            except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-                # Guards of an exported graph assert.
+            except Exception as error:  # whatever a model raises; guards of an exported graph assert
+                let_through(error)
                 raise QuantizationError(f"calibration batch {count}: the model refuses it: {error}") from error
             count += 1
     if not count:

@@ -82,7 +82,7 @@ def fill_observed(request: FillRequest) -> Filled:
     own = dst.state_dict()
     weights = {key: evaluated(key, part, request.state) for key, part in request.expressions.items() if key in own}
     for key, value in weights.items():
-        set_tensor(replica, key, value)
+        set_tensor(replica, key, value.detach().clone())  # it may be the caller's own
     run(replica, request.batches)
     return _kept_or_made(request, dict(replica.state_dict()))
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -35,10 +36,15 @@ def bind(node: fx.Node) -> dict[str, Any]:
 def _bound(node: fx.Node) -> inspect.BoundArguments | None:
     for signature in _signatures(node.target):
         try:
-            return signature.bind(*node.args, **node.kwargs)
+            return signature.bind(*node.args, **{_parameter(name): value for name, value in node.kwargs.items()})
         except TypeError:
             continue
     return None
+
+
+def _parameter(name: str) -> str:
+    """Return the name of a parameter for an argument; Python forbids some of torch's, as `from` of uniform_."""
+    return f"{name}_" if iskeyword(name) else name
 
 
 def default_arguments(node: fx.Node) -> dict[str, Any]:
@@ -74,10 +80,9 @@ def _signatures(target: Callable[..., Any] | str) -> list[inspect.Signature]:
         if getattr(function, "__module__", None) == "_operator":
             _CACHE[function] = [_OPERATOR]
         else:
-            found = (
-                [_schema_signature(function)] if isinstance(function, OpOverload) else get_signature_for_torch_op(function)
-            )
             try:
+                aten = isinstance(function, OpOverload)
+                found = [_schema_signature(function)] if aten else get_signature_for_torch_op(function)
                 _CACHE[function] = list(found) if found else [inspect.signature(function)]
             except (TypeError, ValueError):
                 _CACHE[function] = []
@@ -89,7 +94,7 @@ def _schema_signature(op: OpOverload) -> inspect.Signature:
     return inspect.Signature(
         [
             inspect.Parameter(
-                argument.name,
+                _parameter(argument.name),
                 kinds[not argument.kwarg_only],
                 default=argument.default_value if argument.has_default_value() else inspect.Parameter.empty,
             )

@@ -47,6 +47,7 @@ from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.to_transformers import to_transformers
 from fxmap.mapping.verdict import refuse_refuted
 from fxmap.mapping.writing import Loaded, write_state
+from fxmap.model.surroundings import undisturbed
 from fxmap.model.wrappers import match_prefix
 from fxmap.trace import Trace
 
@@ -198,6 +199,7 @@ class KeyMapping(Mapping[str, Expression]):
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
         return evaluate(self, state_dict, like)
 
+    @undisturbed
     def load_into(
         self,
         dst: nn.Module,

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from fxmap.mapping.journal import Journal
 from fxmap.mapping.lazy_state import is_plain_tensor, storage_of
 from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.mapping.proof import Status
+from fxmap.mapping.saved import Saved
+from fxmap.model.restoring import carry_out, let_through
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +80,41 @@ def refuse_strangers(made: Collection[str], own: Mapping[str, Any]) -> None:
         )
 
 
+def put_back(saved: Saved, dst: nn.Module, error: BaseException) -> NoReturn:
+    """Put back what a model held after an error.
+
+    Raises:
+        LoadError: of an exception that is no interrupt; or some values could not be put back, and the message names them.
+    """
+    lost, interrupt = saved.put_back()
+    if lost:
+        raise LoadError(
+            f"{shorten(lost)}: could not be put back after {type(error).__name__}: {error}; the destination is half-written "
+            "there, and as it was everywhere else. Build it anew before you load again"
+        ) from error
+    if interrupt is not None and isinstance(error, Exception):
+        raise interrupt
+    let_through(error)
+    raise LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}") from error
+
+
 def _write_at_once(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Load a state dict with packed or quantized entries, which are copied beforehand, all of them."""
-    before = {key: snapshot(value) for key, value in own.items()}
-    metadata = getattr(own, "_metadata", None)
+    saved = Saved.of(dst)
     try:
-        load_state(dst, full, metadata)
+        load_state(dst, full, getattr(own, "_metadata", None))
     except BaseException as error:
-        load_state(dst, before, metadata)
-        if isinstance(error, Exception):
-            raise _refused(dst, error) from error
-        raise
+        try:
+            put_back(saved, dst, error)
+        except BaseException:
+            saved.put_back()  # once more: an interrupt may have come before the first
+            raise
 
 
 def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Load a state dict of plain tensors, each of which is made, and its old value saved, when torch is about to copy it."""
     failed: list[Exception] = []
+    saved = Saved.of(dst, values=False)
     with Journal() as journal:
 
         def guarded(key: str, value: Tensor) -> Tensor:
@@ -116,11 +137,28 @@ def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str,
         try:
             load_state(dst, new, getattr(own, "_metadata", None))
         except BaseException as error:
-            journal.restore()
+            try:
+                _put_back_saved(saved, journal, error)
+            except BaseException:
+                _put_back_saved(saved, journal, error)  # once more: an interrupt may have come before the first
+                raise
+            let_through(error)
             if isinstance(error, Exception):
                 cause = failed[0] if failed else error
                 raise _refused(dst, cause) from cause
             raise
+
+
+def _put_back_saved(saved: Saved, journal: Journal, error: BaseException) -> None:
+    lost, interrupt = saved.put_back()
+    carry_out([journal.restore])
+    if lost:
+        raise LoadError(
+            f"{shorten(lost)}: could not be put back after {type(error).__name__}: {error}; the destination is half-written "
+            "there, and as it was everywhere else. Build it anew before you load again"
+        ) from error
+    if interrupt is not None and isinstance(error, Exception):
+        raise interrupt
 
 
 def _refused(dst: nn.Module, error: Exception) -> FxmapError:

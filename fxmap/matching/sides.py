@@ -1,6 +1,7 @@
 """The two sides of a mapping, source and destination: from a user's model to the normalised graph that is aligned."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
@@ -15,6 +16,7 @@ from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.forms.form import Twin
 from fxmap.forms.twin import float_twin
 from fxmap.graph.kinds import Trait, kinds
+from fxmap.model.budget import budget
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
@@ -99,7 +101,8 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
     tried = ""
     for ours, theirs in _choices(src, dst, given):
         try:
-            found = _Unnormalised.of(src, source, ours), _Unnormalised.of(dst, source, theirs)
+            with nullcontext() if given.src is not None else budget(f"inputs of {ours.size}, which were guessed"):
+                found = _Unnormalised.of(src, source, ours), _Unnormalised.of(dst, source, theirs)
         except CaptureError as error:
             tried = str(error)
             continue

@@ -44,12 +44,27 @@ class Inputs:
         """Return the inputs with floating-point tensors in float64."""
         return self.map(lambda t: t.double() if t.is_floating_point() else t)
 
+    def copied(self) -> "Inputs":
+        """Return the inputs with tensors of their own, so that code may write to them; one given twice stays one."""
+        args, kwargs = copied((self.args, dict(self.kwargs)))
+        return replace(self, args=args, kwargs=kwargs)
+
     def map(self, change: Callable[[Tensor], Tensor], **fields: Any) -> "Inputs":
         """Return the inputs with every tensor changed."""
         args, kwargs = tree_map(
             lambda value: change(value) if isinstance(value, Tensor) else value, (self.args, dict(self.kwargs))
         )
         return replace(self, args=args, kwargs=kwargs, **fields)
+
+
+def copied(values: Any) -> Any:
+    """Return nested values with tensors of their own, so that code may write to them; one that occurs twice stays one."""
+    copies: dict[int, Tensor] = {}
+
+    def copy(value: Any) -> Any:
+        return copies.setdefault(id(value), value.detach().clone()) if isinstance(value, Tensor) else value
+
+    return tree_map(copy, values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from fxmap.model.tensors import tensors_of
 
 
 class DoubleKernels(TorchFunctionMode):
     """Replaces grouped convolutions and grouped matrix products inside its `with` block, by the same sums written otherwise.
 
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
-    depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64.
+    depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64. Where
+    code casts to float32 by itself and torch then refuses operands of two precisions, they are computed in float64.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -29,7 +33,24 @@ class DoubleKernels(TorchFunctionMode):
             call = dict(zip(_GROUPED_MM, args, strict=False)) | kwargs
             if call["input"].dtype is torch.float64 and can_part(**call):
                 return grouped_mm(call["input"], call["weight"], call["offs"])
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            if not _has_two_precisions(args, kwargs) or getattr(func, "__name__", "").endswith("_"):
+                raise
+            args, kwargs = tree_map(_widened, (args, kwargs))
+            return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    """Return a real floating-point tensor in double precision; other values are returned unchanged."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _has_two_precisions(args: Any, kwargs: Any) -> bool:
+    """Whether one operand is float64 and another is not, as behind `x.float()` in a model that runs in float64."""
+    found = {tensor.dtype for tensor in tensors_of([args, kwargs]) if tensor.is_floating_point()}
+    return len(found) > 1 and torch.float64 in found
 
 
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")

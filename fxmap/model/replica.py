@@ -1,18 +1,25 @@
-"""Replica: a copy of a model's tree of modules that runs the user's code on the user's tensors.
+"""Replica: a copy of a model's tree of modules that runs the user's code, and that may be changed.
 
-Capture and proof change a model: they switch it to eval, drop observers, exchange weights. They do so to the replica, and
-the user's model keeps its mode, its hooks and its values. Tensors are shared, so a replica takes no memory.
+Capture and proof change a model: they switch it to eval, drop observers, exchange weights; and its own forward may write to
+its tensors, its counters, its caches. They do so to the replica, and the user's model keeps its mode, its hooks and its
+values. A replica has tensor objects of its own. Large ones lie in the memory of the user's until something writes to them
+(`on_own_memory`), so that a replica takes next to no memory; what else the modules hold is copied.
 
-Cost: linear in the number of modules.
+Cost: linear in the number of modules, and in what they hold beside tensors.
 """
 
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from copy import deepcopy
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from fxmap.model.copying import Copier
+from fxmap.model.memory import alias, attributes_of, own_memory, owned
+from fxmap.model.restoring import carry_out, let_through
 
 Result = TypeVar("Result")
 
@@ -20,65 +27,97 @@ Result = TypeVar("Result")
 Replace = Callable[[str, nn.Module], nn.Module | None]
 
 
-def replicate(model: nn.Module, replace: Replace = lambda path, module: None) -> nn.Module:
-    """Copy the module tree, sharing every tensor.
+def replicate(model: nn.Module, replace: Replace = lambda path, module: None, *, own: bool = False) -> nn.Module:
+    """Copy the module tree, with tensors that share the memory of the user's, or with `own` memory.
 
     `replace(path, module)` may return a module to put in the place of one (and of everything below it), or None. A module
-    that occurs at several paths is copied once, and stays shared. `copy.deepcopy` would double the memory, and fails on
-    old-style weight norm after a forward pass. O(number of modules).
+    that occurs at several paths is copied once, and stays shared; so does a tensor. `copy.deepcopy` would double the memory,
+    and fails on old-style weight norm after a forward pass. O(number of modules).
 
-    >>> import torch
+    Run a replica inside `on_own_memory`, or make it with `own`.
+
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     >>> twin = replicate(model).eval()
     >>> model.training, twin.training, twin[0].weight is model[0].weight
-    (True, False, True)
+    (True, False, False)
+    >>> torch.equal(twin[0].weight, model[0].weight)
+    True
     """
-    copies: dict[nn.Module, nn.Module] = {}
-
-    def copy(path: str, module: nn.Module) -> nn.Module:
-        if module not in copies:
-            replacement = replace(path, module)
-            if replacement is None:
-                replacement = _shallow(module)
-                copies[module] = replacement
-                for name, child in module._modules.items():
-                    if child is not None:
-                        replacement._modules[name] = copy(f"{path}.{name}" if path else name, child)
-            copies[module] = replacement
-        return copies[module]
-
-    root = copy("", model)
-    for original, replica in copies.items():
-        _rebind(original, replica, copies)
+    copier = Copier(lambda module: _shells("", module, copier, _kept), owned)
+    root = _shells("", model, copier, replace)
+    if own:
+        own_memory(root)
     return root
 
 
-def _shallow(module: nn.Module) -> nn.Module:
+def _kept(path: str, module: nn.Module) -> None:
+    """Replace no module."""
+
+
+def _shells(path: str, model: nn.Module, copier: Copier, replace: Replace) -> nn.Module:
+    """Copy a tree of modules with its tensors, and then what the modules hold beside them, which may point anywhere."""
+    originals: list[nn.Module] = []
+
+    def copy(path: str, module: nn.Module) -> nn.Module:
+        if id(module) in copier.copied:
+            known: nn.Module = copier.copied[id(module)]
+            return known
+        made = replace(path, module)
+        if made is not None:
+            # It may hold modules of the user.
+            own = made if id(made) in copier.made else _shells("", made, copier, _kept)
+            return copier.remember(module, own)  # type: ignore[no-any-return]
+        if isinstance(module, torch.jit.ScriptModule):
+            return copier.remember(module, deepcopy(module))  # type: ignore[no-any-return]
+        twin = _shell(module, copier)
+        originals.append(module)
+        for name, child in module._modules.items():
+            twin._modules[name] = None if child is None else copy(f"{path}.{name}" if path else name, child)
+        return twin
+
+    root = copy(path, model)
+    for module in originals:
+        _copy_attributes(module, copier)
+    return root
+
+
+def _shell(module: nn.Module, copier: Copier) -> nn.Module:
+    """Make a module of the same class with tensor objects of its own, and without children."""
     # Not copy.copy: GraphModule and quantized modules override it, and the former would re-trace.
-    twin: nn.Module = object.__new__(type(module))
-    twin.__dict__ = {
-        name: value.copy() if isinstance(value, dict | set | list) else value for name, value in module.__dict__.items()
-    }
-    # An exported module refuses both by attributes of its own, since they do nothing to its graph.
-    for name in ("train", "eval"):
+    twin: nn.Module = copier.remember(module, object.__new__(type(module)))
+    twin.__dict__ = dict(vars(module))
+    # An exported module refuses both by attributes of its own, since they do nothing to its graph; and a compiled module
+    # would run the user's.
+    for name in ("train", "eval", "_compiled_call_impl"):
         twin.__dict__.pop(name, None)
+    for name in _TABLES:
+        twin.__dict__[name] = vars(module)[name].copy()
+    twin._modules.clear()
+    tables: tuple[dict[str, Any], ...] = (twin._parameters, twin._buffers)
+    for table in tables:
+        for name, tensor in table.items():
+            if isinstance(tensor, Tensor) and id(tensor) not in copier.made:
+                table[name] = copier.copied[id(tensor)] if id(tensor) in copier.copied else _alias(tensor, copier)
     return twin
 
 
-def _rebind(original: nn.Module, replica: nn.Module, copies: dict[nn.Module, nn.Module]) -> None:
-    # A module may keep bound methods of itself (self.forward = self._forward_impl) or modules in plain attributes and
-    # lists; these must point into the replica, or running it would run the user's model.
-    if type(original) is not type(replica):
-        return
-    for name, value in vars(replica).items():
-        if name == "_modules":
+def _alias(tensor: Tensor, copier: Copier) -> Tensor:
+    return copier.remember(tensor, alias(tensor))  # type: ignore[no-any-return]
+
+
+# Where a module keeps its parameters, buffers and submodules.
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+def _copy_attributes(module: nn.Module, copier: Copier) -> None:
+    twin = copier.copied[id(module)]
+    for name, value in vars(twin).items():
+        if name in _TABLES:
             continue
-        if isinstance(value, types.MethodType) and value.__self__ in copies:
-            vars(replica)[name] = types.MethodType(value.__func__, copies[value.__self__])
-        elif isinstance(value, nn.Module):
-            vars(replica)[name] = copies.get(value, value)
-        elif isinstance(value, list):
-            value[:] = [copies.get(item, item) if isinstance(item, nn.Module) else item for item in value]
+        try:
+            vars(twin)[name] = copier.copy(value)
+        except RecursionError:  # nested so deeply that Python cannot follow: it stays shared
+            continue
 
 
 def is_on_meta(model: nn.Module) -> bool:
@@ -121,7 +160,8 @@ def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
         cache.clear()
     try:
         return run()
-    except Exception:
+    except Exception as error:
+        let_through(error)
         if not caches:
             raise
         for cache, values in caches:
@@ -145,27 +185,35 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     Some models note the size of what they are run on (a window that was shrunk to a small map), and are another function
     from then on.
 
-    >>> import torch
     >>> norm = nn.BatchNorm1d(1)
     >>> with unchanged(norm):
     ...     _ = norm(torch.tensor([[1.0], [3.0]]))
     >>> norm.running_mean
     tensor([0.])
     """
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
-    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
+    own = [
+        [(table, dict(table)) for table in (vars(module), *(vars(module)[name] for name in _TABLES))]
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     try:
         yield
     finally:
-        for module, values, buffers in attributes:
-            vars(module).clear()
-            vars(module).update(values)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for buffer, value in before:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        carry_out([*(partial(_restore, held) for held in own), *steps])
+
+
+def _restore(tables: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    for table, before in tables:
+        for name in [name for name in table if name not in before]:
+            del table[name]
+        table.update(before)
+
+
+def _put_back(buffer: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -174,8 +222,9 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     A buffer that is not persistent is no part of a state dict: the code computes it, and both models have their own.
     """
     for path, module in model.named_modules(remove_duplicate=False):
-        for attribute in (*module._parameters, *module._buffers):
-            if getattr(module, attribute, None) is not None and attribute not in module._non_persistent_buffers_set:
+        left_out: Collection[str] = getattr(module, "_non_persistent_buffers_set", ())
+        for attribute in attributes_of(module):
+            if getattr(module, attribute, None) is not None and attribute not in left_out:
                 yield (f"{path}.{attribute}" if path else attribute), module, attribute
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fxmap.model.inputs import Inputs, names_of
+from fxmap.model.restoring import let_through
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
@@ -176,7 +177,8 @@ class Auditor:
                     output, decisions = self.log.watched(which, partial(call, ours), forced)
                     outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
                     seen.append(decisions)
-        except Exception:  # whatever a model raises on inputs that it does not accept
+        except Exception as error:  # whatever a model raises on inputs that it does not accept
+            let_through(error)
             return None
         if named is not None:
             outputs = [[(name, value) for name, value in found if name in named] for found in outputs]

@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
+from fxmap.model.restoring import let_through
+
 
 class Site(NamedTuple):
     """A place in code at which a decision is made: by values of tensors, or by their sizes."""
@@ -213,7 +215,8 @@ class Log:
         try:
             with seen:
                 return run(), seen
-        except Exception:  # whatever a model raises: of its own, or since it cannot be watched
+        except Exception as error:  # whatever a model raises: of its own, or since it cannot be watched
+            let_through(error)
             if forced:
                 raise
             value = run()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
+from fxmap.model.restoring import let_through
 from fxmap.prove.audit import Audit, Auditor, Named, difference, named_outputs, paired
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, further
@@ -200,7 +201,8 @@ class Examiner:
             with torch.no_grad():
                 ours = call_own(self.plan.src, weights.src, sample[0])
                 theirs = call_own(self.plan.dst, weights.dst, sample[1])
-        except Exception:  # whatever a model raises with tensors that do not fit it
+        except Exception as error:  # whatever a model raises with tensors that do not fit it
+            let_through(error)
             return None
         finite = all(bool(torch.isfinite(value).all()) for _, value in named_outputs(ours) if value.is_floating_point())
         return (ours, theirs) if finite else None
@@ -294,7 +296,8 @@ class Examiner:
                     self.passes.add()
                     try:
                         moved = outputs({**own, **{path: _disturbed(own[path], change) for path in some}}, sample)
-                    except Exception:  # an index out of range: the tensor is read
+                    except Exception as error:  # an index out of range: the tensor is read
+                        let_through(error)
                         return True
                     if len(moved) != len(expected):
                         return True

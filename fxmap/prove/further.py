@@ -24,6 +24,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from fxmap.model.restoring import let_through
 from fxmap.prove.audit import Audit, Auditor, describe, named_outputs
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, Signatures, manners
@@ -123,7 +124,8 @@ class _Runs:
     def _outputs(self, both: Both) -> list[tuple[str, Tensor]]:
         try:
             return named_outputs(self.auditor.src(both[0]))
-        except Exception:  # whatever a model raises on so few samples
+        except Exception as error:  # whatever a model raises on so few samples
+            let_through(error)
             return []
 
     def values(self, found: Audit) -> Audit:

@@ -15,6 +15,7 @@ from inspect import isfunction, unwrap
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 # Larger numbers are no lengths.
@@ -43,7 +44,7 @@ def limits_of(*models: nn.Module) -> list[int]:
 
 def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:
     """Yield the user's functions that a model runs: forwards, functions that it holds, and those that these call by name."""
-    forwards = {unwrap(type(module).forward) for module in model.modules()}
+    forwards = {unwrap(type(module).forward) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)}
     waiting = [(function, 0) for function in (*forwards, *values) if isfunction(function)]
     seen: set[FunctionType] = set()
     while waiting:

@@ -18,7 +18,9 @@ from torch.func import functional_call
 from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.sides import Side
 from fxmap.model.inputs import Inputs
+from fxmap.model.memory import holding
 from fxmap.model.replica import run_fresh, unchanged
+from fxmap.model.restoring import let_through
 from fxmap.model.tensors import tensors_of
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.lookups import Lookups
@@ -66,6 +68,7 @@ class OwnCode:
             try:
                 error = self._error(weights, inputs, watches)
             except Exception as raised:  # whatever a model raises on inputs or tensors that do not fit it
+                let_through(raised)
                 trouble = f"{type(raised).__name__}: {raised}"
                 continue
             if tolerance < error <= SINGLE_TOLERANCE:
@@ -94,10 +97,17 @@ def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
     tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
     # Code may write to its state: every run begins with the same.
     state = {id(t := tensors.get(path, buffer)): t.clone() for path, buffer in module.named_buffers()}
-    own = {f"module.{path}": state.get(id(tensor), tensor) for path, tensor in (tables | dict(tensors)).items()}
+    own = {path: state.get(id(tensor), tensor) for path, tensor in (tables | dict(tensors)).items()}
+    own |= {path: state[id(buffer)] for path, buffer in module.named_buffers() if path not in own and id(buffer) in state}
     calling = _Calling(module, double)
-    with unchanged(module):
-        return run_fresh(module, lambda: functional_call(calling, own, (), tie_weights=False))
+    with unchanged(module), holding(side.main.tensors, own):
+        return run_fresh(module, lambda: _call(calling, own))
+
+
+def _call(calling: "_Calling", tensors: Mapping[str, Tensor]) -> Any:
+    if any(isinstance(part, torch.jit.ScriptModule) for part in calling.module.modules()):
+        return calling()  # functional_call refuses them; their tensors hold the values
+    return functional_call(calling, {f"module.{path}": value for path, value in tensors.items()}, (), tie_weights=False)
 
 
 class _Calling(nn.Module):

@@ -44,6 +44,7 @@ from fxmap.matching.align.symmetry import ties
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Given
 from fxmap.model.kernels import DoubleKernels
+from fxmap.model.restoring import let_through
 from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
 from fxmap.prove.alternatives import told_apart
@@ -90,7 +91,8 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
                 proof = second if second.ok else proof
             if not proof.ok and not open_keys(proof.statuses, mapping.knowledge.unread):
                 proof = _as_part(mapping, plan, chosen, proof)
-    except TROUBLE as error:
+    except Exception as error:  # whatever a model raises
+        let_through(error)
         proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
     return without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations))
 

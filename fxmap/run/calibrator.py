@@ -76,7 +76,9 @@ class _Calibrator(ValueInterpreter):
         """Measure the input of a batch norm when it first runs; a norm that runs again keeps its statistics."""
         arguments = bind(node)
         paths = [
-            str(part.target) for name in ("running_mean", "running_var") if isinstance(part := arguments.get(name), fx.Node)
+            str(part.target)
+            for name in ("running_mean", "running_var")
+            if isinstance(part := arguments.get(name), fx.Node) and part.op == "get_attr"
         ]
         if len(paths) != 2 or paths[0] in self.met:
             return

@@ -4,19 +4,25 @@ Small sizes are best, but for a proof, feature maps must stay larger than every 
 image the last stage of a ResNet has one position, and a wrong stride there changes nothing.
 """
 
+import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, TENSOR
 from fxmap.model.inputs import Inputs, size_of
+from fxmap.model.restoring import let_through
 from fxmap.normalize.network import Network
 from fxmap.run.interpreter import ValueInterpreter
+
+logger = logging.getLogger(__name__)
+
 
 _SIZES = (32, 48, 64, 96, 128, 144, 160, 176, 192, 208, 224, 256, 299, 320, 384)
 
@@ -49,7 +55,9 @@ def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             dims = len(module.kernel_size)
-            return {(1, module.in_channels, *[size] * dims): None for size in (128, 224, 64, 32, 256, 384)}
+            # A volume of 128 has as many numbers as an image of 1448.
+            sizes = (32, 16, 64, 24, 48) if dims > 2 else (128, 224, 64, 32, 256, 384)
+            return {(1, module.in_channels, *[size] * dims): None for size in sizes}
         if isinstance(module, nn.Embedding):
             return {(2, 12): module.num_embeddings}
         if isinstance(module, nn.Linear):
@@ -140,7 +148,7 @@ def _random(choice: _Choice, seed: int) -> tuple[Tensor, ...]:
 def _draw(shape: tuple[int, ...], high: int | None, generator: torch.Generator) -> Tensor:
     """Draw normal numbers, or integers below `high`."""
     if high is None:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
     return torch.randint(0, high, shape, generator=generator)
 
 
@@ -187,14 +195,38 @@ def _each(value: Any, dims: int) -> tuple[int, ...]:
 
 
 def _accepts(captured: Network, tensors: tuple[Tensor, ...]) -> bool:
+    """Whether a model runs on inputs, within the budget of numbers and of products."""
     meta = {
         # A model in another precision accepts the same shapes.
         path: tensor.to("meta", torch.float32 if tensor.is_floating_point() else tensor.dtype)
         for path, tensor in captured.tensors.items()
     }
+    numbers, products = 0, 0
+
+    def count(node: fx.Node, value: Any) -> Any:
+        nonlocal numbers, products
+        if isinstance(value, Tensor) and node.op.startswith("call"):
+            numbers += value.numel()
+            products += value.numel() * _products(node, meta)
+        return value
+
     try:
         with torch.no_grad():
-            ValueInterpreter(captured, meta).run(*(tensor.to("meta") for tensor in tensors))
-    except Exception:  # whatever a model raises on inputs that do not fit it
+            ValueInterpreter(captured, meta, count).run(*(tensor.to("meta") for tensor in tensors))
+    except Exception as error:  # whatever a model raises on inputs that do not fit it
+        let_through(error)
+        return False
+    if numbers > _NUMBERS or products > _PRODUCTS:
+        logger.info("inputs of %s are too large: %.1e numbers, %.1e products", size_of(tensors[0]), numbers, products)
         return False
     return True
+
+
+# In float64, a pass of so many numbers takes 4 GB, and one of so many products a minute on one core.
+_NUMBERS, _PRODUCTS = 5e8, 3e11
+
+
+def _products(node: fx.Node, tensors: dict[str, Tensor]) -> int:
+    """Return the products that make one number of an affine layer's result, as its weight says; 1 for other operations."""
+    weights = [tensors[str(part.target)] for part in node.all_input_nodes if str(part.target) in tensors]
+    return max((math.prod(weight.shape[1:]) for weight in weights), default=1)

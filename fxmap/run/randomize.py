@@ -84,7 +84,7 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         counter = role == "" and tensor.dim() == 0
         return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if counter else tensor.clone()
     # Drawn in single precision, five times as fast.
-    normal = torch.randn(shape, generator=generator).double()
+    normal = torch.randn(shape, generator=generator, dtype=torch.float32).double()
     if role in ("norm weight", "norm running_var") or (role == "mul input" and len(shape) == 1):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + SCALES.least_factor
     if role == "embedding weight":

@@ -22,6 +22,7 @@ from torch import Tensor, fx
 from fxmap.capture.captured import Captured
 from fxmap.graph.kinds import kind_of
 from fxmap.model.inputs import Inputs
+from fxmap.model.restoring import let_through
 from fxmap.run.interpreter import ValueInterpreter
 
 
@@ -40,5 +41,6 @@ def note_pooled(captured: Captured, inputs: Inputs) -> None:
     try:
         with torch.no_grad():
             ValueInterpreter(captured, captured.tensors, hook).run(*captured.arguments(inputs))
-    except Exception:  # whatever a model raises on inputs that do not fit it: the proof will say so
+    except Exception as error:  # whatever a model raises on inputs that do not fit it: the proof will say so
+        let_through(error)
         return

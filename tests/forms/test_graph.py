@@ -361,3 +361,33 @@ def test_norm_that_no_layer_is_divided_by_may_have_the_weight_zero() -> None:
     nn.init.zeros_(src.norm.weight)
     fxmap.transfer(src, dst, verify=False)
     assert bool(_run(dst.eval(), DATA[0]).isfinite().all())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_graph_is_as_it_was_where_its_code_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    dst = _form("pt2e-x86-int8", 2)
+    code, outputs = dst.code, dst(OTHER[0])
+    arguments = [node.args for node in dst.graph.nodes]
+
+    def interrupted(self: nn.Module) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(dst), "recompile", interrupted, raising=False)
+        with pytest.raises((KeyboardInterrupt, fxmap.LoadError)):
+            fxmap.transfer(branches(1), dst, calibration=DATA)
+    assert dst.code == code
+    assert [node.args for node in dst.graph.nodes] == arguments
+    assert torch.equal(dst(OTHER[0]), outputs)
+
+
+def test_a_model_that_does_not_run_on_the_first_batch_is_filled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise ZeroDivisionError("no loss today")
+
+    monkeypatch.setattr("fxmap.api.loss_notes.loss", fail)
+    dst = _form("pt2e-x86-int8", 2)
+    mapping = fxmap.transfer(branches(1), dst, calibration=DATA)
+    assert "no loss today" in str(mapping)

@@ -6,6 +6,7 @@ effect, so that their order does not matter. After that, `run_with` tries whethe
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,10 @@ from fxmap.mapping.proof import TOLERANCE
 from fxmap.matching.align.symmetry import exchange, exchanged, rivals
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.sides import Side, side
+from fxmap.model.budget import budget
 from fxmap.model.inputs import Inputs
 from fxmap.model.replica import replicate
+from fxmap.model.restoring import let_through
 from fxmap.model.tensors import tensors_of
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.network import Network
@@ -131,22 +134,25 @@ def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, give
     full = {key.removeprefix(prefix): value for key, value in mapping.evaluate(state, like=dst.state_dict()).items()}
     if not len(mapping) or not all(isinstance(value, Tensor) and not value.is_meta for value in full.values()):
         return ""
-    replica = replicate(inner).eval()
+    replica = replicate(inner, own=True).eval()
     own = dict(inner.state_dict())
     if any(value.is_quantized != own[key].is_quantized for key, value in full.items() if key in own):
         return ""  # the mapped weights cannot be written to the destination, and so cannot be run
-    cast = {key: value.to(own[key].dtype) for key, value in full.items()}
+    # Copies, since forward may write to them; values that are one tensor stay one.
+    copies = {id(value): value.detach().to(own[key].dtype, copy=True) for key, value in full.items()}
+    cast = {key: copies[id(value)] for key, value in full.items()}
     reason = "no inputs were found; pass example_inputs=(x,)"
     choices: Iterable[Inputs] = guess_inputs(inner) if given is None else [given]
     for inputs in choices:
         try:
-            with torch.no_grad():
-                outputs = tensors_of(functional_call(replica, cast, inputs.args, dict(inputs.kwargs)))
+            with torch.no_grad(), nullcontext() if given is not None else budget(inputs.size):
+                outputs = tensors_of(functional_call(replica, cast, (ours := inputs.copied()).args, dict(ours.kwargs)))
+            finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
         except Exception as error:
+            let_through(error)
             # A model may refuse inputs that were guessed for it in any way it likes.
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
-        finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
         what = "all outputs are finite" if finite else "some outputs are not finite: a wrong key is likely"
         return f"the destination runs with the mapped weights on {inputs.size}, {what}; which key is which, this cannot show"
     return f"the destination could not be run with the mapped weights: {reason}"

@@ -13,14 +13,19 @@
 A new strategy is one file and one entry.
 """
 
+import logging
+
 from fxmap.capture.ladder import LADDER
-from fxmap.errors import CaptureError
+from fxmap.errors import CaptureError, FxmapError
 from fxmap.matching.strategies.names import NAMES
-from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, no_graph
+from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan, no_graph
 from fxmap.matching.strategies.structure import structure
 from fxmap.matching.strategies.values import VALUES
 from fxmap.matching.strategies.weak_evidence import WEAK_EVIDENCE
+from fxmap.model.restoring import let_through
 from fxmap.trace import stage
+
+logger = logging.getLogger(__name__)
 
 STRATEGIES: tuple[Strategy, ...] = (*(structure(source) for source in LADDER), VALUES, WEAK_EVIDENCE, NAMES)
 
@@ -37,7 +42,7 @@ def solve(problem: Problem, strategies: tuple[Strategy, ...] = STRATEGIES) -> Ou
     outcomes: tuple[Outcome, ...] = ()
     for strategy in strategies:
         with stage(strategy.name) as note:
-            outcome = strategy.attempt(problem, outcomes)
+            outcome = attempted(strategy, problem, outcomes)
             note("" if outcome.mapping is None else f"{len(outcome.mapping)} keys", left=outcome.left)
         outcomes += (outcome,)
         if outcome.certain:
@@ -46,3 +51,20 @@ def solve(problem: Problem, strategies: tuple[Strategy, ...] = STRATEGIES) -> Ou
     if not answers:
         raise CaptureError(no_graph(outcomes))
     return max(answers, key=lambda outcome: len(outcome.mapping or ()))
+
+
+def attempted(strategy: Strategy, problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
+    """Try one strategy; where it fails in a way that nobody thought of, it is left with the reason, and logged.
+
+    Raises:
+        FxmapError: an answer, such as a quantized module without a float counterpart.
+    """
+    try:
+        return strategy.attempt(problem, earlier)
+    except FxmapError:
+        raise
+    except Exception as error:
+        let_through(error)
+        logger.error("%s failed; please report this", strategy.name, exc_info=error)
+        reason = f"{strategy.name} failed: {type(error).__name__}: {error}"
+        return Outcome(left=reason, no_graph=reason if no_graph(earlier) or first_plan(earlier) is None else "")

@@ -47,7 +47,10 @@ def _layer_before(ops: OpGraph, norm: str) -> tuple[str, list[str]] | str:
     if obstacle:
         return obstacle
     channels = affine_shape(ops.op(layer), ops.tensors(layer)["weight"])[0]
-    if between and ops.tensors(norm)["running_mean"].shape != (channels,):
+    statistics = ops.tensors(norm).get("running_mean")
+    if statistics is None:
+        return "its statistics are computed, as where each sample is normalised by itself"
+    if between and statistics.shape != (channels,):
         return "it normalises another axis than that of the layer's channels"
     return layer, between
 

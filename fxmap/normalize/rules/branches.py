@@ -77,7 +77,10 @@ class _Form:
 
 def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     """Return the affine map that ends with an operation, if it is more than a single layer."""
-    form = _form(graph, name, last=True)
+    try:
+        form = _form(graph, name, last=True)
+    except RecursionError:
+        return None  # hundreds of terms, one added to the other
     if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
         return None
     return form if graph.op(name).kind != "linear" or form.merged else None

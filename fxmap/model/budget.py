@@ -1,0 +1,100 @@
+"""A budget for runs on inputs that nobody gave: what would take too much memory or time is stopped before it does.
+
+Guessed inputs may be far larger than those a model is meant for: attention over every pixel, three axes of space. Whether a
+model accepts them is not worth the machine. Before an operation runs on large operands, or makes a tensor from a size alone,
+its result is worked out on the meta device, which has shapes and no memory.
+
+>>> with budget("a guess", Budget(size=1e6)):
+...     torch.ones(1000, 1000)
+Traceback (most recent call last):
+    ...
+fxmap.errors.CaptureError: a guess: a run takes more than 0.001 GB; pass example_inputs=(x,) of the size that is meant
+
+Cost: a Python call for each operation, and the shapes of the large ones.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from fxmap.errors import CaptureError
+from fxmap.model.tensors import tensors_of
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a run may take: `size` bytes of results in all, and so many `seconds`; a proof takes twice the size."""
+
+    size: float = 1e9
+    seconds: float = 30.0
+
+
+BUDGET = Budget()
+# Operations on fewer numbers than this are run without asking how large their result is.
+_LARGE = 1 << 16
+
+
+@contextmanager
+def budget(what: str, most: Budget = BUDGET) -> Iterator[None]:
+    """Stop the code in the `with` block where it exceeds a budget.
+
+    Raises:
+        CaptureError: it did; the message begins with `what`.
+    """
+    try:
+        with _Watch(most):
+            yield
+    except _Exceeded as error:
+        raise CaptureError(
+            f"{what}: a run takes more than {error}; pass example_inputs=(x,) of the size that is meant"
+        ) from None
+
+
+class _Exceeded(BaseException):
+    """A budget is spent; no `except Exception` of the model's own may stop this."""
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the results of all operations, those of large ones before they run."""
+
+    def __init__(self, most: Budget) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most, self.size, self.end = most, 0, time.monotonic() + most.seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation within the budget."""
+        kwargs = kwargs or {}
+        if time.monotonic() > self.end:
+            raise _Exceeded(f"{self.most.seconds:g} s")
+        operands = tensors_of([args, kwargs])
+        if not func.is_view and (not operands or sum(tensor.numel() for tensor in operands) >= _LARGE):
+            self._spend(_size(func, args, kwargs))
+        return func(*args, **kwargs)
+
+    def _spend(self, size: int) -> None:
+        self.size += size
+        if self.size > self.most.size:
+            raise _Exceeded(f"{self.most.size / 1e9:g} GB")
+
+
+def _size(func: Any, args: Any, kwargs: Any) -> int:
+    """Return the bytes of an operation's results; 0 where the meta device cannot tell."""
+    args, kwargs = tree_map(_on_meta, (args, kwargs))
+    if "device" in kwargs or not tensors_of([args, kwargs]):
+        kwargs = kwargs | {"device": torch.device("meta")}
+    try:
+        results = tensors_of([func(*args, **kwargs)])
+    except Exception:  # an operation whose shapes depend on the data, or that has no meta kernel
+        return 0
+    return sum(result.numel() * result.element_size() for result in results)
+
+
+def _on_meta(value: Any) -> Any:
+    return value.detach().to("meta") if isinstance(value, Tensor) else value
