@@ -24,7 +24,8 @@ def _by_products(kernel: Any) -> Callable[..., Any]:
     def compute(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip((argument.name for argument in kernel._schema.arguments), args, strict=False)) | kwargs
         query, key, value = given["query"], given["key"], given["value"]
-        output, _ = _MATH(
+        # As its parts: called from a mode, the operation itself would be recorded.
+        output, _ = _MATH.decompose(
             query,
             key,
             value,
@@ -34,8 +35,8 @@ def _by_products(kernel: Any) -> Callable[..., Any]:
             scale=given.get("scale"),
             enable_gqa=query.shape[-3] != key.shape[-3],
         )
-        # What backward would need is not computed.
+        # What backward would need is not computed: any tensor stands in for it.
         others = kernel._schema.returns[1:]
-        return output, *(query.new_empty(0) if str(part.type) == "Tensor" else 0 for part in others)
+        return output, *(output if str(part.type) == "Tensor" else 0 for part in others)
 
     return compute

@@ -49,6 +49,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for path, tensor in tensors.items():
             self.paths.setdefault(id(tensor), path)
         self.module = ""
+        self.writing_out = 0
         self.nodes: dict[int, fx.Node] = {}
         # Tensors are known by identity, so none may be freed while others are made.
         self.alive: list[Tensor] = []
@@ -69,8 +70,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         written_out = _WRITTEN_OUT.get(func)
         if written_out is not None and written_out[0](*args, **kwargs):
+            self.writing_out += 1
+            try:
+                with self:
+                    return written_out[1](*args, **kwargs)
+            finally:
+                self.writing_out -= 1
+        if self.writing_out and _is_composite(func):
+            # What is called from here comes whole; other calls come as their parts.
             with self:
-                return written_out[1](*args, **kwargs)
+                return func.decompose(*args, **kwargs)
         recorded_args, recorded_kwargs = tree_map(self.node, args), tree_map(self.node, kwargs)
         target = self._out_of_place(func, args)
         self._keep_what_is_written_to(func, args, kwargs)
@@ -162,6 +171,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if pure is None:
             self.recording.mutations.append(f"{func.overloadpacket.__name__} in {self.module or 'the model itself'}")
         return pure or func
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether torch computes an operation by others."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 def _memory(tensor: Tensor) -> int:

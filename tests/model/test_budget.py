@@ -34,7 +34,7 @@ def test_what_would_not_fit_is_not_made(run: Callable[[], Any]) -> None:
 
 
 def test_what_fits_runs_and_gives_the_same() -> None:
-    x = torch.randn(300, 300)
+    x = torch.eye(300)
     with budget("a guess"):
         value = torch.softmax(x @ x, 0).nonzero().sum() + torch.ones(300).expand(10_000_000, 300)[0, 0]
     assert value == torch.softmax(x @ x, 0).nonzero().sum() + 1
