@@ -11,6 +11,7 @@ from benchmarks.pairs import command as pairs
 from benchmarks.proof import command as proof
 from benchmarks.scale import command as scale
 from benchmarks.speed import command as speed
+from benchmarks.unseen import command as unseen
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Measurements of fxmap.")
 app.command("accuracy")(accuracy.command)
@@ -22,6 +23,7 @@ app.command("proof")(proof.command)
 app.command("compare")(compare.command)
 app.command("speed")(speed.command)
 app.command("scale")(scale.command)
+app.command("unseen")(unseen.command)
 
 
 if __name__ == "__main__":

@@ -130,12 +130,12 @@ def _map(problem: Problem) -> KeyMapping:
 
 
 def _is_open(mapping: KeyMapping) -> bool:
-    """Whether a key that the output depends on has no source, or a run showed that the mapping is wrong."""
+    """Whether a key that the output depends on has no source, or a run showed the mapping wrong, or could not be made."""
     known = mapping.knowledge
     if known.blocked:
         return False
     lacking = [key for key in (*mapping.missing, *mapping.mismatched) if key not in known.unread]
-    return bool(known.different or lacking or mapping.proof.refuted)
+    return bool(known.different or lacking or mapping.proof.refuted or not mapping.proof.forwards)
 
 
 def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMapping:

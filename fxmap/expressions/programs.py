@@ -28,7 +28,8 @@ def run_program(tensors: Sequence[Tensor], program: str) -> Tensor:
     values: list[Any] = list(tensors)
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
     for name, arguments, keywords in json.loads(program):
-        values.append(_call(name, decode(arguments, values, dtype), decode(keywords, values, dtype)))
+        given = {key: decode(value, values, dtype) for key, value in keywords.items()}
+        values.append(_call(name, decode(arguments, values, dtype), given))
     result: Tensor = values[-1]
     return result
 
@@ -60,7 +61,7 @@ def decode(data: Any, values: Sequence[Any], dtype: torch.dtype) -> Any:
     if "tensor" in data:
         kind: torch.dtype = getattr(torch, data["of"])
         return torch.tensor(data["tensor"], dtype=dtype if kind in (torch.float32, torch.float64) else kind)
-    return {key: decode(part, values, dtype) for key, part in data.items()}
+    raise ValueError(f"{data}: no argument of a program")
 
 
 def linear_map(

@@ -1,16 +1,20 @@
 """Choices: which of the source's values a value of the destination may be, and what its weights then are."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.source import Block, SourceValues
 from fxmap.matching.solve.systems import Equations, Point, Unknown
 from fxmap.matching.solve.unknowns import Origin, Weights
+
+logger = logging.getLogger(__name__)
 
 Rank = tuple[float, ...]
 Assignment = list[tuple[Unknown, int]]
@@ -36,26 +40,39 @@ class Fitting:
 
     def __init__(self, source: SourceValues) -> None:
         self.source = source
+        self.gauge = Gauge(source)
+        self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
 
     def __call__(self, system: Unknown) -> Tensor:
         """Return the elements of the source's values that some weights give, in ascending order."""
         equations, rest = system.equations, system.rest
-        key = (id(equations), f"{float(rest.abs().sum()):.9e}")
+        key = (id(equations), f"{float(rest @ self._weights(len(rest))):.9e}")
         if key not in self._found:
             self._found[key] = self._fitting(equations, rest)
         return self._found[key]
+
+    @staticmethod
+    def _weights(count: int) -> Tensor:
+        return torch.linspace(1.0, 2.0, count, dtype=torch.float64).sin()
+
+    def _seen(self, equations: Equations) -> tuple[Tensor, Tensor]:
+        """Return random vectors outside of a system's range, and their products with the source's different values."""
+        if id(equations) not in self._looks:
+            generator = torch.Generator().manual_seed(11)
+            looks = torch.randn(3, len(equations.basis), generator=generator, dtype=torch.float64)
+            looks = looks - (looks @ equations.basis) @ equations.basis.T
+            self._looks[id(equations)] = equations, looks, looks @ self.source.columns[:, self.source.prints.firsts]
+        _, looks, seen = self._looks[id(equations)]
+        return looks, seen
 
     def _fitting(self, equations: Equations, rest: Tensor) -> Tensor:
         source = self.source
         if not equations.overdetermined or not source.columns.shape[1]:
             return torch.zeros(0, dtype=torch.long)
-        basis = equations.basis
-        generator = torch.Generator().manual_seed(11)
-        looks = torch.randn(3, len(basis), generator=generator, dtype=torch.float64)
-        looks = looks - (looks @ basis) @ basis.T
-        firsts = source.prints.firsts
-        seen = looks @ source.columns[:, firsts] - (looks @ rest)[:, None]
+        basis, firsts = equations.basis, source.prints.firsts
+        looks, products = self._seen(equations)
+        seen = products - (looks @ rest)[:, None]
         scale = (source.norms[firsts] + rest.norm()) * looks.norm(dim=1).mean()
         near = firsts[(seen.abs().amax(0) <= _FITS * scale) & source.varies[firsts]]
         wanted = source.columns[:, near] - rest[:, None]
@@ -73,7 +90,10 @@ class Choices:
 
     def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point) -> None:
         self.source, self.fitting, self.weights, self.point = source, fitting, weights, point
+        self.gauge = fitting.gauge
         self.claimed = set(weights.places[weights.places >= 0].tolist())
+        generator = torch.Generator().manual_seed(13)
+        self.looks = torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64)
         self.order = {block.node: index for index, block in enumerate(source.blocks)}
 
     def all(self) -> list[Choice]:
@@ -84,7 +104,12 @@ class Choices:
             if choice is not None:
                 found.append(choice)
         found.sort(key=lambda one: one.rank)
-        return found
+        logger.debug("%s: %d choices, first rank %s", self.point.node.name, len(found), found[0].rank if found else "")
+        distinct: dict[str, Choice] = {}
+        for one in found:
+            # Moved elements of one value give the same weights.
+            distinct.setdefault(f"{float(one.weights.numbers @ self.looks):.8e}, {int(one.weights.known.sum())}", one)
+        return list(distinct.values())
 
     def exact(self, block: Block) -> list[Choice]:
         """Return the choice that the point is one of the source's values, element by element: an output."""
@@ -97,24 +122,43 @@ class Choices:
         return [] if choice is None else [choice]
 
     def _assignments(self) -> Iterator[tuple[int, Block, Assignment]]:
-        classes = self.point.classes()
-        hits = [[self._in(block, systems) for block in self.source.blocks] for systems in classes]
+        classes = [part for systems in self.point.classes() for part in self._alike(systems)]
+        hits = [[self._in(block, systems[0]) for block in self.source.blocks] for systems in classes]
         own = readers(self.point.node)
         blocks = sorted(range(len(self.source.blocks)), key=lambda i: not own & readers(self.source.blocks[i].node))
         count = 0
+        seen: set[tuple[int, ...]] = set()
         for i in blocks:
-            block = self.source.blocks[i]
             if all(len(hit[i]) == len(systems) for hit, systems in zip(hits, classes, strict=True)):
                 pairs = [zip(systems, hit[i], strict=True) for hit, systems in zip(hits, classes, strict=True)]
-                yield 0, block, [pair for several in pairs for pair in several]
+                whole = [pair for several in pairs for pair in several]
+                if self._again(whole, seen):
+                    continue
+                yield 0, self.source.blocks[i], whole
                 count += 1
                 if count > self.TRIED:
                     return
         for hit, systems in zip(hits, classes, strict=True):
-            found = list(self._of_class(systems, hit, blocks))
+            found = [one for one in self._of_class(systems, hit, blocks) if not self._again(one[2], seen)]
             if found:
                 yield from found[: 3 * self.TRIED]
                 return
+
+    def _again(self, assignment: Assignment, seen: set[tuple[int, ...]]) -> bool:
+        """Whether an assignment has the same values as one before, whose elements were only moved."""
+        kinds = self.source.prints.classes[torch.tensor([element for _, element in assignment])]
+        key = (assignment[0][0].element, *kinds.tolist())
+        if key in seen:
+            return True
+        seen.add(key)
+        return False
+
+    def _alike(self, systems: list[Unknown]) -> list[list[Unknown]]:
+        """Split the systems of one factorisation into those that the same values of the source fit."""
+        found: dict[int, list[Unknown]] = {}
+        for system in systems:
+            found.setdefault(id(self.fitting(system)), []).append(system)
+        return list(found.values())
 
     def _of_class(
         self, systems: list[Unknown], hits: Sequence[list[int]], blocks: list[int]
@@ -149,10 +193,17 @@ class Choices:
                 parts.append(part)
         return parts
 
-    def _in(self, block: Block, systems: list[Unknown]) -> list[int]:
-        """Return the different elements of a source value that fit a class of systems, in order."""
-        fitting = self.fitting(systems[0])
+    def _in(self, block: Block, system: Unknown) -> list[int]:
+        """Return the different elements of a source value that fit a system, in order.
+
+        At the border of a map, an element is made of a part of what its neighbour is made of: those that need most count.
+        """
+        fitting = self.fitting(system)
         inside = fitting[(fitting >= block.begin) & (fitting < block.stop)]
+        if len(inside) > 1:
+            solved = (system.equations.inverse @ (self.source.columns[:, inside] - system.rest[:, None])).abs()
+            needed = (solved > 1e-9 * solved.amax(0)).sum(0)
+            inside = inside[needed == needed.max()]
         kinds = self.source.prints.classes[inside].tolist()
         first: dict[int, int] = {}
         for element, kind in zip(inside.tolist(), kinds, strict=True):
@@ -164,6 +215,9 @@ class Choices:
         for system, element in assignment:
             wanted = self.source.columns[:, element] - system.rest
             solved = system.equations.inverse @ wanted
+            if system.equations.dependent and bool((self.source.numbers.find(solved) == ABSENT).any()):
+                natural = self.gauge.solution(system, element)
+                solved = solved if natural is None else natural
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
                 origins.append(Origin(system.entries, system.equations.columns, element))

@@ -103,12 +103,12 @@ class Expressions:
         """Add the matrices of the stretches that make numbers which are not the source's."""
         groups: dict[tuple[str, ...], list[tuple[Origin, Block, list[int]]]] = {}
         for origin in self.weights.origins:
-            block = next(block for block in self.source.blocks if block.begin <= origin.element < block.stop)
-            inputs = self._inputs(origin.columns)
+            block = self.source.block(origin.element)
+            inputs = self.source.find(origin.columns)
             if inputs is None:
                 logger.info("%s: what its weight multiplies is no value of the source", block.node.name)
                 continue
-            blocks = {self._block(one).node.name for one in inputs if one >= 0}
+            blocks = {self.source.block(one).node.name for one in inputs if one >= 0}
             groups.setdefault((block.node.name, *sorted(blocks)), []).append((origin, block, inputs))
         for (goal, *names), members in groups.items():
             try:
@@ -124,7 +124,7 @@ class Expressions:
         flat = {one: -1 for _, _, found in members for one in found}
         for one in flat:
             if one >= 0:
-                flat[one] = begins[self._block(one).node] + one - self._block(one).begin
+                flat[one] = begins[self.source.block(one).node] + one - self.source.block(one).begin
         probes = sorted({one for one in flat.values() if one >= 0})
         read = sorted({origin.element - block.begin for origin, block, _ in members})
         expression = stretch(self.source, inputs, goal, probes, read)
@@ -138,22 +138,6 @@ class Expressions:
                 row = probes.index(flat[one]) if one >= 0 else len(probes)
                 if self.places[entry] == ABSENT:
                     self.places[entry] = begin + row * len(read) + column
-
-    def _inputs(self, columns: Tensor) -> list[int] | None:
-        """Return the source's value that each weight is multiplied by, -1 for 1; None if one is no value of the source."""
-        found = []
-        for column in columns.T:
-            if bool(((column - 1).abs() < 1e-9).all()):
-                found.append(-1)
-                continue
-            close = (self.source.columns - column[:, None]).abs().amax(0) <= 1e-9 * column.abs().max()
-            if not bool(close.any()):
-                return None
-            found.append(int(close.nonzero()[0]))
-        return found
-
-    def _block(self, element: int) -> Block:
-        return next(block for block in self.source.blocks if block.begin <= element < block.stop)
 
 
 def agree(

@@ -22,6 +22,7 @@ class Prints:
         generator = torch.Generator().manual_seed(7)
         self._signs = torch.randn(3, len(values), generator=generator, dtype=torch.float64)
         self.classes, self.firsts = self._classes(values)
+        self._exact = self._signs[:2] @ values[:, self.firsts]
         self._sorted, self._second = self._scaled(values[:, self.firsts])
 
     def _classes(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +38,15 @@ class Prints:
         firsts = torch.full((int(sorted_classes[-1]) + 1 if len(order) else 0,), len(order))
         firsts.scatter_reduce_(0, classes, torch.arange(len(order)), "amin")
         return classes, firsts
+
+    def find(self, column: Tensor) -> int | None:
+        """Return the first column of the matrix that is equal to one; None if there is none."""
+        first, second = (self._signs[:2] @ column).tolist()
+        size = float(column.norm())
+        close = (self._exact[0] - first).abs() <= 100 * _EXACT * size
+        close &= (self._exact[1] - second).abs() <= 100 * _EXACT * size
+        found = close.nonzero()
+        return int(self.firsts[found[0]]) if len(found) else None
 
     def _scaled(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return two prints of each column, sorted by the first, that neither a factor nor a shift changes."""

@@ -27,7 +27,7 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Stop:
-    """When a search ends: a time of `time.monotonic`, and how many choices may have numbers that are not the source's."""
+    """When a search ends: a time of `time.process_time`, and how many choices may have numbers that are not the source's."""
 
     at: float
     unrecognised: int
@@ -62,7 +62,7 @@ class Search:
 
     def _go(self, weights: Weights, cached: Mapping[fx.Node, Value], unrecognised: int, depth: int = 0) -> Weights | None:
         self.steps += 1
-        if time.monotonic() > self.stop.at:
+        if time.process_time() > self.stop.at:
             raise OutOfTime(self.why)
         try:
             frontier = self.advance(weights, cached)
@@ -97,6 +97,7 @@ class Search:
                 flat = part.reshape(len(part), -1)
                 if not bool(self.source.prints.related(flat).all()):
                     self.why = f"no value of the source is {node.name}"
+                    logger.debug("    %s", self.why)
                     return False
         return True
 
@@ -152,6 +153,7 @@ class Search:
         found.sort(key=lambda one: one.rank)
         if not found:
             self.why = f"no value of the source fits {node.name}"
+            logger.debug("    %s", self.why)
         for choice in found:
             yield Step(choice.weights, choice.recognised, choice.what)
 

@@ -1,5 +1,6 @@
 """The source in a solution: its values for many inputs, element by element, and its numbers."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -65,6 +66,7 @@ class SourceValues:
                 columns.append(flat)
                 begin += flat.shape[1]
         self.columns = torch.cat(columns, 1).double() if columns else torch.zeros(len(inputs[0]), 0).double()
+        self._begins = [block.begin for block in self.blocks]
         self.norms = self.columns.norm(dim=0)
         centred = self.columns - self.columns.mean(0)
         self.varies = centred.norm(dim=0) > 1e-10 * self.norms.clamp_min(1e-30)
@@ -81,6 +83,23 @@ class SourceValues:
             data = value.data if value is not None and not value.stacked and node.op == "call_function" else None
             if isinstance(data, Tensor) and isreal(data) and reads_weights(node):
                 found[f"%{node.name}"] = real(data)
+        return found
+
+    def block(self, element: int) -> Block:
+        """Return the value that an element is of."""
+        return self.blocks[bisect_right(self._begins, element) - 1]
+
+    def find(self, columns: Tensor) -> list[int] | None:
+        """Return the element that each column is equal to, the first one, or -1 for 1; None if one is none."""
+        found = []
+        for column in columns.T:
+            if bool(((column - 1).abs() < 1e-9).all()):
+                found.append(-1)
+                continue
+            place = self.prints.find(column)
+            if place is None:
+                return None
+            found.append(place)
         return found
 
     @property

@@ -32,6 +32,11 @@ class Equations:
         """Whether there are enough samples for a residual to tell something."""
         return self.basis.shape[0] >= self.basis.shape[1] + MARGIN
 
+    @property
+    def dependent(self) -> bool:
+        """Whether some columns depend on others, so that there are many solutions."""
+        return self.basis.shape[1] < self.columns.shape[1]
+
 
 @dataclass(frozen=True)
 class Unknown:
@@ -93,6 +98,14 @@ class Systems:
         known = {n: v for n, v in self.frontier.values.items() if self.frontier.states[n] is State.KNOWN}
         return {node: value.first(count) for node, value in known.items()}
 
+    def _felt(self) -> Tensor:
+        """Return which unknown entries the value depends on, by one backward pass."""
+        generator = torch.Generator().manual_seed(17)
+        few = self.value[: self.few]
+        cotangent = torch.randn(few.shape, generator=generator, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((few * cotangent).sum(), self.leaf, retain_graph=True)
+        return self.free & (gradient.abs().amax(0) > 0)
+
     def _moved(self, entry: int) -> list[int]:
         """Return the elements of the value that one entry moves."""
         with torch.no_grad():
@@ -110,7 +123,7 @@ class Systems:
 
     def point(self, shape: tuple[int, ...]) -> Point:
         """Return the systems of the value: enough of them that each unknown entry which it reads is in one."""
-        covered = ~self.free
+        covered = ~self._felt()
         found: list[Unknown] = []
         known: dict[tuple[str, ...], Equations] = {}
         last: int | None = None

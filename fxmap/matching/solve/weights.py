@@ -53,7 +53,7 @@ def solve_weights(src: Network, dst: Network, *, seconds: float = 20.0) -> Solut
     """Find weights of `dst` that make it compute what `src` computes, on random weights of `src`."""
     assert src.inputs is not None
     assert dst.inputs is not None
-    end = time.monotonic() + seconds
+    end = time.process_time() + seconds
     samples = _samples(src, dst)
     unknown = unknown_tensors(dst, tables=True)
     if sum(tensor.numel() for tensor in unknown.values()) > LARGEST:
@@ -69,7 +69,7 @@ def solve_weights(src: Network, dst: Network, *, seconds: float = 20.0) -> Solut
                     tries.append(_Try.of(src, dst, samples, tables=tables))
                 if index and tries[index].unknown.keys() == tries[0].unknown.keys():
                     break
-                now = time.monotonic()
+                now = time.process_time()
                 found, why = tries[index].search(now + (end - now) * _SHARE, *budget)
             except OutOfTime as error:
                 found, why = None, f"there was no time to try everything: {error}"

@@ -75,6 +75,18 @@ def before_tanh(layer: nn.Module) -> nn.Module:
     return nn.Sequential(layer, nn.Tanh())
 
 
+class Normed(nn.Module):
+    """A norm before a layer with a bias: the layer's inputs depend on one another, so that it has many equal forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.kernel, self.shift = (nn.Parameter(torch.ones(n, 6)) for n in (2, 6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        deviation = torch.sqrt((x * x).mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2 + 1e-5)
+        return (self.both[0] * (x - x.mean(-1, keepdim=True)) / deviation + self.both[1]) @ self.kernel + self.shift
+
+
 PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] = {
     "a low-rank update merged": (Adapted(), nn.Linear(6, 8), torch.randn(3, 6), adapted),
     "a convolution as a product": (
@@ -88,6 +100,16 @@ PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] 
         OneHot(),
         torch.tensor([[0, 6, 3]]),
         lambda state: {"0.table.weight": state["0.weight"].t()},
+    ),
+    "a layer behind a norm by hand": (
+        nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6)),
+        Normed(),
+        torch.randn(3, 6),
+        lambda state: {
+            "0.both": torch.stack([state["0.0.weight"], state["0.0.bias"]]),
+            "0.kernel": state["0.1.weight"].t(),
+            "0.shift": state["0.1.bias"][None],
+        },
     ),
     "a standardised weight": (Standardised(), nn.Linear(6, 4), torch.randn(3, 6), standardised),
 }
