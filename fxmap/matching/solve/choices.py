@@ -210,6 +210,21 @@ class Choices:
             first.setdefault(kind, element)
         return sorted(first.values())
 
+    def _split(self, system: Unknown, solved: Tensor) -> Tensor:
+        """Split a number that is a sum of two of the source's, where two weights are multiplied by the same value."""
+        columns, layout = system.equations.columns, self.weights.layout
+        solved = solved.clone()
+        for index in (self.source.numbers.find(solved) == ABSENT).nonzero().flatten().tolist():
+            same = (columns - columns[:, index : index + 1]).abs().amax(0) <= 1e-12 * columns[:, index].abs().max()
+            twins = [other for other in same.nonzero().flatten().tolist() if other != index]
+            if len(twins) != 1:
+                continue
+            entries = [int(system.entries[place]) for place in (index, twins[0])]
+            found = self.source.numbers.split(float(solved[index] + solved[twins[0]]), layout.sizes(*entries))
+            if found is not None:
+                solved[index], solved[twins[0]] = found
+        return solved
+
     def _choice(self, assignment: Assignment, penalty: int, block: Block) -> Choice | None:
         entries, numbers, places, origins = [], [], [], []
         for system, element in assignment:
@@ -217,7 +232,7 @@ class Choices:
             solved = system.equations.inverse @ wanted
             if system.equations.dependent and bool((self.source.numbers.find(solved) == ABSENT).any()):
                 natural = self.gauge.solution(system, element)
-                solved = solved if natural is None else natural
+                solved = self._split(system, solved if natural is None else natural)
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
                 origins.append(Origin(system.entries, system.equations.columns, element))
@@ -232,6 +247,7 @@ class Choices:
         claimed = sum(place in self.claimed for place in where[:: max(1, len(where) // 16)].tolist())
         rank = (
             0.0 if recognised else 1.0 if not trivial else 2.0,
+            float(bool((where == ZERO).any())),
             0.0 if own & readers(block.node) else 1.0,
             float(claimed > 0),
             float(penalty),

@@ -1,6 +1,7 @@
 """Numbers: the source's numbers in a table, in which a solved number is found again."""
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -40,6 +41,18 @@ class NumberTable:
         found = torch.where((flat - 1).abs() <= tolerance, ONE, found)
         found = torch.where(flat.abs() <= 1e-10 * size, ZERO, found)
         return found.view(values.shape)
+
+    def split(self, total: float, sizes: tuple[int, int]) -> tuple[float, float] | None:
+        """Return two numbers with this sum, of tensors of these sizes; None if there are none, or several."""
+        others = self.find(total - self.numbers, scale=abs(total) + 1.0)
+        pairs = []
+        for one in (others >= 0).nonzero().flatten().tolist():
+            owners = self.owner(one), self.owner(int(others[one]))
+            if any(name.startswith("%") for name in owners) or owners[0] == owners[1]:
+                continue  # of what is computed, the stored numbers count
+            if tuple(prod(self.shapes[name]) for name in owners) == sizes:
+                pairs.append((float(self.numbers[one]), float(self.numbers[others[one]])))
+        return pairs[0] if len(pairs) == 1 or (len(pairs) == 2 and sizes[0] == sizes[1]) else None
 
     def owner(self, place: int) -> str:
         """Return the name of the tensor that a place belongs to."""

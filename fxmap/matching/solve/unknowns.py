@@ -44,6 +44,14 @@ class Layout:
         begin = self.begins[path]
         return slice(begin, begin + prod(self.shapes[path]))
 
+    def sizes(self, one: int, other: int) -> tuple[int, int]:
+        """Return how many numbers the weights have that two numbers belong to."""
+        found = []
+        for entry in (one, other):
+            path = next(path for path in self.shapes if self.place(path).start <= entry < self.place(path).stop)
+            found.append(prod(self.shapes[path]))
+        return found[0], found[1]
+
     def tensor(self, path: str, numbers: Tensor) -> Tensor:
         """Return a weight from its numbers, `... n`."""
         value = numbers.reshape(*numbers.shape[:-1], *self.shapes[path])
