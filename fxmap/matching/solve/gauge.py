@@ -54,7 +54,8 @@ class Gauge:
         return self._inputs[key][1]
 
     def _gradient(self, block: Block, element: int, nodes: Sequence[fx.Node]) -> dict[fx.Node, Tensor] | None:
-        if not nodes or block.part or block.node in nodes:
+        tensors = all(isinstance(self.source.values[node].data, Tensor) for node in nodes)
+        if not nodes or not tensors or block.part or block.node in nodes:
             return None
         key = (block.node, *nodes)
         if key not in self._runs:
