@@ -70,9 +70,11 @@ class Gauge:
         """Run the source from some nodes on, for the first sample, so that its result can be differentiated by them."""
         interpreter = StackedInterpreter(self.source.captured)
         values: Values = {node: value.first(1) for node, value in self.source.values.items()}
-        leaves = [values[node].data.detach().clone().requires_grad_(True) for node in nodes]
+        leaves = [values[node].tensors()[0].detach().clone().requires_grad_(True) for node in nodes]
         behind = set(nodes)
-        values.update({node: Value(leaf, stacked=True) for node, leaf in zip(nodes, leaves, strict=True)})
+        for node, leaf in zip(nodes, leaves, strict=True):
+            data = values[node].data
+            values[node] = Value((leaf, *data[1:]) if isinstance(data, tuple) else leaf, stacked=True)
         with torch.enable_grad():
             for node in self.source.nodes[: self.source.nodes.index(goal) + 1]:
                 if node not in behind and any(part in behind for part in node.all_input_nodes):

@@ -56,7 +56,7 @@ class Samples:
         if not whole or tensor.numel() < 2 or int(tensor.min()) < 0 or int(tensor.max()) < 2:
             return None
         least = int(tensor.max()) + 1
-        choices = [size for size in sorted(set(sizes), reverse=True) if size > least]
+        choices = sorted({least, *(size for size in sizes if size > least)}, reverse=True)
         for size in choices:
             if self._takes(place, torch.full_like(tensor, size - 1)):
                 return torch.tensor(size)

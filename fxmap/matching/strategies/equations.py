@@ -36,7 +36,11 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
     except CaptureError as error:
         return Outcome(left=f"the models cannot be run side by side: {error}")
     with stage("solve") as note:
-        found = solve_weights(plan.src.main, plan.dst.main)
+        try:
+            found = solve_weights(plan.src.main, plan.dst.main)
+        except Exception as error:  # whatever an operation of a model raises on stacked inputs
+            logger.info("the weights cannot be solved for: %s: %s", type(error).__name__, error)
+            return Outcome(left=f"the weights cannot be solved for: {type(error).__name__}: {error}")
         note(f"{len(found.expressions)} tensors solved for", left="" if found.equal else found.why)
     if not found.equal:
         return Outcome(left=found.why or "no weights were found that make both models equal")
