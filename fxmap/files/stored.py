@@ -90,7 +90,7 @@ class Stored:
         done(block)
 
     def _read(self, file: int, region: Region) -> Tensor:
-        made = torch.empty(extents(region), dtype=self.dtype)
+        made = torch.empty(extents(region), dtype=self.dtype, device="cpu")
         if not made.numel():
             return made
         row = math.prod(self.shape[1:])
@@ -100,7 +100,7 @@ class Stored:
         (start, stop), step = region[0], max(1, _BLOCK // (row * self.dtype.itemsize))
         for begin in range(start, stop, step):
             end = min(begin + step, stop)
-            block = torch.empty((end - begin, *self.shape[1:]), dtype=self.dtype)
+            block = torch.empty((end - begin, *self.shape[1:]), dtype=self.dtype, device="cpu")
             self._fill(file, bytes_of(block), self._place(begin * row))
             made[begin - start : end - start] = cut(block, ((0, end - begin), *region[1:]))
         return made

@@ -109,9 +109,10 @@ def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str,
 
             return LazyTensor(value.shape, value.dtype, make)
 
+        new = {key: value if _is_same(value, own[key]) else guarded(key, value) for key, value in full.items()}
         for key in _loaded_by_their_own_code(dst, own):
             journal.save(key, own[key])
-        new = {key: value if _is_same(value, own[key]) else guarded(key, value) for key, value in full.items()}
+            new[key] = materialise(full[key])  # such code may keep the tensor that it is given
         try:
             load_state(dst, new, getattr(own, "_metadata", None))
         except BaseException as error:
@@ -137,7 +138,7 @@ def _loaded_by_their_own_code(dst: nn.Module, own: Mapping[str, Any]) -> list[st
     """Return the keys of modules that load themselves by code of their own, which may write more than the key it reads."""
     prefixes = tuple(
         f"{path}." if path else ""
-        for path, module in dst.named_modules()
+        for path, module in dst.named_modules(remove_duplicate=False)
         if module._load_state_dict_pre_hooks
         or (
             type(module)._load_from_state_dict is not nn.Module._load_from_state_dict

@@ -70,6 +70,8 @@ def _neutral(values: Iterable[object]) -> Iterator[AbstractContextManager[object
             yield torch.autocast(kind, enabled=False)
     models = [value for value in values if isinstance(value, nn.Module)]
     own = next((tensor.device for model in reversed(models) for tensor in (*model.parameters(), *model.buffers())), None)
+    if own is not None and own.type == "meta":
+        own = torch.device("cpu")  # what is computed beside such models has numbers
     if own is not None and own.type != torch.get_default_device().type:
         yield own
 

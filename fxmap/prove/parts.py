@@ -9,6 +9,7 @@ part: the destination may be the two merged. Neither is one that stands for an o
 Cost: one run of the destination's graph, and one of the source's graph and of its own code, where outputs do not correspond.
 """
 
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -147,6 +148,8 @@ def part_of_source(plan: Plan, weights: Weights, chosen: ChosenInputs, passes: P
     if taps is None or nodes is None or any(_may_be_merged(plan.src, node, prints) for node, prints in nodes):
         return None
     source = _returning(plan.src, [node for node, _ in nodes])
+    if any(_has_rivals(plan.src.main.ops, source.main.ops, node.name) for node, _ in nodes):
+        return None
     forward = Tapped(taps, first.src.forward)
     known = [
         (pair.src, pair.dst)
@@ -155,6 +158,23 @@ def part_of_source(plan: Plan, weights: Weights, chosen: ChosenInputs, passes: P
     ]
     new = plan_by_structure(source, plan.dst, known)
     return Part(replace(plan, src=source, alignment=new.alignment), _tapped(chosen, forward), taps)
+
+
+def _has_rivals(whole: OpGraph, part: OpGraph, node: str) -> bool:
+    """Whether the layer that makes an output may be another one: a stack that is cut short ends with a layer of the source.
+
+    The last norm of four layers out of six is the norm behind all of them, or the first one of the fifth layer: equal values
+    are no answer. So it is where what is left out has layers like it, and all kinds of layers that occur twice in the part.
+    """
+    last = next((_look(whole, op.name) for op in whole.ops() if op.output == node and whole.tensors(op.name)), None)
+    inside = Counter(_look(part, op.name) for op in part.ops() if part.tensors(op.name))
+    outside = {_look(whole, op.name) for op in whole.ops() if op.name not in part.network and whole.tensors(op.name)}
+    repeated = {look for look, count in inside.items() if count > 1}
+    return last in outside and bool(repeated) and repeated <= outside
+
+
+def _look(ops: OpGraph, name: str) -> tuple[str, tuple[tuple[int, ...] | None, ...]]:
+    return ops.op(name).kind, tuple(tensor.shape for _, tensor in sorted(ops.tensors(name).items()))
 
 
 def _stands_for(wanted: tuple[str, Tensor], returned: Sequence[tuple[str, Tensor]]) -> bool:

@@ -49,7 +49,7 @@ def test_a_folder_of_hugging_face_is_a_checkpoint(tmp_path: Path) -> None:
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
     (tmp_path / ".metadata").write_bytes(b"")
-    assert "no metadata of torch.distributed.checkpoint" in refused(tmp_path)
+    assert "an empty file" in refused(tmp_path)
     (tmp_path / ".metadata").unlink()
     for rank in range(2):
         torch.save({"weight": torch.ones(1, 2)}, tmp_path / f"consolidated.0{rank}.pth")

@@ -71,10 +71,11 @@ def test_where_both_have_it_both_parts_are_renamed() -> None:
     assert mapping.renames["2.weight_v"] == "2.parametrizations.weight.original1"
 
 
-def test_a_weight_that_is_computed_in_another_way_is_not_made_up() -> None:
+def test_a_weight_that_is_computed_in_another_way_is_computed_so() -> None:
     first = nn.Linear(4, 8)
     nn.utils.parametrize.register_parametrization(first, "weight", nn.Tanh())
     src = randomised(nn.Sequential(first, nn.ReLU(), nn.Linear(8, 3)), 1)
     mapping = fxmap.auto_map(src, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
-    assert mapping.missing == ["0.weight"]
-    assert "computes its weight from other tensors" in mapping.knowledge.reasons["0.weight"]
+    assert mapping.missing == []
+    made = mapping.apply(src.state_dict())["0.weight"]
+    assert torch.allclose(made, torch.tanh(src.state_dict()["0.parametrizations.weight.original"]))
