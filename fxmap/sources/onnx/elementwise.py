@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxmap.sources.onnx.values import plain
+
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
@@ -19,8 +21,8 @@ def _modulo(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
 
 def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None, **bounds: float) -> Tensor:
     # Before opset 11 the bounds are attributes.
-    lowest = bounds.get("min") if low is None else low.item()
-    highest = bounds.get("max") if high is None else high.item()
+    lowest = bounds.get("min") if low is None else plain(low).item()
+    highest = bounds.get("max") if high is None else plain(high).item()
     return x if lowest is None and highest is None else torch.clamp(x, lowest, highest)
 
 
@@ -107,7 +109,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Not": torch.logical_not,
     "Or": torch.logical_or,
     "PRelu": _prelu,
-    "Pow": lambda x, y: torch.pow(x, y.item() if y.numel() == 1 else y).to(x.dtype),
+    "Pow": lambda x, y: torch.pow(x, plain(y).item() if y.numel() == 1 else y).to(x.dtype),
     "Reciprocal": torch.reciprocal,
     "Relu": F.relu,
     "Round": _round,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxmap.sources.onnx.values import integers
+from fxmap.sources.onnx.values import integers, plain
 
 _CONVOLUTIONS: dict[int, tuple[Any, Any]] = {
     1: (F.conv1d, F.conv_transpose1d),
@@ -47,7 +47,8 @@ def _conv(
     rank = x.dim() - 2
     stride, dilation = list(strides) or [1] * rank, list(dilations) or [1] * rank
     x, padding = _padded(x, _sides(rank, auto_pad, pads, weight.shape[2:], stride, dilation, x.shape[2:]))
-    return _CONVOLUTIONS[rank][0](x, weight, bias, stride, padding, dilation, group)
+    result: Tensor = _CONVOLUTIONS[rank][0](x, weight, bias, stride, padding, dilation, group)
+    return result
 
 
 def _conv_transpose(
@@ -58,7 +59,9 @@ def _conv_transpose(
     rank = x.dim() - 2
     stride, dilation = list(strides) or [1] * rank, list(dilations) or [1] * rank
     extra = list(output_padding) or [0] * rank
-    full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(x.shape[2:], stride, dilation, weight.shape[2:], strict=True)]
+    full = [
+        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(x.shape[2:], stride, dilation, weight.shape[2:], strict=True)
+    ]
     amounts = list(pads) or [0] * (2 * rank)
     sides = list(zip(amounts[:rank], amounts[rank:], strict=True))
     if output_shape or auto_pad.startswith("SAME"):
@@ -66,14 +69,12 @@ def _conv_transpose(
         totals = [max(f + e - w, 0) for f, e, w in zip(full, extra, wanted, strict=True)]
         upper = auto_pad == "SAME_UPPER"
         sides = [(t // 2, t - t // 2) if upper or not auto_pad.startswith("SAME") else (t - t // 2, t // 2) for t in totals]
-    transposed = _CONVOLUTIONS[rank][1]
+    transposed: Callable[..., Tensor] = _CONVOLUTIONS[rank][1]
     if all(before == after for before, after in sides):
         return transposed(x, weight, bias, stride, [before for before, _ in sides], extra, group, dilation)
     whole: Tensor = transposed(x, weight, bias, stride, 0, extra, group, dilation)
     index = [slice(None), slice(None), *(slice(b, n - a) for (b, a), n in zip(sides, whole.shape[2:], strict=True))]
     return whole[tuple(index)]
-
-
 
 
 def _max_pool(
@@ -89,7 +90,7 @@ def _max_pool(
         x, padding = _padded(x, sides, -math.inf)
     else:
         x, padding = F.pad(x, [amount for side in reversed(sides) for amount in side], value=-math.inf), [0] * rank
-    pool: Any = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[rank]
+    pool: Callable[..., Tensor] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[rank]
     return pool(x, list(kernel_shape), stride, padding, dilation, bool(ceil_mode))
 
 
@@ -102,7 +103,7 @@ def _average_pool(
     if any(step != 1 for step in dilation):
         raise NotImplementedError("AveragePool with dilations")
     sides = _sides(rank, auto_pad, pads, kernel_shape, stride, dilation, x.shape[2:])
-    pool: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[rank]
+    pool: Callable[..., Tensor] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[rank]
     if all(before == after for before, after in sides):
         return pool(x, list(kernel_shape), stride, [side[0] for side in sides], bool(ceil_mode), bool(count_include_pad))
     padded, _ = _padded(x, sides)
@@ -149,16 +150,17 @@ def _group_norm(
 
 
 def _lp_norm(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    return x / torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return x / length
 
 
 def _gemm(
-    a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+    a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, beta: float = 1.0, **transposed: int
 ) -> Tensor:  # fmt: skip
-    rows = a.T if transA else a
-    if alpha == 1 and transB and (c is None or (beta == 1 and c.dim() == 1)):
+    rows, columns_first = a.T if transposed.get("transA") else a, bool(transposed.get("transB"))
+    if alpha == 1 and columns_first and (c is None or (beta == 1 and c.dim() == 1)):
         return F.linear(rows, b, c)
-    product = rows @ (b.T if transB else b)
+    product = rows @ (b.T if columns_first else b)
     product = product if alpha == 1 else alpha * product
     return product if c is None else product + (c if beta == 1 else beta * c)
 
@@ -180,7 +182,7 @@ def _resize(
     if sizes is not None and sizes.numel():
         wanted = dict(zip(places, integers(sizes), strict=True))
     elif scales is not None:
-        factors = dict(zip(places, scales.reshape(-1).tolist(), strict=True))
+        factors = dict(zip(places, plain(scales).reshape(-1).tolist(), strict=True))
         wanted = {axis: math.floor(x.shape[axis] * by + 1e-6) for axis, by in factors.items()}
     else:
         raise NotImplementedError("Resize without scales and sizes")

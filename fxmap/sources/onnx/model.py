@@ -25,7 +25,7 @@ from fxmap.sources.onnx.layers import LAYERS
 from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
-from fxmap.sources.onnx.values import DTYPES, exact
+from fxmap.sources.onnx.values import DTYPES, exact, plain
 
 _OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT
 # Domains whose operators are those of the standard.
@@ -52,19 +52,20 @@ class OnnxModel(nn.Module):
         if self._opset < _OLDEST or unknown:
             what = f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(unknown)}"
             raise CheckpointError(
-                f"an ONNX model with {what}. Export it anew with opset {_OLDEST} to 23 and the operators of the standard, or "
-                "map its names alone: fxmap.load(dst, state) with a dict of its initializers"
+                f"an ONNX model with {what}. Export it anew with opset {_OLDEST} to 23 and the operators of the standard, "
+                "or map its names alone: fxmap.load(dst, state) with a dict of its initializers"
             )
         self._paths: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
+        states = _initial_states(proto.graph)
         for initializer in proto.graph.initializer:
-            self._hold(initializer)
+            self._hold(initializer, is_state=initializer.name in states)
         self._dtype = torch.float32
         self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
 
-    def _hold(self, initializer: Any) -> None:
+    def _hold(self, initializer: Any, is_state: bool) -> None:
         value = _tensor(initializer)
-        if not value.is_floating_point() or value.numel() < 2:
+        if not value.is_floating_point() or value.numel() < 2 or (is_state and not value.any()):
             self._constants[initializer.name] = _exact(value)
             return
         *parents, last = initializer.name.split(".")
@@ -115,11 +116,11 @@ class OnnxModel(nn.Module):
 
     def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
         attributes = {one.name: _attribute(one) for one in node.attribute}
-        inputs = [values[name] if name else None for name in node.input]
+        inputs: list[Any] = [values[name] if name else None for name in node.input]
         if node.op_type == "Constant":
             return (self._in_place(_exact(_constant(attributes))),)
         if node.op_type == "If":
-            branch = attributes["then_branch"] if bool(inputs[0]) else attributes["else_branch"]
+            branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
             inner = self._run(branch, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
             return tuple(inner[one.name] for one in branch.output)
         if node.op_type in OF_OPSET:
@@ -188,6 +189,11 @@ def _nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _nodes(attribute.g)
+
+
+def _initial_states(graph: Any) -> set[str]:
+    """Return what recurrent operators read as their first states, which is no weight where it is zero."""
+    return {name for node in _nodes(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
 
 
 def _operator(node: Any) -> str:

@@ -64,9 +64,7 @@ def _extreme(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return found
 
 
-def _top(
-    x: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1  # noqa: A002 (the attribute's name)
-) -> tuple[Tensor, Tensor]:
+def _top(x: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     values, places = torch.topk(x, integers(k)[0], axis, bool(largest), bool(sorted))
     return values, places
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxmap.sources.onnx.values import DTYPES, integers
+from fxmap.sources.onnx.values import DTYPES, integers, plain
 
 
 def _shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
@@ -45,8 +45,8 @@ def _split(
     if sizes is None:
         # The last part is smaller where the others do not divide the axis.
         part = -(-x.shape[axis] // (num_outputs or outputs))
-        return x.split(part, axis)
-    return x.split(sizes, axis)
+        return torch.split(x, part, axis)
+    return torch.split(x, sizes, axis)
 
 
 def _slice(
@@ -86,7 +86,7 @@ def _gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     if axis == 0 and x.dim() == 2 and x.is_floating_point():
         return F.embedding(places, x)
     if places.dim() == 0:
-        return x.select(axis, int(places))
+        return x.select(axis, int(plain(places)))
     moved = x.index_select(axis, places.reshape(-1))
     axis %= x.dim()
     return moved.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
@@ -139,13 +139,9 @@ def _pad(
     padded = [axis for axis in places if before[axis] or after[axis]]
     if not padded:
         return x
-    flat = [
-        amount
-        for axis in reversed(range(min(padded), x.dim()))
-        for amount in (before.get(axis, 0), after.get(axis, 0))
-    ]
+    flat = [amount for axis in reversed(range(min(padded), x.dim())) for amount in (before.get(axis, 0), after.get(axis, 0))]
     if mode == "constant":
-        return F.pad(x, flat, value=value if fill is None else fill.item())
+        return F.pad(x, flat, value=value if fill is None else plain(fill).item())
     return F.pad(x, flat, mode={"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode])
 
 
@@ -180,11 +176,11 @@ def _space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
 
 def _filled(shape: Tensor, *, value: Tensor | None = None) -> Tensor:
     one = torch.zeros(1) if value is None else value
-    return torch.full(integers(shape), one.item(), dtype=one.dtype)
+    return torch.full(integers(shape), plain(one).item(), dtype=one.dtype)
 
 
 def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+    return torch.arange(plain(start).item(), plain(limit).item(), plain(delta).item(), dtype=start.dtype)
 
 
 def _triangle(x: Tensor, k: Tensor | None = None, *, upper: int = 1) -> Tensor:
@@ -205,7 +201,10 @@ def _flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 
 
 def _expand(x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))
+    wanted = integers(shape)
+    rank = max(x.dim(), len(wanted))
+    ours, theirs = [1] * (rank - x.dim()) + list(x.shape), [1] * (rank - len(wanted)) + wanted
+    return x.expand([max(one, other) for one, other in zip(ours, theirs, strict=True)])
 
 
 SHAPES: dict[str, Callable[..., Any]] = {

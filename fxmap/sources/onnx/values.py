@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,17 @@ def integers(value: Tensor) -> list[int]:
     >>> integers(torch.tensor([2, -1])), integers(torch.tensor(3))
     ([2, -1], [3])
     """
-    return [int(one) for one in value.reshape(-1).tolist()]
+    return [int(one) for one in plain(value).reshape(-1).tolist()]
+
+
+def plain(value: Tensor) -> Tensor:
+    """Return the tensor that a functional one stands for, in a run that is recorded without writes; others as they are."""
+    if not torch._is_functional_tensor(value):
+        return value
+    functional: Any = torch
+    functional._sync(value)
+    found: Tensor = functional._from_functional_tensor(value)
+    return found
 
 
 def exact(value: float) -> float:
@@ -58,11 +69,13 @@ def exact(value: float) -> float:
 def _candidates(value: float) -> Iterator[float]:
     """Yield numbers that people write and that are near a value: ratios, their roots, and roots of widths."""
     yield float(Fraction(value).limit_denominator(_SMALL))
-    yield math.sqrt(Fraction(value * value).limit_denominator(_SMALL))
+    for power in (2, 4):  # exporters give the root of a scale to both factors of a product
+        yield float(Fraction(value**power).limit_denominator(_SMALL)) ** (1 / power)
     yield from (math.sqrt(2 / math.pi), math.pi, 2 * math.pi, math.log(2), 1 / math.log(2))
-    for square in (round(value * value), 1 / max(1, round(1 / (value * value)))):
-        if 0 < square <= _WIDE:
-            yield math.sqrt(square)
+    for power in (2, 4):
+        for raised in (round(value**power), 1 / max(1, round(1 / value**power))):
+            if 0 < raised <= _WIDE:
+                yield float(raised) ** (1 / power)
 
 
 # Digits of a decimal that somebody wrote, the largest denominator of a ratio, and the largest width whose root is taken.
