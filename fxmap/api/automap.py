@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from fxmap.errors import CaptureError, ProofError, QuantizationError
@@ -25,6 +26,7 @@ from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.replica import is_on_meta, on_meta
 from fxmap.model.surroundings import undisturbed
 from fxmap.prove.trial import prove
+from fxmap.sources.opened import unpacked
 from fxmap.trace import Trace, recording, stage
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 @undisturbed
 def auto_map(
-    src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint,
-    dst: nn.Module,
+    src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint | torch.export.ExportedProgram,
+    dst: nn.Module | str | Path,
     *,
     example_inputs: Any = None,
     dst_inputs: Any = None,
@@ -41,13 +43,16 @@ def auto_map(
     dst_forward: Forward | None = None,
     verify: bool | Literal["required"] = True,
     absorb_eps: bool = False,
+    allow_code: bool = False,
 ) -> KeyMapping:
     """Find how every key of the destination is made from keys of the source.
 
     Args:
-        src: the source model; or, without its graph, a state dict or the path of a checkpoint (keys are then matched by
-            shapes, names and order, and called guessed).
-        dst: the destination model, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
+        src: the source model; or what carries its graph (the path of an .onnx or .pt2 file, a torch.export program, a
+            scripted or traced module); or, without a graph, a state dict or the path of a checkpoint (keys are then matched
+            by shapes, names and order, and called guessed).
+        dst: the destination model, float or of any quantized form of torch.ao, eager or FX, or of PT2E; or the path of an
+            .onnx or .pt2 file.
         example_inputs: inputs that both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments;
             inferred where they are left out.
         dst_inputs: the destination's example inputs, where they differ from the source's.
@@ -56,6 +61,7 @@ def auto_map(
         verify: run both models to prove the mapping; "required" raises unless every key that the output depends on is
             proven.
         absorb_eps: move a different eps of two batch norms into the running variance, instead of reporting it.
+        allow_code: let torch's interpreter run the code that a TorchScript file holds.
 
     Returns:
         The mapping. Neither model is changed. Its `trace` lists the stages that ran, their times and results, and why a
@@ -83,15 +89,16 @@ def auto_map(
     """
     if verify not in (True, False, "required"):
         raise ValueError(f'verify is True, False or "required", not {verify!r}')
-    if not isinstance(dst, nn.Module):
-        raise TypeError(f"the destination is a model (torch.nn.Module), not {type(dst).__name__}")
+    ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
+    if not isinstance(theirs, nn.Module):
+        raise TypeError(f"the destination is a model (torch.nn.Module), not {type(theirs).__name__}")
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
-    if isinstance(src, nn.Module) and given.forward and example_inputs is None:
+    if isinstance(ours, nn.Module) and given.forward and example_inputs is None:
         raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
-    refuse_uninitialised(source=src, destination=dst)
+    refuse_uninitialised(source=ours, destination=theirs)
     # `load` has opened its file, and chosen among its weights.
-    source = src if isinstance(src, nn.Module | Checkpoint) else open_checkpoint(src, wanted=dst.state_dict())
-    one, other = _alike(source, dst)
+    source = ours if isinstance(ours, nn.Module | Checkpoint) else open_checkpoint(ours, wanted=theirs.state_dict())
+    one, other = _alike(source, theirs)
     with recording() as steps:
         mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps, run=bool(verify)))
     proof = mapping.proof
@@ -150,7 +157,7 @@ def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMappin
         note("" if outcome.mapping is None else f"{len(outcome.mapping)} keys", left=outcome.left)
     if outcome.mapping is None or outcome.plan is None:
         return before
-    again = _proven(outcome.mapping, outcome.plan, problem.given)
+    again = _proven(outcome.mapping.with_graphs(drawn(outcome.plan)), outcome.plan, problem.given)
     return before if again.proof.refuted else again
 
 

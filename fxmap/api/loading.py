@@ -14,6 +14,7 @@ from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.inputs import Forward
 from fxmap.model.surroundings import undisturbed
+from fxmap.sources.opened import opened, unpacked
 
 
 @undisturbed
@@ -36,7 +37,7 @@ def transfer(
     """Load the source model's weights into the destination model, in place; on an error, nothing is written.
 
     Args:
-        src: the source model; it is not changed.
+        src: the source model, or what carries its graph, as in `auto_map`; it is not changed.
         dst: the destination, float or of any quantized form of torch.ao, eager or FX, or of PT2E.
         into: the submodule of the destination to fill, as in `backbone.body`; by default all of the destination.
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
@@ -72,6 +73,7 @@ def transfer(
     >>> transfer(src, dst, into="0").renames
     {'0.weight': 'weight', '0.bias': 'bias'}
     """
+    src, dst, example_inputs = unpacked(src, dst, example_inputs)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     part = part_of(dst, into)
     mapping = auto_map(
@@ -110,13 +112,15 @@ def load(
     verify: Verify = True,
     absorb_eps: bool = False,
     assign: bool = False,
+    allow_code: bool = False,
 ) -> KeyMapping:
     """Load a checkpoint file into the destination model, in place; on an error, nothing is written.
 
     Args:
         dst: the destination, as in `transfer`.
-        checkpoint_file: a .safetensors file, a file of torch.save (read with weights_only=True), the index of a checkpoint
-            in several files, a folder of Hugging Face's libraries, several of these, or a state dict.
+        checkpoint_file: what carries its graph (an .onnx or .pt2 file, a torch.export program, TorchScript), so that no
+            `src` is needed for a proof; or a .safetensors file, a file of torch.save (read with weights_only=True), the
+            index of a checkpoint in several files, a folder of Hugging Face's libraries, several of these, or a state dict.
         src: a model of the architecture that the checkpoint was saved from; its own weights do not matter. Without it,
             keys are matched by shapes, names and order, which proves nothing.
         weights: the name of the weights to load, where the file holds several sets, such as "ema", "encoder_q" or
@@ -130,6 +134,7 @@ def load(
             as in `transfer`.
         assign: give the destination the file's tensors, in the file's dtype, instead of writing into its own: for a model
             on the meta device, which then takes no other memory.
+        allow_code: let torch's interpreter run the code that a TorchScript file holds.
 
     Raises:
         CheckpointError: the file cannot be read safely, or holds several sets of weights that fit.
@@ -147,6 +152,23 @@ def load(
     >>> torch.equal(dst.weight, file["teacher"]["weight"])
     True
     """
+    carried = opened(checkpoint_file, allow_code) if src is None else None
+    if carried is not None:
+        return transfer(
+            carried.model,
+            dst,
+            into=into,
+            calibration=calibration,
+            qconfig=qconfig,
+            on_mismatch=on_mismatch,
+            relu6=relu6,
+            example_inputs=carried.inputs if example_inputs is None else example_inputs,
+            dst_inputs=dst_inputs,
+            src_forward=src_forward,
+            dst_forward=dst_forward,
+            verify=verify,
+            absorb_eps=absorb_eps,
+        )
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
     mapping, file = map_file(

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxmap.errors import MappingError, QuantizationError, shorten
@@ -21,24 +23,27 @@ from fxmap.model.surroundings import undisturbed
 from fxmap.prove.choose_inputs import choose_inputs
 from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
+from fxmap.sources.opened import unpacked
 from fxmap.trace import Trace, recording, stage
 
 
 @undisturbed
 def verify(
-    src: nn.Module,
-    dst: nn.Module,
+    src: nn.Module | str | Path | torch.export.ExportedProgram,
+    dst: nn.Module | str | Path,
     mapping: Mapping[str, Expression | str],
     example_inputs: Any = None,
     dst_inputs: Any = None,
+    allow_code: bool = False,
 ) -> Proof:
     """Prove any mapping between two models, also one written by hand or read from JSON. Neither model is changed.
 
     Args:
-        src, dst: the two models.
+        src, dst: the two models, or what carries its graph, as in `auto_map`.
         mapping: a KeyMapping, or a dict that one can be made of.
         example_inputs: inputs that both models accept: a tensor, a tuple, or a dict of keyword arguments; inferred where
             they are left out. With `dst_inputs`, inputs of the source.
+        allow_code: as in `auto_map`.
 
     Returns:
         The proof. `ok` is false where a key that the output depends on is absent or wrong.
@@ -56,17 +61,18 @@ def verify(
     >>> print(proof.divergence.attribute)
     0.weight is 1.weight, which is not 0.weight
     """
-    refuse_uninitialised(source=src, destination=dst)
+    ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
+    refuse_uninitialised(source=ours, destination=theirs)
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
-    _check_keys(by_hand, src, dst)
+    _check_keys(by_hand, ours, theirs)
     given = Given.of(example_inputs, dst_inputs)
     with recording() as steps:
-        found = solve(Problem(src, dst, given, names=False))
+        found = solve(Problem(ours, theirs, given, names=False))
         assert found.mapping is not None
         assert found.plan is not None
         with stage("prove"):
             proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
-        noise = _loss(by_hand, src, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
+        noise = _loss(by_hand, ours, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
     return replace(proof, sqnr=noise, trace=Trace(tuple(steps)))
 
 

@@ -1,0 +1,1 @@
+"""Sources that carry their own graph: files and programs that are models without their code."""

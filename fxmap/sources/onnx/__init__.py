@@ -1,0 +1,1 @@
+"""ONNX: a file as a module whose graph torch runs."""

@@ -1,0 +1,264 @@
+"""An ONNX file as a module: its initializers are the state dict, and its graph is run operator by operator by torch.
+
+So an ONNX model is captured, matched and proven as any other model is; its file is data, and none of its code is run.
+
+>>> import onnx.helper as oh
+>>> weight = oh.make_tensor("fc.weight", 1, [2, 3], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+>>> x, y = (oh.make_tensor_value_info(name, 1, [1, size]) for name, size in (("x", 3), ("y", 2)))
+>>> graph = oh.make_graph([oh.make_node("Gemm", ["x", "fc.weight"], ["y"], transB=1)], "net", [x], [y], [weight])
+>>> model = OnnxModel(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 21)]))
+>>> list(model.state_dict()), model(torch.ones(1, 3))
+(['fc.weight'], tensor([[ 6., 15.]]))
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.errors import CheckpointError, shorten
+from fxmap.files.atomic import whole_file
+from fxmap.sources.onnx.elementwise import ELEMENTWISE
+from fxmap.sources.onnx.layers import LAYERS
+from fxmap.sources.onnx.recurrent import RECURRENT
+from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
+from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
+from fxmap.sources.onnx.values import DTYPES, exact, plain
+
+_OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT
+# Domains whose operators are those of the standard.
+_DOMAINS = ("", "ai.onnx")
+_OLDEST = 9
+
+
+class OnnxModel(nn.Module):
+    """The graph of an ONNX model, run by torch.
+
+    Floating-point initializers with more than one number are parameters, under their names in the file; others (shapes,
+    axes, scalars) are constants of the graph. Called with the graph's inputs in their order, or by name; returns its
+    outputs, a tuple where there are several.
+
+    Raises:
+        CheckpointError: an operator is not known, or of another domain; the message names all of them.
+    """
+
+    def __init__(self, proto: Any) -> None:
+        super().__init__()
+        self.proto = proto
+        self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
+        unknown = sorted({_operator(node) for node in _nodes(proto.graph) if not _is_known(node)})
+        if self._opset < _OLDEST or unknown:
+            what = f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(unknown)}"
+            raise CheckpointError(
+                f"an ONNX model with {what}. Export it anew with opset {_OLDEST} to 23 and the operators of the standard, "
+                "or map its names alone: fxmap.load(dst, state) with a dict of its initializers"
+            )
+        self._paths: dict[str, str] = {}
+        self._constants: dict[str, Tensor] = {}
+        states = _initial_states(proto.graph)
+        for initializer in proto.graph.initializer:
+            self._hold(initializer, is_state=initializer.name in states)
+        self._dtype = torch.float32
+        self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
+
+    def _hold(self, initializer: Any, is_state: bool) -> None:
+        value = _tensor(initializer)
+        if not value.is_floating_point() or value.numel() < 2 or (is_state and not value.any()):
+            self._constants[initializer.name] = _exact(value)
+            return
+        *parents, last = initializer.name.split(".")
+        owner: nn.Module = self
+        if all(part and _is_free(self, part) for part in (*parents[:1], last)) and last:
+            for part in parents:
+                child = owner._modules.get(part)
+                if child is None:
+                    child = nn.Module()
+                    owner.add_module(part or "_", child)
+                owner = child
+        else:
+            parents, last = [], f"initializer {len(self._paths)}"
+        if not _is_free(owner, last):
+            owner, parents, last = self, [], f"initializer {len(self._paths)}"
+        owner.register_parameter(last, nn.Parameter(value, requires_grad=False))
+        self._paths[initializer.name] = ".".join((*parents, last))
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
+        """Run the graph."""
+        given = dict(zip(self._inputs, args, strict=False)) | kwargs
+        lacking = [name for name in self._inputs if name not in given]
+        if lacking:
+            raise TypeError(f"the ONNX graph takes {', '.join(self._inputs)}; not given: {', '.join(lacking)}")
+        held = {name: self._held(path) for name, path in self._paths.items()}
+        floats = [value.dtype for value in (*held.values(), *given.values()) if value.is_floating_point()]
+        self._dtype = max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32)
+        constants = {name: self._in_place(value) for name, value in self._constants.items()}
+        values = self._run(self.proto.graph, {**constants, **held, **given})
+        outputs = tuple(values[one.name] for one in self.proto.graph.output)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _in_place(self, value: Tensor) -> Tensor:
+        """Return a single number in the precision of the run."""
+        return value.to(self._dtype) if value.dtype is torch.float64 and value.numel() == 1 else value
+
+    def _held(self, path: str) -> Tensor:
+        # A proof puts other tensors in the place of parameters.
+        owner, _, last = path.rpartition(".")
+        value: Tensor = getattr(self.get_submodule(owner), last)
+        return value
+
+    def _run(self, graph: Any, values: dict[str, Any]) -> dict[str, Any]:
+        for node in graph.node:
+            for name, value in zip(node.output, self._results(node, values), strict=False):
+                values[name] = value
+        return values
+
+    def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
+        attributes = {one.name: _attribute(one) for one in node.attribute}
+        inputs: list[Any] = [values[name] if name else None for name in node.input]
+        if node.op_type == "Constant":
+            return (self._in_place(_exact(_constant(attributes))),)
+        if node.op_type == "If":
+            branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
+            inner = self._run(branch, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
+            return tuple(inner[one.name] for one in branch.output)
+        if node.op_type in OF_OPSET:
+            found = OF_OPSET[node.op_type](*inputs, self._opset, **attributes)
+        elif node.op_type in OF_OUTPUTS:
+            found = OF_OUTPUTS[node.op_type](*inputs, outputs=len(node.output), **attributes)
+        else:
+            found = _OPERATORS[node.op_type](*inputs, **attributes)
+        return found if isinstance(found, tuple) else (found,)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the graph's inputs that are no initializers."""
+        return tuple(self._inputs)
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Return inputs of the shapes that the file declares; an extent that it leaves open is 2, or 64 for maps."""
+        return {one.name: _example(one.type.tensor_type) for one in self.proto.graph.input if one.name in self._inputs}
+
+    def save(self, path: str | Path) -> None:
+        """Write the file anew, with the present values of the parameters, whole or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        import onnx.numpy_helper
+
+        written = type(self.proto)()
+        written.CopyFrom(self.proto)
+        for initializer in written.graph.initializer:
+            if initializer.name in self._paths:
+                value = self._held(self._paths[initializer.name]).detach().cpu().numpy()
+                initializer.CopyFrom(onnx.numpy_helper.from_array(value, initializer.name))
+        with whole_file(Path(path), (OSError, ValueError), overwrite=True) as temporary:
+            temporary.write_bytes(written.SerializeToString())
+
+
+def open_onnx(path: str | Path) -> OnnxModel:
+    """Read an ONNX file, with the data beside it.
+
+    Raises:
+        CheckpointError: it is no ONNX file, data beside it is missing, or an operator is not known.
+        ModuleNotFoundError: the package onnx is not installed.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise CheckpointError(f"{path}: reading ONNX needs the package onnx: pip install 'fxmap[onnx]'") from error
+    try:
+        proto = onnx.load(str(path))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # protobuf's and onnx's own kinds of errors
+        raise CheckpointError(f"{path}: no ONNX file that can be read: {type(error).__name__}: {error}") from error
+    if not proto.graph.node:
+        raise CheckpointError(f"{path}: no ONNX file: it holds no operators")
+    try:
+        return OnnxModel(proto)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _is_free(owner: nn.Module, name: str) -> bool:
+    """Whether a name can be a parameter or a child of a module; a child that is there already can be gone into."""
+    return bool(name) and "." not in name and (type(owner._modules.get(name)) is nn.Module or not hasattr(owner, name))
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
+def _initial_states(graph: Any) -> set[str]:
+    """Return what recurrent operators read as their first states, which is no weight where it is zero."""
+    return {name for node in _nodes(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
+
+
+def _operator(node: Any) -> str:
+    return node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
+
+
+def _is_known(node: Any) -> bool:
+    known = _OPERATORS.keys() | OF_OPSET.keys() | OF_OUTPUTS.keys() | {"Constant", "If"}
+    return node.domain in _DOMAINS and node.op_type in known
+
+
+def _tensor(proto: Any) -> Tensor:
+    import onnx.numpy_helper
+
+    array = onnx.numpy_helper.to_array(proto)
+    if array.dtype.kind in "OSU":
+        raise CheckpointError(f"{proto.name}: strings are no tensors here")
+    if str(array.dtype) == "bfloat16":
+        return torch.from_numpy(array.astype("float32")).to(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def _exact(value: Tensor) -> Tensor:
+    if value.dtype is not torch.float32 or value.numel() != 1:
+        return value
+    return torch.tensor(exact(value.item()), dtype=torch.float64).reshape(value.shape)
+
+
+def _attribute(proto: Any) -> Any:
+    import onnx.helper
+
+    value = onnx.helper.get_attribute_value(proto)
+    if isinstance(value, bytes):
+        return value.decode()
+    if proto.HasField("t"):
+        return _tensor(value)
+    if isinstance(value, float):
+        return exact(value)
+    return list(value) if proto.ints or proto.floats else value
+
+
+def _constant(attributes: Mapping[str, Any]) -> Tensor:
+    if "value" in attributes:
+        value: Tensor = attributes["value"]
+        return value
+    for name, dtype in (("value_int", torch.int64), ("value_ints", torch.int64)):
+        if name in attributes:
+            return torch.tensor(attributes[name], dtype=dtype)
+    for name in ("value_float", "value_floats"):
+        if name in attributes:
+            return torch.tensor(attributes[name], dtype=torch.float32)
+    raise CheckpointError(f"a Constant of {', '.join(attributes)}: only tensors and numbers are understood")
+
+
+def _example(declared: Any) -> Tensor:
+    extents = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in declared.shape.dim]
+    is_map = len(extents) > 3
+    shape = [extent or (64 if is_map and axis > 1 else 2 if axis == 0 else 8) for axis, extent in enumerate(extents)]
+    dtype = DTYPES.get(declared.elem_type, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)

@@ -1,0 +1,126 @@
+"""Open what carries its own graph: ONNX files and models, exported programs, TorchScript.
+
+>>> from torch import fx, nn
+>>> program = torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),))
+>>> carried = opened(program)
+>>> list(carried.model.state_dict()), carried.inputs[0].shape
+(['weight', 'bias'], torch.Size([1, 3]))
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxmap.errors import CheckpointError
+from fxmap.sources.onnx.model import OnnxModel, open_onnx
+from fxmap.sources.scripted import ScriptedModel
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A model that came with its graph, and inputs for it, or None where it names none."""
+
+    model: nn.Module
+    inputs: Any = None
+
+
+def opened(source: Any, allow_code: bool = False) -> Carried | None:
+    """Return the model that a file or an object carries; None where it is something else, such as a checkpoint.
+
+    Args:
+        source: the path of an .onnx, .pt2 or TorchScript file; an onnx.ModelProto, a torch.export.ExportedProgram, or a
+            scripted or traced module.
+        allow_code: let torch's interpreter run the code that a TorchScript file holds.
+
+    Raises:
+        CheckpointError: the file cannot be read, is TorchScript without `allow_code`, or holds an unknown operator.
+    """
+    if isinstance(source, torch.jit.ScriptModule):
+        return Carried(ScriptedModel(source))
+    if isinstance(source, torch.export.ExportedProgram):
+        return _program(source)
+    if type(source).__module__.startswith("onnx") and hasattr(source, "graph"):
+        return _onnx(OnnxModel(source))
+    if not isinstance(source, str | Path):
+        return None
+    path = Path(source)
+    if path.suffix == ".onnx":
+        return _onnx(open_onnx(path))
+    if path.suffix == ".pt2":
+        return _program(_read_program(path))
+    if path.suffix in _SCRIPTS and path.is_file() and _holds_code(path):
+        return Carried(ScriptedModel(_read_script(path, allow_code)))
+    return None
+
+
+def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) -> tuple[Any, Any, Any]:
+    """Return a source, a destination and their inputs, with models in the place of what carries its graph.
+
+    Inputs that are not given are those that one of the two carries, the source's first.
+
+    Raises:
+        CheckpointError: as `opened`.
+    """
+    ours, theirs = opened(src, allow_code), opened(dst, allow_code)
+    if example_inputs is None:
+        example_inputs = next((one.inputs for one in (ours, theirs) if one is not None and one.inputs is not None), None)
+    return src if ours is None else ours.model, dst if theirs is None else theirs.model, example_inputs
+
+
+_SCRIPTS = (".ts", ".pt", ".pth", ".torchscript", ".jit")
+
+
+def _onnx(model: OnnxModel) -> Carried:
+    inputs = model.example_inputs()
+    return Carried(model.eval(), tuple(inputs.values()))
+
+
+def _program(program: torch.export.ExportedProgram) -> Carried:
+    model = program.module()
+    _without_dtype_guards(model)
+    if program.example_inputs is None:
+        return Carried(model)
+    args, kwargs = program.example_inputs
+    return Carried(model, dict(kwargs) if kwargs and not args else tuple(args))
+
+
+def _without_dtype_guards(model: nn.Module) -> None:
+    """Remove the assertions that values have the dtypes of the example: a proof runs in float64."""
+    if isinstance(model, fx.GraphModule):
+        for node in list(model.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                model.graph.erase_node(node)
+        model.recompile()
+
+
+def _read_program(path: Path) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # whatever the reader raises on a file that is no program
+        raise CheckpointError(f"{path}: no exported program that can be read: {type(error).__name__}: {error}") from error
+
+
+def _read_script(path: Path, allow_code: bool) -> torch.jit.ScriptModule:
+    if not allow_code:
+        raise CheckpointError(
+            f"{path}: a TorchScript archive: a model with its code. allow_code=True lets torch's interpreter run it; to "
+            "read its weights alone, save them by torch.save(torch.jit.load(path).state_dict(), other_path)"
+        )
+    try:
+        script: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever the reader raises on a damaged archive
+        raise CheckpointError(f"{path}: no TorchScript that can be read: {type(error).__name__}: {error}") from error
+    return script
+
+
+def _holds_code(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+        return False
+    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)

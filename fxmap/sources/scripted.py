@@ -1,0 +1,62 @@
+"""TorchScript as a module: the archive's own code, run by torch's interpreter on tensors that can be exchanged.
+
+A scripted or traced module cannot be copied module by module, nor traced symbolically. Here its parameters and buffers are
+those of a plain module, under their names, and are put into the script for a call. So the run is recorded as any other one.
+
+>>> from torch import nn
+>>> script = torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))
+>>> model = ScriptedModel(script)
+>>> list(model.state_dict()), torch.equal(model(torch.ones(1, 3)), script(torch.ones(1, 3)))
+(['weight', 'bias'], True)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ScriptedModel(nn.Module):
+    """A TorchScript module behind a plain one with the same state dict; the script itself is left as it is."""
+
+    def __init__(self, script: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self._script = [script]  # in a list, so that it is no submodule
+        self._paths: list[str] = []
+        named = [*script.named_parameters(remove_duplicate=False), *script.named_buffers(remove_duplicate=False)]
+        for path, value in named:
+            *parents, last = path.split(".")
+            owner: nn.Module = self
+            for part in parents:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner._modules[part]  # type: ignore[assignment]
+            if isinstance(value, nn.Parameter):
+                owner.register_parameter(last, nn.Parameter(value.detach(), requires_grad=False))
+            else:
+                owner.register_buffer(last, value.detach())
+            self._paths.append(path)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the script with this module's tensors."""
+        script = self._script[0]
+        before: list[tuple[Any, str, Tensor]] = []
+        was_training = script.training
+        try:
+            for path in self._paths:
+                owner, _, last = path.rpartition(".")
+                place, value = _part(script, owner), getattr(self.get_submodule(owner), last)
+                before.append((place, last, getattr(place, last)))
+                setattr(place, last, value)
+            script.train(self.training)
+            return script(*args, **kwargs)
+        finally:
+            script.train(was_training)
+            for place, last, value in before:
+                setattr(place, last, value)
+
+
+def _part(script: Any, path: str) -> Any:
+    for name in path.split(".") if path else ():
+        script = getattr(script, name)
+    return script

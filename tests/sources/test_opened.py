@@ -1,0 +1,61 @@
+"""Exported programs and TorchScript as sources."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxmap
+from fxmap.testing.planted import randomised
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(torch.relu(self.norm(self.a(x))).mean((2, 3)))
+        return out
+
+
+X = torch.randn(2, 3, 12, 12)
+
+
+def test_an_exported_program_is_loaded_and_proven_as_an_object_and_as_a_file(tmp_path: Path) -> None:
+    src = randomised(Net(), 1).eval()
+    program = torch.export.export(src, (X,))
+    torch.export.save(program, tmp_path / "net.pt2")
+    for source in (program, tmp_path / "net.pt2"):
+        dst = randomised(Net(), 2).eval()
+        mapping = fxmap.load(dst, source)
+        assert mapping.ok
+        with torch.no_grad():
+            assert torch.allclose(src(X), dst(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", ["scripted", "traced"])
+def test_torchscript_is_mapped_and_left_as_it_is(compiled: str) -> None:
+    src, dst = randomised(Net(), 1).eval(), randomised(Net(), 2).eval()
+    script = torch.jit.script(src) if compiled == "scripted" else torch.jit.trace(src, X)
+    before = {key: value.clone() for key, value in script.state_dict().items()}
+    mapping = fxmap.transfer(script, dst, example_inputs=X)
+    assert mapping.ok
+    assert all(torch.equal(value, before[key]) for key, value in script.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(src(X), dst(X), atol=1e-5)
+
+
+def test_the_code_of_an_archive_runs_only_if_it_is_allowed(tmp_path: Path) -> None:
+    src, dst = randomised(Net(), 1).eval(), randomised(Net(), 2).eval()
+    torch.jit.save(torch.jit.trace(src, X), tmp_path / "net.ts")
+    with pytest.raises(fxmap.CheckpointError, match="allow_code=True"):
+        fxmap.load(dst, tmp_path / "net.ts", example_inputs=X)
+    assert fxmap.load(dst, tmp_path / "net.ts", example_inputs=X, allow_code=True).ok
+
+
+def test_a_damaged_program_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(fxmap.CheckpointError, match=r"net\.pt2: no exported program"):
+        fxmap.load(Net(), tmp_path / "net.pt2")
