@@ -1,7 +1,8 @@
 """transfer and load: fill a destination from a source model or a checkpoint, in place and in one call."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from torch import nn
 
 from fxmap.api.automap import auto_map
@@ -94,7 +95,7 @@ def transfer(
 @undisturbed
 def load(
     dst: nn.Module,
-    checkpoint_file: Source,
+    checkpoint_file: Source | torch.export.ExportedProgram | torch.jit.ScriptModule,
     *,
     src: nn.Module | None = None,
     weights: str | None = None,
@@ -172,7 +173,7 @@ def load(
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
     mapping, file = map_file(
-        checkpoint_file,
+        cast(Source, checkpoint_file),
         part.model,
         src=src,
         weights=weights,

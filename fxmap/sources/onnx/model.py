@@ -174,9 +174,9 @@ def open_onnx(path: str | Path) -> OnnxModel:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # protobuf's and onnx's own kinds of errors
-        raise CheckpointError(f"{path}: no ONNX file that can be read: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{path}: not an ONNX model that can be read: {type(error).__name__}: {error}") from error
     if not proto.graph.node:
-        raise CheckpointError(f"{path}: no ONNX file: it holds no operators")
+        raise CheckpointError(f"{path}: not an ONNX model that can be read: it holds no operators")
     try:
         return OnnxModel(proto)
     except CheckpointError as error:
