@@ -1,6 +1,7 @@
 """Filling a destination: the request, the result, and the steps that all forms share (run batches, call torch)."""
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -67,7 +68,10 @@ class Filled:
     def copy_of(self, dst: nn.Module) -> nn.Module:
         """Return a filled replica of a destination, which itself is not changed."""
         replica = replicate(dst, own=True)
-        nn.Module.load_state_dict(replica, dict(self.state), strict=True)
+        state: OrderedDict[str, Any] = OrderedDict(self.state)
+        # Packed layers tell by the version which keys they have.
+        vars(state)["_metadata"] = getattr(replica.state_dict(), "_metadata", None)
+        nn.Module.load_state_dict(replica, state, strict=True)
         if not self.literals or not isinstance(dst, fx.GraphModule):
             return replica
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()

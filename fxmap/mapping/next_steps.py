@@ -46,7 +46,7 @@ def next_steps(expressions: Mapping[str, Expression], findings: Findings, proof:
     if not expressions:
         return (Step("give both models, or a checkpoint of the network: no key could be mapped"),)
     if proof.ok:
-        return (*_ranges(findings), _LOAD)
+        return _ranges(findings) or (_LOAD,)
     return (*_ranges(findings), *_difference(proof), *_open(findings), *_unproven(findings, proof))
 
 

@@ -53,8 +53,9 @@ _FACTORS = (3.0, 1e-6)
 # many times that as they have operations.
 _LAST_DIGITS = 1e-15
 _ROUNDING = 100.0
-# A tensor is changed by these multiples of its size: enough to pass a step of rounding, or to move an argmax.
-_CHANGES = (2.0, 50.0)
+# A tensor is changed by these multiples of its size: enough to pass a step of rounding, to move an argmax,
+# or to bring scores to where a mask fills them with -100.
+_CHANGES = (2.0, 1000.0)
 
 
 @dataclass(frozen=True)

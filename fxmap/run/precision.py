@@ -15,6 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.capture.captured import Captured
 
+_aten = torch.ops.aten
+# What computes nothing: a run of the user's code saves and puts back the model's own tensors, which are in float32.
+_KEPT = frozenset(
+    (_aten.detach.default, _aten.alias.default, _aten.clone.default, _aten.copy_.default, _aten.set_.source_Tensor)
+)
+
 
 class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes in `found` whether an operation inside its `with` block rounds to float32.
@@ -30,9 +36,9 @@ class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look for a result in float32: whole numbers and masks, which it holds exactly, do not count."""
+        """Look for a result in float32: whole numbers and masks, which it holds exactly, and copies do not count."""
         result = func(*args, **(kwargs or {}))
-        if not self.found and isinstance(result, Tensor) and result.dtype is torch.float32:
+        if not self.found and func not in _KEPT and isinstance(result, Tensor) and result.dtype is torch.float32:
             double = any(isinstance(part, Tensor) and part.dtype is torch.float64 for part in args)
             self.found = double or _is_rounded(result)
         return result

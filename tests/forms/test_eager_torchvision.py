@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torchvision
 
 import fxmap
+from fxmap.mapping.findings import NoteKind
 from fxmap.mapping.proof import Status
 from fxmap.testing import compare
 from fxmap.testing.compare import same_value
@@ -174,3 +176,11 @@ def test_source_in_training_mode_stays_there() -> None:
     mapping = fxmap.auto_map(src, dst, verify=False)
     assert len(mapping) == len(dst.state_dict())
     assert all(module.training for module in src.modules())
+
+
+def test_the_loss_on_the_first_batch_is_told_in_decibels() -> None:
+    src = torchvision.models.resnet18(num_classes=3)
+    dst = torchvision.models.quantization.resnet18(weights=None, quantize=True, num_classes=3)
+    mapping = fxmap.transfer(src, dst, calibration=[torch.randn(2, 3, 64, 64)], verify=False)
+    (note,) = mapping.knowledge.notes_of(NoteKind.CALIBRATED)
+    assert "dB signal to noise" in note
