@@ -53,6 +53,7 @@ class Audit:
         special: what was special in the further runs that both models accepted, in words.
         sampler: what draws inputs that both models accept.
         untaken: a decision by values that went one way in all runs, and behind which the models differ.
+        unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
     """
 
     error: float = 0.0
@@ -66,6 +67,7 @@ class Audit:
     alone: tuple[Both, ...] = field(default=(), repr=False)
     accepted: tuple[Shape, ...] = field(default=(), repr=False)
     untaken: str = ""
+    unlike: str = ""
     special: tuple[str, ...] = field(default=(), repr=False)
     sampler: Sampler | None = field(default=None, repr=False)
 

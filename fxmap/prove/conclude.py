@@ -180,6 +180,11 @@ def unmapped_reason(examined: Examination) -> str:
 def examined_reason(dst: Side, examined: Examination) -> str:
     """Return, as a reason, the tensors or inputs that stay unproven though the models' own code agrees; empty if none do."""
     found = examined.audit
+    if found.unlike:
+        return (
+            f"{found.unlike}: both models name it, the example leaves it out, and one of them takes tensors for it that the "
+            "other one refuses: pass an example that has it"
+        )
     if found.untaken:
         return (
             f"the models' own code decides by values at {found.untaken}, the same way in all runs, and the models differ "
@@ -230,6 +235,15 @@ def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
             f"what is computed from them was compared within {SINGLE_TOLERANCE:g}"
         )
     return tuple(notes)
+
+
+def without_decisions(proof: Proof, decisions: Iterable[str]) -> Proof:
+    """Return a proof that is not ok where a model's own graph decides by values, as an If of ONNX or of TorchScript may."""
+    found = list(dict.fromkeys(decisions))
+    if not found or not proof.ok:
+        return proof
+    reason = f"the file's own graph takes numbers out of tensors ({shorten(found)}), and may decide by them"
+    return replace(proof, ok=False, reason=f"{reason}: other inputs may take another branch")
 
 
 def without_writes(proof: Proof, written: Iterable[str]) -> Proof:

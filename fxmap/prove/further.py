@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,16 +131,33 @@ class _Runs:
         shape = self.small(found, 3)
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
+        one_sided, settled = dict[str, None](), set[str]()
         for manner in manners(self.sampler, shape, signatures, lambda: [value for _, value in outputs()], self.held.words):
             if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
             tried = self._tried(found, manner.text, manner.both, gradients=manner.gradients, named=named)
             alone |= tried is not found
+            if manner.left_out and tried is not found:
+                settled.add(manner.left_out)
+            elif manner.left_out and self._accepts(self.auditor.src, manner.both[0]) != self._accepts(
+                self.auditor.dst, manner.both[1]
+            ):
+                one_sided[manner.left_out] = None
             found = tried
             if found.refuted or len(found.special) - before >= self.budget.manners:
                 break
-        return found
+        unknown = [name for name in one_sided if name not in settled]
+        return replace(found, unlike=", ".join(unknown)) if unknown and not found.refuted else found
+
+    @torch.no_grad()
+    def _accepts(self, call: Callable[[Inputs], Any], inputs: Inputs) -> bool:
+        try:
+            call(inputs)
+        except Exception as error:  # whatever a model raises on a tensor that does not fit it
+            let_through(error)
+            return False
+        return True
 
     def _by_rows(self, whole: Inputs, row: Inputs, axis: int) -> bool:
         """Whether the source's output for a row of inputs is that row of its output."""

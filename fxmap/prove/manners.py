@@ -46,7 +46,8 @@ class Manner:
     `gradients` says that the models run with gradients, `optional` that an argument is given that the example has not, or
     has with another value: it may add outputs, which are not compared. One that is `alone` is a part of one before it, and
     is for models that do not accept the whole. `rows` are inputs, one row of them and its axis: the manner is one of the
-    source only if its output for the row is the row of its output.
+    source only if its output for the row is the row of its output. `left_out` is the name of an argument of both models that
+    the example has not, where the manner gives a tensor for it.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Manner:
     optional: bool = False
     alone: bool = False
     rows: tuple[Inputs, Inputs, int] | None = None
+    left_out: str = ""
 
 
 def manners(
@@ -225,7 +227,9 @@ def _options(
             continue
         for value in options:
             text = f"with {name}={value!r}" if not isinstance(value, Tensor) else f"with {name}"
-            yield Manner(text, (_with(both[0], bound[0], name, value), _with(both[1], bound[1], name, value)), optional=True)
+            changed = _with(both[0], bound[0], name, value), _with(both[1], bound[1], name, value)
+            absent = name if given[0] is None and isinstance(value, Tensor) else ""
+            yield Manner(text, changed, optional=True, left_out=absent)
 
 
 def _shared(signatures: tuple[Signature, Signature]) -> Iterator[str]:

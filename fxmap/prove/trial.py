@@ -49,7 +49,7 @@ from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
-from fxmap.prove.conclude import behind, conclude, open_keys, still_tensors, without_writes
+from fxmap.prove.conclude import behind, conclude, open_keys, still_tensors, without_decisions, without_writes
 from fxmap.prove.context import Context
 from fxmap.prove.divergence import Verdict, judge
 from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
@@ -94,7 +94,8 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
     except Exception as error:  # whatever a model raises
         let_through(error)
         proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
-    return without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations))
+    unseen = [name for side in (plan.src, plan.dst) for name in getattr(side.model, "unseen_decisions", ())]
+    return without_decisions(without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations)), unseen)
 
 
 def _as_part(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, whole: Proof) -> Proof:

@@ -23,6 +23,7 @@ class ScriptedModel(nn.Module):
         super().__init__()
         self._script = [script]  # in a list, so that it is no submodule
         self._paths: list[str] = []
+        self.unseen_decisions = _decisions(script)
         named = [*script.named_parameters(remove_duplicate=False), *script.named_buffers(remove_duplicate=False)]
         for path, value in named:
             *parents, last = path.split(".")
@@ -54,6 +55,16 @@ class ScriptedModel(nn.Module):
             script.train(was_training)
             for place, last, value in before:
                 setattr(place, last, value)
+
+
+def _decisions(script: torch.jit.ScriptModule) -> tuple[str, ...]:
+    """Return the operations by which a script takes numbers out of tensors: no run turns round what it decides by them."""
+    graph: Any = script.inlined_graph
+    found = {node.kind() for name in _NUMBERS for node in graph.findAllNodes(name)}
+    return tuple(sorted(found))
+
+
+_NUMBERS = ("aten::Bool", "aten::Float", "aten::Int", "aten::item", "aten::ScalarImplicit", "aten::IntImplicit")
 
 
 def _part(script: Any, path: str) -> Any:

@@ -122,6 +122,8 @@ def _batch_norm(
     x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float = 1e-5, momentum: float = 0.9,
     training_mode: int = 0, spatial: int = 1,
 ) -> Tensor:  # fmt: skip
+    if training_mode:
+        raise NotImplementedError("BatchNormalization in training mode")
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)
 
 
@@ -169,7 +171,7 @@ def _einsum(*values: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *values)
 
 
-_COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+_COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners")
 
 
 def _resize(
@@ -178,7 +180,10 @@ def _resize(
     nearest_mode: str = "round_prefer_floor", antialias: int = 0, axes: Sequence[int] | None = None,
     exclude_outside: int = 0, extrapolation_value: float = 0.0, keep_aspect_ratio_policy: str = "stretch",
 ) -> Tensor:  # fmt: skip
+    if exclude_outside or keep_aspect_ratio_policy != "stretch":
+        raise NotImplementedError("Resize with exclude_outside or another policy for the aspect ratio")
     places = list(range(x.dim())) if axes is None else [axis % x.dim() for axis in axes]
+    factors: dict[int, float] = {}
     if sizes is not None and sizes.numel():
         wanted = dict(zip(places, integers(sizes), strict=True))
     elif scales is not None:
@@ -186,23 +191,32 @@ def _resize(
         wanted = {axis: math.floor(x.shape[axis] * by + 1e-6) for axis, by in factors.items()}
     else:
         raise NotImplementedError("Resize without scales and sizes")
-    size = [wanted.get(axis, x.shape[axis]) for axis in range(2, x.dim())]
     if any(wanted.get(axis, x.shape[axis]) != x.shape[axis] for axis in (0, 1)):
         raise NotImplementedError("Resize of channels")
-    if coordinate_transformation_mode not in _COORDINATES:
-        raise NotImplementedError(f"Resize with the coordinates {coordinate_transformation_mode}")
-    corners = coordinate_transformation_mode == "align_corners"
+    size = [wanted.get(axis, x.shape[axis]) for axis in range(2, x.dim())]
+    # torch takes the ratio of the sizes, unless it is given the scales.
+    exactly = all(abs(x.shape[axis] * by - wanted[axis]) < 1e-6 for axis, by in factors.items())
+    target: dict[str, Any] = {"size": size}
+    if not exactly:
+        target = {"scale_factor": [factors.get(axis, 1.0) for axis in range(2, x.dim())]}
     if mode == "nearest":
-        if coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor":
-            return F.interpolate(x, size, mode="nearest")
-        if coordinate_transformation_mode == "half_pixel":
-            whole = all(new % old == 0 for new, old in zip(size, x.shape[2:], strict=True))
-            return F.interpolate(x, size, mode="nearest" if whole else "nearest-exact")
-        raise NotImplementedError(f"Resize, nearest {nearest_mode} with the coordinates {coordinate_transformation_mode}")
-    if coordinate_transformation_mode == "asymmetric" or (mode == "cubic" and cubic_coeff_a != -0.75):
+        return F.interpolate(x, mode=_nearest(x, size, coordinate_transformation_mode, nearest_mode), **target)
+    corners = coordinate_transformation_mode == "align_corners"
+    alone = coordinate_transformation_mode == "pytorch_half_pixel" and 1 in size
+    if coordinate_transformation_mode not in _COORDINATES or alone or (mode == "cubic" and cubic_coeff_a != -0.75):
         raise NotImplementedError(f"Resize, {mode} with the coordinates {coordinate_transformation_mode}")
     kinds = {"linear": {3: "linear", 4: "bilinear", 5: "trilinear"}, "cubic": {4: "bicubic"}}
-    return F.interpolate(x, size, mode=kinds[mode][x.dim()], align_corners=corners, antialias=bool(antialias))
+    return F.interpolate(x, mode=kinds[mode][x.dim()], align_corners=corners, antialias=bool(antialias), **target)
+
+
+def _nearest(x: Tensor, size: Sequence[int], coordinates: str, rounding: str) -> str:
+    """Return torch's mode: it rounds down from the corner, or takes the pixel in which the centre lies."""
+    if coordinates == "asymmetric" and rounding == "floor":
+        return "nearest"
+    whole = all(new % old == 0 for new, old in zip(size, x.shape[2:], strict=True))
+    if coordinates == "half_pixel" and rounding in ("round_prefer_floor", "round_prefer_ceil") and whole:
+        return "nearest"  # no centre lies between two pixels
+    raise NotImplementedError(f"Resize, nearest by {rounding} with the coordinates {coordinates}")
 
 
 def _attention(

@@ -61,6 +61,7 @@ class OnnxModel(nn.Module):
         for initializer in proto.graph.initializer:
             self._hold(initializer, is_state=initializer.name in states)
         self._dtype = torch.float32
+        self.unseen_decisions = tuple(node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If")
         self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
 
     def _hold(self, initializer: Any, is_state: bool) -> None:
