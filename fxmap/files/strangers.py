@@ -61,7 +61,7 @@ def stranger(path: Path) -> str:
             if path.name.lower().endswith(ending):
                 return f"{what}: {way_out}"
     found = next((f"{what}: {way_out}" for begin, what, way_out in _BEGINNINGS if start.startswith(begin)), "")
-    if not found and start.startswith(b"pk\x03\x04") and _is_script(path):
+    if not found and start.startswith(b"pk\x03\x04") and is_script(path):
         return (
             "a TorchScript archive: a model with its code, which is not read here. Save its weights: "
             "torch.save(torch.jit.load(path).state_dict(), other_path)"
@@ -90,7 +90,8 @@ def _tensor_parallel(path: Path) -> str:
     return ""
 
 
-def _is_script(path: Path) -> bool:
+def is_script(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file with constants and code."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

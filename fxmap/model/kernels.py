@@ -76,12 +76,8 @@ def _promoted(args: Any, kwargs: Any) -> tuple[Any, Any]:
     found = {part.dtype for part in tensors_of((args, kwargs)) if part.is_floating_point()}
     if found != {torch.float32, torch.float64}:
         return args, kwargs
-    promoted: tuple[Any, Any] = tree_map(_as_double, (args, kwargs))
+    promoted: tuple[Any, Any] = tree_map(_widened, (args, kwargs))
     return promoted
-
-
-def _as_double(part: Any) -> Any:
-    return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
 
 
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")

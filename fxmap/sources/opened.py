@@ -7,7 +7,6 @@
 (['weight', 'bias'], torch.Size([1, 3]))
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxmap.errors import CheckpointError
+from fxmap.files.strangers import is_script
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
 from fxmap.sources.scripted import ScriptedModel
 
@@ -52,7 +52,7 @@ def opened(source: Any, allow_code: bool = False) -> Carried | None:
         return _onnx(open_onnx(path))
     if path.suffix == ".pt2":
         return _program(_read_program(path))
-    if path.suffix in _SCRIPTS and path.is_file() and _holds_code(path):
+    if path.suffix in _SCRIPTS and path.is_file() and is_script(path):
         return Carried(ScriptedModel(_read_script(path, allow_code)))
     return None
 
@@ -115,12 +115,3 @@ def _read_script(path: Path, allow_code: bool) -> torch.jit.ScriptModule:
     except Exception as error:  # whatever the reader raises on a damaged archive
         raise CheckpointError(f"{path}: no TorchScript that can be read: {type(error).__name__}: {error}") from error
     return script
-
-
-def _holds_code(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
-        return False
-    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)

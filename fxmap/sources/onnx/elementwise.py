@@ -47,10 +47,6 @@ def _hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
-def _round(x: Tensor) -> Tensor:
-    return torch.round(x)
-
-
 def _is_infinite(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
     found = torch.zeros_like(x, dtype=torch.bool)
     if detect_negative:
@@ -112,7 +108,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Pow": lambda x, y: torch.pow(x, plain(y).item() if y.numel() == 1 else y).to(x.dtype),
     "Reciprocal": torch.reciprocal,
     "Relu": F.relu,
-    "Round": _round,
+    "Round": torch.round,
     "Selu": lambda x, *, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: (
         F.selu(x) if (abs(alpha - 1.6732632) < 1e-6 and abs(gamma - 1.0507010) < 1e-6) else gamma * F.elu(x, alpha)
     ),
