@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fxmap.graph.build import nodes_in
 from fxmap.model.inputs import Inputs
 
 
@@ -40,6 +41,12 @@ class Captured:
         names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
         named = dict(zip(names, inputs.args, strict=False)) | dict(inputs.kwargs)
         return [named[name] for name in names if name in named]
+
+    @cached_property
+    def places(self) -> list[str]:
+        """The place of each output in what the graph returns, in order: ".mu" in a dict, ".1" in a tuple, "" by itself."""
+        node = next(node for node in self.graph.nodes if node.op == "output")
+        return [place for place, _ in nodes_in(node.args[0])]
 
     @cached_property
     def canonical(self) -> dict[str, str]:

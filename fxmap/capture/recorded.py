@@ -30,7 +30,7 @@ from fxmap.model.inputs import Inputs, described
 from fxmap.model.memory import on_own_memory
 from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
 from fxmap.model.restoring import carry_out, let_through
-from fxmap.model.tensors import tensors_of
+from fxmap.model.tensors import as_nested
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ def _run(
                 # Some models compute tables from their parameters when they are switched to eval.
                 replica.eval()
                 with keep(replica, inputs) as kept:
-                    outputs = [unwrapped(output) for output in tensors_of(kept.call(replica))]
-            recorder.finish(outputs)
+                    output = as_nested(kept.call(replica), unwrapped)
+            recorder.finish(output)
         finally:
             recorder.undo()
         return recorder.recording

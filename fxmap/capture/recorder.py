@@ -20,6 +20,7 @@ from fxmap.capture.attention import fused_kernels
 from fxmap.graph.kinds import out_of_place
 from fxmap.model.kernels import can_part, grouped_mm
 from fxmap.model.memory import written
+from fxmap.model.tensors import as_nested, tensors_of
 
 
 @dataclass
@@ -123,10 +124,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, Tensor) and id(value) in self.nodes:
             returned.append(self.nodes[id(value)].name)
 
-    def finish(self, outputs: Sequence[Tensor]) -> None:
-        """End the graph with an output node for the tensors that the run returned."""
-        self.recording.graph.output(tuple(self.node(output) for output in outputs))
+    def finish(self, output: Any) -> None:
+        """End the graph with an output node for what the run returned, with the names of its parts."""
+        self.recording.graph.output(as_nested(output, self.node))
         # Tensors that were written to get their former values back, and outputs may be views of them.
+        outputs = tensors_of(output)
         self.recording.outputs = tuple(output.clone() if self.recording.mutations else output for output in outputs)
 
     def undo(self) -> None:

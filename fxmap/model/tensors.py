@@ -3,10 +3,12 @@
 Cost: linear in the number of nested values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
+
+Named = list[tuple[str, Tensor]]
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -18,8 +20,41 @@ def tensors_of(value: Any) -> list[Tensor]:
     """
     if isinstance(value, Tensor):
         return [value]
+    return [tensor for _, part in _parts(value) for tensor in tensors_of(part)]
+
+
+def named_outputs(value: Any, name: str = "") -> Named:
+    """Return the tensors of an output with their names: keys of dicts, fields of named tuples; empty where there are none.
+
+    >>> import torch
+    >>> [name for name, _ in named_outputs({"mu": torch.zeros(1), "rest": (torch.zeros(2), torch.zeros(3))})]
+    ['mu', 'rest.0', 'rest.1']
+    """
+    if isinstance(value, Tensor):
+        return [(name, value)]
+    items = ((str(key) if name or not isinstance(key, int) else "", part) for key, part in _parts(value))
+    return [found for key, part in items for found in named_outputs(part, f"{name}.{key}" if name and key else name or key)]
+
+
+def as_nested(value: Any, leaf: Callable[[Tensor], Any]) -> Any:
+    """Return an output with something else in place of its tensors, as dicts where its parts have names, and as tuples.
+
+    >>> import torch
+    >>> as_nested(({"mu": torch.zeros(1), "steps": 7}, torch.zeros(2)), lambda tensor: tensor.numel())
+    ({'mu': 1, 'steps': None}, 2)
+    """
+    if isinstance(value, Tensor):
+        return leaf(value)
+    parts = [(key, as_nested(part, leaf)) for key, part in _parts(value)]
+    if not parts:
+        return None
+    return tuple(part for _, part in parts) if isinstance(parts[0][0], int) else dict(parts)
+
+
+def _parts(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """Return the parts of an output, with their names or their numbers."""
     if isinstance(value, Mapping):
-        return [tensor for part in value.values() for tensor in tensors_of(part)]
-    if isinstance(value, list | tuple):
-        return [tensor for part in value for tensor in tensors_of(part)]
-    return []
+        return [(str(key), part) for key, part in value.items()]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    return list(enumerate(value)) if isinstance(value, list | tuple) else []

@@ -7,12 +7,10 @@ from functools import cached_property
 
 from torch import fx
 
-from fxmap.graph.build import nodes_in
 from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import OUTPUT, TENSOR, OpGraph, weight_axes
 from fxmap.mapping.proof import TOLERANCE
 from fxmap.matching.align.alignment import Pair
-from fxmap.matching.sides import Side
 from fxmap.prove.causes import attribute_cause, constant_cause
 from fxmap.prove.context import AlignedSide, Context
 from fxmap.prove.explained import NO_WEIGHTS_MAKE_UP
@@ -73,7 +71,7 @@ class Agreement:
     def arguments(self) -> tuple[frozenset[str], frozenset[str]]:
         """The arguments of the outputs of both graphs that are equal."""
         sides = self.context.src, self.context.dst
-        places = [_output_arguments(side) for side in sides]
+        places = [side.main.places for side in sides]
         found = [
             frozenset(places[side][pair[side]] for pair in self.outputs if pair[side] < len(places[side])) for side in (0, 1)
         ]
@@ -132,12 +130,6 @@ class Agreement:
         keys = [key for tensor in ops.tensors(user).values() for key in ops.stored(tensor)]
         is_new = bool(keys) and not any(dst.prefix + key in mapping for key in keys)
         return is_new and keeps_channels(steps(self.context.both[1], name, user)) and self.reads_channels(name, user)
-
-
-def _output_arguments(side: Side) -> list[str]:
-    """Return the arguments of a graph's output, in the order in which its outputs are numbered."""
-    node = next(node for node in side.main.graph.nodes if node.op == "output")
-    return [place for place, _ in nodes_in(node.args[0])]
 
 
 def steps(one: AlignedSide, name: str, user: str) -> list[tuple[object, ...]]:

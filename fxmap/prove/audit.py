@@ -27,12 +27,13 @@ from torch import Tensor
 
 from fxmap.model.inputs import Inputs, names_of
 from fxmap.model.restoring import let_through
+from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
+from fxmap.run.distance import pairs_by_name
 
 Call = Callable[[Inputs], Any]
-Named = list[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -239,25 +240,6 @@ def describe(title: str, inputs: Both, shape: Shape) -> str:
     return f"{' and '.join(dict.fromkeys(texts))} ({what}{scaled})"
 
 
-def named_outputs(value: Any, name: str = "") -> Named:
-    """Return the tensors of an output with their names: keys of dicts, fields of named tuples; empty where there are none.
-
-    >>> [name for name, _ in named_outputs({"mu": torch.zeros(1), "rest": (torch.zeros(2), torch.zeros(3))})]
-    ['mu', 'rest.0', 'rest.1']
-    """
-    if isinstance(value, Tensor):
-        return [(name, value)]
-    if isinstance(value, Mapping):
-        items: list[tuple[str, Any]] = [(str(key), part) for key, part in value.items()]
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        items = list(zip(value._fields, value, strict=True))
-    elif isinstance(value, list | tuple):
-        items = [(str(index) if name else "", part) for index, part in enumerate(value)]
-    else:
-        return []
-    return [found for key, part in items for found in named_outputs(part, f"{name}.{key}" if name and key else name or key)]
-
-
 def _beside(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield what is beside the tensors of an output, with its place: numbers, and tensors of objects of the user's."""
     if isinstance(value, float | int) and not isinstance(value, bool):
@@ -275,17 +257,16 @@ def _beside(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tuple[list[tuple[Tensor, Tensor]], str]:
     """Pair the outputs of both models, by name where several have names; also return why names cannot pair them."""
-    if max(len(ours), len(theirs)) > 1 and all(name for name, _ in (*ours, *theirs)):
-        named, others = dict(ours), dict(theirs)
-        common = [name for name in named if name in others]
-        if not common and min(len(ours), len(theirs)) > 1:
-            names = ", ".join(named), ", ".join(others)
-            return [], f"the source returns {names[0]}, the destination {names[1]}: names do not say which output is which"
-        if common:
-            return [(named[name], others[name]) for name in common], ""
-    if not pairing and len(ours) == len(theirs):
+    names = [name for name, _ in ours], [name for name, _ in theirs]
+    common = pairs_by_name(*names)
+    if not common and min(map(len, names)) > 1 and all((*names[0], *names[1])):
+        texts = ", ".join(names[0]), ", ".join(names[1])
+        return [], f"the source returns {texts[0]}, the destination {texts[1]}: names do not say which output is which"
+    if not pairing and len(ours) == len(theirs) and not common:
         pairing = [(i, i) for i in range(len(ours))]
-    return [(ours[i][1], theirs[j][1]) for i, j in pairing if i < len(ours) and j < len(theirs)], ""
+    known = {i for i, _ in common}, {j for _, j in common}
+    rest = [(i, j) for i, j in pairing if i < len(ours) and j < len(theirs) and i not in known[0] and j not in known[1]]
+    return [(ours[i][1], theirs[j][1]) for i, j in (*common, *rest)], ""
 
 
 def difference(one: Tensor, other: Tensor, batch: int | None) -> float:

@@ -20,7 +20,8 @@ from torch import Tensor
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.restoring import let_through
-from fxmap.prove.audit import Audit, Auditor, Named, difference, named_outputs, paired
+from fxmap.model.tensors import Named, named_outputs
+from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further
 from fxmap.prove.limits import limits_of, numbers_of, words_of
@@ -54,8 +55,9 @@ _FACTORS = (3.0, 1e-6)
 _LAST_DIGITS = 1e-15
 _ROUNDING = 100.0
 # A tensor is changed by these multiples of its size: enough to pass a step of rounding, to move an argmax,
-# or to bring scores to where a mask fills them with -100.
-_CHANGES = (2.0, 1000.0)
+# or to bring scores to where a mask fills them with -100. With each stands by how much outputs have to move, relative to
+# them: the largest, which brings scores to masks of -1e4, leaves ten digits of sixteen.
+_CHANGES = ((2.0, 1e-10), (1e3, 1e-10), (1e6, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ class Examiner:
         def moves(some: list[str]) -> bool:
             for sample, expected in before:
                 # Large changes are for decisions (an argmax, a rounding), small samples have these as well.
-                for change in _CHANGES if sample is before[0][0] else _CHANGES[:1]:
+                for change, least in _CHANGES if sample is before[0][0] else _CHANGES[:1]:
                     self.passes.add()
                     try:
                         moved = outputs({**own, **{path: _disturbed(own[path], change) for path in some}}, sample)
@@ -307,7 +309,7 @@ class Examiner:
                     if len(moved) != len(expected):
                         return True
                     pairs = zip(expected, moved, strict=True)
-                    if any(difference(a, b, None) > TOLERANCES.still for (_, a), (_, b) in pairs):
+                    if any(difference(a, b, None) > least for (_, a), (_, b) in pairs):
                         return True
             return False
 
@@ -335,7 +337,7 @@ def _is_weight(tensor: Tensor, factor: float) -> bool:
     return (tensor.is_floating_point() or tensor.is_complex()) and (factor < 1 or tensor.dim() > 1)
 
 
-def _disturbed(tensor: Tensor, by: float = _CHANGES[0]) -> Tensor:
+def _disturbed(tensor: Tensor, by: float = _CHANGES[0][0]) -> Tensor:
     """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted."""
     generator = torch.Generator().manual_seed(7)
     if tensor.is_floating_point() or tensor.is_complex():

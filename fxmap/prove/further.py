@@ -27,7 +27,8 @@ from torch import Tensor
 
 from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
-from fxmap.prove.audit import Audit, Auditor, describe, difference, named_outputs
+from fxmap.model.tensors import named_outputs
+from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, Signatures, manners
 from fxmap.prove.samples import Both, Sampler

@@ -14,7 +14,7 @@ from fxmap.graph.kinds import Trait, has
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
-from fxmap.model.tensors import tensors_of
+from fxmap.model.tensors import named_outputs, tensors_of
 from fxmap.prove.passes import Passes
 from fxmap.run.calibrator import run_calibrated
 from fxmap.run.distance import output_error
@@ -67,7 +67,7 @@ class GraphRuns:
         with torch.no_grad():
             arguments = main.arguments(inputs.double())
             calibrated, output = run_calibrated(main, tensors, arguments, generator, self._keep(values))
-        return calibrated, Reference(values, tensors_of(output))
+        return calibrated, Reference(values, named_outputs(output))
 
     def source(self, tensors: Mapping[str, Tensor], inputs: Inputs) -> Reference:
         """Run the source, and keep the values of the aligned operations."""
@@ -75,7 +75,7 @@ class GraphRuns:
         self.passes.add()
         with torch.no_grad():
             output = ValueInterpreter(main, tensors, self._keep(values)).run(*main.arguments(inputs.double()))
-        return Reference(values, tensors_of(output))
+        return Reference(values, named_outputs(output))
 
     def _keep(self, values: dict[str, Tensor]) -> Hook:
         """Return a hook that writes the values of the aligned operations into a dict."""

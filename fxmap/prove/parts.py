@@ -26,10 +26,9 @@ from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
 from fxmap.matching.structure import plan_by_structure
 from fxmap.model.inputs import Inputs
-from fxmap.model.tensors import tensors_of
+from fxmap.model.tensors import named_outputs, tensors_of
 from fxmap.normalize.network import Network
 from fxmap.prove.agreement import data_operands
-from fxmap.prove.audit import named_outputs
 from fxmap.prove.choose_inputs import ChosenInputs, InputPair
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes

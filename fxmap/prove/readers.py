@@ -61,11 +61,9 @@ def _next_aligned(context: Context, name: str) -> set[str]:
 
 
 def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> frozenset[str]:
-    """Return the arguments of the destination's output that the source returns too; empty where all are compared.
-
-    A recorded run returns a flat list, whose arguments are numbered as the outputs are.
-    """
-    return frozenset(f".{number}" for _, number in returned) if context.dst.main.recorded else frozenset()
+    """Return the arguments of the destination's output that the source returns too."""
+    places = context.dst.main.places
+    return frozenset(places[number] for _, number in returned if number < len(places))
 
 
 def is_consistent(context: Context, pair: Pair, compared: Set[str]) -> bool:

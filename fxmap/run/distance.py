@@ -7,10 +7,12 @@ Cost: a few passes over the values; `loose_distance` sorts them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor
+
+from fxmap.model.tensors import Named
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -57,19 +59,37 @@ def is_telling(outputs: Sequence[Tensor]) -> bool:
     return finite and any(bool((value != 0).any()) for value in outputs)
 
 
-def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], tolerance: float) -> list[tuple[int, int]]:
+def corresponding(expected: Named, outputs: Named, tolerance: float) -> list[tuple[int, int]]:
     """Return pairs of indices of corresponding outputs, in order: one for every output of the model that returns fewer.
 
-    A model may return more outputs than the other (hidden states, a loss): each output of the other is paired with the first
-    remaining one that is equal, or else with the first of the same shape. If there is none, the result is empty.
+    Outputs of one name correspond, where both models name all of theirs. The others are paired in order; where a model
+    returns more of them than the other (hidden states, a loss), each output of the other is paired with the first remaining
+    one that is equal, or else with the first of the same shape. If there is none, none of them has a counterpart.
 
     >>> a, b = torch.zeros(2), torch.ones(2)
-    >>> corresponding([a, b], [b], 1e-9)
+    >>> corresponding([("", a), ("", b)], [("", b)], 1e-9)
     [(1, 0)]
+    >>> corresponding([("mean", a), ("scale", b)], [("scale", b), ("mean", a)], 1e-9)
+    [(0, 1), (1, 0)]
     """
-    if len(expected) == len(outputs):
-        return [(i, i) for i in range(len(outputs))]
-    few, many = (expected, outputs) if len(expected) < len(outputs) else (outputs, expected)
+    named = pairs_by_name([name for name, _ in expected], [name for name, _ in outputs])
+    ours, theirs = _others(len(expected), [i for i, _ in named]), _others(len(outputs), [j for _, j in named])
+    values = [expected[i][1] for i in ours], [outputs[j][1] for j in theirs]
+    if len(ours) == len(theirs):
+        found = [(i, i) for i in range(len(ours))]
+    elif len(ours) < len(theirs):
+        found = _first_alike(*values, tolerance)
+    else:
+        found = [(i, j) for j, i in _first_alike(values[1], values[0], tolerance)]
+    return sorted([*named, *((ours[i], theirs[j]) for i, j in found)])
+
+
+def _others(count: int, taken: Container[int]) -> list[int]:
+    return [i for i in range(count) if i not in taken]
+
+
+def _first_alike(few: Sequence[Tensor], many: Sequence[Tensor], tolerance: float) -> list[tuple[int, int]]:
+    """Pair each value, in order, with the first remaining one that is equal, or of the same shape; none if one has none."""
     found: list[int] = []
     for value in few:
         rest = range(found[-1] + 1 if found else 0, len(many))
@@ -78,7 +98,19 @@ def corresponding(expected: Sequence[Tensor], outputs: Sequence[Tensor], toleran
         if not alike:
             return []
         found.append((equal or alike)[0])
-    return [(i, j) if few is expected else (j, i) for i, j in enumerate(found)]
+    return list(enumerate(found))
+
+
+def pairs_by_name(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
+    """Return pairs of places of equal names; none where one side leaves one without a name.
+
+    >>> pairs_by_name(["logits", "loss"], ["hidden", "logits"]), pairs_by_name(["logits"], [""])
+    ([(0, 1)], [])
+    """
+    if not all((*ours, *theirs)):
+        return []
+    places = {name: place for place, name in enumerate(theirs)}
+    return [(place, places[name]) for place, name in enumerate(ours) if name in places]
 
 
 def output_error(expected: Sequence[Tensor], outputs: Sequence[Tensor], returned: Sequence[tuple[int, int]]) -> float:

@@ -9,7 +9,7 @@ value: so every pair is compared on equal inputs, and one difference does not hi
 >>> model = capture_symbolic(nn.Sequential(nn.ReLU(), nn.Tanh()))
 >>> relu, tanh = [node.name for node in model.graph.nodes if node.op == "call_function"]
 >>> three, watches = torch.tensor([3.0]), [Watch(("a", relu), "a", relu), Watch(("b", tanh), "b", tanh)]
->>> source = Reference({"a": three, "b": three.tanh()}, [three.tanh()])
+>>> source = Reference({"a": three, "b": three.tanh()}, [("", three.tanh())])
 >>> print(compare(model, {}, [torch.tensor([2.0])], watches, source, 1e-9))
 2 pairs compared, 0 loosely, 1 replaced by the source's value; outputs differ by 0.0e+00
   relu against a: 3.3e-01
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
-from fxmap.model.tensors import tensors_of
+from fxmap.model.tensors import Named, named_outputs
 from fxmap.run.distance import corresponding, distance, loose_distance, output_error
 from fxmap.run.interpreter import ValueInterpreter
 from fxmap.run.operands import Operands, PieceWatch
@@ -79,10 +79,15 @@ class Watch:
 
 @dataclass(frozen=True)
 class Reference:
-    """One run of the source, with which the destination is compared: values by fx node, and the outputs."""
+    """One run of the source, with which the destination is compared: values by fx node, and the outputs with their names."""
 
     values: Mapping[str, Tensor]
-    outputs: Sequence[Tensor]
+    returned: Named
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The outputs, in order."""
+        return [value for _, value in self.returned]
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,9 @@ def compare(
     for watch in watches:
         watched.setdefault(watch.dst, []).append(watch)
     run = _Recorder(watched, reference, tolerance, restart, Operands(pieces, reference.values, tolerance))
-    outputs = tensors_of(ValueInterpreter(captured, tensors, run.hook).run(*arguments))
-    returned = corresponding(reference.outputs, outputs, tolerance)
+    found = named_outputs(ValueInterpreter(captured, tensors, run.hook).run(*arguments))
+    outputs = [value for _, value in found]
+    returned = corresponding(reference.returned, found, tolerance)
     error = output_error(reference.outputs, outputs, returned)
     loose, replaced, operands = frozenset(run.loose), tuple(run.replaced), run.operands.differing
     return Comparison(run.errors, loose, replaced, error, outputs, run.seen, returned, operands)

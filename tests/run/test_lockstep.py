@@ -39,7 +39,7 @@ def test_distance(a: Tensor, b: Tensor, expected: float) -> None:
     ],
 )
 def test_which_output_is_which(expected: list[Tensor], outputs: list[Tensor], found: list[tuple[int, int]]) -> None:
-    assert corresponding(expected, outputs, 1e-9) == found
+    assert corresponding([("", value) for value in expected], [("", value) for value in outputs], 1e-9) == found
 
 
 def test_a_restart_has_the_sources_numbers_and_the_destinations_gradient() -> None:

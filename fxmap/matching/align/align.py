@@ -37,7 +37,7 @@ from fxmap.matching.align.alignment import Alignment, Evidence, Pair
 from fxmap.matching.align.assignment import assign
 from fxmap.matching.align.partial_matching import PartialMatching
 from fxmap.matching.align.signatures import Labels
-from fxmap.matching.align.view import View, view
+from fxmap.matching.align.view import View, views
 
 # Radii of neighbourhoods, from the widest to the narrowest that is still evidence.
 _RADII = (16, 8, 4, 2)
@@ -52,7 +52,7 @@ def align(src: OpGraph, dst: OpGraph, anchors: Sequence[tuple[str, str]] = (), *
         thorough: also use weak evidence: neighbourhoods, assignment by cost, unique shapes of tensors. Without it, only
             signatures count, and the pairs that follow from them.
     """
-    matching = PartialMatching(view(src), view(dst))
+    matching = PartialMatching(*views(src, dst))
     labels = Labels()
     _pair_ends(matching)
     _pair_anchors(matching, anchors)

@@ -1,11 +1,12 @@
 """A compact view of an operation graph: integers and lists, in topological order, for the inner loops of alignment."""
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fxmap.graph.affine import affine_shape, pointwise
 from fxmap.graph.kinds import Trait, facts, has
-from fxmap.graph.opgraph import CONSTANT, TENSOR, Op, OpGraph
+from fxmap.graph.opgraph import CONSTANT, OUTPUT, TENSOR, Op, OpGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,45 @@ def view(graph: OpGraph) -> View:
             users[producer].append((argument, index))
         shapes.append(_shapes(op, graph.tensors(op.name)))
     return View(ops, [_kind(op, graph.tensors(op.name)) for op in ops], shapes, operands, users)
+
+
+def views(src: OpGraph, dst: OpGraph) -> tuple[View, View]:
+    """Make the views of two graphs; the place of an output, its name or its number, counts if both models have it.
+
+    >>> def returning(*places):
+    ...     graph = OpGraph()
+    ...     graph.add(Op("x", "input"))
+    ...     graph.add(Op("end", OUTPUT))
+    ...     for place in places:
+    ...         _ = graph.network.add_edge("x", "end", argument=place)
+    ...     return graph
+    >>> [side.users[0] for side in views(returning(".mu", ".kl"), returning(".loss", ".mu"))]
+    [[('', 1), ('.mu', 1)], [('', 1), ('.mu', 1)]]
+    """
+    both = view(src), view(dst)
+    places = [
+        {argument for i, kind in enumerate(side.kinds) if kind == OUTPUT for argument, _ in side.operands[i]}
+        for side in both
+    ]
+    common = places[0] & places[1]
+    ours, theirs = (
+        side if found == common else _with_outputs(side, common) for side, found in zip(both, places, strict=True)
+    )
+    return ours, theirs
+
+
+def _with_outputs(side: View, common: Container[str]) -> View:
+    """Return a view whose outputs have a place only where it is a common one."""
+    ends = {i for i, kind in enumerate(side.kinds) if kind == OUTPUT}
+
+    def place(argument: str, consumer: int) -> str:
+        return argument if consumer not in ends or argument in common else ""
+
+    operands = [
+        sorted((place(argument, i), producer) for argument, producer in found) for i, found in enumerate(side.operands)
+    ]
+    users = [sorted((place(argument, user), user) for argument, user in found) for found in side.users]
+    return replace(side, operands=operands, users=users)
 
 
 def _kind(op: Op, tensors: dict[str, Op]) -> str:
