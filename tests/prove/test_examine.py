@@ -200,3 +200,29 @@ def test_an_argument_that_is_no_tensor_is_named_as_given() -> None:
     proof = fxmap.auto_map(Scaled(), Scaled(), example_inputs=(torch.randn(2, 8), 3)).proof
     assert proof.ok, proof
     assert "with argument 1=3, as given" in str(proof)
+
+
+class Branching(nn.Module):
+    """An encoder with a branch that only a count above 1 takes: the example does not reach the weights in it."""
+
+    def __init__(self, body: str) -> None:
+        super().__init__()
+        self.body, self.head = body, nn.Linear(8, 4)
+        block = nn.Module()
+        block.query, block.query_global = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.add_module(body, block)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        block = getattr(self, self.body)
+        h = block.query(x)
+        if bool((mask > 1).any()):
+            h = torch.where((mask > 1)[..., None], block.query_global(x), h)
+        y: Tensor = self.head(torch.tanh(h))
+        return y
+
+
+def test_weights_in_a_branch_that_the_example_does_not_take_come_from_the_module_that_corresponds() -> None:
+    mask = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]])
+    mapping = fxmap.auto_map(Branching("layer"), Branching("block"), example_inputs=(torch.randn(2, 4, 8), mask))
+    assert mapping.proof.ok, mapping.proof
+    assert str(mapping["block.query_global.weight"]) == "layer.query_global.weight"

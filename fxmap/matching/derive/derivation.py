@@ -213,22 +213,53 @@ def in_stored_sources(expression: Expression, src: OpGraph) -> Expression:
 def siblings(
     expressions: Mapping[str, Expression], src: Mapping[str, tuple[int, ...]], dst: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Expression]:
-    """Map tensors that no operation reads (batch counters) by the module that owns them.
+    """Map tensors that no operation reads (batch counters, a branch that was not taken) by the modules that they are in.
 
     If the read tensors of a destination module all come from one source module, its unread tensors come from the tensors of
-    the same name and shape there. `src` and `dst` are the shapes of the unread tensors.
+    the same name and shape there. Where its own module reads none, the nearest module around it that does is asked, and
+    there all names have to be the same. `src` and `dst` are the shapes of the unread tensors.
+
+    >>> from fxmap.expressions.base import Source
+    >>> read = {"encoder.0.attention.query.weight": Source("layers.0.attention.query.weight")}
+    >>> shapes = {"layers.0.attention.query_global.weight": (4, 4)}
+    >>> print(siblings(read, shapes, {"encoder.0.attention.query_global.weight": (4, 4)}))
+    {'encoder.0.attention.query_global.weight': Source(key='layers.0.attention.query_global.weight')}
+
+    Linear in the keys, times the depth of modules.
     """
     owners: dict[str, set[str]] = {}
     for key, expression in expressions.items():
         owners.setdefault(_owner(key), set()).update(_owner(source) for source in expression.sources())
+    around = _modules_around(expressions)
     found: dict[str, Expression] = {}
     for key, shape in dst.items():
-        sources = owners.get(_owner(key), set())
+        module = _owner(key)
+        sources = owners.get(module, set())
+        while module and not sources:
+            module = _owner(module)
+            sources = around.get(module, set())
         if len(sources) == 1:
-            owner, name = next(iter(sources)), key.rpartition(".")[2]
+            owner, name = next(iter(sources)), key[len(module) + 1 :] if module else key
             candidate = f"{owner}.{name}" if owner else name
             if src.get(candidate) == shape:
                 found[key] = Source(candidate)
+    return found
+
+
+def _modules_around(expressions: Mapping[str, Expression]) -> dict[str, set[str]]:
+    """Map each destination module to the source modules whose tensors its own are, under the same names.
+
+    A renamed tensor whose name in the module is another there adds a module that no key is in.
+    """
+    found: dict[str, set[str]] = {}
+    for key, expression in expressions.items():
+        if not isinstance(expression, Source):
+            continue
+        names, sources = key.split("."), expression.key.split(".")
+        for depth in range(len(names)):
+            inside = names[depth:]
+            same = sources[-len(inside) :] == inside
+            found.setdefault(".".join(names[:depth]), set()).add(".".join(sources[: -len(inside)]) if same else "?")
     return found
 
 
