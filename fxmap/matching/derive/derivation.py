@@ -216,7 +216,7 @@ def siblings(
     """Map tensors that no operation reads (batch counters, a branch that was not taken) by the modules that they are in.
 
     If the read tensors of a destination module all come from one source module, its unread tensors come from the tensors of
-    the same name and shape there. Where its own module reads none, the nearest module around it that does is asked, and
+    the same name and shape there. Where its own module reads none, the nearest module around them that does is asked, and
     there all names have to be the same. `src` and `dst` are the shapes of the unread tensors.
 
     >>> from fxmap.expressions.base import Source
@@ -234,7 +234,7 @@ def siblings(
     found: dict[str, Expression] = {}
     for key, shape in dst.items():
         module = _owner(key)
-        sources = owners.get(module, set())
+        sources = owners.get(module) or around.get(module, set())
         while module and not sources:
             module = _owner(module)
             sources = around.get(module, set())
