@@ -50,7 +50,8 @@ def verify(
 
     Raises:
         CaptureError: a model has no graph.
-        MappingError: the mapping makes a key that the destination does not have, or reads one that the source does not.
+        MappingError: the mapping makes a key that the destination does not have, or reads one that the source does not; or
+            it is no mapping.
 
     Cost: as `auto_map`.
 
@@ -61,6 +62,10 @@ def verify(
     >>> print(proof.divergence.attribute)
     0.weight is 1.weight, which is not 0.weight
     """
+    if not isinstance(mapping, Mapping):
+        raise MappingError(
+            f"mapping is a {type(mapping).__name__}, not a mapping of keys: call verify(src, dst, mapping), in this order"
+        )
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
     refuse_uninitialised(source=ours, destination=theirs)
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)

@@ -197,3 +197,11 @@ def test_data_parallel_prefix(source: nn.Module) -> None:
     other = models.randomised_float("resnet18", seed=3)
     assert fxmap.auto_map(source, other, verify=False).load_into(other, wrapped.state_dict()).written == 122
     assert all(same_value(value, other.state_dict()[key]) for key, value in dst.state_dict().items())
+
+
+def test_arguments_of_verify_in_another_order_are_said() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(
+        fxmap.MappingError, match=r"mapping is a Linear, not a mapping of keys: call verify\(src, dst, mapping\)"
+    ):
+        fxmap.verify(fxmap.KeyMapping({}), model, model)  # type: ignore[arg-type]
