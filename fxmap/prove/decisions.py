@@ -68,9 +68,10 @@ class Decisions(TorchFunctionMode):
         self.forced = forced
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Watch what leaves a tensor: truth values, numbers, sizes."""
-        result = func(*args, **(kwargs or {}))
+        """Watch what leaves a tensor: truth values, numbers, sizes, and places that were chosen."""
         name = getattr(func, "__name__", "")
+        args = self._chosen(name, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
         if name in _COMPARISONS:
             self.numbers.update(value for value in args[1:2] if type(value) in (int, float))
         elif name in _READS or (name == "__getitem__" and _is_choice(args[1])):
@@ -84,6 +85,20 @@ class Decisions(TorchFunctionMode):
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
             return self._sized(result)
         return result
+
+    def _chosen(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Note whether code chooses any place of a tensor: a loop over none runs no time, and leaves nothing in a graph.
+
+        Returns:
+            The arguments; those that choose the other places, where the decision is turned round.
+        """
+        place = _choosing(name, args, kwargs)
+        site = None if place is None else _site(by_value=True)
+        if place is None or site is None:
+            return args
+        is_any = bool((args[place] != 0).any())
+        self.outcomes.setdefault(site, set()).update({False, is_any})
+        return (*args[:place], args[place] == 0, *args[place + 1 :]) if site in self.forced else args
 
     def _sized(self, result: Any) -> Any:
         if type(result) is torch.Size:
@@ -118,6 +133,14 @@ _TORCH = str(Path(torch.__file__).resolve().parent)
 def _is_choice(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(part, torch.Tensor) and part.dtype is torch.bool for part in parts)
+
+
+def _choosing(name: str, args: Any, kwargs: Any) -> int | None:
+    """Return which argument says which places a call chooses; None if it is none that does."""
+    if name in ("nonzero", "argwhere") or (name == "where" and len(args) == 1 and not kwargs):
+        return 0
+    chooses = len(args) > 1 and isinstance(args[1], torch.Tensor) and args[1].dtype is torch.bool
+    return 1 if chooses and name in ("masked_select", "__getitem__") else None
 
 
 def _site(by_value: bool) -> Site | None:

@@ -89,3 +89,31 @@ def test_a_decision_that_changes_nothing_is_no_obstacle() -> None:
     proof = fxmap.auto_map(one, other, example_inputs=FLOATS).proof
     assert proof is not None
     assert proof.ok
+
+
+def _each(change: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
+    """Return a function that loops over places of the input that no draw has, and negates where there are any."""
+
+    def function(h: Tensor, x: Tensor, *_: Any) -> Tensor:
+        for _place in change(x.abs() > 10_000_000):
+            return -h
+        return h
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda big: big.nonzero(),
+        lambda big: torch.where(big)[0].tolist(),
+        lambda big: torch.argwhere(big),
+        lambda big: big[big],
+    ],
+)
+def test_a_loop_over_places_that_no_input_has_is_turned_round(places: Callable[[Tensor], Any]) -> None:
+    one, other = (Net(_each(places), on) for on in (False, True))
+    proof = fxmap.auto_map(one, other, example_inputs=FLOATS).proof
+    assert not proof.ok
+    assert "the models' own code decides by values" in proof.reason
+    assert fxmap.auto_map(other, other, example_inputs=FLOATS).proof.ok

@@ -73,6 +73,8 @@ _FLOATS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor]]] =
     "of numpy": (lambda x: (x.detach().numpy() > 7.5).mean() > 0.5, lambda x: x + 20),
     "tiny": (lambda x: x.abs().max() < 0.01, lambda x: x * 1e-4),
     "rising": (lambda x: (x[:, 1:] >= x[:, :-1]).all(), lambda x: x.sort(1)[0]),
+    "at places that a loop goes through": (lambda x: any(True for _ in (x.abs() > 5e4).nonzero()), lambda x: 1e6 * x),
+    "chosen into a list": (lambda x: x[x > 7e4].tolist() != [], lambda x: 1e6 * x.abs()),
 }
 _IDS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor]]] = {
     "all equal": (lambda i: (i == i[0, 0]).all(), lambda i: torch.full_like(i, 5)),
