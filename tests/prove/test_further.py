@@ -107,7 +107,7 @@ def _each(change: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
     [
         lambda big: big.nonzero(),
         lambda big: torch.where(big)[0].tolist(),
-        lambda big: torch.argwhere(big),
+        torch.argwhere,
         lambda big: big[big],
     ],
 )
