@@ -31,6 +31,7 @@ from fxmap.mapping.applying import (
     refuse_unusable,
     sources_of,
 )
+from fxmap.mapping.combining import Combinable, Whole
 from fxmap.mapping.exports import Exports
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.graphs import Graphs
@@ -51,7 +52,7 @@ from fxmap.trace import Trace
 _NOT_TRACED = Trace()
 
 
-class KeyMapping(Exports):
+class KeyMapping(Combinable, Exports):
     """How every destination key is made from source keys.
 
     As a mapping it goes from destination key to expression, over the keys that the source makes; keys that the
@@ -260,6 +261,9 @@ class KeyMapping(Exports):
 
     def _alike(self, expressions: Mapping[str, Expression], knowledge: Findings) -> Self:
         return type(self)(expressions, knowledge)
+
+    def _of(self, whole: Whole) -> Self:
+        return type(self)(whole.expressions, whole.findings, whole.proof)
 
     def to_json(self) -> str:
         """Write the mapping as JSON: expressions and statuses, no values, no proof."""
