@@ -228,7 +228,7 @@ class Proof:
         return "\n".join([self._head(), *([self.scope.short] if self.scope and self.forwards else []), *self._rest()])
 
     def explain(self) -> str:
-        """Return all that the proof says: what was run, on which inputs, what is known of the keys, and what it does not cover.
+        """Return all that the proof says: what was run, on which inputs, what is known of the keys, what it leaves out.
 
         >>> scope = Scope(ran=("4x6 (drawn values)", "2x3 (another length)", "1x35 (another length)"))
         >>> print(Proof(True, {"a": Status.PROVEN}, 1e-12, None, 6, ("4x6",), scope=scope).explain())
