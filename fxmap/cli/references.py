@@ -11,7 +11,7 @@
 Arguments are literals (numbers, strings, lists, True, None): nothing else of them is evaluated. A factory is code of its
 file or package, and is run; of a configuration no code is run but that of the installed library. Packages are those that are
 installed; for `package.module:factory` alone also those in the current folder, which come last, so that a folder that was
-downloaded cannot stand in for an installed package. Whenever code is run that is not installed, stderr says which file.
+downloaded cannot stand in for an installed package. A file that is run is named on stderr.
 """
 
 import ast
@@ -208,11 +208,7 @@ def _configured(reference: Reference, file: Path, transformers: Any) -> Callable
 
 def _factory(reference: Reference) -> Callable[..., Any]:
     _search_here_last()
-    module = _imported(reference.origin, reference)
-    file = getattr(module, "__file__", None)
-    if file is not None and Path(file).is_relative_to(Path.cwd()) and not Path(file).is_relative_to(sys.prefix):
-        _say_what_runs(file)
-    return _member(reference, module)
+    return _member(reference, _imported(reference.origin, reference))
 
 
 def _factory_of_file(reference: Reference) -> Callable[..., Any]:
@@ -226,7 +222,7 @@ def _factory_of_file(reference: Reference) -> Callable[..., Any]:
         raise UsageError(f"{reference.text}: {file} is no file of Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as an import does it, for classes that look up their module
-    _say_what_runs(file)
+    tell(escaped(f"fxmap: running the code of {file.resolve()}"))
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
@@ -237,10 +233,6 @@ def _factory_of_file(reference: Reference) -> Callable[..., Any]:
     except Exception as error:
         raise FactoryError(f"{reference.text}: running {file} raised {type(error).__name__}: {error}") from error
     return _member(reference, module)
-
-
-def _say_what_runs(file: str | Path) -> None:
-    tell(escaped(f"fxmap: running the code of {Path(file).resolve()}"))
 
 
 def _member(reference: Reference, found: Any) -> Callable[..., Any]:

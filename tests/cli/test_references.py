@@ -166,15 +166,3 @@ def test_a_factory_of_a_file_is_run_and_said(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == f"fxmap: running the code of {tmp_path}/net.py\n"
     with pytest.raises(UsageError, match="has no 'built'; the closest is 'build'"):
         resolve(f"{tmp_path}/net.py:built()")
-
-
-def test_a_module_of_the_current_folder_is_said_and_one_that_is_installed_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "net_of_this_folder.py").write_text("from torch import nn\nbuild = nn.Identity")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    resolve("net_of_this_folder:build")
-    assert capsys.readouterr().err == f"fxmap: running the code of {tmp_path}/net_of_this_folder.py\n"
-    resolve("torch.nn:Linear(2, 2)")
-    assert capsys.readouterr().err == ""
