@@ -24,6 +24,7 @@ _OPTIONS: tuple[tuple[str, str], ...] = (
     (r"verify=[\"']warn[\"']", "--unproven"),
     (r"verify=False; ", ""),
     (r"strict=False", "--no-strict"),
+    (r"absorb_eps=True", "--absorb-eps"),
     (r"overwrite=True \(--force\)", "--force"),
     (r"weights=[\"']([^\"']*)[\"']", r"--weights \1"),
     (r"into=[\"']([^\"']*)[\"']", r"--into \1"),
@@ -33,7 +34,7 @@ _OPTIONS: tuple[tuple[str, str], ...] = (
     (r"\(src=\)", "(--src)"),
     (r"pass src=,", "pass --src,"),
     (r"leave src out", "leave --src out"),
-    (r"\b(relu6=[\"']\w+[\"']|absorb_eps=True|allow_code=True|lora_alpha=\)?|dst_inputs=|assign=True)", r"\1 (in Python)"),
+    (r"\b(relu6=[\"']\w+[\"']|allow_code=True|lora_alpha=\)?|dst_inputs=|assign=True)", r"\1 (in Python)"),
 )  # fmt: skip
 
 

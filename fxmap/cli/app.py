@@ -22,6 +22,7 @@ from fxmap.cli import commands, differences, streaming
 from fxmap.cli.advice import as_options
 from fxmap.cli.entry import INTERRUPTED
 from fxmap.cli.options import (
+    AbsorbEps,
     AsJson,
     Calibration,
     Dst,
@@ -115,12 +116,13 @@ def map_models(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as a page, with both graphs.")
     ] = None,
+    absorb_eps: AbsorbEps = False,
 ) -> None:
     """Find how every key of DST is made from keys of SRC, and prove it.
 
     Exit status: 0 proven; 1 not proven or not complete; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda _: commands.map_models(src, dst, weights, inputs, all_keys, html)), as_json)
+    _finish(_working(lambda _: commands.map_models(src, dst, weights, inputs, all_keys, html, absorb_eps)), as_json)
 
 
 @app.command()
@@ -143,6 +145,7 @@ def convert(
     prove: Annotated[bool, typer.Option("--proof/--no-proof", help="Run both models, which takes their memory.")] = True,
     shard_size: ShardSize = "5GB",
     dtype: Dtype = None,
+    absorb_eps: AbsorbEps = False,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
 
@@ -153,12 +156,14 @@ def convert(
     """
     if not commands.is_folder(output):
         job = commands.Conversion(
-            checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven
+            checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven, absorb_eps
         )
         _finish(_working(lambda _: job.run()), as_json)
         return
-    if calibration is not None or into is not None:
-        raise UsageError("--calibration and --into need an output file (.safetensors, .pt, .pth), not a folder")
+    if calibration is not None or into is not None or absorb_eps:
+        raise UsageError(
+            "--calibration, --into and --absorb-eps need an output file (.safetensors, .pt, .pth), not a folder"
+        )
     verify: Verify = ("warn" if unproven else True) if prove else False
     stream = streaming.Conversion(
         checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype

@@ -45,9 +45,10 @@ def map_models(
     inputs: str | None = None,
     all_keys: bool = False,
     html: Path | None = None,
+    absorb_eps: bool = False,
 ) -> Outcome:
     """Map SRC to DST, and write the report as a page if a file is given for it."""
-    mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
+    mapping = _mapped(resolve(src, weights), resolve(dst), inputs, absorb_eps)
     if html is not None:
         mapping.to_html(html, title=f"{src} to {dst}")
     written = "" if html is None else f"\nwrote {html}"
@@ -114,6 +115,7 @@ class Conversion:
     into: str | None = None
     strict: bool = True
     unproven: bool = False
+    absorb_eps: bool = False
 
     def run(self) -> Outcome:
         """Read, map, fill and write; the output file is written whole, or not at all."""
@@ -133,6 +135,7 @@ class Conversion:
                 into=self.into,
                 strict=self.strict,
                 verify="warn" if self.unproven else True,
+                absorb_eps=self.absorb_eps,
             )
         state = dst.state_dict()
         save(state, self.output, overwrite=self.force)
@@ -151,11 +154,13 @@ def is_folder(output: Path) -> bool:
     return output.is_dir() or not output.suffix or output.suffix[1:].isdecimal()
 
 
-def _mapped(src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None) -> KeyMapping:
+def _mapped(
+    src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None, absorb_eps: bool = False
+) -> KeyMapping:
     if isinstance(dst, Checkpoint):
         return map_by_name(state_of(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
-    mapping = auto_map(src if isinstance(src, nn.Module) else src.state, dst, example_inputs=example(inputs))
-    return mapping.with_notes(*_notes(src))
+    source = src if isinstance(src, nn.Module) else src.state
+    return auto_map(source, dst, example_inputs=example(inputs), absorb_eps=absorb_eps).with_notes(*_notes(src))
 
 
 def _notes(found: nn.Module | Checkpoint) -> tuple[Note, ...]:

@@ -74,3 +74,11 @@ ShardSize = Annotated[str, typer.Option(metavar="SIZE", help="Of a file in an ou
 Strict = Annotated[
     bool, typer.Option(help="Refuse a file that holds more of the layers that are read than is read of them.")
 ]
+
+
+AbsorbEps = Annotated[
+    bool,
+    typer.Option(
+        "--absorb-eps", help="Move another eps of a batch norm into the running variance, where nothing else differs."
+    ),
+]

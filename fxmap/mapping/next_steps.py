@@ -73,7 +73,8 @@ def _difference(proof: Proof) -> tuple[Step, ...]:
     if proof.divergence is None:
         return ()
     remedy = proof.divergence.remedy or "say which of the two is meant, and build the other one so"
-    return (Step(f"compare {proof.divergence.dst} with {proof.divergence.src} in the code; {remedy}"),)
+    where = f"compare {proof.divergence.dst} with {proof.divergence.src} in the code"
+    return (Step(f"{where}. {remedy[:1].upper()}{remedy[1:]}"),)
 
 
 def _open(findings: Findings) -> list[Step]:

@@ -35,11 +35,12 @@ def page(
     # Inside a script element only "</" and "<!--" would be markup.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     found = {name: files(__package__).joinpath(name).read_text(encoding="utf-8") for name in _FILES}
-    document = found["page.html"].replace("/* style */", found["page.css"]).replace("/* script */", found["page.js"])
+    script = found["page.js"] + found["page.graphs.js"]
+    document = found["page.html"].replace("/* style */", found["page.css"]).replace("/* script */", script)
     return document.replace("{{title}}", html.escape(title)).replace("{{data}}", text)
 
 
-_FILES = ("page.html", "page.css", "page.js")
+_FILES = ("page.html", "page.css", "page.js", "page.graphs.js")
 
 
 def _data(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, graphs: Graphs | None) -> dict[str, Any]:
