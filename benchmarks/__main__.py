@@ -9,6 +9,7 @@ from benchmarks.faults import command as faults
 from benchmarks.forms import command as forms
 from benchmarks.names import command as names
 from benchmarks.pairs import command as pairs
+from benchmarks.plots import command as plots
 from benchmarks.proof import command as proof
 from benchmarks.scale import command as scale
 from benchmarks.speed import command as speed
@@ -25,6 +26,7 @@ app.command("proof")(proof.command)
 app.command("compare")(compare.command)
 app.command("speed")(speed.command)
 app.command("scale")(scale.command)
+app.command("plots")(plots.command)
 app.command("unseen")(unseen.command)
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fxmap.mapping.key_mapping import KeyMapping
     from fxmap.mapping.proof import Divergence, Proof, Status
     from fxmap.run.noise import sqnr
+    from fxmap.trace import progress
 
 __all__ = [
     "CaptureError",
@@ -57,6 +58,7 @@ __all__ = [
     "convert",
     "file_limits",
     "load",
+    "progress",
     "sqnr",
     "transfer",
     "verify",
@@ -91,6 +93,7 @@ _HOMES = {
     "fxmap.mapping.key_mapping": ("KeyMapping",),
     "fxmap.mapping.proof": ("Divergence", "Proof", "Status"),
     "fxmap.run.noise": ("sqnr",),
+    "fxmap.trace": ("progress",),
 }
 
 

@@ -50,15 +50,23 @@ class InternalError(AssertionError):
 
 
 class MissingCalibration(QuantizationError):
-    """A static int8 destination needs activation ranges, which weights alone do not determine."""
+    """A static int8 destination needs activation ranges, which weights alone do not determine.
 
-    def __init__(self, example: str, keys: Sequence[str]) -> None:
+    `observed` says that the source has observers or fake-quantizers, which hold ranges.
+    """
+
+    def __init__(self, example: str, keys: Sequence[str], observed: bool = False) -> None:
+        own = (
+            " The source has observers, with the ranges of its own data: convert it (torch.ao.quantization.convert, or as "
+            "its form is converted) and give the int8 model that results as src; its ranges are then taken over."
+        )
         super().__init__(
             f"{example} (and {len(keys) - 1} more keys): the destination is static int8, and its activation ranges "
             "belong to other weights; they cannot be computed from weights alone. Nothing was written. Either give data: "
             "fxmap.transfer(src, dst, calibration=batches) with a few dozen typical inputs; or "
             'let fxmap make inputs from the statistics of the source\'s batch norms: calibration="distilled"; or keep the '
             'destination\'s own ranges at your word: calibration="keep".'
+            f"{own if observed else ''}"
         )
         self.keys = tuple(keys)
 

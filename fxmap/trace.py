@@ -11,6 +11,12 @@ nothing.
 >>> print(Trace(tuple(steps)))  # doctest: +ELLIPSIS
 structure; left, since one operation has no counterpart (... s)
   align: 3 of 4 operations (... s)
+
+The same reports are progress, for somebody who waits:
+
+>>> with progress(lambda event: print(event.stage)), stage("align"):
+...     pass
+align
 """
 
 import time
@@ -18,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,99 @@ class _Recorder:
 _RECORDER: ContextVar[_Recorder | None] = ContextVar("fxmap_trace", default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """How far a mapping is: its stage, the share that is done (0 to 1), and the seconds that are left where that is known.
+
+    Both numbers are estimates: how long a proof takes depends on what the models do.
+    """
+
+    stage: str
+    share: float
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
+        return f"{self.stage}: {self.share:.0%}{left}"
+
+
+# The share that is usually done when a stage begins, of a mapping with a proof.
+_BEGUN = {"capture": 0.0, "build": 0.03, "normalise": 0.05, "align": 0.12, "derive": 0.17, "search": 0.2, "prove": 0.25}
+_BEGUN["fill the destination"] = _FILLED = 0.9
+
+# The passes that most proofs take.
+_USUAL = 45
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Turns stages and passes into events, whose share never falls while one mapping is made."""
+
+    report: Callable[[Event], None]
+    share: float = 0.0
+    passes: int = 0
+    since: float = 0.0
+
+    def begin(self, name: str) -> None:
+        if name in ("capture", "prove"):
+            self.passes, self.since = 0, time.monotonic()
+        self.share = max(self.share, _BEGUN.get(name, self.share))
+        self.report(Event(name, self.share))
+
+    def count(self, number: int) -> None:
+        """Count passes of a proof."""
+        self.passes += number
+        self.share = max(self.share, _BEGUN["prove"] + (_FILLED - _BEGUN["prove"]) * min(self.passes / _USUAL, 1.0))
+        each = (time.monotonic() - self.since) / max(self.passes, 1)
+        # The first passes prepare more than they run.
+        left = each * (_USUAL - self.passes) if 5 <= self.passes < _USUAL else None
+        self.report(Event(f"prove, forward pass {self.passes}", self.share, left))
+
+
+_WATCH: ContextVar[_Watch | None] = ContextVar("fxmap_progress", default=None)
+
+
+@contextmanager
+def progress(report: Any) -> Iterator[None]:
+    """Report the progress of every call of fxmap inside the `with` block, in this thread; without it there is no report.
+
+    Args:
+        report: a function, called with an `Event` whenever a stage begins and with every pass of a proof; or a bar with
+            `update` and `set_description`, such as `tqdm.tqdm(total=100)`.
+
+    >>> import fxmap, torch
+    >>> events = []
+    >>> with fxmap.progress(events.append):
+    ...     mapping = fxmap.auto_map(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    >>> events[0].stage, events[-1].share > 0.25
+    ('structure, by symbolic trace', True)
+    """
+    token = _WATCH.set(_Watch(_for_bar(report) if hasattr(report, "set_description") else report))
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
+def _for_bar(bar: Any) -> Callable[[Event], None]:
+    done = 0.0
+
+    def report(event: Event) -> None:
+        nonlocal done
+        reached = event.share * float(bar.total or 1)
+        bar.set_description(event.stage)
+        bar.update(max(reached - done, 0.0))
+        done = max(done, reached)
+
+    return report
+
+
+def count_passes(number: int) -> None:
+    """Report forward passes of a proof to whoever watches."""
+    if (watch := _WATCH.get()) is not None:
+        watch.count(number)
+
+
 @contextmanager
 def recording() -> Iterator[list[Step]]:
     """Collect the steps of every stage that runs inside the `with` block, in this thread."""
@@ -98,6 +198,8 @@ class Note:
 @contextmanager
 def stage(name: str) -> Iterator[Callable[..., None]]:
     """Record the `with` block as a stage: its processor time, its notes, and the error that ended it, if any."""
+    if (watch := _WATCH.get()) is not None:
+        watch.begin(name)
     recorder, note = _RECORDER.get(), Note()
     if recorder is None:
         yield note

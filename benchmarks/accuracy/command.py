@@ -25,6 +25,7 @@ from benchmarks.accuracy.run import NOT_INSTALLED, Row, run_case
 from benchmarks.accuracy.totals import Total, ahead, false_claims, groups_of, is_ours, mappers_of, totals
 from benchmarks.common.output import progress, versions, write_json
 from benchmarks.common.workers import LIBRARIES, run_all
+from fxmap.cli.tables import print_table
 
 SECONDS = 60.0
 WIDTH = 180  # of the tables where the output is no terminal
@@ -148,7 +149,7 @@ def _print(rows: list[Row], took: float) -> None:
     for group in groups_of(rows):
         names = [name for name in mappers_of(rows) if (group, name) in found]
         if names:
-            console.print(_table(group, {name: found[group, name] for name in names}))
+            print_table(console, _table(group, {name: found[group, name] for name in names}))
     for line in remarks(rows):
         console.print(line, markup=False, highlight=False)
     console.print(f"{took:.0f} s in all")

@@ -27,7 +27,7 @@ def bars(found: dict[str, Total]) -> str:
     """Draw one line a mapper: the shares of the keys that are right, wrong and missing."""
     lines = [line for number, (name, total) in enumerate(found.items()) for line in _bar(number, name, total)]
     width, height = _LABEL + _BAR + _COUNT, _ROW * len(found) + 4
-    return _svg(width, height, lines, "keys right, wrong and missing, by mapper")
+    return svg(width, height, lines, "keys right, wrong and missing, by mapper")
 
 
 def _bar(number: int, name: str, total: Total) -> Iterator[str]:
@@ -47,8 +47,8 @@ def time_against_size(rows: Sequence[Row]) -> str:
     shown = [row for row in rows if row.seconds and row.size and row.mapper in COLOURS and not row.failure]
     if not shown:
         return ""
-    across = _Axis(min(row.size for row in shown), max(row.size for row in shown), 62, 620)
-    up = _Axis(min(row.seconds or 1 for row in shown), max(row.seconds or 1 for row in shown), 380, 12)
+    across = Axis(min(row.size for row in shown), max(row.size for row in shown), 62, 620)
+    up = Axis(min(row.seconds or 1 for row in shown), max(row.seconds or 1 for row in shown), 380, 12)
     lines = list(_grid(across, up))
     names = [name for name in mappers_of(shown) if name in COLOURS]
     # Fxmap's own points lie on top.
@@ -59,7 +59,7 @@ def time_against_size(rows: Sequence[Row]) -> str:
         lines.append(
             f'<circle cx="646" cy="{y - 4}" r="5" fill="{COLOURS[name]}"/><text x="658" y="{y}">{escape(name)}</text>'
         )
-    return _svg(840, 424, lines, "processor seconds against the number of keys, by mapper")
+    return svg(840, 424, lines, "processor seconds against the number of keys, by mapper")
 
 
 def _point(x: float, y: float, row: Row) -> str:
@@ -68,7 +68,7 @@ def _point(x: float, y: float, row: Row) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" {style}><title>{title}</title></circle>'
 
 
-class _Axis:
+class Axis:
     """A logarithmic scale from whole powers of ten to whole powers of ten."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
@@ -85,7 +85,7 @@ class _Axis:
         return [10.0**power for power in range(self.first, self.last + 1)]
 
 
-def _grid(across: _Axis, up: _Axis) -> Iterator[str]:
+def _grid(across: Axis, up: Axis) -> Iterator[str]:
     for value in across.ticks():
         x = across(value)
         yield f'<line x1="{x}" x2="{x}" y1="{up.end}" y2="{up.start}" stroke="#e4e4e4"/>'
@@ -98,7 +98,8 @@ def _grid(across: _Axis, up: _Axis) -> Iterator[str]:
     yield f'<text x="{middle}" y="{up.start + 36}" text-anchor="middle">keys of the destination</text>'
 
 
-def _svg(width: float, height: float, lines: Sequence[str], label: str) -> str:
+def svg(width: float, height: float, lines: Sequence[str], label: str) -> str:
+    """Return the elements of a picture as one, with a label for readers who do not see it."""
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{escape(label)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(lines)}</svg>'

@@ -24,6 +24,7 @@ from torch.nn import functional
 import fxmap
 from benchmarks.common.output import progress, write_json
 from fxmap.cli.demo.data import Digits, Settings, fine_tune, isolated
+from fxmap.cli.tables import print_table
 from fxmap.testing import compare
 from fxmap.testing.recipes import forms, models
 from fxmap.testing.recipes.forms import Form
@@ -226,5 +227,5 @@ def _print(rows: list[Row], seconds: float) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    console.print(table)
+    print_table(console, table)
     console.print(f"{seconds:.0f} s in all, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")

@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fxmap.cli.tables import print_table
+
 WIDTH = 180  # of the table where the output is no terminal
 NOTABLE = 1.5  # a ratio of times that is reported
 
@@ -152,6 +154,6 @@ def _print(changes: list[Change]) -> None:
         for change in chosen:
             table.add_row(change.row, change.what, change.old, change.new)
         if chosen:
-            console.print(table)
+            print_table(console, table)
     counts = {better: sum(change.better is better for change in changes) for better in (True, False)}
     console.print(f"{counts[True]} better, {counts[False]} worse")

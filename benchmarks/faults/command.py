@@ -21,6 +21,7 @@ from benchmarks.common.output import write_json
 from benchmarks.common.workers import run_one
 from benchmarks.faults import files, mappings
 from benchmarks.faults.attack import Attack
+from fxmap.cli.tables import print_table
 
 ATTACKS: dict[str, Attack] = {attack.name: attack for part in (files, mappings) for attack in part.attacks()}
 _SHOWN = 5  # failures of a kind that are kept
@@ -106,7 +107,7 @@ def _print(rows: list[Row], took: float) -> None:
         table.add_column(title, justify="right" if title in ("tried", "survived", "s") else "left")
     for row in rows:
         table.add_row(row.name, row.holds, str(row.tried), str(row.survived), f"{row.seconds:.0f}")
-    console.print(table)
+    print_table(console, table)
     for row in rows:
         for failure in row.failures:
             console.print(

@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.common.output import progress, write_json
 from benchmarks.forms import measure_layers
 from benchmarks.forms.measure import PAIRS, Row, measure, subject
+from fxmap.cli.tables import print_table
 from fxmap.testing.recipes.models import MODELS
 
 QUICK_MODELS = ("shufflenet_v2_x0_5", "resnet18")
@@ -145,7 +146,7 @@ def _print(rows: list[Row], seconds: float, proof: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(_table(rows))
+    print_table(console, _table(rows))
     console.print(_summary(rows))
     for row in rows:
         if not row.ok or row.proof_ok is False:

@@ -22,6 +22,7 @@ from benchmarks.names.data import NamedPair, read
 from benchmarks.names.data import by_name as sorted_by_name
 from benchmarks.names.measure import NOT_INSTALLED, OURS, Row, measure
 from benchmarks.names.peers import PEERS
+from fxmap.cli.tables import print_table
 
 
 def command(
@@ -87,7 +88,7 @@ def _print(rows: list[Row], names: list[str]) -> list[str]:
             continue
         cells = ["{} / {} / {} ({})".format(*totals[group, name]) for group in groups]
         table.add_row(name, *cells, f"{max(row.seconds for row in own):.1f}")
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print_table(Console(width=None if sys.stdout.isatty() else 200), table)
     beaten = [
         f"{name} on {group}"
         for group in groups

@@ -19,6 +19,7 @@ from benchmarks.common.workers import LIBRARIES, Ended, run_all
 from benchmarks.registry import GROUPS, PAIRS
 from benchmarks.registry.compat import install_pkg_resources
 from benchmarks.registry.pair import Pair
+from fxmap.cli.tables import print_table
 
 WIDTH = 180  # of the table where the output is no terminal
 
@@ -148,7 +149,7 @@ def _print(rows: list[Row], took: float) -> None:
     for row in rows:
         if row.ran:
             table.add_row(*(column(row) for column in _COLUMNS.values()))
-    console.print(table)
+    print_table(console, table)
     for row in rows:
         if not row.ran:
             console.print(f"not run: {row.id}: {row.not_run}", markup=False, highlight=False)

@@ -37,6 +37,7 @@ from benchmarks.proof.near_misses import NEAR_MISSES, Alter, Case, cases, change
 from benchmarks.proof.subjects import SUBJECTS, Subject
 from fxmap.capture.recorded import RECORDED
 from fxmap.capture.symbolic import SYMBOLIC
+from fxmap.cli.tables import print_table
 from fxmap.errors import CaptureError
 from fxmap.expressions.base import Expression, State
 from fxmap.mapping.key_mapping import KeyMapping
@@ -315,8 +316,8 @@ def _measured(chosen: list[Subject], names: Names, cap: int, seed: int) -> tuple
 
 
 def _print(console: Console, rows: list[Row], unsound: list[str], subjects: int, seconds: float, show: bool) -> None:
-    console.print(_table(rows, "kind"))
-    console.print(_table(rows, "subject"))
+    print_table(console, _table(rows, "kind"))
+    print_table(console, _table(rows, "subject"))
     for row in rows:
         if row.is_false or (show and row.counts and not row.located):
             what = "FALSE PROOF" if row.is_false else "not located"

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.output import progress, write_json
+from fxmap.cli.tables import print_table
 
 GB, MB = 1e9, 2**20
 TASKS = (
@@ -116,4 +117,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_row(
             row["task"], f"{seconds:.1f}", f"{rate / 1e6:.0f}", share, "" if peak is None else f"{peak:.0f}", beside
         )
-    Console().print(table)
+    print_table(Console(), table)

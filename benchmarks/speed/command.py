@@ -24,6 +24,7 @@ import fxmap
 from benchmarks.common.output import progress, write_json
 from benchmarks.common.workers import run_all
 from benchmarks.registry import PAIRS
+from fxmap.cli.tables import print_table
 from fxmap.testing.generated import OPS_A_BLOCK, Decoder, JoinedDecoder, Residual, Shuffled
 
 # As `mapping.trace` calls them. Seconds are those of this process on the CPU; a stage inside another is not counted twice.
@@ -236,7 +237,7 @@ def _print(rows: list[Row], took: float) -> None:
             str(row.missing),
             f"{row.peak_mb} ({row.peak_mb - row.base_mb} more)",
         )
-    console.print(table)
+    print_table(console, table)
     for row in rows:
         if row.failure:
             console.print(f"{row.name}: {row.failure}", markup=False, highlight=False)

@@ -35,6 +35,7 @@ class Filling:
 
     Raises:
         ValueError: an option has an invalid value.
+        TypeError: calibration is a tensor, and no iterable of batches.
     """
 
     calibration: Calibration = None
@@ -47,6 +48,12 @@ class Filling:
     def __post_init__(self) -> None:
         if isinstance(self.calibration, str) and self.calibration not in ("keep", "distilled"):
             raise ValueError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
+        if isinstance(self.calibration, Tensor):
+            shape = list(self.calibration.shape)
+            raise TypeError(
+                f"calibration is an iterable of batches, and this is one tensor of shape {shape}, which would be taken "
+                "apart along its first axis: pass calibration=[tensor] if it is a batch, or calibration=tensor.split(8)"
+            )
         if self.relu6 not in ("reference", "clamp"):
             raise ValueError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
         if self.assign and self.calibration is not None:

@@ -16,6 +16,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.inputs import Forward
 from fxmap.model.surroundings import undisturbed
 from fxmap.sources.opened import opened, unpacked
+from fxmap.trace import stage
 
 
 @undisturbed
@@ -89,7 +90,9 @@ def transfer(
     )
     complete(mapping, on_mismatch)
     accept(mapping, verify)
-    return part.outside(fill(mapping, src, part.model, src.state_dict(), options))
+    with stage("fill the destination"):
+        filled = fill(mapping, src, part.model, src.state_dict(), options)
+    return part.outside(filled).with_loaded()
 
 
 @undisturbed
@@ -187,7 +190,9 @@ def load(
         verify=verify,
         absorb_eps=absorb_eps,
     )
-    return part.outside(fill(mapping, file.src, part.model, file.state, options))
+    with stage("fill the destination"):
+        filled = fill(mapping, file.src, part.model, file.state, options)
+    return part.outside(filled).with_loaded()
 
 
 def map_file(

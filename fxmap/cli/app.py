@@ -8,29 +8,59 @@ What models print goes to stderr.
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fxmap import __version__
 from fxmap.api.verdict import Verify
-from fxmap.cli import commands, streaming
+from fxmap.cli import commands, differences, streaming
+from fxmap.cli.advice import as_options
 from fxmap.cli.entry import INTERRUPTED
-from fxmap.cli.output import OutputError, as_json, escaped, one_line, prints_to_stderr, tell, with_names_escaped, write
+from fxmap.cli.options import (
+    AbsorbEps,
+    AsJson,
+    Calibration,
+    Dst,
+    DstOption,
+    Dtype,
+    Inputs,
+    Into,
+    Output,
+    ShardSize,
+    Src,
+    SrcOption,
+    Strict,
+    Weights,
+)
+from fxmap.cli.output import (
+    OutputError,
+    as_json,
+    folded,
+    one_line,
+    prints_to_stderr,
+    tell,
+    with_names_escaped,
+    write,
+)
+from fxmap.cli.progress import Report, progress, shown
 from fxmap.cli.references import FactoryError, UsageError
 from fxmap.errors import DifferentNetworks, FxmapError, LoadError, ProofError
+from fxmap.trace import progress as stages
 
 # For a pipe, which has no width of its own.
 PIPE_WIDTH = 100
 
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -57,7 +87,11 @@ def demo(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a float.pth that is there already.")] = False,
 ) -> None:
-    """Fine-tune a float Inception-v3 and load it into every eager quantized form of itself (under two minutes)."""
+    """Load a fine-tuned Inception-v3 into its quantized forms.
+
+    A float Inception-v3 is fine-tuned on real digits, and loaded into every eager quantized form of itself, in under two
+    minutes.
+    """
     from fxmap.cli.demo import data
     from fxmap.cli.demo import run as demonstration
 
@@ -71,32 +105,6 @@ def demo(
     demonstration.run(file, console(), progress)
 
 
-_MODELS = (
-    "a model, as in torchvision:resnet18(num_classes=5), timm:NAME(arguments), transformers:CONFIG.json, "
-    "package.module:factory(arguments)"
-)
-
-
-_CODE = "Arguments are literals; a factory runs its package's code."
-
-
-Src = Annotated[str, typer.Argument(metavar="SRC", help=f"The source: {_MODELS}, or a checkpoint file. {_CODE}")]
-
-
-Dst = Annotated[str, typer.Argument(metavar="DST", help="The destination, in the same words.")]
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
-
-
-Weights = Annotated[str | None, typer.Option(help="Which weights of a checkpoint that holds several, such as ema.")]
-
-
-Inputs = Annotated[
-    str | None, typer.Option(metavar="SHAPE", help="Shape of an input, as in 1x3x224x224, where it cannot be inferred.")
-]
-
-
 @app.command("map")
 def map_models(
     src: Src,
@@ -108,12 +116,13 @@ def map_models(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as a page, with both graphs.")
     ] = None,
+    absorb_eps: AbsorbEps = False,
 ) -> None:
     """Find how every key of DST is made from keys of SRC, and prove it.
 
     Exit status: 0 proven; 1 not proven or not complete; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.map_models(src, dst, weights, inputs, all_keys, html)), as_json)
+    _finish(_working(lambda _: commands.map_models(src, dst, weights, inputs, all_keys, html, absorb_eps)), as_json)
 
 
 @app.command()
@@ -121,28 +130,22 @@ def convert(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint of the source: a file, or a folder of shards.")
     ],
-    dst: Annotated[str, typer.Option(help=f"The destination: {_MODELS}. {_CODE}")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to write: .safetensors, .pt or .pth; any other name: a folder.")
-    ],
-    src: Annotated[str | None, typer.Option(help="The model of the checkpoint; without it, keys are guessed.")] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Typical inputs for an int8 destination: a file of torch.save with a list of tensors."),
-    ] = None,
+    dst: DstOption,
+    output: Output,
+    src: SrcOption = None,
+    calibration: Calibration = None,
     keep: Annotated[bool, typer.Option("--keep", help="Let DST keep its own values where the source has none.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: AsJson = False,
     weights: Weights = None,
     inputs: Inputs = None,
-    into: Annotated[str | None, typer.Option(help="The part of DST that is meant, as in backbone.body.")] = None,
-    strict: Annotated[
-        bool, typer.Option(help="Refuse a file that holds more of the layers that are read than is read of them.")
-    ] = True,
+    into: Into = None,
+    strict: Strict = True,
     unproven: Annotated[bool, typer.Option("--unproven", help="Write also what running both models has refuted.")] = False,
     prove: Annotated[bool, typer.Option("--proof/--no-proof", help="Run both models, which takes their memory.")] = True,
-    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of a file in an output folder, as 500MB.")] = "5GB",
-    dtype: Annotated[str | None, typer.Option(help="Of floating-point tensors in an output folder: bfloat16, ...")] = None,
+    shard_size: ShardSize = "5GB",
+    dtype: Dtype = None,
+    absorb_eps: AbsorbEps = False,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
 
@@ -153,19 +156,19 @@ def convert(
     """
     if not commands.is_folder(output):
         job = commands.Conversion(
-            checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven
+            checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven, absorb_eps
         )
-        _finish(_working(job.run), as_json)
+        _finish(_working(lambda _: job.run()), as_json)
         return
-    if calibration is not None or into is not None:
-        raise UsageError("--calibration and --into need an output file (.safetensors, .pt, .pth), not a folder")
+    if calibration is not None or into is not None or absorb_eps:
+        raise UsageError(
+            "--calibration, --into and --absorb-eps need an output file (.safetensors, .pt, .pth), not a folder"
+        )
     verify: Verify = ("warn" if unproven else True) if prove else False
     stream = streaming.Conversion(
         checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype
     )
-    with progress() as report:
-        outcome = _working(lambda: stream.run(report), spin=False)
-    _finish(outcome, as_json)
+    _finish(_working(stream.run), as_json)
 
 
 @app.command("verify")
@@ -180,7 +183,7 @@ def verify_file(
 
     Exit status: 0 proven; 1 not proven; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.verify_file(src, dst, mapping, inputs)), as_json)
+    _finish(_working(lambda _: commands.verify_file(src, dst, mapping, inputs)), as_json)
 
 
 @app.command()
@@ -192,43 +195,49 @@ def explain(
     weights: Weights = None,
     inputs: Inputs = None,
 ) -> None:
-    """Show how one key of DST is made from SRC, its status, the reason for that, and the stages that found it.
+    """Show how one key of DST is made, its status, and the reason.
+
+    The stages that found it are listed with their seconds.
 
     Exit status: 0 the key is proven, tied or without effect; 1 it is not; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.explain(src, dst, key, weights, inputs)), as_json)
+    _finish(_working(lambda _: commands.explain(src, dst, key, weights, inputs)), as_json)
 
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, or a model.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint, or a model, whose values are then not compared.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     as_json: AsJson = False,
+    tolerance: Annotated[
+        float, typer.Option(min=0, metavar="NUMBER", help="How far values may differ, relative to the largest of a tensor.")
+    ] = 0.0,
+    all_keys: Annotated[bool, typer.Option("--all", help="Print every key, not a line for all layers.")] = False,
 ) -> None:
-    """Compare two checkpoints by keys, shapes and dtypes, wrappers apart.
+    """Compare two checkpoints by keys, shapes, dtypes and values.
+
+    Wrappers such as module. are no difference.
 
     Exit status: 0 equal; 1 different; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda: commands.diff(a, b)), as_json)
+    _finish(_working(lambda report: differences.diff(a, b, tolerance, all_keys, report)), as_json)
 
 
 class Interrupted(Exception):
     """The user interrupted a command; an exception that typer passes on, as it does not a KeyboardInterrupt."""
 
 
-def _working(work: Callable[[], commands.Outcome], *, spin: bool = True) -> commands.Outcome:
-    """Run a command with a spinner, which is shown only on a terminal, if at all; whatever models print goes to stderr.
+def _working(work: Callable[[Report], commands.Outcome]) -> commands.Outcome:
+    """Run a command with its progress on stderr; whatever models print goes there, too.
 
     Raises:
         FactoryError: code of a model called sys.exit, which says nothing about a mapping.
         FxmapError: the system refused something, such as a place on the disk.
         Interrupted: the user interrupted it.
     """
-    err = Console(stderr=True)
-    spinner = err.status("working") if err.is_terminal and spin else nullcontext()
     try:
-        with spinner, prints_to_stderr():
-            return work()
+        with progress() as report, stages(shown(report)), prints_to_stderr():
+            return work(report)
     except KeyboardInterrupt as error:
         raise Interrupted from error
     except SystemExit as error:
@@ -241,7 +250,7 @@ def _finish(outcome: commands.Outcome, json_wanted: bool) -> None:
     if json_wanted:
         write(as_json(outcome.data))
     else:
-        write(with_names_escaped(outcome.text, outcome.data))
+        write(folded(with_names_escaped(as_options(outcome.text), outcome.data)))
     if not outcome.ok:
         raise typer.Exit(1)
 
@@ -274,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _failure(text: str, status: int, json_wanted: bool = False) -> SystemExit:
     """Print an error on one line of stderr, and as JSON on stdout where that is wanted; return the exit."""
+    text = as_options(text)
     tell(f"fxmap: error: {one_line(text)}")
     if json_wanted:
         with suppress(OutputError):
@@ -285,31 +295,3 @@ def console() -> Console:
     """Return the console of stdout: as wide as the terminal, or of a fixed width where it is piped."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False, emoji=False)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[..., None]]:
-    """Show progress on stderr: a bar on a terminal, else one line for each step."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
-    # Results go to stdout, which may be a file: it must not be redirected into the bar.
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-    with bar:
-        task = bar.add_task("", total=1.0, detail="")
-        yield lambda share, text, detail="": bar.update(task, completed=share, description=text, detail=detail)
-
-
-class _Lines:
-    """Prints a line for each new step, and one for each further quarter of its progress."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.quarter = -1
-
-    def __call__(self, share: float, text: str, detail: str = "") -> None:
-        quarter = int(share * 4)
-        if text != self.text or quarter != self.quarter:
-            tell(escaped(f"{text}: {detail}" if detail else text))
-        self.text, self.quarter = text, quarter

@@ -24,7 +24,6 @@ from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.mapper import map_by_name
-from fxmap.model.wrappers import spell
 
 # An input that is drawn has at most this many numbers, 1 GiB of them, and a length so many digits.
 _LARGEST_INPUT, _DIGITS = 2**28, 12
@@ -46,9 +45,10 @@ def map_models(
     inputs: str | None = None,
     all_keys: bool = False,
     html: Path | None = None,
+    absorb_eps: bool = False,
 ) -> Outcome:
     """Map SRC to DST, and write the report as a page if a file is given for it."""
-    mapping = _mapped(resolve(src, weights), resolve(dst), inputs)
+    mapping = _mapped(resolve(src, weights), resolve(dst), inputs, absorb_eps)
     if html is not None:
         mapping.to_html(html, title=f"{src} to {dst}")
     written = "" if html is None else f"\nwrote {html}"
@@ -66,7 +66,7 @@ def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Ou
 def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
     """Explain how one destination key is made, and which stages found that."""
     source, destination = resolve(src, weights), resolve(dst)
-    ours, theirs = _state(source), _state(destination)
+    ours, theirs = state_of(source), state_of(destination)
     if key not in theirs:
         close = difflib.get_close_matches(key, theirs, n=3)
         hint = f"; the closest are {', '.join(close)}" if close else ""
@@ -74,10 +74,10 @@ def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: st
     mapping = _mapped(source, destination, inputs)
     expression, status = mapping.get(key), mapping.status(key)
     proof = mapping.proof
-    sources = {} if expression is None else {name: _shape(ours.get(name)) for name in expression.sources()}
+    sources = {} if expression is None else {name: shape_of(ours.get(name)) for name in expression.sources()}
     data: dict[str, Any] = {
         "key": key,
-        "shape": _shape(theirs[key]),
+        "shape": shape_of(theirs[key]),
         "status": str(status),
         "expression": None if expression is None else str(expression),
         "sources": sources,
@@ -99,31 +99,6 @@ def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: st
     return Outcome("\n".join(lines), data, status.is_proven)
 
 
-def diff(a: str, b: str) -> Outcome:
-    """Compare two state dicts by keys, shapes and dtypes."""
-    ours, theirs = _state(resolve(a)), _state(resolve(b))
-    spelling = spell(ours, theirs)
-    first = {spelling.names[key]: value for key, value in ours.items()}
-    both = [key for key in first if key in theirs]
-    changed = {key: [_shape(first[key]), _shape(theirs[key])] for key in both if _shape(first[key]) != _shape(theirs[key])}
-    only_a, only_b = [key for key in first if key not in theirs], [key for key in theirs if key not in first]
-    data = {
-        "equal": len(both) - len(changed),
-        "changed": changed,
-        "only_a": only_a,
-        "only_b": only_b,
-        "wrappers": spelling.note,
-    }
-    lines = [
-        f"{data['equal']} of {len(ours)} keys of A and {len(theirs)} of B are equal in name, shape and dtype",
-        *([f"wrappers: {spelling.note}"] if spelling.note else []),
-        *(f"changed: {key}: {one} in A, {other} in B" for key, (one, other) in changed.items()),
-        *(f"only in A: {key} {_shape(first[key])}" for key in only_a),
-        *(f"only in B: {key} {_shape(theirs[key])}" for key in only_b),
-    ]
-    return Outcome("\n".join(lines), data, not (changed or only_a or only_b))
-
-
 @dataclass(frozen=True)
 class Conversion:
     """One run of `fxmap convert`."""
@@ -132,7 +107,7 @@ class Conversion:
     src: str | None
     dst: str
     output: Path
-    calibration: Path | None = None
+    calibration: str | None = None
     keep: bool = False
     force: bool = False
     weights: str | None = None
@@ -140,10 +115,12 @@ class Conversion:
     into: str | None = None
     strict: bool = True
     unproven: bool = False
+    absorb_eps: bool = False
 
     def run(self) -> Outcome:
         """Read, map, fill and write; the output file is written whole, or not at all."""
         existing(Path(self.checkpoint))  # before a model is built
+        calibration = _calibration(self.calibration)
         dst = _model(self.dst)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProofWarning)  # the report says it
@@ -152,12 +129,13 @@ class Conversion:
                 self.checkpoint,
                 src=None if self.src is None else _model(self.src),
                 weights=self.weights,
-                calibration=None if self.calibration is None else _batches(self.calibration),
+                calibration=calibration,
                 on_mismatch="keep" if self.keep else "raise",
                 example_inputs=example(self.inputs),
                 into=self.into,
                 strict=self.strict,
                 verify="warn" if self.unproven else True,
+                absorb_eps=self.absorb_eps,
             )
         state = dst.state_dict()
         save(state, self.output, overwrite=self.force)
@@ -176,18 +154,21 @@ def is_folder(output: Path) -> bool:
     return output.is_dir() or not output.suffix or output.suffix[1:].isdecimal()
 
 
-def _mapped(src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None) -> KeyMapping:
+def _mapped(
+    src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None, absorb_eps: bool = False
+) -> KeyMapping:
     if isinstance(dst, Checkpoint):
-        return map_by_name(_state(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
-    mapping = auto_map(src if isinstance(src, nn.Module) else src.state, dst, example_inputs=example(inputs))
-    return mapping.with_notes(*_notes(src))
+        return map_by_name(state_of(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
+    source = src if isinstance(src, nn.Module) else src.state
+    return auto_map(source, dst, example_inputs=example(inputs), absorb_eps=absorb_eps).with_notes(*_notes(src))
 
 
 def _notes(found: nn.Module | Checkpoint) -> tuple[Note, ...]:
     return checkpoint_notes(found) if isinstance(found, Checkpoint) else ()
 
 
-def _state(found: nn.Module | Checkpoint) -> Mapping[str, Any]:
+def state_of(found: nn.Module | Checkpoint) -> Mapping[str, Any]:
+    """Return the state dict of a model, or of a checkpoint."""
     return found.state if isinstance(found, Checkpoint) else found.state_dict()
 
 
@@ -211,9 +192,15 @@ def example(shape: str | None) -> Tensor | None:
     return torch.randn([int(length) for length in lengths], generator=torch.Generator().manual_seed(0))
 
 
-def _batches(file: Path) -> Iterable[Any]:
-    found = read_tensors(file)
-    return [found] if isinstance(found, Tensor) else list(found.values()) if isinstance(found, Mapping) else found
+def _calibration(text: str | None) -> Iterable[Any] | str | None:
+    """Read batches of inputs; two words are ways without a file, unless there is a file of that name."""
+    if text is None or (text in ("distilled", "keep") and not Path(text).exists()):
+        return text
+    found = read_tensors(Path(text))
+    if isinstance(found, Tensor):
+        # A tensor is a batch, whatever its shape: iterated over, it would be many without their first axis.
+        return [found]
+    return list(found.values()) if isinstance(found, Mapping) else found
 
 
 def _read_mapping(file: Path) -> KeyMapping:
@@ -225,7 +212,7 @@ def _read_mapping(file: Path) -> KeyMapping:
         raise MappingError(f"{file}: {error}") from error
 
 
-def _shape(value: Any) -> str:
+def shape_of(value: Any) -> str:
     """Write shape and dtype, as in `[3, 2] float32`."""
     if not isinstance(value, Tensor):
         return "absent" if value is None else type(value).__name__

@@ -10,7 +10,9 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
@@ -26,6 +28,28 @@ class OutputError(Exception):
 def escaped(text: str) -> str:
     """Write characters that a terminal acts on as Python does, as in `\\x1b`; lines stay lines."""
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def folded(text: str, width: int | None = None) -> str:
+    """Fold lines that are wider than the terminal, indented below their beginning; what is piped stays as it is.
+
+    >>> print(folded("note: a line that goes on", 16))
+    note: a line
+        that goes on
+    """
+    if width is None:
+        if sys.stdout is None or not sys.stdout.isatty():
+            return text
+        width = shutil.get_terminal_size().columns
+    return "\n".join(_folded_line(line, width) for line in text.split("\n"))
+
+
+def _folded_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    fold = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return fold.fill(line)
 
 
 def one_line(text: str) -> str:

@@ -2,20 +2,25 @@
 
     torchvision:resnet18(num_classes=5)        torchvision's registry, without weights
     timm:vit_base_patch16_224                  timm's registry, without weights
-    transformers:folder/config.json            the architecture that a configuration names
-    package.module:factory(arguments)          any callable that returns a model
+    transformers:folder                        the architecture that its config.json, or a named .json file, describes
+    hf:organisation/name                       the same, of a model of the Hugging Face Hub: its config.json alone is fetched
+    net.py:factory(arguments)                  a callable of a file that returns a model
+    package.module:factory(arguments)          one of a package
     folder/file.safetensors                    a checkpoint: .pt, .pth, .bin, .safetensors, or an index of shards
 
 Arguments are literals (numbers, strings, lists, True, None): nothing else of them is evaluated. A factory is code of its
-package, and is run. Packages are those that are installed; for `package.module:factory` alone also those in the current
-folder, which come last, so that a folder that was downloaded cannot stand in for an installed package.
+file or package, and is run; of a configuration no code is run but that of the installed library. Packages are those that are
+installed; for `package.module:factory` alone also those in the current folder, which come last, so that a folder that was
+downloaded cannot stand in for an installed package. A file that is run is named on stderr.
 """
 
 import ast
 import difflib
 import importlib
+import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxmap.cli.output import escaped, tell
 from fxmap.errors import FxmapError
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 
@@ -35,6 +41,10 @@ class UsageError(FxmapError):
 
 class FactoryError(FxmapError):
     """A factory did not return a model."""
+
+
+class FetchError(FxmapError):
+    """The configuration of a model could not be fetched."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,15 @@ def parse(text: str) -> Reference:
     >>> parse("torchvision:resnet18(num_classes=5)").kwargs
     {'num_classes': 5}
     """
-    origin, colon, rest = text.partition(":")
-    if not colon or _exists(text):
+    origin, rest = _split(text)
+    if not origin or _exists(text):
         return Reference(text, "", text)
-    if origin == "transformers" and rest.endswith(".json"):
+    if origin == "hf" or (origin == "transformers" and (rest.endswith(".json") or Path(rest).is_dir())):
         return Reference(text, origin, rest)
-    forms = "torchvision:NAME(arguments), timm:NAME(arguments), transformers:CONFIG.json, package.module:factory(arguments)"
+    forms = (
+        "torchvision:NAME(arguments), timm:NAME(arguments), transformers:FOLDER, hf:ORGANISATION/NAME, "
+        "file.py:factory(arguments), package.module:factory(arguments)"
+    )
     try:
         tree = ast.parse(rest, mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
@@ -76,7 +89,8 @@ def parse(text: str) -> Reference:
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise UsageError(f"{text}: arguments are literals, such as 5, 'a', True or [1, 2], and nothing else") from error
     # Names of timm hold dots, as in resnet50.a1_in1k.
-    if not all(part.isidentifier() for part in [*name.split("."), *origin.split(".")]):
+    parts = name.split(".") if origin.endswith(".py") else [*name.split("."), *origin.split(".")]
+    if not all(part.isidentifier() for part in parts):
         raise UsageError(f"{text}: not understood; the forms are {forms}, or a file")
     return Reference(text, origin, name, args, kwargs)
 
@@ -92,7 +106,8 @@ def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
     reference = parse(text)
     if not reference.origin:
         return open_checkpoint(text, weights)
-    build = _BUILDERS.get(reference.origin, _factory)(reference)
+    in_file = reference.origin.endswith(".py")
+    build = _BUILDERS.get(reference.origin, _factory_of_file if in_file else _factory)(reference)
     try:
         model = build(*reference.args, **reference.kwargs)
     except SystemExit as error:
@@ -138,8 +153,38 @@ def _timm(reference: Reference) -> Callable[..., Any]:
 
 def _transformers(reference: Reference) -> Callable[..., Any]:
     transformers = _imported("transformers", reference)
+    place = Path(reference.name)
+    return _configured(reference, place / "config.json" if place.is_dir() else place, transformers)
+
+
+def _timm_configured(reference: Reference, name: str, data: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the builder of a model of timm, of which the Hub has configurations as well."""
+    build = _timm(Reference(reference.text, "timm", name))
+    sizes = {"num_classes": data["num_classes"]} if "num_classes" in data else {}
+    return lambda: build(**sizes, **data.get("model_args", {}))
+
+
+def _hub(reference: Reference) -> Callable[..., Any]:
+    """Return the builder of a model of the Hub, of which the configuration is fetched, and neither code nor weights."""
+    name, _, revision = reference.name.partition("@")
+    transformers, hub = _imported("transformers", reference), _imported("huggingface_hub", reference)
     try:
-        data = json.loads(Path(reference.name).read_text(encoding="utf-8"))
+        file = hub.hf_hub_download(name, "config.json", revision=revision or None)
+    except Exception as error:  # whatever the client raises: no such name, no access, no network
+        raise FetchError(
+            f"{reference.text}: its config.json cannot be fetched from the Hub, nor is it in the cache: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}. "
+            "Correct the name, or save the configuration in a folder and give transformers:FOLDER"
+        ) from error
+    return _configured(reference, Path(file), transformers)
+
+
+def _configured(reference: Reference, file: Path, transformers: Any) -> Callable[..., Any]:
+    """Return the builder of the architecture that a configuration names; code that it names beside is not run."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if "architecture" in data and "model_type" not in data:
+            return _timm_configured(reference, str(data["architecture"]), data)
         kind, architectures = data["model_type"], data.get("architectures") or []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
@@ -163,7 +208,34 @@ def _transformers(reference: Reference) -> Callable[..., Any]:
 
 def _factory(reference: Reference) -> Callable[..., Any]:
     _search_here_last()
-    found: Any = _imported(reference.origin, reference)
+    return _member(reference, _imported(reference.origin, reference))
+
+
+def _factory_of_file(reference: Reference) -> Callable[..., Any]:
+    """Return a callable of a Python file, which is run; what it imports is also found beside it, after what is installed."""
+    file = Path(reference.origin)
+    if not file.is_file():
+        raise UsageError(f"{reference.text}: {file}: no such file in {Path.cwd()}")
+    name = f"_fxmap_file_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{reference.text}: {file} is no file of Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as an import does it, for classes that look up their module
+    tell(escaped(f"fxmap: running the code of {file.resolve()}"))
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except SystemExit as error:
+        raise FactoryError(f"{reference.text}: running {file} called sys.exit({error.code!r})") from error
+    except Exception as error:
+        raise FactoryError(f"{reference.text}: running {file} raised {type(error).__name__}: {error}") from error
+    return _member(reference, module)
+
+
+def _member(reference: Reference, found: Any) -> Callable[..., Any]:
     for part in reference.name.split("."):
         names = dir(found)
         if part not in names:
@@ -179,7 +251,21 @@ _BUILDERS: dict[str, Callable[[Reference], Callable[..., Any]]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "transformers": _transformers,
+    "hf": _hub,
 }
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split a name at its first colon, or behind a Python file, whose drive or folder may have a colon of its own.
+
+    >>> _split("C:/nets/net.py:build(depth=2)"), _split("timm:resnet18"), _split("a.pth")
+    (('C:/nets/net.py', 'build(depth=2)'), ('timm', 'resnet18'), ('', 'a.pth'))
+    """
+    found = re.match(r"(.+?\.py):(.+)", text)
+    if found:
+        return found[1], found[2]
+    origin, colon, rest = text.partition(":")
+    return (origin, rest) if colon else ("", text)
 
 
 def _search_here_last() -> None:

@@ -11,6 +11,7 @@ from fxmap.errors import DifferentNetworks, LoadError, MissingCalibration, Quant
 from fxmap.expressions.base import Expression
 from fxmap.expressions.values import evaluated
 from fxmap.expressions.wrapped import fitted
+from fxmap.forms.stages import PREPARED, PT2E_PREPARED, PT2E_QAT, QAT
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.proof import Status
 from fxmap.model.wrappers import match_prefix
@@ -53,6 +54,10 @@ def refuse_unusable(findings: Findings) -> None:
         raise DifferentNetworks(findings.different)
 
 
+# Stages of a source whose ranges are in its observers, and not yet in what its operations return.
+_OBSERVED = {stage.name for stage in (PREPARED, QAT, PT2E_PREPARED, PT2E_QAT)}
+
+
 def refuse_lacking_ranges(made: Collection[str], findings: Findings) -> None:
     """Raise an error if the destination is static int8, and the source gives no activation ranges to its state dict.
 
@@ -67,7 +72,7 @@ def refuse_lacking_ranges(made: Collection[str], findings: Findings) -> None:
         )
     lacking = [name for name in findings.ranges if name not in made]
     if lacking:
-        raise MissingCalibration(lacking[0], lacking)
+        raise MissingCalibration(lacking[0], lacking, findings.stages[0] in _OBSERVED)
 
 
 def refuse_incomplete(made: Collection[str], findings: Findings) -> None:

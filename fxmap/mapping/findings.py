@@ -160,7 +160,7 @@ class Findings:
             captured = f"captured by {self.rungs[1] or 'nothing'}"
             yield f"source: {self.stages[0]}; destination: {self.stages[1]}; {captured}"
         counts = Counter(self.statuses.values())
-        yield from (f"  {counts[status]:5d}  {status.meaning}" for status in Status if counts[status])
+        yield from (f"  {counts[status]:5d}  {status.meaning}{self._which(status)}" for status in Status if counts[status])
         if self.mismatched:
             yield "mismatched:"
             for m in self.mismatched[:_MANY]:
@@ -171,6 +171,14 @@ class Findings:
         elif self.unexpected:
             yield f"unexpected (in the source alone): {shorten(self.unexpected, _MANY)}"
         yield from (f"note: {note}" for note in self.notes)
+
+    def _which(self, status: Status) -> str:
+        """Return what the keys without effect are, where they are batch counters."""
+        keys = self.keys_with(status) if status is Status.INERT else []
+        counters = sum(key.endswith("num_batches_tracked") for key in keys)
+        if not counters:
+            return ""
+        return " (batch counters)" if counters == len(keys) else f" ({counters} are batch counters)"
 
     def _lines_of_left(self) -> Iterator[str]:
         yield f"left in the file: {len(self.left)} keys"

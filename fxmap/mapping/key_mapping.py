@@ -31,6 +31,7 @@ from fxmap.mapping.applying import (
     refuse_unusable,
     sources_of,
 )
+from fxmap.mapping.combining import Combinable, Whole
 from fxmap.mapping.exports import Exports
 from fxmap.mapping.findings import Findings, Note
 from fxmap.mapping.graphs import Graphs
@@ -51,7 +52,7 @@ from fxmap.trace import Trace
 _NOT_TRACED = Trace()
 
 
-class KeyMapping(Exports):
+class KeyMapping(Combinable, Exports):
     """How every destination key is made from source keys.
 
     As a mapping it goes from destination key to expression, over the keys that the source makes; keys that the
@@ -65,6 +66,7 @@ class KeyMapping(Exports):
         proof: the result of running both models; left out, it is one that says that it was not asked for.
         trace: the stages that led to the mapping; no part of equality nor of JSON.
         graphs: the operations of both models and their correspondence, for `to_html`; likewise.
+        loaded: whether it has filled its destination, so that the report does not ask for that; likewise.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class KeyMapping(Exports):
         proof: Proof | None = None,
         trace: Trace = _NOT_TRACED,
         graphs: Graphs | None = None,
+        loaded: bool = False,
     ) -> None:
         self._expressions = {key: _expression(key, value) for key, value in expressions.items()}
         self.knowledge = knowledge or Findings(dict.fromkeys(self._expressions, Status.MATCHED))
         self.proof = proof or Proof.not_asked(self.knowledge.statuses)
         self.trace = trace
         self.graphs = graphs
+        self.loaded = loaded
 
     def __getitem__(self, key: str) -> Expression:
         if key not in self._expressions:
@@ -261,6 +265,9 @@ class KeyMapping(Exports):
     def _alike(self, expressions: Mapping[str, Expression], knowledge: Findings) -> Self:
         return type(self)(expressions, knowledge)
 
+    def _of(self, whole: Whole) -> Self:
+        return type(self)(whole.expressions, whole.findings, whole.proof)
+
     def to_json(self) -> str:
         """Write the mapping as JSON: expressions and statuses, no values, no proof."""
         return write_json(self, self.knowledge)
@@ -304,8 +311,12 @@ class KeyMapping(Exports):
         """Return the same mapping with the graphs of both models."""
         return self._changed(graphs=graphs)
 
+    def with_loaded(self) -> "KeyMapping":
+        """Return the same mapping, which has filled its destination."""
+        return self._changed(loaded=True)
+
     def _changed(self, expressions: Mapping[str, Expression] | None = None, **parts: Any) -> "KeyMapping":
-        own: dict[str, Any] = {"knowledge": self.knowledge, "proof": self.proof, "trace": self.trace, "graphs": self.graphs}
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("knowledge", "proof", "trace", "graphs", "loaded")}
         return KeyMapping(self._expressions if expressions is None else expressions, **(own | parts))
 
     def summary(self, all_keys: bool = False, step: Callable[[Step], str] = str) -> str:
@@ -322,7 +333,7 @@ class KeyMapping(Exports):
         proof: not asked for: run both models with fxmap.verify(src, dst, mapping)
         next: prove it: fxmap.verify(src, dst, mapping)
         """
-        return summarise(self._expressions, self.knowledge, self.proof, all_keys, step)
+        return summarise(self._expressions, self.knowledge, self.proof, all_keys, step, self.loaded)
 
     def to_html(self, path: str | Path | None = None, *, title: str = "fxmap") -> str:
         """Return the report as one HTML page that needs no network, and write it to a file if a path is given.
@@ -333,13 +344,13 @@ class KeyMapping(Exports):
         Raises:
             CheckpointError: the file cannot be written; one that was there is then as it was.
         """
-        text = page(self._expressions, self.knowledge, self.proof, self.graphs, title)
+        text = page(self._expressions, self.knowledge, self.proof, self.graphs, title, self.loaded)
         if path is not None:
             write_text(Path(path), text)
         return text
 
     def _repr_html_(self) -> str:
-        return notebook(self._expressions, self.knowledge, self.proof)
+        return notebook(self._expressions, self.knowledge, self.proof, self.loaded)
 
     def __str__(self) -> str:
         return describe(self._expressions, self.knowledge, self.proof)

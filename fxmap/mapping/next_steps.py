@@ -31,8 +31,10 @@ class Step:
         return f"{self.text}: {self.python}" if self.python else self.text
 
 
-def next_steps(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> tuple[Step, ...]:
-    """Return what to do next, the most important first.
+def next_steps(
+    expressions: Mapping[str, Expression], findings: Findings, proof: Proof, loaded: bool = False
+) -> tuple[Step, ...]:
+    """Return what to do next, the most important first; `loaded` says that the mapping has filled its destination.
 
     >>> from fxmap.expressions.base import Source
     >>> found = Findings({"fc.weight": Status.PROVEN})
@@ -45,9 +47,11 @@ def next_steps(expressions: Mapping[str, Expression], findings: Findings, proof:
         return (Step(f"build the destination in another way: {findings.blocked}"),)
     if not expressions:
         return (Step("give both models, or a checkpoint of the network: no key could be mapped"),)
+    # What was loaded has its ranges, or the user's word that they are right.
+    ranges = () if loaded else _ranges(findings)
     if proof.ok:
-        return _ranges(findings) or (_LOAD,)
-    return (*_ranges(findings), *_difference(proof), *_open(findings), *_unproven(findings, proof))
+        return ranges or (() if loaded else (_LOAD,))
+    return (*ranges, *_difference(proof), *([] if loaded else _open(findings)), *_unproven(findings, proof))
 
 
 _LOAD = Step(
@@ -69,7 +73,8 @@ def _difference(proof: Proof) -> tuple[Step, ...]:
     if proof.divergence is None:
         return ()
     remedy = proof.divergence.remedy or "say which of the two is meant, and build the other one so"
-    return (Step(f"compare {proof.divergence.dst} with {proof.divergence.src} in the code; {remedy}"),)
+    where = f"compare {proof.divergence.dst} with {proof.divergence.src} in the code"
+    return (Step(f"{where}. {remedy[:1].upper()}{remedy[1:]}"),)
 
 
 def _open(findings: Findings) -> list[Step]:

@@ -1,10 +1,16 @@
 """The status of a destination key, and the proof: the result of running both models with the mapped weights."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from fxmap.trace import Trace
+
+# The names of statuses, for editors to complete where one is written out.
+StatusName = Literal[
+    "proven", "tied", "inert", "claimed", "matched", "guessed", "calibrated", "taken", "kept", "missing", "mismatched"
+]
 
 # Of a proof, relative to the largest absolute value; the second where a model computes in float32 by itself.
 TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-5
@@ -22,7 +28,7 @@ class Status(StrEnum):
     PROVEN = "proven", "proven: both models were run, and no other choice gives the same function"
     TIED = "tied", "tied: the network is symmetric there, and every choice gives the same function"
     INERT = "inert", "inert: the output does not depend on them"
-    CLAIMED = "claimed", "claimed by a file to be proven, not verified here"
+    CLAIMED = "claimed", "claimed by a file or by parts to be proven, not verified here"
     MATCHED = "matched", "matched by structure, not proven"
     GUESSED = "guessed", "guessed by shapes, names and order"
     CALIBRATED = "calibrated", "from calibration data"
@@ -105,16 +111,30 @@ class Scope:
         return bool(self.ran)
 
     def __str__(self) -> str:
+        return self._line(self.ran)
+
+    @property
+    def short(self) -> str:
+        """The scope on a line, with the first inputs alone, of which `Proof.explain` lists all.
+
+        >>> Scope(ran=("4x6 (drawn values)", "2x3 (another length)", "2x15 (another length)")).short
+        "scope: the models' own code agrees on 4x6 (drawn values) and 2 more kinds of inputs"
+        """
+        if len(self.ran) < 3:
+            return str(self)
+        return self._line((f"{self.ran[0]} and {len(self.ran) - 1} more kinds of inputs",))
+
+    def _line(self, ran: tuple[str, ...]) -> str:
         part = f"the destination is a part of the source, and returns {self.part}; " if self.part else ""
         fixed = f"; {', '.join(self.fixed)} had one value alone" if self.fixed else ""
-        return f"scope: {part}the models' own code agrees on {'; '.join(self.ran) or 'nothing'}{fixed}"
+        return f"scope: {part}the models' own code agrees on {'; '.join(ran) or 'nothing'}{fixed}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proof:
     """The result of running both models with the mapped weights on the same random inputs, in float64.
 
-    A quantized destination is proven on its float twin.
+    A quantized destination is proven on its float twin. It prints on a few lines; `explain` says all of it.
 
     Attributes:
         ok: the outputs agree, and every key that the output depends on is proven or tied.
@@ -200,15 +220,55 @@ class Proof:
         """
         return self.statuses[key]
 
+    def __repr__(self) -> str:
+        ran = f", {self.forwards} forward passes, relative error {self.error:.1e}" if self.forwards else ""
+        return f"<Proof: {self.verdict}{ran}>"
+
     def __str__(self) -> str:
+        return "\n".join([self._head(), *([self.scope.short] if self.scope and self.forwards else []), *self._rest()])
+
+    def explain(self) -> str:
+        """Return all that the proof says: what was run, on which inputs, what is known of the keys, what it leaves out.
+
+        >>> scope = Scope(ran=("4x6 (drawn values)", "2x3 (another length)", "1x35 (another length)"))
+        >>> print(Proof(True, {"a": Status.PROVEN}, 1e-12, None, 6, ("4x6",), scope=scope).explain())
+        proof: ok; run in float64 on 4x6, 6 forward passes, relative error 1.0e-12
+        scope: the models' own code agrees on
+          4x6 (drawn values)
+          2x3 (another length)
+          1x35 (another length)
+        keys:
+              1  proven: both models were run, and no other choice gives the same function
+        not covered: training mode, gradients, rounding in lower precision, and inputs of kinds that were not run
+        """
+        lines = [self._head()]
+        if self.scope and self.forwards:
+            head, _, _ = str(self.scope).partition(" on " + self.scope.ran[0])
+            fixed = [f"  {name} had one value alone" for name in self.scope.fixed]
+            lines += [f"{head} on", *(f"  {one}" for one in self.scope.ran), *fixed]
+        counts = Counter(self.statuses.values())
+        lines += self._rest()
+        lines += ["keys:"] * bool(counts) + [f"  {counts[one]:5d}  {one.meaning}" for one in Status if counts[one]]
+        if self.forwards:
+            lines.append(f"not covered: {_NOT_COVERED}")
+        return "\n".join(lines)
+
+    def _head(self) -> str:
         if not self.asked:
             return f"proof: not asked for: {self.reason}"
         if not self.forwards:
             return f"proof: nothing could be run: {self.reason}"
         head = "proof: ok" if self.ok else f"proof: not ok: {self.reason}"
         error = "outputs of other shapes" if self.error == float("inf") else f"relative error {self.error:.1e}"
-        ran = f"run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
+        return f"{head}; run in float64 on {' and '.join(self.inputs)}, {self.forwards} forward passes, {error}"
+
+    def _rest(self) -> list[str]:
+        """Return the divergence, the notes and the loss; nothing where nothing was run."""
+        if not self.forwards or not self.asked:
+            return []
         divergence = [] if self.divergence is None else [str(self.divergence)]
         loss = [] if self.sqnr is None else [f"as int8, {self.sqnr:.1f} dB signal to noise against the float source"]
-        scope = [str(self.scope)] if self.scope else []
-        return "\n".join([f"{head}; {ran}", *scope, *divergence, *self.notes, *loss])
+        return [*divergence, *self.notes, *loss]
+
+
+_NOT_COVERED = "training mode, gradients, rounding in lower precision, and inputs of kinds that were not run"

@@ -33,6 +33,7 @@ def summarise(
     proof: Proof,
     all_keys: bool = False,
     step: Callable[[Step], str] = str,
+    loaded: bool = False,
 ) -> str:
     """Return the verdict, the mapping itself, generalised over layers, what is open, the proof, and the next step.
 
@@ -40,6 +41,7 @@ def summarise(
         expressions, findings, proof: the parts of a mapping.
         step: how a next step is said: as Python, or as a command.
         all_keys: one line for every key, instead of a screen of patterns of those that are not of the same name.
+        loaded: whether the mapping has filled its destination, so that this is no next step.
 
     >>> from fxmap.mapping.proof import Status
     >>> made = {f"layers.{i}.weight": Source(f"h.{i}.weight") for i in range(3)}
@@ -55,18 +57,37 @@ def summarise(
         lines = [f"  {expression} -> {key}  ({findings.statuses[key]})" for key, expression in expressions.items()]
     else:
         changed = {key: part for key, part in expressions.items() if kind_of(key, part) != SAME_NAME}
-        found = list(_by_module(patterns(changed)))
-        lines = [f"  {text}" for text, _ in found[:_SCREEN]]
+        found = list(_by_module(patterns(changed), Counter(key.rpartition(".")[0] for key in findings.statuses)))
+        lines = [line for text, _ in found[:_SCREEN] for line in _on_lines(text)]
         if len(found) > _SCREEN:
             rest = sum(count for _, count in found[_SCREEN:])
             lines.append(f"  and {rest} more keys, which --all and summary(all_keys=True) list")
-    steps = [f"next: {step(one)}" for one in next_steps(expressions, findings, proof)]
+    steps = [f"next: {step(one)}" for one in next_steps(expressions, findings, proof, loaded)]
     proven = str(proof).rstrip()
     return "\n".join([_head(expressions, findings, proof), *lines, *findings.lines(), proven, *steps])
 
 
-def _by_module(found: Iterable[Pattern]) -> Iterator[tuple[str, int]]:
-    """Yield a line for the tensors of one module that are only renamed with it, and how many keys it stands for."""
+# Wider lines become two, of which the second begins with the arrow.
+_WIDE = 80
+
+
+def _on_lines(text: str) -> list[str]:
+    """Return the lines of a pattern: one, or two where it is wide.
+
+    >>> _on_lines("a.weight -> b.weight"), len(_on_lines(f"{'long.' * 12}weight -> net.{'long.' * 12}weight"))
+    (['  a.weight -> b.weight'], 2)
+    """
+    if len(text) + 2 <= _WIDE:
+        return [f"  {text}"]
+    made, _, key = text.rpartition(" -> ")
+    return [f"  {made}", f"    -> {key}"]
+
+
+def _by_module(found: Iterable[Pattern], sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield a line for the tensors of one module that are only renamed with it, and how many keys it stands for.
+
+    `sizes` are the numbers of tensors of the destination's modules: where all of several are meant, they are `*`.
+    """
     groups: dict[tuple[str, ...], list[Pattern]] = {}
     for pattern in found:
         ours, theirs = pattern.source.rpartition("."), pattern.destination.rpartition(".")
@@ -78,7 +99,8 @@ def _by_module(found: Iterable[Pattern]) -> Iterator[tuple[str, int]]:
         if len(group) == 1:
             yield str(first), count
             continue
-        names = f"{{{','.join(pattern.source.rpartition('.')[2] for pattern in group)}}}"
+        whole = len(group) > 2 and all(sizes[key.rpartition(".")[0]] == len(group) for key in first.keys)
+        names = "*" if whole else f"{{{','.join(pattern.source.rpartition('.')[2] for pattern in group)}}}"
         where = "; ".join(map(str, first.indices))
         made = " -> ".join(f"{text.rpartition('.')[0]}.{names}" for text in (first.source, first.destination))
         yield f"{made}, {where}" if where else made, count

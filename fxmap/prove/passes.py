@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fxmap.trace import count_passes
+
 
 @dataclass(slots=True)
 class Passes:
@@ -12,3 +14,4 @@ class Passes:
     def add(self, forwards: int = 1) -> None:
         """Count passes that are about to run, or that ran."""
         self.count += forwards
+        count_passes(forwards)

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+import fxmap
 from fxmap import FxmapError
 from fxmap.cli import app as cli
+from fxmap.cli.progress import progress, shown
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +105,37 @@ def test_an_output_that_cannot_be_a_directory_exits_2(monkeypatch: pytest.Monkey
 
 
 def test_progress_in_a_pipe_is_a_line_for_each_quarter(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.progress() as tell:
+    with progress(patience=0) as tell:
         for step in range(100):
             tell((step + 1) / 100, "training", f"step {step + 1}")
         tell(0, "loading")
     err = capsys.readouterr().err.splitlines()
     assert err == [f"training: step {step}" for step in (1, 25, 50, 75, 100)] + ["loading"]
+
+
+def test_what_is_done_at_once_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as tell:
+        tell(0.5, "training")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_stages_of_a_mapping_are_shown_with_the_time_that_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(patience=0) as report, fxmap.progress(shown(report)):
+        fxmap.auto_map(nn.Linear(2, 2), nn.Linear(2, 2))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "structure, by symbolic trace"
+    assert any(line.startswith("prove, forward pass") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["map", "convert", "verify", "explain", "diff", "demo"])
+def test_help_has_80_columns_and_no_flag_that_asks_for_a_bool(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert status_of(command, "-h") == 0
+    out = plain(capsys.readouterr().out)
+    assert "<bool>" not in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_a_pipe_has_100_columns(monkeypatch: pytest.MonkeyPatch) -> None:

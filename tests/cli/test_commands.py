@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import fxmap
@@ -128,6 +129,9 @@ def test_convert_calibrates_int8(run: Any, tmp_path: Path) -> None:
     status, _, err = run(*arguments)
     assert status == 3
     assert "activation ranges" in err
+    assert "--calibration FILE" in err
+    assert "--calibration distilled" in err
+    assert "fxmap.transfer" not in err
     assert run(*arguments, "--calibration", str(tmp_path / "images.pt"))[0] == 0
     assert read(tmp_path / "int8.pth")["conv1.weight"].is_quantized
 
@@ -158,12 +162,65 @@ def test_explain(run: Any) -> None:
 
 
 def test_diff(run: Any, file: Path, tmp_path: Path) -> None:
-    assert run("diff", str(file), LINEAR)[0] == 0
+    status, out, _ = run("diff", str(file), LINEAR)
+    assert status == 0
+    assert "values: not compared" in out
     status, out, _ = run("diff", str(file), "torch.nn:Linear(3, 7, bias=False)")
     assert status == 1
     assert "changed: weight: [2, 3] float32 in A, [7, 3] float32 in B" in out
-    assert "only in A: module.bias [2] float32" in out
+    assert "only in A: module.bias: [2] float32" in out
     assert json.loads(run("diff", str(file), str(file), "--json")[1])["equal"] == 2
+
+
+def test_diff_compares_values_and_exits_by_them(run: Any, tmp_path: Path) -> None:
+    one = {f"layers.{i}.weight": torch.ones(3, 2) * (i + 1) for i in range(4)} | {"head": torch.tensor([1.0, float("nan")])}
+    other = {key: value.clone() for key, value in one.items()}
+    a, b = (str(tmp_path / name) for name in ("a.safetensors", "b.pth"))
+    save_file(one, a)
+    torch.save(other, b)
+    status, out, _ = run("diff", a, b)
+    assert (status, out) == (0, "equal: 5 of 5 keys of A and 5 of B agree in name, shape, dtype and value\n")
+    for i in (1, 2, 3):
+        other[f"layers.{i}.weight"][2, 1] += 0.01 * i
+    torch.save(other, b)
+    status, out, _ = run("diff", a, b)
+    assert status == 1
+    assert "first difference: layers.1.weight" in out
+    assert "largest difference: layers.3.weight, by 0.03 at most (7.5e-03 of the largest), 1 value" in out
+    assert "the first at [2, 1]" in out
+    assert "values: layers.{i}.weight, i = 1..3: by 0.03 at most" in out
+    assert "values: layers.2.weight: by 0.02" in run("diff", a, b, "--all")[1]
+    found = json.loads(run("diff", a, b, "--json")[1])
+    assert (found["first_difference"], found["largest_difference"]["key"]) == ("layers.1.weight", "layers.3.weight")
+    assert (found["equal"], found["values"]["layers.2.weight"]["first"]) == (2, [2, 1])
+    assert run("diff", a, b, "--tolerance", "0.01")[0] == 0
+
+
+def test_diff_of_other_dtypes_shapes_and_infinities(run: Any, tmp_path: Path) -> None:
+    a, b = (str(tmp_path / name) for name in ("a.pth", "b.pth"))
+    torch.save({"x": torch.tensor([1.0, float("inf")]), "n": torch.tensor([1, 2]), "s": torch.zeros(2)}, a)
+    torch.save({"x": torch.tensor([1.0, 2.0]), "n": torch.tensor([1, 2]).int(), "s": torch.zeros(3)}, b)
+    status, out, _ = run("diff", a, b, "--json")
+    found = json.loads(out)
+    assert status == 1
+    assert list(found["changed"]) == ["n", "s"]
+    assert found["values"]["x"]["largest"] == "inf"
+
+
+def test_advice_is_in_options_of_the_command_line(run: Any, tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\ndef build(n):\n    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), "
+        "nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, n))\n"
+    )
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    arguments = ("convert", str(tmp_path / "a.pth"), "--src", f"{net}:build(2)", "--dst", f"{net}:build(5)", "-o")
+    status, _, err = run(*arguments, str(tmp_path / "b.pth"))
+    assert status == 1
+    assert "Pass --keep" in err
+    assert "on_mismatch" not in err
+    assert run(*arguments, str(tmp_path / "b.pth"), "--keep")[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -197,8 +254,11 @@ def test_help_says_that_code_is_run(run: Any) -> None:
     assert "runs its package's code" in " ".join(run("map", "--help")[1].replace("│", " ").split())
 
 
-def test_convert_into_a_folder_streams_and_says_how_far_it_is(run: Any, tmp_path: Path) -> None:
+def test_convert_into_a_folder_streams_and_says_how_far_it_is(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "a.pth")
+    monkeypatch.setattr("fxmap.cli.progress.PATIENCE", 0.0)
     arguments = ("convert", str(tmp_path / "a.pth"), "--src", LINEAR, "--dst", LINEAR, "-o", str(tmp_path / "out"))
     status, out, err = run(*arguments, "--shard-size", "1KB", "--dtype", "bfloat16")
     assert (status, out.splitlines()[-1]) == (0, f"wrote {tmp_path / 'out'}: 2 of 2 tensors from {tmp_path / 'a.pth'}")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fxmap.cli import app as cli
-from fxmap.cli.output import as_json, escaped, with_names_escaped
+from fxmap.cli.output import as_json, escaped, folded, with_names_escaped
 
 LINEAR = "torch.nn:Linear(3, 2)"
 
@@ -211,3 +211,9 @@ def test_the_current_folder_does_not_stand_in_for_a_package() -> None:
     assert done.returncode == 2  # after mine.py was found
     assert "torchvision has no 'no_such_model'" in done.stderr
     assert list(Path().glob("*-was-run")) == []
+
+
+def test_what_is_piped_is_not_folded() -> None:
+    text = "note: " + "word " * 40
+    assert folded(text) == text
+    assert max(map(len, folded(text, 80).splitlines())) <= 80

@@ -106,3 +106,10 @@ def test_in_a_browser_a_key_is_found_its_counterpart_lights_up_and_the_divergenc
         assert len(driver.find_elements("css selector", ".row.pinned")) == 2
         assert "3.down.weight [4, 8]" in driver.find_element("id", "detail").text
         assert not driver.get_log("browser")
+        norms = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=eps), nn.ReLU()) for eps in (1e-5, 1e-3)]
+        fxmap.auto_map(*norms).to_html(tmp_path / "folded.html")
+        driver.get((tmp_path / "folded.html").as_uri())
+        # The norm is read through its convolution.
+        assert ["convolution" in row.text for row in driver.find_elements("css selector", ".row.parted")] == [True, True]
+        assert "eps" in driver.find_element("id", "detail").text
+        assert not driver.get_log("browser")

@@ -9,18 +9,19 @@ from rich.table import Table
 
 from benchmarks.common.output import plain
 from benchmarks.proof.attacks.measure import Row
+from fxmap.cli.tables import print_table
 
 
 def show(console: Console, rows: list[Row], everything: bool) -> None:
     """Print a table of attacks and one of equal pairs, each false proof, and the cause of each pair that is not proven."""
     attacks, pairs = [row for row in rows if not row.equal], [row for row in rows if row.equal]
     if attacks:
-        console.print(_table("attacks by kind", attacks, _OF_ATTACKS))
+        print_table(console, _table("attacks by kind", attacks, _OF_ATTACKS))
         for row in attacks:
             if row.is_false or row.discarded or row.failure or (everything and not row.located):
                 console.print(_line(row), markup=False, highlight=False)
     if pairs:
-        console.print(_table("equal pairs by kind", pairs, _OF_PAIRS))
+        print_table(console, _table("equal pairs by kind", pairs, _OF_PAIRS))
         for row in pairs:
             if row.is_false or not row.ok:
                 console.print(_line(row), markup=False, highlight=False)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fxmap.cli.demo.data import FILE_NAME, Digits, Settings
 from fxmap.cli.demo.measure import Measured, Source
+from fxmap.cli.tables import print_table
 from fxmap.mapping.proof import Status
 
 # What a user would write. The tests run it.
@@ -82,7 +83,7 @@ def print_keys(console: Console, results: Sequence[Measured]) -> None:
             counts[Status.INERT],
         )
         table.add_row(result.form.name, *map(str, figures), "ok" if mapping.proof and mapping.proof.ok else "not ok")
-    console.print(table)
+    print_table(console, table)
     console.print()
     console.print(
         "mapped: taken as they are. made: batch norms folded, weights quantized. calibrated: activation ranges and "
@@ -103,7 +104,7 @@ def print_values(console: Console, results: Sequence[Measured], source: Source) 
         equal = "bit-equal" if not result.differing else f"{result.differing} keys differ"
         distances = (_show_distance(result, size) for size in (result.error, result.reference_error))
         table.add_row(result.form.name, *distances, equal, f"{result.agreeing} of {count}")
-    console.print(table)
+    print_table(console, table)
     console.print()
     console.print(
         "Float forms: largest error, relative to the largest logit (fake quantizers off). int8: signal to quantization "

@@ -22,18 +22,25 @@ from fxmap.mapping.report import kind_of
 
 
 def page(
-    expressions: Mapping[str, Expression], findings: Findings, proof: Proof, graphs: Graphs | None, title: str = "fxmap"
+    expressions: Mapping[str, Expression],
+    findings: Findings,
+    proof: Proof,
+    graphs: Graphs | None,
+    title: str = "fxmap",
+    loaded: bool = False,
 ) -> str:
     """Return the report of a mapping as one self-contained HTML document."""
-    data = _data(expressions, findings, proof, graphs) | {"title": title}
+    steps = [str(step) for step in next_steps(expressions, findings, proof, loaded)]
+    data = _data(expressions, findings, proof, graphs) | {"title": title, "steps": steps}
     # Inside a script element only "</" and "<!--" would be markup.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     found = {name: files(__package__).joinpath(name).read_text(encoding="utf-8") for name in _FILES}
-    document = found["page.html"].replace("/* style */", found["page.css"]).replace("/* script */", found["page.js"])
+    script = found["page.js"] + found["page.graphs.js"]
+    document = found["page.html"].replace("/* style */", found["page.css"]).replace("/* script */", script)
     return document.replace("{{title}}", html.escape(title)).replace("{{data}}", text)
 
 
-_FILES = ("page.html", "page.css", "page.js")
+_FILES = ("page.html", "page.css", "page.js", "page.graphs.js")
 
 
 def _data(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, graphs: Graphs | None) -> dict[str, Any]:
@@ -75,8 +82,7 @@ def _data(expressions: Mapping[str, Expression], findings: Findings, proof: Proo
             if all(key in keys for key in p.keys)
         ],
         "meanings": {str(status): status.meaning for status in Status},
-        "proof": str(proof).splitlines(),
-        "steps": [str(step) for step in next_steps(expressions, findings, proof)],
+        "proof": proof.explain().splitlines(),
         "notes": [str(note) for note in findings.notes],
         "left": left,
         "stages": list(findings.stages),
@@ -99,12 +105,12 @@ def _drawn(drawn: Drawn) -> dict[str, Any]:
 _ROWS = 12
 
 
-def notebook(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> str:
+def notebook(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, loaded: bool = False) -> str:
     """Return a short report for a notebook: the verdict, the patterns of the keys, and what to do next, without a script."""
     colour = "#1a7f37" if proof.ok else "#9a6700"
     lines = [str(pattern) for pattern in patterns(expressions)]
     open_keys = [key for key, status in findings.statuses.items() if status in (Status.MISSING, Status.MISMATCHED)]
-    steps = "".join(f"<li>{html.escape(str(step))}</li>" for step in next_steps(expressions, findings, proof))
+    steps = "".join(f"<li>{html.escape(str(step))}</li>" for step in next_steps(expressions, findings, proof, loaded))
     more = ""
     if len(lines) > _ROWS:
         rest = html.escape("\n".join(lines[_ROWS:]))

@@ -1,0 +1,1 @@
+"""Plots of benchmarks for the documentation."""
