@@ -6,7 +6,7 @@ from typing import Literal
 from fxmap.errors import ProofError, ProofWarning
 from fxmap.mapping.applying import refuse_unusable
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.verdict import refuse_refuted
+from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
 
 Verify = bool | Literal["required", "warn"]
 
@@ -31,7 +31,7 @@ def complete(mapping: KeyMapping, on_mismatch: Literal["raise", "keep"]) -> None
 
 
 def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> None:
-    """Refuse a refuted mapping, and warn of one that is not proven.
+    """Refuse a refuted mapping, and warn of one that is not proven, and of keys that only the order of a file decided.
 
     Args:
         mapping: the mapping that is about to be written.
@@ -42,6 +42,7 @@ def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> Non
         ProofError: the mapping is refuted, or not proven where that was required.
     """
     proof = mapping.proof
+    warn_of_guesses(mapping.knowledge)
     if proof.ok or verify is False:
         return
     if verify == "required":

@@ -24,6 +24,10 @@ from fxmap.forms.graph_nodes import border, drop_dead_reads, is_observer, quanti
 from fxmap.forms.graph_weights import graph_weight
 from fxmap.forms.node_rules import DROP_BORDER, DROP_IDENTITY
 from fxmap.forms.stages import Stage
+from fxmap.graph.kinds import Trait, has, kind_of
+
+# Operations that pool or join values, besides those that move them: quantizers let their results have the inputs' range.
+_KEEP_THE_RANGE = {"max_pool", "avg_pool", "adaptive_avg_pool", "mean", "hardtanh", "cat"}
 
 
 def _recognise(found: Findings) -> Stage | None:
@@ -162,8 +166,9 @@ def _with_observers(original: fx.Graph, paths: Mapping[nn.Module, str], observer
 def shared_ranges(graph: fx.Graph) -> Iterator[list[fx.Node]]:
     """Yield the nodes that quantize activations in graph order, grouped by the observer that they shared.
 
-    Ranges are shared across an operation that moves values (a pool, a concatenation, a flatten): its result and its inputs
-    then have the same literals, which two observers of different values never have.
+    A range is shared across an operation: by its result and its inputs, or by its inputs. Which operations do so is what the
+    quantizer wrote into the graph. Where that is lost, those do that move values or pool them, if the literals are equal:
+    equal literals alone show nothing, since observers that saw only zeros have the same.
     """
     leaders: dict[fx.Node, fx.Node] = {}
 
@@ -173,23 +178,42 @@ def shared_ranges(graph: fx.Graph) -> Iterator[list[fx.Node]]:
         return node
 
     quantizing = [node for node in graph.nodes if quantizes_activation(node)]
-    for node in quantizing:
-        leaders[node] = node
-        for operand in _quantized_inputs(node):
-            if operand in leaders and operand.args[1:] == node.args[1:]:
-                leaders[leader(node)] = leader(operand)
+    leaders.update((node, node) for node in quantizing)
+    annotated = any("quantization_annotation" in node.meta for node in graph.nodes)
+    for operation in graph.nodes:
+        places = _sharing_one_range(operation, annotated)
+        for node in places[1:]:
+            if node.args[1:] == places[0].args[1:]:
+                leaders[leader(node)] = leader(places[0])
     groups: dict[fx.Node, list[fx.Node]] = {}
     for node in quantizing:
         groups.setdefault(leader(node), []).append(node)
     yield from groups.values()
 
 
-def _quantized_inputs(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the quantizing nodes of the inputs of the operation whose result a node quantizes."""
-    operation = node.args[0]
-    for operand in operation.all_input_nodes if isinstance(operation, fx.Node) else ():
-        if border(operand) == "dequantize_per_tensor" and isinstance(operand.args[0], fx.Node):
-            yield operand.args[0]
+def _sharing_one_range(operation: fx.Node, annotated: bool) -> list[fx.Node]:
+    """Return the nodes that quantize the inputs and the result of an operation, as far as they have one range."""
+    inputs = list(_quantized_inputs(operation))
+    results = [user for user in operation.users if quantizes_activation(user)]
+    if not annotated:
+        kind = kind_of(operation)
+        return [*inputs, *results] if kind in _KEEP_THE_RANGE or has(kind, Trait.MOVEMENT) else []
+    annotation = operation.meta.get("quantization_annotation")
+    if _is_shared(getattr(annotation, "output_qspec", None)):
+        return [*inputs, *results]
+    return inputs if any(map(_is_shared, getattr(annotation, "input_qspec_map", {}).values())) else []
+
+
+def _is_shared(spec: Any) -> bool:
+    return any(kind.__name__ == "SharedQuantizationSpec" for kind in type(spec).__mro__)
+
+
+def _quantized_inputs(operation: fx.Node) -> Iterator[fx.Node]:
+    """Yield the nodes that quantize the inputs of an operation."""
+    for operand in operation.all_input_nodes:
+        before = operand.args[0] if border(operand) == "dequantize_per_tensor" else None
+        if isinstance(before, fx.Node) and quantizes_activation(before):
+            yield before
 
 
 def make_observer(group: list[fx.Node], given: Any) -> nn.Module:

@@ -53,6 +53,8 @@ class NoteKind(StrEnum):
     OPEN_KEYS = "open keys"
     TIED_KEYS = "tied keys"
     LAYOUT = "layout"
+    KERNELS = "kernels"
+    BY_ORDER = "by order"
     TRIAL_RUN = "trial run"
 
 
@@ -112,6 +114,7 @@ class Findings:
         left: keys of a file that nothing was made of, each with what it would have been.
         src_shapes: of the source's tensors that are not only renamed, by which a mapping can be inverted.
         different: why the two models are not the same network; empty where they are.
+        by_order: guessed keys of which nothing but the order of the file says which is which; a note names them.
         blocked: why the destination cannot be filled or run as it was built; empty where it can.
     """
 
@@ -130,6 +133,7 @@ class Findings:
     src_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     different: str = ""
     blocked: str = ""
+    by_order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # By hand, a note may be a plain sentence.
@@ -156,6 +160,7 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """Yield the findings as the lines of a report."""
+        yield from (f"warning: {note}" for note in self.notes_of(NoteKind.BY_ORDER))
         if self.stages[0] or self.stages[1]:
             captured = f"captured by {self.rungs[1] or 'nothing'}"
             yield f"source: {self.stages[0]}; destination: {self.stages[1]}; {captured}"
@@ -170,7 +175,7 @@ class Findings:
             yield from self._lines_of_left()
         elif self.unexpected:
             yield f"unexpected (in the source alone): {shorten(self.unexpected, _MANY)}"
-        yield from (f"note: {note}" for note in self.notes)
+        yield from (f"note: {note}" for note in self.notes_but(NoteKind.BY_ORDER))
 
     def _which(self, status: Status) -> str:
         """Return what the keys without effect are, where they are batch counters."""

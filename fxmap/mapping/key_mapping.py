@@ -43,7 +43,7 @@ from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.sharded import is_sharded, load_sharded
-from fxmap.mapping.verdict import refuse_refuted
+from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.surroundings import undisturbed
 from fxmap.model.wrappers import match_prefix
@@ -234,6 +234,8 @@ class KeyMapping(Combinable, Exports):
         elif on_mismatch != "keep":
             raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
         refuse_refuted(self.proof, verify)
+        if verify is not False:
+            warn_of_guesses(self.knowledge)
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
         if is_sharded(own):

@@ -57,8 +57,8 @@ def _findings(known: dict[str, Any]) -> Findings:
     """Read findings; those that an older fxmap wrote lack some fields."""
     known["statuses"] = {str(key): Status(value).unverified for key, value in known["statuses"].items()}
     known["mismatched"] = tuple(map(_mismatch, known["mismatched"]))
-    for name in ("unexpected", "unread", "ranges"):
-        known[name] = tuple(_text(part) for part in known[name])
+    for name in ("unexpected", "unread", "ranges", "by_order"):
+        known[name] = tuple(_text(part) for part in known.get(name, ()))
     for name in ("reasons", "left"):
         known[name] = {str(key): _text(value) for key, value in known.get(name, {}).items()}
     for name in ("different", "blocked"):

@@ -22,6 +22,7 @@ def under(mapping: KeyMapping, prefix: str, keys: Iterable[str]) -> KeyMapping:
         statuses=rest | inside,
         mismatched=tuple(replace(found, key=prefix + found.key) for found in known.mismatched),
         unread=tuple(prefix + key for key in known.unread),
+        by_order=tuple(prefix + key for key in known.by_order),
         ranges=tuple(prefix + key for key in known.ranges),
         reasons=dict.fromkeys(rest, f"not in {prefix[:-1]}, which was loaded")
         | {prefix + key: reason for key, reason in known.reasons.items()},

@@ -4,7 +4,17 @@ import warnings
 from typing import Literal
 
 from fxmap.errors import ProofError, ProofWarning
+from fxmap.mapping.findings import Findings, NoteKind
 from fxmap.mapping.proof import Proof
+
+
+def warn_of_guesses(findings: Findings) -> None:
+    """Warn of what names do not tell: keys that nothing but the order of a file decided, and the order of joined rows.
+
+    If it is wrong, no shape and no error shows it.
+    """
+    for note in findings.notes_of(NoteKind.BY_ORDER, NoteKind.LAYOUT):
+        warnings.warn(str(note), ProofWarning, stacklevel=3)
 
 
 def refuse_refuted(proof: Proof, verify: bool | Literal["warn"] = True) -> None:

@@ -224,6 +224,50 @@ def test_weights_with_literals_and_weights_that_stay_float(per_channel: bool, fo
     assert torch.equal(_run(dst, DATA[0]), _run(reference, DATA[0]))
 
 
+class _Gated(nn.Module):
+    """A network in which most ranges of activations are the same where its input is all zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.gate, self.last = (nn.Conv2d(n, 6, 1, bias=False) for n in (3, 6, 6, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.first(x))
+        y = torch.relu(self.second(x))
+        pooled = nn.functional.adaptive_avg_pool2d(y, 1)
+        y = y * nn.functional.hardsigmoid(self.gate(pooled))
+        joined: Tensor = self.last(nn.functional.max_pool2d(torch.cat([x, y], 1), 2))
+        return joined
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_equal_literals_of_a_destination_that_saw_nothing_are_no_shared_observer(annotated: bool) -> None:
+    def build(seed: int, batches: list[Tensor]) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return BUILDERS["pt2e-xnnpack-int8"](_Gated().eval(), batches, DATA[0])
+
+    reference, dst = build(1, DATA), build(2, [torch.zeros_like(batch) for batch in DATA])
+    if not annotated:
+        for node in dst.graph.nodes:
+            node.meta.pop("quantization_annotation", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        src = _Gated().eval()
+    fxmap.transfer(src, dst, calibration=DATA, qconfig=None if annotated else _histogram)
+    assert _differing(dst, reference) == []
+    assert torch.equal(_run(dst, DATA[0]), _run(reference, DATA[0]))
+
+
+def _histogram() -> nn.Module:
+    from torchao.quantization.pt2e import HistogramObserver
+
+    observer: nn.Module = HistogramObserver(
+        dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, eps=2**-12
+    )
+    return observer
+
+
 def _converted_qat(model: nn.Module, seed: int) -> nn.Module:
     from torchao.quantization.pt2e import move_exported_model_to_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e

@@ -7,7 +7,7 @@ effect, so that their order does not matter. After that, `run_with` tries whethe
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,12 +53,14 @@ class KeyFacts:
 
     `unread` are the keys that it never reads in eval mode. Each of `exchanges` swaps the keys of two branches that compute
     the same function of the same values, and whose results are used in the same way: to exchange them has no effect.
-    `norms` are the batch norms that can be folded into the layer before them.
+    `norms` are the batch norms that can be folded into the layer before them. `calls` are the places in the graph, in the
+    order of execution, at which keys are read first.
     """
 
     unread: frozenset[str] = frozenset()
     exchanges: tuple[Exchange, ...] = ()
     norms: tuple[Norm, ...] = ()
+    calls: dict[str, int] = field(default_factory=dict)
 
 
 def ask(model: nn.Module) -> KeyFacts:
@@ -70,8 +72,8 @@ def ask(model: nn.Module) -> KeyFacts:
     ...         self.one, self.two, self.idle = (nn.Linear(2, 2, bias=False) for _ in range(3))
     ...     def forward(self, x):
     ...         return self.one(x) + self.two(x)
-    >>> ask(Sum())
-    KeyFacts(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},), norms=())
+    >>> ask(Sum())  # doctest: +ELLIPSIS
+    KeyFacts(unread=frozenset({'idle.weight'}), exchanges=({'one.weight': 'two.weight'},), norms=(), calls={...})
     """
     try:
         known = side(model)
@@ -80,7 +82,20 @@ def ask(model: nn.Module) -> KeyFacts:
         return KeyFacts()
     keys = (key for key in known.model.state_dict() if key in known.twin.stores)
     unread = frozenset(known.prefix + key for key in keys if known.main.read.isdisjoint(known.names(key)))
-    return KeyFacts(unread, tuple(_exchanges(known)), tuple(_norms(known)))
+    return KeyFacts(unread, tuple(_exchanges(known)), tuple(_norms(known)), _calls(known))
+
+
+def _calls(known: Side) -> dict[str, int]:
+    """Return, for each key, the position of the first node of the graph that computes with it."""
+    order = {node.name: number for number, node in enumerate(known.main.graph.nodes)}
+    keys = {part: known.prefix + key for key in known.twin.stores for part in known.names(key)}
+    found: dict[str, int] = {}
+    for op in known.main.ops.ops():
+        for tensor in known.main.ops.tensors(op.name).values() if op.kind != TENSOR else ():
+            key = keys.get(tensor.key or "")
+            if key is not None and op.output in order:
+                found[key] = min(order[op.output], found.get(key, order[op.output]))
+    return found
 
 
 def _norms(known: Side) -> Iterator[Norm]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fxmap.errors import shorten
+from fxmap.mapping.findings import Note, NoteKind
 from fxmap.matching.keys.entries import Entry
 from fxmap.matching.keys.vocabulary import is_gated, says
 
@@ -83,27 +84,30 @@ def _norms(entries: Sequence[Entry], but: set[str]) -> set[tuple[int, ...]]:
     return {entry.shape for entry in entries if entry.leaf == "running_var" and entry.key not in but}
 
 
-def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[str]:
-    """Yield warnings about the layout of mapped tensors, which names cannot confirm."""
+def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[Note]:
+    """Yield notes about the layout of mapped tensors: of kind LAYOUT where names cannot confirm it, and shapes neither."""
     renamed = [(source, entry) for source, entry in pairs if source.path != entry.path and entry.leaf == "weight"]
     if any(_is_rotary(entry) for entry in (*src, *dst)) or not any(map(_is_position, (*src, *dst))):
         turned = list(_keys(renamed, lambda source, entry: _role(entry) in ("q", "k") and len(entry.size) == 2))
         if turned:
-            yield (
+            yield Note(
                 f"rotary embeddings turn the channels of q and k in halves or in pairs, which names do not tell: if the two "
-                f"sides differ, these have the wrong order of rows: {shorten(turned)}"
+                f"sides differ, these have the wrong order of rows: {shorten(turned)}",
+                NoteKind.LAYOUT,
             )
     joined = list(_keys(renamed, _is_cut))
     if joined:
-        yield (
+        yield Note(
             "q, k and v, or a gate and what it gates, are taken to be joined one after the other; names do not tell whether "
-            f"they are joined head by head or interleaved: {shorten(joined)}"
+            f"they are joined head by head or interleaved: {shorten(joined)}",
+            NoteKind.LAYOUT,
         )
     kernels = list(_keys(pairs, _is_foreign))
     if kernels:
-        yield (
+        yield Note(
             "kernels of the source are stored with their outputs last, or with heads in an axis of their own, as in "
-            f"TensorFlow, Keras and Flax, and are turned: {shorten(kernels)}"
+            f"TensorFlow, Keras and Flax, and are turned: {shorten(kernels)}",
+            NoteKind.KERNELS,
         )
 
 

@@ -59,10 +59,15 @@ def natural(key: str) -> list[tuple[int, str]]:
 
 
 class Lists:
-    """The numbered modules of both sides, and the pairs of them that preserve the order of their lists."""
+    """The numbered modules of both sides, and the pairs of them that preserve the order of their lists.
 
-    def __init__(self, src: Sequence[Entry], dst: Sequence[Entry], weights: tuple[Scores, Scores]) -> None:
-        self.items = Groups([_items(entry) for entry in src], [_items(entry) for entry in dst], weights)
+    `named` leaves out layers whose number is a part of their name (`fc1`), which tells less of their order than a list does.
+    """
+
+    def __init__(
+        self, src: Sequence[Entry], dst: Sequence[Entry], weights: tuple[Scores, Scores], *, named: bool = False
+    ) -> None:
+        self.items = Groups([_items(one, named) for one in src], [_items(one, named) for one in dst], weights)
         self._lists = tuple(_Ranks(names) for names in (self.items.src_names, self.items.dst_names))
 
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
@@ -117,5 +122,10 @@ def _pattern(name: Hashable) -> tuple[Hashable, tuple[int, ...]]:
     return re.sub(r"\d+", "#", text), tuple(map(int, re.findall(r"\d+", text)))
 
 
-def _items(entry: Entry) -> list[Hashable]:
-    return [entry.path[:depth] for depth in range(1, len(entry.path)) if re.search(r"\d", entry.path[depth - 1])]
+def _items(entry: Entry, named: bool) -> list[Hashable]:
+    last = len(entry.path) - 1
+    return [
+        entry.path[:depth]
+        for depth in range(1, len(entry.path))
+        if re.search(r"\d", entry.path[depth - 1]) and not (named and depth == last and not entry.path[depth - 1].isdigit())
+    ]

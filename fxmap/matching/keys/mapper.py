@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
+from fxmap.matching.keys.by_order import undecided, warning
 from fxmap.matching.keys.coherence import irregular, torn_apart
 from fxmap.matching.keys.doubts import warnings, withheld
 from fxmap.matching.keys.entries import Entry, compose, entries_of
@@ -31,6 +33,8 @@ from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
 
+_UNKNOWN: Mapping[str, int] = MappingProxyType({})
+
 
 def map_by_name(
     src: Mapping[str, Any],
@@ -40,6 +44,7 @@ def map_by_name(
     notes: Collection[Note] = (),
     unread: Collection[str] = (),
     exchanges: Sequence[Exchange] = (),
+    calls: Mapping[str, int] = _UNKNOWN,
 ) -> KeyMapping:
     """Map two state dicts by their key trees: shapes, names, and the order of the file.
 
@@ -52,6 +57,7 @@ def map_by_name(
         notes: further notes for the report.
         unread: destination keys that the destination is known not to read.
         exchanges: pairs of destination keys that may be swapped without any effect.
+        calls: for destination keys, the place in the destination's graph at which they are read first.
 
     Cost: see `fxmap.matching.keys.matching`; a few seconds for a thousand keys.
 
@@ -64,7 +70,7 @@ def map_by_name(
     <Status.GUESSED: 'guessed'>
     """
     spelling = spell(src, dst)
-    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling, exchanges)
+    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling, exchanges, calls)
     _tie(dst, found)
     used = {source for expression in found.expressions.values() for source in expression.sources()}
     replaced = {mismatch.source for mismatch in found.mismatched}
@@ -82,19 +88,24 @@ def map_by_name(
             *found.notes,
         ),
         rungs=(NAMES_ALONE, NAMES_ALONE),
+        by_order=tuple(key for key in dst if key in found.by_order),
     )
     return KeyMapping({key: found.expressions[key] for key in dst if key in found.expressions}, knowledge)
 
 
 @dataclass
 class _Found:
-    """The results so far for the destination's keys, by key; `kept` are the keys that need no source."""
+    """The results so far for the destination's keys, by key.
+
+    `kept` are the keys that need no source, `by_order` those of which only the order of the file says which is which.
+    """
 
     expressions: dict[str, Expression] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     mismatched: list[Mismatch] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
     notes: list[Note] = field(default_factory=list)
+    by_order: set[str] = field(default_factory=set)
 
 
 def _status(key: str, found: _Found) -> Status:
@@ -119,7 +130,11 @@ def _same_shape(one: Any, other: Tensor) -> bool:
 
 
 def _by_matching(
-    src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
+    src: Mapping[str, Any],
+    dst: Mapping[str, Any],
+    spelling: Spelling,
+    exchanges: Sequence[Exchange],
+    calls: Mapping[str, int],
 ) -> _Found:
     ours, theirs = entries_of(src, spelling.names), entries_of(dst)
     sorted_sides = [is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
@@ -130,15 +145,22 @@ def _by_matching(
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
+    clear = [match for match in _clear(ours, theirs, matches) if theirs[match.dst].key not in doubts]
+    by_order = [(ours[match.src], theirs[match.dst]) for match in clear if match.told < WEIGHTS.margin_sorted]
+    doubts |= undecided(by_order, [*src], calls)
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
-    for match in _clear(ours, theirs, matches):
+    for match in clear:
         if theirs[match.dst].key not in doubts:
             parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
     made = {key: compose(tuple(value.shape), parts[key]) for key, value in dst.items() if key in parts}
     found = _Found({key: expression for key, expression in made.items() if expression is not None})
     _explain(dst, src, spelling, (ours, theirs, matches), doubts, found)
     mapped = [(source, entry) for key, of in parts.items() if key in found.expressions for entry, source in of]
-    found.notes.extend(Note(text, NoteKind.LAYOUT) for text in warnings(mapped, ours, theirs))
+    found.notes.extend(warnings(mapped, ours, theirs))
+    left = {entry.key: (source, entry) for source, entry in by_order if entry.key in found.expressions}
+    found.by_order = {*left}
+    if left:
+        found.notes.append(Note(warning([*left.values()]), NoteKind.BY_ORDER))
     return found
 
 
@@ -183,7 +205,8 @@ def _explain(
         elif isinstance(other, Tensor) and other.numel() != value.numel():
             found.mismatched.append(Mismatch(key, back[key], tuple(other.shape), tuple(value.shape)))
         elif nearest:
-            found.reasons[key] = f"open: no clear choice among {shorten(list(nearest), 3)}"
+            order = "; the keys are sorted by name, so that their order tells nothing" if matches.by_name else ""
+            found.reasons[key] = f"open: no clear choice among {shorten(list(nearest), 3)}{order}"
         else:
             found.reasons[key] = f"no source tensor has the shape {list(value.shape)}, nor as its rows or parts"
     opened = [key for key in found.reasons if key not in found.kept]

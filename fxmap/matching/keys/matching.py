@@ -44,7 +44,8 @@ class Match:
     """A source entry for a destination entry, by index.
 
     `margin` is the loss of the best exchange with another match, `module_margin` its loss if all other keys of both modules
-    were exchanged with it.
+    were exchanged with it. `told` is that loss where no order counts, but for that of numbered lists: what names, shapes and
+    modules alone say.
     """
 
     src: int
@@ -52,6 +53,7 @@ class Match:
     score: float
     margin: float
     module_margin: float
+    told: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,24 +86,27 @@ def match_entries(
     order = 0.0 if by_name else order_is_evidence(src, dst)
     if not len(pairs.src):
         return Matches((), pairs, np.zeros(0), order, by_name)
-    scores, shared = _strengthened(src, dst, pairs, order, by_name)
+    lists = Lists(src, dst, _weights(src, dst)) if by_name else None
+    lean: Scores | float = 0.0
+    scores, shared = _strengthened(src, dst, pairs, order, lists)
     chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
     if len(free) < len(exchanges):
         # No evidence tells two branches apart, and their keys were assigned at random: one key of each decides for the rest.
         first = {key for exchange in exchanges if exchange not in free for key in next(iter(exchange.items()))}
         lean = np.zeros(len(scores))
         lean[[pair for numbers in chosen for pair in numbers if dst[pairs.dst[pair]].key in first]] = WEIGHTS.lean
-        scores, shared = _strengthened(src, dst, pairs, order, by_name, lean)
+        scores, shared = _strengthened(src, dst, pairs, order, lists, lean)
         chosen, free = _assigned_freely(src, dst, pairs, scores, exchanges)
     orbit = orbits(dst, free)
+    by_names, _ = _strengthened(src, dst, pairs, 0.0, Lists(src, dst, _weights(src, dst), named=True), lean)
     losses = [
-        [margins(values, pairs, block, numbers, orbit) for values in (scores, shared)]
+        [margins(values, pairs, block, numbers, orbit) for values in (scores, shared, by_names)]
         for block, numbers in zip(pairs.blocks, chosen, strict=True)
     ]
     matches = [
-        Match(int(pairs.src[pair]), int(pairs.dst[pair]), float(scores[pair]), float(loss), float(module_loss))
+        Match(int(pairs.src[pair]), int(pairs.dst[pair]), float(scores[pair]), *map(float, found))
         for numbers, of_block in zip(chosen, losses, strict=True)
-        for pair, loss, module_loss in zip(numbers, *of_block, strict=True)
+        for pair, *found in zip(numbers, *of_block, strict=True)
     ]
     return Matches(tuple(matches), pairs, scores, order, by_name)
 
@@ -120,19 +125,19 @@ def _strengthened(
     dst: Sequence[Entry],
     pairs: Candidates,
     order: float,
-    by_name: bool,
+    lists: Lists | None,
     lean: Scores | float = 0.0,
 ) -> tuple[Scores, Scores]:
     """Return the scores of the last round, and their part that does not move along when whole modules are exchanged.
 
-    `lean` is added to the scores of pairs before soft matches are made.
+    Order is that of the `lists`, or that of the file where there are none. `lean` is added to the scores of pairs before
+    soft matches are made.
     """
     own = alone(src, dst, pairs, order)
     weights = _weights(src, dst)
     modules = Groups([_modules(entry) for entry in src], [_modules(entry) for entry in dst], weights)
     owners = Groups([[entry.owner] for entry in src], [[entry.owner] for entry in dst], weights)
     kinds = Groups([_kinds(entry) for entry in src], [_kinds(entry) for entry in dst], weights)
-    lists = Lists(src, dst, weights) if by_name else None
     scores, soft = own, np.zeros(len(own))
     for number, sharpness in enumerate(WEIGHTS.sharpness):
         share = number / (len(WEIGHTS.sharpness) - 1)

@@ -110,9 +110,12 @@ class Stored:
         if self.seen is self.own:
             return mapping
         known, leaves = mapping.knowledge, dict(mapping)
+        by_order = {*known.by_order}
         made, statuses, reasons, mismatched = dict(leaves), dict(known.statuses), dict(known.reasons), list(known.mismatched)
         for key, expression in self.made.items():
             open_ones = [source for source in expression.sources() if source not in leaves]
+            if not by_order.isdisjoint(expression.sources()):
+                by_order.add(key)
             if not open_ones:
                 made[key], statuses[key] = _tidy(substitute(expression, leaves)), Status.GUESSED
                 continue
@@ -125,6 +128,7 @@ class Stored:
             statuses={key: statuses[key] for key in self.own if key in statuses},
             reasons=reasons | self.kept | self.missing,
             mismatched=tuple(one for one in mismatched if one.key in self.own),
+            by_order=tuple(key for key in self.own if key in by_order),
         )
         ordered = {key: made[key] for key in self.own if key in made}
         return KeyMapping(ordered, findings, replace(mapping.proof, statuses=findings.statuses), mapping.trace)

@@ -32,7 +32,15 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
         own = problem.dst.state_dict()
         stored = Stored.of(own, seen, told.norms, [key for key, _ in problem.dst.named_buffers() if key in own])
         exchanges = [pair for pair in told.exchanges if stored.seen.keys() >= {*pair, *pair.values()}]
-        mapping = map_by_name(seen, stored.seen, why, notes=checkpoint_notes(found), unread=told.unread, exchanges=exchanges)
+        mapping = map_by_name(
+            seen,
+            stored.seen,
+            why,
+            notes=checkpoint_notes(found),
+            unread=told.unread,
+            exchanges=exchanges,
+            calls=told.calls,
+        )
         mapping = stored.over_destination(over_file(mapping, found.computed, state))
         note(f"{len(mapping)} of {len(mapping.knowledge.statuses)} keys")
     ran = run_with(mapping, state, problem.dst, problem.given.dst) if problem.run else ""

@@ -26,7 +26,7 @@ def test_kernels_of_keras_are_turned_and_it_is_said() -> None:
     assert torch.equal(made["3.weight"], src["dense/kernel:0"].t())
     assert torch.equal(made["1.running_var"], src["norm/moving_variance:0"])
     assert torch.equal(made["1.weight"], src["norm/gamma:0"])
-    assert "stored with their outputs last" in " ".join(mapping.knowledge.notes_of(NoteKind.LAYOUT))
+    assert "stored with their outputs last" in " ".join(mapping.knowledge.notes_of(NoteKind.KERNELS))
 
 
 def flax_attention(width: int, heads: int, name: str) -> dict[str, Tensor]:
