@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
 from fxmap.matching.solve.readers import readers
@@ -24,15 +25,22 @@ _FITS = 1e-7
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights that some values of the source give; of better choices, `rank` is smaller.
+    """The numbers that some values of the source give; of better choices, `rank` is smaller.
 
-    `recognised` says that all numbers are the source's.
+    `entries` are their places among all weights, `places` those in the source, and `recognised` says that all are there.
     """
 
-    weights: Weights
+    entries: Tensor
+    numbers: Tensor
+    places: Tensor
+    origins: tuple[Origin, ...]
     rank: Rank
     recognised: bool
     what: str
+
+    def weights(self, before: Weights) -> Weights:
+        """Return the weights with these numbers known."""
+        return before.having(self.entries, self.numbers, self.places, self.origins)
 
 
 class Fitting:
@@ -40,6 +48,7 @@ class Fitting:
 
     def __init__(self, source: SourceValues) -> None:
         self.source = source
+        self.effort = Effort(float("inf"))
         self.gauge = Gauge(source)
         self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
@@ -61,6 +70,7 @@ class Fitting:
         if id(equations) not in self._looks:
             generator = torch.Generator().manual_seed(11)
             looks = torch.randn(3, len(equations.basis), generator=generator, dtype=torch.float64)
+            self.effort.spend(numbers=len(self.source.prints.firsts) * len(equations.basis) / 4)
             looks = looks - (looks @ equations.basis) @ equations.basis.T
             self._looks[id(equations)] = equations, looks, looks @ self.source.columns[:, self.source.prints.firsts]
         _, looks, seen = self._looks[id(equations)]
@@ -94,6 +104,7 @@ class Choices:
         self.claimed = set(weights.places[weights.places >= 0].tolist())
         generator = torch.Generator().manual_seed(13)
         self.looks = torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64)
+        self.most = sum(len(system.entries) for system in point.systems)
         self.order = {block.node: index for index, block in enumerate(source.blocks)}
 
     def all(self) -> list[Choice]:
@@ -105,11 +116,21 @@ class Choices:
                 found.append(choice)
         found.sort(key=lambda one: one.rank)
         logger.debug("%s: %d choices, first rank %s", self.point.node.name, len(found), found[0].rank if found else "")
-        distinct: dict[str, Choice] = {}
-        for one in found:
+        return self._distinct(found)
+
+    def _distinct(self, choices: list[Choice]) -> list[Choice]:
+        """Leave out choices that give the same numbers as better ones, or as a part of these."""
+        found: dict[str, Choice] = {}
+        whole: list[Tensor] = []
+        for one in choices:
             # Moved elements of one value give the same weights.
-            distinct.setdefault(f"{float(one.weights.numbers @ self.looks):.8e}, {int(one.weights.known.sum())}", one)
-        return list(distinct.values())
+            key = f"{float(one.numbers @ self.looks[one.entries]):.8e}, {len(one.entries)}"
+            if key in found or any(torch.equal(other[one.entries], one.numbers) for other in whole):
+                continue
+            found[key] = one
+            if len(one.entries) == self.most and len(whole) < 4:
+                whole.append(torch.full_like(self.weights.numbers, torch.nan).index_copy(0, one.entries, one.numbers))
+        return list(found.values())
 
     def exact(self, block: Block) -> list[Choice]:
         """Return the choice that the point is one of the source's values, element by element: an output."""
@@ -240,7 +261,6 @@ class Choices:
             numbers.append(solved)
             places.append(found)
         where = torch.cat(places)
-        weights = self.weights.having(torch.cat(entries), torch.cat(numbers), where, tuple(origins))
         trivial = bool(((where == ZERO) | (where == ONE)).all())
         recognised = not origins and not trivial
         own = readers(self.point.node)
@@ -254,7 +274,8 @@ class Choices:
             0.0 if block.shape == self.point.shape else 1.0,
             float(self.order[block.node]),
         )
-        return Choice(weights, rank, recognised, f"{self.point.node.name} is {block.node.name}")
+        what = f"{self.point.node.name} is {block.node.name}"
+        return Choice(torch.cat(entries), torch.cat(numbers), where, tuple(origins), rank, recognised, what)
 
 
 def _size(shape: tuple[int, ...]) -> int:

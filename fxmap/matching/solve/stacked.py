@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map
 
 from fxmap.capture.captured import Captured
+from fxmap.matching.solve.effort import Effort
 from fxmap.run.interpreter import ValueInterpreter
 
 
@@ -40,6 +41,13 @@ class Value:
             else self
         )
 
+    def repeated(self, times: int) -> "Value":
+        """Return the value for all samples, and again for all of them, so many times."""
+        if not self.stacked:
+            return self
+        made = tree_map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)) if isinstance(t, Tensor) else t, self.data)
+        return Value(made, stacked=True)
+
 
 Values = dict[fx.Node, Value]
 
@@ -52,6 +60,7 @@ class StackedInterpreter(ValueInterpreter):
         self.captured = captured
         self.dtype = torch.float64
         self._given: dict[str, Any] = {}
+        self.effort = Effort(float("inf"))
         self.exact: set[fx.Node] = set()
 
     def fetch_attr(self, target: str) -> Any:
@@ -71,6 +80,11 @@ class StackedInterpreter(ValueInterpreter):
         """
         if node.op == "get_attr":
             return Value(self.fetch_attr(str(node.target)), stacked=False)
+        found = self._run_stacked(node, values)
+        self.effort.spend(runs=1, numbers=sum(part.numel() for part in found.tensors()))
+        return found
+
+    def _run_stacked(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
         inputs = node.all_input_nodes
         stacked = [part for part in inputs if values[part].stacked]
         plain = {part: values[part].data for part in inputs if not values[part].stacked}
@@ -94,6 +108,7 @@ class StackedInterpreter(ValueInterpreter):
             except Exception:  # vmap has no rule for it: sample by sample
                 self.exact.add(node)
         count = len(tree_flatten(data[0])[0][0])
+        self.effort.spend(runs=count)
         parts = [run(*(tree_map(lambda t, k=k: t[k], one) for one in data)) for k in range(count)]
         try:
             return Value(tree_map(lambda *ts: torch.stack(ts) if isinstance(ts[0], Tensor) else ts[0], *parts), stacked=True)
