@@ -1,6 +1,7 @@
 """Choices: which of the source's values a value of the destination may be, and what its weights then are."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from torch import Tensor
 from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
+from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import readers
+from fxmap.matching.solve.signatures import Signatures
 from fxmap.matching.solve.source import Block, SourceValues
 from fxmap.matching.solve.systems import Equations, Point, Unknown
 from fxmap.matching.solve.unknowns import Origin, Weights
@@ -27,7 +30,8 @@ _FITS = 1e-7
 class Choice:
     """The numbers that some values of the source give; of better choices, `rank` is smaller.
 
-    `entries` are their places among all weights, `places` those in the source, and `recognised` says that all are there.
+    `entries` are their places among all weights, `places` those in the source. `recognised` says that all are there, and
+    that where some are 0 the value is read as the source's is.
     """
 
     entries: Tensor
@@ -49,7 +53,7 @@ class Fitting:
     def __init__(self, source: SourceValues) -> None:
         self.source = source
         self.effort = Effort(float("inf"))
-        self.gauge = Gauge(source)
+        self.gauge, self.signatures = Gauge(source), Signatures(source)
         self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
 
@@ -97,13 +101,15 @@ class Choices:
     """All choices at one point, the most likely first."""
 
     TRIED = 48
+    REFINED = 600
 
-    def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point) -> None:
-        self.source, self.fitting, self.weights, self.point = source, fitting, weights, point
+    def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point, places: Places) -> None:
+        self.source, self.fitting, self.weights, self.point, self.places = source, fitting, weights, point, places
         self.gauge = fitting.gauge
         self.claimed = set(weights.places[weights.places >= 0].tolist())
         generator = torch.Generator().manual_seed(13)
         self.looks = torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64)
+        self._refined: dict[int, Tensor] = {}
         self.most = sum(len(system.entries) for system in point.systems)
         self.order = {block.node: index for index, block in enumerate(source.blocks)}
 
@@ -150,6 +156,9 @@ class Choices:
         count = 0
         seen: set[tuple[int, ...]] = set()
         for i in blocks:
+            for made in self.places.assignments(self.point, self.source.blocks[i], self.fitting):
+                if not self._again(made, seen):
+                    yield -1, self.source.blocks[i], made
             if all(len(hit[i]) == len(systems) for hit, systems in zip(hits, classes, strict=True)):
                 pairs = [zip(systems, hit[i], strict=True) for hit, systems in zip(hits, classes, strict=True)]
                 whole = [pair for several in pairs for pair in several]
@@ -174,11 +183,30 @@ class Choices:
         seen.add(key)
         return False
 
+    def _fits(self, system: Unknown) -> Tensor:
+        """Return the elements of the source that fit a system, also by what the source multiplies its own numbers by.
+
+        Where a system has many solutions, most values fit it. Those count of which one solution has the source's numbers.
+        """
+        fitting = self.fitting(system)
+        if not system.equations.dependent or not 1 < len(fitting) <= self.REFINED:
+            return fitting
+        key = id(fitting)
+        if key not in self._refined:
+            kinds = self.source.prints.classes[fitting]
+            natural = {}
+            for element, kind in zip(fitting.tolist(), kinds.tolist(), strict=True):
+                if kind not in natural:
+                    natural[kind] = self.fitting.signatures.solution(system, element, self._paths(system)) is not None
+            keep = torch.tensor([natural[kind] for kind in kinds.tolist()])
+            self._refined[key] = fitting[keep] if bool(keep.any()) else fitting
+        return self._refined[key]
+
     def _alike(self, systems: list[Unknown]) -> list[list[Unknown]]:
         """Split the systems of one factorisation into those that the same values of the source fit."""
         found: dict[int, list[Unknown]] = {}
         for system in systems:
-            found.setdefault(id(self.fitting(system)), []).append(system)
+            found.setdefault(id(self._fits(system)), []).append(system)
         return list(found.values())
 
     def _of_class(
@@ -219,7 +247,7 @@ class Choices:
 
         At the border of a map, an element is made of a part of what its neighbour is made of: those that need most count.
         """
-        fitting = self.fitting(system)
+        fitting = self._fits(system)
         inside = fitting[(fitting >= block.begin) & (fitting < block.stop)]
         if len(inside) > 1:
             solved = (system.equations.inverse @ (self.source.columns[:, inside] - system.rest[:, None])).abs()
@@ -246,14 +274,29 @@ class Choices:
                 solved[index], solved[twins[0]] = found
         return solved
 
+    def _natural(self, system: Unknown, element: int, solved: Tensor) -> Tensor:
+        """Return another solution of a system that has the source's own numbers, where there is one."""
+        natural = self.fitting.signatures.solution(system, element, self._paths(system))
+        if natural is not None:
+            return natural
+        if not system.equations.dependent:
+            return solved
+        natural = self.gauge.solution(system, element)
+        return self._split(system, solved if natural is None else natural)
+
+    def _paths(self, system: Unknown) -> list[str]:
+        layout = self.weights.layout
+        begins = list(layout.begins.values())
+        names = list(layout.begins)
+        return [names[bisect_right(begins, entry) - 1] for entry in system.entries.tolist()]
+
     def _choice(self, assignment: Assignment, penalty: int, block: Block) -> Choice | None:
         entries, numbers, places, origins = [], [], [], []
         for system, element in assignment:
             wanted = self.source.columns[:, element] - system.rest
             solved = system.equations.inverse @ wanted
-            if system.equations.dependent and bool((self.source.numbers.find(solved) == ABSENT).any()):
-                natural = self.gauge.solution(system, element)
-                solved = self._split(system, solved if natural is None else natural)
+            if bool((self.source.numbers.find(solved) == ABSENT).any()):
+                solved = self._natural(system, element, solved)
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
                 origins.append(Origin(system.entries, system.equations.columns, element))
@@ -263,19 +306,21 @@ class Choices:
         where = torch.cat(places)
         trivial = bool(((where == ZERO) | (where == ONE)).all())
         recognised = not origins and not trivial
-        own = readers(self.point.node)
+        unlike = self.places.unlike(self.point.node, assignment, block)
+        empty = bool((where == ZERO).any())
         claimed = sum(place in self.claimed for place in where[:: max(1, len(where) // 16)].tolist())
         rank = (
             0.0 if recognised else 1.0 if not trivial else 2.0,
-            float(bool((where == ZERO).any())),
-            0.0 if own & readers(block.node) else 1.0,
+            float(empty),
+            float(unlike),
             float(claimed > 0),
             float(penalty),
             0.0 if block.shape == self.point.shape else 1.0,
             float(self.order[block.node]),
         )
         what = f"{self.point.node.name} is {block.node.name}"
-        return Choice(torch.cat(entries), torch.cat(numbers), where, tuple(origins), rank, recognised, what)
+        doubtful = not recognised or (empty and unlike)
+        return Choice(torch.cat(entries), torch.cat(numbers), where, tuple(origins), rank, not doubtful, what)
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -13,6 +13,7 @@ from fxmap.matching.solve.choices import Choice, Choices, Fitting
 from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.frontier import Advance, Frontier, State
 from fxmap.matching.solve.guesses import Guesses
+from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import moves, reading
 from fxmap.matching.solve.source import Block, SourceValues, elements
 from fxmap.matching.solve.stacked import Unstackable, Value
@@ -70,6 +71,7 @@ class Search:
         self.advance = Advance(captured, inputs)
         self.samples = len(inputs[0])
         self.fitting, self.guesses, self.factorisations = Fitting(source), Guesses(source), Factorisations()
+        self.places = Places(source, captured, inputs)
         self.why = ""
         self.steps = 0
         self._met: dict[str, _Position] = {}
@@ -215,7 +217,7 @@ class Search:
         point = systems.point(shape)
         if not point.systems:
             return []
-        choices = Choices(self.source, self.fitting, frontier.weights, point)
+        choices = Choices(self.source, self.fitting, frontier.weights, point, self.places)
         return choices.all() if exact is None else choices.exact(exact)
 
     def _guessed(self, weights: Weights, frontier: Frontier, node: fx.Node) -> Iterator[Choice]:

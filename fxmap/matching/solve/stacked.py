@@ -51,6 +51,8 @@ class Value:
 
 Values = dict[fx.Node, Value]
 
+_COPIES = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
 
 class StackedInterpreter(ValueInterpreter):
     """Runs single nodes of a captured graph on stacked values."""
@@ -71,6 +73,10 @@ class StackedInterpreter(ValueInterpreter):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.double()
         return value.to(torch.complex128) if isinstance(value, Tensor) and value.is_complex() else value
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operation; a view, which memory may not allow for many samples at once, is a reshape."""
+        return super().call_function(_COPIES.get(target, target), args, kwargs)
 
     def node(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
         """Run one node on the values of those that it reads.

@@ -165,27 +165,33 @@ class Systems:
         """Return the systems of the value: enough of them that each unknown entry which it reads is in one."""
         covered = ~self._felt()
         found: list[Unknown] = []
-        last: int | None = None
+        last: Unknown | None = None
         while not bool(covered.all()):
             entry = int((~covered).nonzero()[0])
             covered[entry] = True
             moved = self._moved(entry)
             if not moved:
                 continue
-            last = self._best(moved, last, shape)
-            system, support = self._system(last)
+            last, support = self._system(self._best(moved, last, shape))
             covered[support] = True
-            found.append(system)
+            found.append(last)
         return Point(self.node, shape, tuple(found))
 
-    def _best(self, moved: list[int], last: int | None, shape: tuple[int, ...]) -> int:
-        """Choose the element that reads most entries: not one at the border of a map."""
+    def _best(self, moved: list[int], last: Unknown | None, shape: tuple[int, ...]) -> int:
+        """Choose the element that reads most entries, not one at the border of a map; near the last one, if it does."""
+        tried = list(dict.fromkeys(moved[int(share * (len(moved) - 1))] for share in (0.0, 0.21, 0.4, 0.61, 1.0)))
         if last is not None:
-            place = torch.tensor(torch.unravel_index(torch.tensor(last), shape))
+            place = torch.tensor(torch.unravel_index(torch.tensor(last.element), shape))
             others = torch.stack(torch.unravel_index(torch.tensor(moved), shape))
-            return moved[int((others == place[:, None]).sum(0).argmax())]
-        tried = dict.fromkeys(moved[int(share * (len(moved) - 1))] for share in (0.0, 0.21, 0.4, 0.61, 1.0))
-        return max(tried, key=lambda one: int((self._short(one).abs().amax(0) > 0).sum()))
+            near = moved[int((others == place[:, None]).sum(0).argmax())]
+            if self._read(near) >= len(last.entries):
+                return near
+            tried.insert(0, near)
+        return max(tried, key=self._read)
+
+    def _read(self, element: int) -> int:
+        """Return how many entries an element reads, as a few samples show it."""
+        return len(_support(self._short(element)))
 
     def _system(self, element: int) -> tuple[Unknown, Tensor]:
         """Return the system of one element, and which entries it reads."""

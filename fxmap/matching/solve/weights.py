@@ -82,7 +82,7 @@ def solve_weights(src: Network, dst: Network) -> Solution:
 
 # One search may take this share of the effort that is left, and no network is given more than this.
 _SHARE, MOST = 0.4, 20.0
-_BOUNDS = (Bounds(0), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
+_BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
 
 
 class _Try:
