@@ -1,15 +1,19 @@
 """Choices: which of the source's values a value of the destination may be, and what its weights then are."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
+from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import readers
+from fxmap.matching.solve.signatures import Signatures
 from fxmap.matching.solve.source import Block, SourceValues
 from fxmap.matching.solve.systems import Equations, Point, Unknown
 from fxmap.matching.solve.unknowns import Origin, Weights
@@ -24,15 +28,23 @@ _FITS = 1e-7
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights that some values of the source give; of better choices, `rank` is smaller.
+    """The numbers that some values of the source give; of better choices, `rank` is smaller.
 
-    `recognised` says that all numbers are the source's.
+    `entries` are their places among all weights, `places` those in the source. `recognised` says that all are there, and
+    that where some are 0 the value is read as the source's is.
     """
 
-    weights: Weights
+    entries: Tensor
+    numbers: Tensor
+    places: Tensor
+    origins: tuple[Origin, ...]
     rank: Rank
     recognised: bool
     what: str
+
+    def weights(self, before: Weights) -> Weights:
+        """Return the weights with these numbers known."""
+        return before.having(self.entries, self.numbers, self.places, self.origins)
 
 
 class Fitting:
@@ -40,7 +52,8 @@ class Fitting:
 
     def __init__(self, source: SourceValues) -> None:
         self.source = source
-        self.gauge = Gauge(source)
+        self.effort = Effort(float("inf"))
+        self.gauge, self.signatures = Gauge(source), Signatures(source)
         self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
 
@@ -61,6 +74,7 @@ class Fitting:
         if id(equations) not in self._looks:
             generator = torch.Generator().manual_seed(11)
             looks = torch.randn(3, len(equations.basis), generator=generator, dtype=torch.float64)
+            self.effort.spend(numbers=len(self.source.prints.firsts) * len(equations.basis) / 4)
             looks = looks - (looks @ equations.basis) @ equations.basis.T
             self._looks[id(equations)] = equations, looks, looks @ self.source.columns[:, self.source.prints.firsts]
         _, looks, seen = self._looks[id(equations)]
@@ -87,13 +101,16 @@ class Choices:
     """All choices at one point, the most likely first."""
 
     TRIED = 48
+    REFINED = 600
 
-    def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point) -> None:
-        self.source, self.fitting, self.weights, self.point = source, fitting, weights, point
+    def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point, places: Places) -> None:
+        self.source, self.fitting, self.weights, self.point, self.places = source, fitting, weights, point, places
         self.gauge = fitting.gauge
         self.claimed = set(weights.places[weights.places >= 0].tolist())
         generator = torch.Generator().manual_seed(13)
         self.looks = torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64)
+        self._refined: dict[int, Tensor] = {}
+        self.most = sum(len(system.entries) for system in point.systems)
         self.order = {block.node: index for index, block in enumerate(source.blocks)}
 
     def all(self) -> list[Choice]:
@@ -105,11 +122,21 @@ class Choices:
                 found.append(choice)
         found.sort(key=lambda one: one.rank)
         logger.debug("%s: %d choices, first rank %s", self.point.node.name, len(found), found[0].rank if found else "")
-        distinct: dict[str, Choice] = {}
-        for one in found:
+        return self._distinct(found)
+
+    def _distinct(self, choices: list[Choice]) -> list[Choice]:
+        """Leave out choices that give the same numbers as better ones, or as a part of these."""
+        found: dict[str, Choice] = {}
+        whole: list[Tensor] = []
+        for one in choices:
             # Moved elements of one value give the same weights.
-            distinct.setdefault(f"{float(one.weights.numbers @ self.looks):.8e}, {int(one.weights.known.sum())}", one)
-        return list(distinct.values())
+            key = f"{float(one.numbers @ self.looks[one.entries]):.8e}, {len(one.entries)}"
+            if key in found or any(torch.equal(other[one.entries], one.numbers) for other in whole):
+                continue
+            found[key] = one
+            if len(one.entries) == self.most and len(whole) < 4:
+                whole.append(torch.full_like(self.weights.numbers, torch.nan).index_copy(0, one.entries, one.numbers))
+        return list(found.values())
 
     def exact(self, block: Block) -> list[Choice]:
         """Return the choice that the point is one of the source's values, element by element: an output."""
@@ -129,6 +156,9 @@ class Choices:
         count = 0
         seen: set[tuple[int, ...]] = set()
         for i in blocks:
+            for made in self.places.assignments(self.point, self.source.blocks[i], self.fitting):
+                if not self._again(made, seen):
+                    yield -1, self.source.blocks[i], made
             if all(len(hit[i]) == len(systems) for hit, systems in zip(hits, classes, strict=True)):
                 pairs = [zip(systems, hit[i], strict=True) for hit, systems in zip(hits, classes, strict=True)]
                 whole = [pair for several in pairs for pair in several]
@@ -153,11 +183,30 @@ class Choices:
         seen.add(key)
         return False
 
+    def _fits(self, system: Unknown) -> Tensor:
+        """Return the elements of the source that fit a system, also by what the source multiplies its own numbers by.
+
+        Where a system has many solutions, most values fit it. Those count of which one solution has the source's numbers.
+        """
+        fitting = self.fitting(system)
+        if not system.equations.dependent or not 1 < len(fitting) <= self.REFINED:
+            return fitting
+        key = id(fitting)
+        if key not in self._refined:
+            kinds = self.source.prints.classes[fitting]
+            natural = {}
+            for element, kind in zip(fitting.tolist(), kinds.tolist(), strict=True):
+                if kind not in natural:
+                    natural[kind] = self.fitting.signatures.solution(system, element, self._paths(system)) is not None
+            keep = torch.tensor([natural[kind] for kind in kinds.tolist()])
+            self._refined[key] = fitting[keep] if bool(keep.any()) else fitting
+        return self._refined[key]
+
     def _alike(self, systems: list[Unknown]) -> list[list[Unknown]]:
         """Split the systems of one factorisation into those that the same values of the source fit."""
         found: dict[int, list[Unknown]] = {}
         for system in systems:
-            found.setdefault(id(self.fitting(system)), []).append(system)
+            found.setdefault(id(self._fits(system)), []).append(system)
         return list(found.values())
 
     def _of_class(
@@ -198,7 +247,7 @@ class Choices:
 
         At the border of a map, an element is made of a part of what its neighbour is made of: those that need most count.
         """
-        fitting = self.fitting(system)
+        fitting = self._fits(system)
         inside = fitting[(fitting >= block.begin) & (fitting < block.stop)]
         if len(inside) > 1:
             solved = (system.equations.inverse @ (self.source.columns[:, inside] - system.rest[:, None])).abs()
@@ -225,14 +274,29 @@ class Choices:
                 solved[index], solved[twins[0]] = found
         return solved
 
+    def _natural(self, system: Unknown, element: int, solved: Tensor) -> Tensor:
+        """Return another solution of a system that has the source's own numbers, where there is one."""
+        natural = self.fitting.signatures.solution(system, element, self._paths(system))
+        if natural is not None:
+            return natural
+        if not system.equations.dependent:
+            return solved
+        natural = self.gauge.solution(system, element)
+        return self._split(system, solved if natural is None else natural)
+
+    def _paths(self, system: Unknown) -> list[str]:
+        layout = self.weights.layout
+        begins = list(layout.begins.values())
+        names = list(layout.begins)
+        return [names[bisect_right(begins, entry) - 1] for entry in system.entries.tolist()]
+
     def _choice(self, assignment: Assignment, penalty: int, block: Block) -> Choice | None:
         entries, numbers, places, origins = [], [], [], []
         for system, element in assignment:
             wanted = self.source.columns[:, element] - system.rest
             solved = system.equations.inverse @ wanted
-            if system.equations.dependent and bool((self.source.numbers.find(solved) == ABSENT).any()):
-                natural = self.gauge.solution(system, element)
-                solved = self._split(system, solved if natural is None else natural)
+            if bool((self.source.numbers.find(solved) == ABSENT).any()):
+                solved = self._natural(system, element, solved)
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
                 origins.append(Origin(system.entries, system.equations.columns, element))
@@ -240,21 +304,23 @@ class Choices:
             numbers.append(solved)
             places.append(found)
         where = torch.cat(places)
-        weights = self.weights.having(torch.cat(entries), torch.cat(numbers), where, tuple(origins))
         trivial = bool(((where == ZERO) | (where == ONE)).all())
         recognised = not origins and not trivial
-        own = readers(self.point.node)
+        unlike = self.places.unlike(self.point.node, assignment, block)
+        empty = bool((where == ZERO).any())
         claimed = sum(place in self.claimed for place in where[:: max(1, len(where) // 16)].tolist())
         rank = (
             0.0 if recognised else 1.0 if not trivial else 2.0,
-            float(bool((where == ZERO).any())),
-            0.0 if own & readers(block.node) else 1.0,
+            float(empty),
+            float(unlike),
             float(claimed > 0),
             float(penalty),
             0.0 if block.shape == self.point.shape else 1.0,
             float(self.order[block.node]),
         )
-        return Choice(weights, rank, recognised, f"{self.point.node.name} is {block.node.name}")
+        what = f"{self.point.node.name} is {block.node.name}"
+        doubtful = not recognised or (empty and unlike)
+        return Choice(torch.cat(entries), torch.cat(numbers), where, tuple(origins), rank, not doubtful, what)
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
-from fxmap.expressions.arithmetic import Full
+from fxmap.expressions.arithmetic import Full, Sum
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.computed import Computed
 from fxmap.graph.index_maps import ZERO as NOTHING
@@ -93,6 +93,8 @@ class Expressions:
     def _leaf(self, name: str) -> Expression:
         if name in self.stretches:
             return self.stretches[name]
+        if name in self.source.numbers.sums:
+            return Sum(tuple(map(self._leaf, self.source.numbers.sums[name])))
         if name.startswith("%"):
             return computed(self.source, self.nodes[name[1:]])
         return Computed((Source(name),), _AS_REAL) if self.source.tensors[name].is_complex() else Source(name)

@@ -1,12 +1,13 @@
 """The frontier: how far the destination is known, and the first values that are not affine in what is unknown.
 
 A value is known if no unknown weight changes it, and affine if it is an affine function of the unknown ones. Both are seen
-by running with a few choices of these: at 0, at a, at b, at a + b, at -a. The first operations that are neither are the
-frontier; what they read must be solved for before the run can go on.
+by running with a few choices of these: at 0, at a, at b, at a + b, at -a, all in one run. The first operations that are
+neither are the frontier; what they read must be solved for before the run can go on. A frontier is made from the one before
+it: what does not depend on the weights that were found since is not run again.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import torch
@@ -17,8 +18,8 @@ from fxmap.matching.solve.source import elements
 from fxmap.matching.solve.stacked import StackedInterpreter, Unstackable, Value, Values
 from fxmap.matching.solve.unknowns import Weights
 
-# So many samples decide whether a value is affine.
-_FEW = 3
+# So many samples, and so many choices of what is unknown, decide whether a value is affine.
+_FEW, _TRIED = 3, 5
 
 
 class State(Enum):
@@ -32,11 +33,22 @@ class State(Enum):
 
 @dataclass
 class Frontier:
-    """The state of every node, the values of the known ones, and the nodes of the frontier in the order of the graph."""
+    """The state of every node, and the nodes of the frontier in the order of the graph.
 
-    states: dict[fx.Node, State]
-    values: Values
-    curved: list[fx.Node]
+    `values` are those of the known nodes; `tried` those of the affine ones for the few choices, and `based` where what is
+    unknown is 0.
+    """
+
+    weights: Weights
+    states: dict[fx.Node, State] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+    tried: Values = field(default_factory=dict)
+    based: Values = field(default_factory=dict)
+    curved: list[fx.Node] = field(default_factory=list)
+
+    def known(self) -> Values:
+        """Return the values of the nodes that are known."""
+        return {node: value for node, value in self.values.items() if self.states[node] is State.KNOWN}
 
 
 class Advance:
@@ -66,65 +78,70 @@ class Advance:
             return layout.fixed[path]
         return layout.tensor(canonical, numbers[..., layout.place(canonical)])
 
-    def __call__(self, weights: Weights, cached: Mapping[fx.Node, Value]) -> Frontier:
-        """Return the frontier; `cached` are values that are known already.
+    def __call__(self, weights: Weights, before: Frontier | None = None) -> Frontier:
+        """Return the frontier; `before` is one for weights of which less was known.
 
         Raises:
             Unstackable: see `StackedInterpreter.node`.
         """
-        tried = self._choices(weights)
+        found = Frontier(weights)
         open_paths = {path for path in weights.layout.shapes if weights.unknown(path)}
-        states: dict[fx.Node, State] = {}
-        values: Values = {}
-        trials: dict[fx.Node, list[Value]] = {}
-        curved = []
+        changed = None if before is None else weights.changed(before.weights)
+        choices = self._choices(weights)
         with torch.no_grad():
             for node in self.nodes:
                 if node.op == "output":
                     continue
-                if not self.upstream[node] & open_paths:
-                    states[node], values[node] = State.KNOWN, self._known(node, weights, values, cached)
-                    continue
-                if node.op == "get_attr":
-                    states[node] = State.AFFINE
-                    trials[node] = [Value(self.weight(str(node.target), weights, n), stacked=False) for n in tried]
-                    continue
-                parts = [states[part] for part in node.all_input_nodes]
-                if State.CURVED in parts or State.BEHIND in parts:
-                    states[node] = State.BEHIND
-                    continue
-                if all(part is State.KNOWN for part in parts):
-                    states[node], values[node] = State.KNOWN, self._known(node, weights, values, cached)
-                    continue
-                results = self._results(node, values, trials)
-                states[node] = State.CURVED if results is None else _state(results)
-                if states[node] is State.KNOWN:
-                    values[node] = self._known_of_affine(node, weights, values)
-                elif states[node] is State.AFFINE:
-                    assert results is not None
-                    trials[node] = results
+                if before is not None and changed is not None and not self.upstream[node] & changed:
+                    _take(node, before, found)
                 else:
-                    curved.append(node)
-        return Frontier(states, values, curved)
+                    self._advance(node, found, open_paths, choices)
+        return found
 
-    def _choices(self, weights: Weights) -> list[Tensor]:
+    def _advance(self, node: fx.Node, found: Frontier, open_paths: set[str], choices: Tensor) -> None:
+        """Tell the state of one node from the states of those that it reads."""
+        states, weights = found.states, found.weights
+        parts = [states[part] for part in node.all_input_nodes]
+        if not self.upstream[node] & open_paths or (parts and all(part is State.KNOWN for part in parts)):
+            states[node], found.values[node] = State.KNOWN, self._known(node, weights, found.values)
+        elif node.op == "get_attr":
+            states[node] = State.AFFINE
+            found.tried[node] = Value(self.weight(str(node.target), weights, choices), stacked=True)
+        elif State.CURVED in parts or State.BEHIND in parts:
+            states[node] = State.BEHIND
+        else:
+            result = self._result(node, found)
+            states[node] = State.CURVED if result is None else _state(result)
+            if states[node] is State.KNOWN:
+                found.values[node] = self._based(node, found)
+            elif states[node] is State.AFFINE:
+                assert result is not None
+                found.tried[node] = result
+            else:
+                found.curved.append(node)
+
+    def _choices(self, weights: Weights) -> Tensor:
+        """Return the few choices of what is unknown, each once for each of the few samples."""
         generator = torch.Generator().manual_seed(3)
         a, b = (torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64) for _ in range(2))
-        free = ~weights.known
-        return [torch.where(free, tried, weights.numbers) for tried in (torch.zeros_like(a), a, b, a + b, -a)]
+        tried = torch.stack([torch.zeros_like(a), a, b, a + b, -a])
+        return torch.where(weights.known, weights.numbers, tried).repeat_interleave(_FEW, 0)
 
-    def _known(self, node: fx.Node, weights: Weights, values: Values, cached: Mapping[fx.Node, Value]) -> Value:
-        if node in cached:
-            return cached[node]
+    def _known(self, node: fx.Node, weights: Weights, values: Values) -> Value:
         if node.op == "placeholder":
             return Value(self.given.get(node), stacked=True)
         if node.op == "get_attr" and str(node.target) in self.captured.tensors:
             return Value(self.weight(str(node.target), weights, weights.numbers), stacked=False)
         return self.interpreter.node(node, values)
 
-    def _known_of_affine(self, node: fx.Node, weights: Weights, values: Values) -> Value:
+    def _based(self, node: fx.Node, found: Frontier) -> Value:
         """Return the value of a node that reads unknown weights and does not depend on them."""
-        return self.recomputed(node, weights, values, {})
+        for part in node.all_input_nodes:
+            if part not in found.values and part not in found.based:
+                found.based[part] = self._based(part, found)
+        if node.op == "get_attr":
+            return Value(self.weight(str(node.target), found.weights, found.weights.numbers), stacked=False)
+        return self.interpreter.node(node, _Both(found.based, found.values))
 
     def recomputed(
         self, goal: fx.Node, weights: Weights, values: Mapping[fx.Node, Value], leaves: Mapping[str, Value]
@@ -148,17 +165,26 @@ class Advance:
                     made[node] = self.interpreter.node(node, _Both(made, values))
         return made[goal]
 
-    def _results(self, node: fx.Node, values: Values, trials: Mapping[fx.Node, list[Value]]) -> list[Value] | None:
-        results = []
-        for index in range(5):
-            read = {
-                part: trials[part][index] if part in trials else values[part].first(_FEW) for part in node.all_input_nodes
-            }
-            try:
-                results.append(self.interpreter.node(node, read))
-            except (Unstackable, RuntimeError, IndexError, ValueError):
-                return None
-        return results
+    def _result(self, node: fx.Node, found: Frontier) -> Value | None:
+        """Return the value of a node for the few choices and samples; None where it cannot be made of all at once."""
+        read = {
+            part: found.tried[part] if part in found.tried else found.values[part].first(_FEW).repeated(_TRIED)
+            for part in node.all_input_nodes
+        }
+        try:
+            return self.interpreter.node(node, read)
+        except (Unstackable, RuntimeError, IndexError, ValueError):
+            return None
+
+
+def _take(node: fx.Node, before: Frontier, found: Frontier) -> None:
+    """Take over what was known of a node that depends on nothing new."""
+    found.states[node] = before.states[node]
+    for old, new in ((before.values, found.values), (before.tried, found.tried), (before.based, found.based)):
+        if node in old:
+            new[node] = old[node]
+    if before.states[node] is State.CURVED:
+        found.curved.append(node)
 
 
 def _live(graph: fx.Graph) -> list[fx.Node]:
@@ -184,18 +210,19 @@ class _Both(dict[fx.Node, Value]):
         return self.made[node] if node in self.made else self.known[node]
 
 
-def _state(results: list[Value]) -> State:
+def _state(result: Value) -> State:
     """Tell from the values at 0, a, b, a + b and -a how a value depends on what is unknown."""
-    parts = [elements(one) for one in results]
-    if len({len(one) for one in parts}) != 1 or any(
-        len(one.tensors()) != len(part) for one, part in zip(results, parts, strict=True)
-    ):
+    parts = elements(result)
+    if not result.stacked:
+        return State.KNOWN
+    if len(result.tensors()) != len(parts):
         return State.CURVED
     still = True
-    for zero, a, b, both, minus in zip(*parts, strict=True):
-        if not all(one.shape == zero.shape and bool(torch.isfinite(one).all()) for one in (zero, a, b, both, minus)):
+    for part in parts:
+        if not bool(torch.isfinite(part).all()):
             return State.CURVED
-        size = max(float(one.abs().max()) for one in (zero, a, b, both, minus)) + 1e-30
+        zero, a, b, both, minus = part.reshape(_TRIED, -1)
+        size = float(part.abs().max()) + 1e-30
         if float((both - a - b + zero).abs().max()) > 1e-9 * size or float((a + minus - 2 * zero).abs().max()) > 1e-9 * size:
             return State.CURVED
         still &= float((a - zero).abs().max()) <= 1e-11 * size and float((b - zero).abs().max()) <= 1e-11 * size

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.graph.index_maps import distinct
+from fxmap.matching.solve.choices import Choice
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.source import SourceValues
 from fxmap.matching.solve.unknowns import Weights
@@ -29,8 +30,8 @@ class Guesses:
             elif f"%{node.name}" in self.table.shapes:
                 self._readers[f"%{node.name}"] = readers(node)
 
-    def all(self, path: str, node: fx.Node, weights: Weights, near: frozenset[str]) -> Iterator[Weights]:
-        """Yield weights with one more tensor known; `near` are the source's tensors that are read beside the same values."""
+    def all(self, path: str, node: fx.Node, weights: Weights, near: frozenset[str]) -> Iterator[Choice]:
+        """Yield choices of one tensor; `near` are the source's tensors that are read beside the same values."""
         layout = weights.layout
         shape, place = layout.shapes[path], layout.place(path)
         claimed = {self.table.owner(found) for found in distinct(weights.places[weights.places >= 0])}
@@ -47,7 +48,7 @@ class Guesses:
         choices.sort(key=lambda places: bool(torch.isin(places, taken).any()))
         for places in choices[: self.LIMIT]:
             flat = places.flatten()
-            yield weights.having(entries, self._numbers(flat), flat)
+            yield Choice(entries, self._numbers(flat), flat, (), (), True, path)
 
     def _numbers(self, places: Tensor) -> Tensor:
         result = torch.empty(len(places), dtype=torch.float64)

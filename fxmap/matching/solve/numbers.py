@@ -19,13 +19,37 @@ class NumberTable:
         self.names = list(tensors)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         flat = [tensor.detach().flatten().double() for tensor in tensors.values()]
-        self.begins = (
-            torch.tensor([0, *torch.tensor([len(part) for part in flat]).cumsum(0).tolist()]) if flat else torch.zeros(1)
-        )
-        numbers = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
-        order = torch.argsort(numbers, stable=True)
-        self.numbers = numbers
-        self._sorted, self._order = numbers[order], order
+        sizes = torch.tensor([len(part) for part in flat], dtype=torch.long)
+        self.begins = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+        self.numbers = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
+        self.sums: dict[str, tuple[str, ...]] = {}
+        self._sort()
+
+    def _sort(self) -> None:
+        self._order = torch.argsort(self.numbers, stable=True)
+        self._sorted = self.numbers[self._order]
+
+    def sum_of(self, places: list[int]) -> int | None:
+        """Return the place of the sum of some numbers, which is added to the table with those of the tensors beside them.
+
+        None where the numbers are not at the same place of tensors of one shape.
+        """
+        owners = [self.owner(place) for place in places]
+        offsets = {place - int(self.begins[self.names.index(name)]) for place, name in zip(places, owners, strict=True)}
+        shapes = {self.shapes[name] for name in owners}
+        if len(offsets) > 1 or len(shapes) > 1 or any(name in self.sums for name in owners):
+            return None
+        name = " + ".join(owners)
+        if name not in self.shapes:
+            self.names.append(name)
+            self.shapes[name], self.sums[name] = shapes.pop(), tuple(owners)
+            begins = [int(self.begins[self.names.index(owner)]) for owner in owners]
+            size = prod(self.shapes[name])
+            total = torch.stack([self.numbers[begin : begin + size] for begin in begins]).sum(0)
+            self.numbers = torch.cat([self.numbers, total])
+            self.begins = torch.cat([self.begins, self.begins[-1:] + size])
+            self._sort()
+        return int(self.begins[self.names.index(name)]) + offsets.pop()
 
     def find(self, values: Tensor, scale: Tensor | float | None = None) -> Tensor:
         """Return the place of each number in the table; ZERO, ONE or ABSENT where it has none."""

@@ -1,95 +1,139 @@
 """Search: from the inputs to the outputs, choose what each value of the destination is, and go back where nothing fits."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxmap.capture.captured import Captured
 from fxmap.matching.solve.choices import Choice, Choices, Fitting
+from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.frontier import Advance, Frontier, State
 from fxmap.matching.solve.guesses import Guesses
+from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import moves, reading
 from fxmap.matching.solve.source import Block, SourceValues, elements
 from fxmap.matching.solve.stacked import Unstackable, Value
-from fxmap.matching.solve.systems import Systems
+from fxmap.matching.solve.systems import Factorisations, Systems
 from fxmap.matching.solve.unknowns import Weights
 
 logger = logging.getLogger(__name__)
 
 
-class OutOfTime(Exception):
-    """The time of a search is over."""
-
-
 @dataclass(frozen=True)
-class Stop:
-    """When a search ends: a time of `time.process_time`, and how many choices may have numbers that are not the source's."""
+class Bounds:
+    """How many choices may have numbers that are not the source's, and whether every value must be one of the source's."""
 
-    at: float
     unrecognised: int
     strict: bool = True
 
 
-@dataclass(frozen=True)
-class Step:
-    """One more thing that is known, whether its numbers are the source's, and what it is."""
+class _Steps:
+    """The choices at one position, made as they are asked for, and kept for the next search."""
 
-    weights: Weights
-    recognised: bool
-    what: str
+    def __init__(self, made: Iterator[Choice | None]) -> None:
+        self._made, self._known = made, list[Choice | None]()
+
+    def __iter__(self) -> Iterator[Choice | None]:
+        for index in count():
+            if index == len(self._known):
+                try:
+                    self._known.append(next(self._made))
+                except StopIteration:
+                    return
+            yield self._known[index]
+
+
+@dataclass
+class _Position:
+    """What is known at some weights: the frontier, whether it is sound, its choices, and bounds in which these failed."""
+
+    frontier: Frontier | None = None
+    sound: bool | None = None
+    steps: _Steps | None = None
+    failed: list[Bounds] = field(default_factory=list)
+
+    def hopeless(self, bounds: Bounds) -> bool:
+        """Whether a search within no narrower bounds has failed here."""
+        return any(one.unrecognised >= bounds.unrecognised and one.strict <= bounds.strict for one in self.failed)
 
 
 class Search:
-    """One search for the weights of a destination."""
+    """Searches for the weights of a destination, each within wider bounds; what one has computed serves the next."""
 
     def __init__(
-        self, source: SourceValues, captured: Captured, inputs: list[Tensor], stop: Stop, accept: Callable[[Weights], bool]
+        self, source: SourceValues, captured: Captured, inputs: list[Tensor], accept: Callable[[Weights], bool]
     ) -> None:
-        self.source, self.stop, self._accept = source, stop, accept
+        self.source, self._accept = source, accept
         self.advance = Advance(captured, inputs)
         self.samples = len(inputs[0])
-        self.fitting, self.guesses = Fitting(source), Guesses(source)
+        self.fitting, self.guesses, self.factorisations = Fitting(source), Guesses(source), Factorisations()
+        self.places = Places(source, captured, inputs)
         self.why = ""
         self.steps = 0
+        self._met: dict[str, _Position] = {}
 
-    def run(self, weights: Weights) -> Weights | None:
-        """Return weights with which the destination gives the source's outputs, or None."""
-        return self._go(weights, {}, 0)
+    def run(self, weights: Weights, bounds: Bounds, effort: Effort) -> Weights | None:
+        """Return weights with which the destination gives the source's outputs, or None.
 
-    def _go(self, weights: Weights, cached: Mapping[fx.Node, Value], unrecognised: int, depth: int = 0) -> Weights | None:
+        Raises:
+            OutOfEffort: there is none within the effort.
+        """
+        self.advance.interpreter.effort = self.fitting.effort = effort
+        return self._go(weights, None, bounds, 0)
+
+    def _go(self, weights: Weights, before: Frontier | None, bounds: Bounds, depth: int) -> Weights | None:
+        position = self._met.setdefault(weights.print(), _Position())
+        if position.hopeless(bounds):
+            return None
         self.steps += 1
-        if time.process_time() > self.stop.at:
-            raise OutOfTime(self.why)
         try:
-            frontier = self.advance(weights, cached)
-        except (Unstackable, RuntimeError) as error:
-            self.why = str(error)
+            found = self._at_position(weights, position, before, bounds, depth)
+        except OutOfEffort:
+            position.steps = None
+            raise
+        if found is None:
+            position.failed.append(bounds)
+        return found
+
+    def _at_position(
+        self, weights: Weights, position: _Position, before: Frontier | None, bounds: Bounds, depth: int
+    ) -> Weights | None:
+        if bounds.strict and position.sound is False:
             return None
-        if cached and not self._sound(frontier, cached):
+        if position.frontier is None:
+            try:
+                position.frontier = self.advance(weights, before)
+            except (Unstackable, RuntimeError) as error:
+                self.why = str(error)
+                return None
+        frontier = position.frontier
+        if position.sound is None:
+            position.sound = before is None or self._sound(frontier, before)
+        if bounds.strict and not position.sound:
+            position.frontier = None
             return None
-        values = {node: value for node, value in frontier.values.items() if frontier.states[node] is State.KNOWN}
-        for step in self._following(weights, frontier):
-            if step.weights is weights:
-                return weights if self._returns(values) and self._accept(weights) else None
-            count = unrecognised + (not step.recognised)
-            if count > self.stop.unrecognised:
+        if position.steps is None:
+            position.steps = _Steps(self._following(weights, frontier))
+        for step in position.steps:
+            if step is None:
+                return weights if self._returns(frontier.known()) and self._accept(weights) else None
+            left = bounds.unrecognised - (not step.recognised)
+            if left < 0:
                 continue
             logger.debug("%s%s%s", "  " * depth, step.what, "" if step.recognised else ", not recognised")
-            found = self._go(step.weights, values, count, depth + 1)
+            found = self._go(step.weights(weights), frontier, replace(bounds, unrecognised=left), depth + 1)
             if found is not None:
                 return found
         return None
 
-    def _sound(self, frontier: Frontier, before: Mapping[fx.Node, Value]) -> bool:
+    def _sound(self, frontier: Frontier, before: Frontier) -> bool:
         """Whether the values that are new, and that go on to what is unknown, are related to values of the source."""
-        if not self.stop.strict:
-            return True
         for node, value in frontier.values.items():
-            if node in before or frontier.states[node] is not State.KNOWN or not value.stacked:
+            if before.states[node] is State.KNOWN or frontier.states[node] is not State.KNOWN or not value.stacked:
                 continue
             if not any(frontier.states.get(user) is not State.KNOWN for user in node.users if user.op != "output"):
                 continue
@@ -117,36 +161,36 @@ class Search:
                 return False
         return True
 
-    def _following(self, weights: Weights, frontier: Frontier) -> Iterator[Step]:
+    def _following(self, weights: Weights, frontier: Frontier) -> Iterator[Choice | None]:
+        """Yield what the next unknown value may be; None where all are known."""
         if not frontier.curved:
-            yield from self._outputs(weights, frontier)
+            yield from self._outputs(frontier)
             return
-        for node in frontier.curved[:1]:
-            affine = [part for part in node.all_input_nodes if frontier.states[part] is State.AFFINE]
-            fed = [part for part in affine if part in self.advance.fed]
-            if fed:
-                yield from self._choices(weights, frontier, fed[0])
-            else:
-                yield from self._guessed(weights, frontier, node)
+        node = frontier.curved[0]
+        affine = [part for part in node.all_input_nodes if frontier.states[part] is State.AFFINE]
+        fed = [part for part in affine if part in self.advance.fed]
+        if fed:
+            yield from self._choices(frontier, fed[0])
+        else:
+            yield from self._guessed(weights, frontier, node)
 
-    def _outputs(self, weights: Weights, frontier: Frontier) -> Iterator[Step]:
+    def _outputs(self, frontier: Frontier) -> Iterator[Choice | None]:
         returned = self.advance.nodes[-1].all_input_nodes
         blocks = {id(node): [block for block in self.source.blocks if block.node is node] for node in self.source.outputs}
         for index, node in enumerate(returned):
             if frontier.states.get(node) is State.AFFINE:
                 ours = self.source.outputs[index] if index < len(self.source.outputs) else None
                 found = [] if ours is None else blocks[id(ours)]
-                for choice in self._at(weights, frontier, node, found[0] if found else None):
-                    yield Step(choice.weights, choice.recognised, choice.what)
+                yield from self._at(frontier, node, found[0] if found else None)
                 return
-        yield Step(weights, True, "")
+        yield None
 
-    def _choices(self, weights: Weights, frontier: Frontier, node: fx.Node) -> Iterator[Step]:
+    def _choices(self, frontier: Frontier, node: fx.Node) -> Iterator[Choice]:
         """Yield the weights that values of the source give a value, or one that it is made of by a factor or a shift."""
         found: list[Choice] = []
         at: fx.Node | None = node
         while at is not None:
-            found += self._at(weights, frontier, at, None)
+            found += self._at(frontier, at, None)
             if found and found[0].recognised:
                 break
             at = self._before(frontier, at)
@@ -154,8 +198,7 @@ class Search:
         if not found:
             self.why = f"no value of the source fits {node.name}"
             logger.debug("    %s", self.why)
-        for choice in found:
-            yield Step(choice.weights, choice.recognised, choice.what)
+        yield from found
 
     def _before(self, frontier: Frontier, node: fx.Node) -> fx.Node | None:
         """Return the value that another is made of alone, where more than elements are moved."""
@@ -167,17 +210,17 @@ class Search:
                 return parts[0]
             (node,) = parts
 
-    def _at(self, weights: Weights, frontier: Frontier, node: fx.Node, exact: Block | None) -> list[Choice]:
-        systems = Systems(self.advance, weights, frontier, node, self.samples)
-        parts = elements(self.advance.recomputed(node, weights, systems._values(1), {}))
+    def _at(self, frontier: Frontier, node: fx.Node, exact: Block | None) -> list[Choice]:
+        systems = Systems(self.advance, frontier, node, self.samples, self.factorisations)
+        parts = elements(self.advance.recomputed(node, frontier.weights, systems._values(1), {}))
         shape = tuple(parts[0].shape[1:]) if len(parts) == 1 else (systems.value.shape[1],)
         point = systems.point(shape)
         if not point.systems:
             return []
-        choices = Choices(self.source, self.fitting, weights, point)
+        choices = Choices(self.source, self.fitting, frontier.weights, point, self.places)
         return choices.all() if exact is None else choices.exact(exact)
 
-    def _guessed(self, weights: Weights, frontier: Frontier, node: fx.Node) -> Iterator[Step]:
+    def _guessed(self, weights: Weights, frontier: Frontier, node: fx.Node) -> Iterator[Choice]:
         paths = sorted(
             path for path in self.advance.upstream[node] if path in weights.layout.shapes and weights.unknown(path)
         )
@@ -190,8 +233,7 @@ class Search:
         buffers = {path for path in paths if not isinstance(self.advance.captured.tensors[path], nn.Parameter)}
         bent = {path for path in paths if self._bent(weights, frontier, node, path)}
         for path in sorted(paths, key=lambda path: (path not in bent, path not in buffers)):
-            for guessed in self.guesses.all(path, attributes[path], weights, near):
-                yield Step(guessed, True, path)
+            yield from self.guesses.all(path, attributes[path], weights, near)
             if path in bent:
                 return
 
@@ -203,7 +245,7 @@ class Search:
         fixed = torch.where(weights.known, weights.numbers, others)
         drawn = [torch.rand(place.stop - place.start, generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
         results = []
-        values = {n: v.first(2) for n, v in frontier.values.items() if frontier.states[n] is State.KNOWN}
+        values = {n: v.first(2) for n, v in frontier.known().items()}
         for numbers in (drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2):
             tried = fixed.clone()
             tried[place] = numbers

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map
 
 from fxmap.capture.captured import Captured
+from fxmap.matching.solve.effort import Effort
 from fxmap.run.interpreter import ValueInterpreter
 
 
@@ -40,8 +41,17 @@ class Value:
             else self
         )
 
+    def repeated(self, times: int) -> "Value":
+        """Return the value for all samples, and again for all of them, so many times."""
+        if not self.stacked:
+            return self
+        made = tree_map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)) if isinstance(t, Tensor) else t, self.data)
+        return Value(made, stacked=True)
+
 
 Values = dict[fx.Node, Value]
+
+_COPIES = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 
 
 class StackedInterpreter(ValueInterpreter):
@@ -52,6 +62,7 @@ class StackedInterpreter(ValueInterpreter):
         self.captured = captured
         self.dtype = torch.float64
         self._given: dict[str, Any] = {}
+        self.effort = Effort(float("inf"))
         self.exact: set[fx.Node] = set()
 
     def fetch_attr(self, target: str) -> Any:
@@ -63,6 +74,10 @@ class StackedInterpreter(ValueInterpreter):
             return value.double()
         return value.to(torch.complex128) if isinstance(value, Tensor) and value.is_complex() else value
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operation; a view, which memory may not allow for many samples at once, is a reshape."""
+        return super().call_function(_COPIES.get(target, target), args, kwargs)
+
     def node(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
         """Run one node on the values of those that it reads.
 
@@ -71,6 +86,11 @@ class StackedInterpreter(ValueInterpreter):
         """
         if node.op == "get_attr":
             return Value(self.fetch_attr(str(node.target)), stacked=False)
+        found = self._run_stacked(node, values)
+        self.effort.spend(runs=1, numbers=sum(part.numel() for part in found.tensors()))
+        return found
+
+    def _run_stacked(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
         inputs = node.all_input_nodes
         stacked = [part for part in inputs if values[part].stacked]
         plain = {part: values[part].data for part in inputs if not values[part].stacked}
@@ -94,6 +114,7 @@ class StackedInterpreter(ValueInterpreter):
             except Exception:  # vmap has no rule for it: sample by sample
                 self.exact.add(node)
         count = len(tree_flatten(data[0])[0][0])
+        self.effort.spend(runs=count)
         parts = [run(*(tree_map(lambda t, k=k: t[k], one) for one in data)) for k in range(count)]
         try:
             return Value(tree_map(lambda *ts: torch.stack(ts) if isinstance(ts[0], Tensor) else ts[0], *parts), stacked=True)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxmap.matching.solve.frontier import Advance, Frontier, State
+from fxmap.matching.solve.frontier import Advance, Frontier
 from fxmap.matching.solve.source import TooLarge, elements
 from fxmap.matching.solve.stacked import Value
-from fxmap.matching.solve.unknowns import Weights
 
 # So many samples more than unknowns make a system overdetermined.
 MARGIN = 6
+
+# So many samples tell which elements one weight moves.
+_MOVED = 3
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,59 @@ class Point:
         return list(found.values())
 
 
+class Factorisations:
+    """The factorisations of all systems met, by their columns: those of one layer are met again and again."""
+
+    def __init__(self) -> None:
+        self._whole: dict[str, Equations] = {}
+        self._short: dict[str, Equations] = {}
+
+    def known(self, first: Tensor) -> Equations | None:
+        """Return the system whose columns begin with these rows, if all of its columns are seen in them."""
+        found = self._short.get(_print(first))
+        return found if found is not None and found.columns.shape[1] == first.shape[1] else None
+
+    def of(self, columns: Tensor, rows: int) -> Equations:
+        """Return the factorised system of some columns; it is known by so many first rows from then on."""
+        key = _print(columns)
+        if key not in self._whole:
+            self._whole[key] = _factorised(columns)
+        self._short.setdefault(_print(columns[:rows]), self._whole[key])
+        return self._whole[key]
+
+
+def _print(columns: Tensor) -> str:
+    weights = torch.linspace(1.0, 2.0, len(columns), dtype=torch.float64).sin()
+    return " ".join(f"{number:.8e}" for number in (weights @ columns).tolist())
+
+
 class Systems:
     """Finds the systems of a value at the frontier."""
 
     LIMIT = 60_000_000
+    FEW = 16
 
-    def __init__(self, advance: Advance, weights: Weights, frontier: Frontier, node: fx.Node, samples: int) -> None:
-        self.advance, self.weights, self.frontier, self.node = advance, weights, frontier, node
-        self.paths = sorted(path for path in advance.upstream[node] & weights.layout.shapes.keys() if weights.unknown(path))
-        layout = weights.layout
+    def __init__(
+        self, advance: Advance, frontier: Frontier, node: fx.Node, samples: int, factorisations: Factorisations
+    ) -> None:
+        self.advance, self.weights, self.frontier, self.node = advance, frontier.weights, frontier, node
+        self.factorisations = factorisations
+        weights, layout = self.weights, self.weights.layout
+        self.paths = sorted(path for path in advance.upstream[node] & layout.shapes.keys() if weights.unknown(path))
         places = [torch.arange(layout.place(path).start, layout.place(path).stop) for path in self.paths]
         self.entries = torch.cat(places)
         if samples * len(self.entries) > self.LIMIT:
             raise TooLarge(f"{len(self.entries)} weights lead to {node.name}, too many to solve for at once")
         self.free = ~weights.known[self.entries]
-        self.leaf = weights.numbers[self.entries].clone()
-        self.leaf = self.leaf.expand(samples, -1).clone().requires_grad_(True)
+        self.few = min(self.FEW, samples)
+        self.leaf, self.value = self._traced(samples)
+        # A run of a few samples tells most things.
+        self.small_leaf, self.small = self._traced(self.few)
+
+    def _traced(self, count: int) -> tuple[Tensor, Tensor]:
+        leaf = self.weights.numbers[self.entries].expand(count, -1).clone().requires_grad_(True)
         with torch.enable_grad():
-            self.value = self._run(self.leaf)
-        self.few = min(3, samples)
+            return leaf, self._run(leaf)
 
     def _run(self, leaf: Tensor) -> Tensor:
         leaves, begin = {}, 0
@@ -95,72 +131,85 @@ class Systems:
         return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
     def _values(self, count: int) -> dict[fx.Node, Value]:
-        known = {n: v for n, v in self.frontier.values.items() if self.frontier.states[n] is State.KNOWN}
-        return {node: value.first(count) for node, value in known.items()}
+        return {node: value.first(count) for node, value in self.frontier.known().items()}
 
     def _felt(self) -> Tensor:
         """Return which unknown entries the value depends on, by one backward pass."""
         generator = torch.Generator().manual_seed(17)
-        few = self.value[: self.few]
-        cotangent = torch.randn(few.shape, generator=generator, dtype=torch.float64)
-        (gradient,) = torch.autograd.grad((few * cotangent).sum(), self.leaf, retain_graph=True)
+        cotangent = torch.randn(self.small.shape, generator=generator, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((self.small * cotangent).sum(), self.small_leaf, retain_graph=True)
         return self.free & (gradient.abs().amax(0) > 0)
 
     def _moved(self, entry: int) -> list[int]:
         """Return the elements of the value that one entry moves."""
         with torch.no_grad():
-            base = self.leaf[: self.few].detach()
-            moved = base.clone()
+            moved = self.small_leaf[:_MOVED].detach().clone()
             moved[:, entry] += 1.0
-            change = (self._run(moved) - self.value[: self.few].detach()).abs()
+            change = (self._run(moved) - self.small[:_MOVED].detach()).abs()
         size = float(change.max())
         return [] if size == 0 else (change.amax(0) > 1e-9 * size).nonzero().flatten().tolist()
 
     def _gradient(self, element: int) -> Tensor:
         """Return the columns of the system of one element, `samples entries`."""
+        self.advance.interpreter.effort.spend(runs=len(self.paths), numbers=2 * self.value.numel())
         (gradient,) = torch.autograd.grad(self.value[:, element].sum(), self.leaf, retain_graph=True)
+        return gradient * self.free
+
+    def _short(self, element: int) -> Tensor:
+        """Return the first rows of the columns of the system of one element."""
+        self.advance.interpreter.effort.spend(runs=len(self.paths), numbers=2 * self.small.numel())
+        (gradient,) = torch.autograd.grad(self.small[:, element].sum(), self.small_leaf, retain_graph=True)
         return gradient * self.free
 
     def point(self, shape: tuple[int, ...]) -> Point:
         """Return the systems of the value: enough of them that each unknown entry which it reads is in one."""
         covered = ~self._felt()
         found: list[Unknown] = []
-        known: dict[tuple[str, ...], Equations] = {}
-        last: int | None = None
+        last: Unknown | None = None
         while not bool(covered.all()):
             entry = int((~covered).nonzero()[0])
             covered[entry] = True
             moved = self._moved(entry)
             if not moved:
                 continue
-            element, columns = self._best(moved, last, shape)
-            last = element
-            size = columns.abs().amax(0)
-            support = (size > 1e-10 * size.max()).nonzero().flatten()
+            last, support = self._system(self._best(moved, last, shape))
             covered[support] = True
-            columns = columns[:, support]
-            rest = self.value[:, element].detach() - columns @ self.leaf[0].detach()[support]
-            found.append(Unknown(element, self.entries[support], rest, self._equations(columns, known)))
+            found.append(last)
         return Point(self.node, shape, tuple(found))
 
-    def _best(self, moved: list[int], last: int | None, shape: tuple[int, ...]) -> tuple[int, Tensor]:
-        """Choose the element that reads most entries: not one at the border of a map."""
+    def _best(self, moved: list[int], last: Unknown | None, shape: tuple[int, ...]) -> int:
+        """Choose the element that reads most entries, not one at the border of a map; near the last one, if it does."""
+        tried = list(dict.fromkeys(moved[int(share * (len(moved) - 1))] for share in (0.0, 0.21, 0.4, 0.61, 1.0)))
         if last is not None:
-            place = torch.tensor(torch.unravel_index(torch.tensor(last), shape))
+            place = torch.tensor(torch.unravel_index(torch.tensor(last.element), shape))
             others = torch.stack(torch.unravel_index(torch.tensor(moved), shape))
-            element = moved[int((others == place[:, None]).sum(0).argmax())]
-            return element, self._gradient(element)
-        tried = [moved[int(share * (len(moved) - 1))] for share in (0.0, 0.21, 0.4, 0.61, 1.0)]
-        columns = {element: self._gradient(element) for element in dict.fromkeys(tried)}
-        element = max(columns, key=lambda one: int((columns[one].abs().amax(0) > 0).sum()))
-        return element, columns[element]
+            near = moved[int((others == place[:, None]).sum(0).argmax())]
+            if self._read(near) >= len(last.entries):
+                return near
+            tried.insert(0, near)
+        return max(tried, key=self._read)
 
-    def _equations(self, columns: Tensor, known: dict[tuple[str, ...], Equations]) -> Equations:
-        weights = torch.linspace(1.0, 2.0, len(columns), dtype=torch.float64).sin()
-        key = tuple(f"{number:.8e}" for number in (weights @ columns).tolist())
-        if key not in known:
-            known[key] = _factorised(columns)
-        return known[key]
+    def _read(self, element: int) -> int:
+        """Return how many entries an element reads, as a few samples show it."""
+        return len(_support(self._short(element)))
+
+    def _system(self, element: int) -> tuple[Unknown, Tensor]:
+        """Return the system of one element, and which entries it reads."""
+        columns = self._short(element)
+        support = _support(columns)
+        equations = self.factorisations.known(columns[:, support])
+        if equations is None:
+            columns = self._gradient(element)
+            support = _support(columns)
+            equations = self.factorisations.of(columns[:, support], self.few)
+        rest = self.value[:, element].detach() - equations.columns @ self.leaf[0].detach()[support]
+        return Unknown(element, self.entries[support], rest, equations), support
+
+
+def _support(columns: Tensor) -> Tensor:
+    """Return which columns are not 0."""
+    size = columns.abs().amax(0)
+    return (size > 1e-10 * size.max()).nonzero().flatten()
 
 
 def _factorised(columns: Tensor) -> Equations:

@@ -1,7 +1,6 @@
 """Solve for the weights of one network so that it computes what another does."""
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,10 +9,11 @@ from torch import Tensor, nn
 
 from fxmap.expressions.base import Expression
 from fxmap.graph.index_maps import distinct
+from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.express import Expressions, agree
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.samples import Samples
-from fxmap.matching.solve.search import OutOfTime, Search, Stop
+from fxmap.matching.solve.search import Bounds, Search
 from fxmap.matching.solve.source import SourceValues, TooLarge, run
 from fxmap.matching.solve.stacked import Unstackable
 from fxmap.matching.solve.unknowns import Layout, Weights
@@ -49,30 +49,30 @@ class Solution:
         }
 
 
-def solve_weights(src: Network, dst: Network, *, seconds: float = 20.0) -> Solution:
+def solve_weights(src: Network, dst: Network) -> Solution:
     """Find weights of `dst` that make it compute what `src` computes, on random weights of `src`."""
     assert src.inputs is not None
     assert dst.inputs is not None
-    end = time.process_time() + seconds
     samples = _samples(src, dst)
     unknown = unknown_tensors(dst, tables=True)
-    if sum(tensor.numel() for tensor in unknown.values()) > LARGEST:
+    size = sum(tensor.numel() for tensor in unknown.values())
+    if size > LARGEST:
         return Solution(None, None, f"the destination has more than {LARGEST} weights, too many to solve for")
     if not same_outputs(src, dst):
         return Solution(None, None, "the models return tensors of other sizes")
     why = ""
+    effort = Effort(min(3.0 + 2e-2 * len(dst.graph.nodes) + 2e-5 * size, MOST))
     tries: list[_Try] = []
-    for budget in _BUDGETS:
+    for bounds in _BOUNDS:
         for index, tables in enumerate((False, True)):
+            if tables and unknown_tensors(dst, tables=False).keys() == unknown.keys():
+                break
             try:
                 if index == len(tries):
-                    tries.append(_Try.of(src, dst, samples, tables=tables))
-                if index and tries[index].unknown.keys() == tries[0].unknown.keys():
-                    break
-                now = time.process_time()
-                found, why = tries[index].search(now + (end - now) * _SHARE, *budget)
-            except OutOfTime as error:
-                found, why = None, f"there was no time to try everything: {error}"
+                    tries.append(_Try((src, dst), samples, tables=tables))
+                found, why = tries[index].search(bounds, effort)
+            except OutOfEffort as error:
+                found, why = None, str(error)
             except (TooLarge, Unstackable, RuntimeError) as error:
                 return Solution(None, None, f"{type(error).__name__}: {error}")
             if found is not None:
@@ -80,42 +80,37 @@ def solve_weights(src: Network, dst: Network, *, seconds: float = 20.0) -> Solut
     return Solution(None, None, why)
 
 
-# How many choices may have numbers that are not the source's, and whether every value must be one of the source's.
-# One search may take this share of the time that is left.
-_SHARE = 0.4
-_BUDGETS = ((0, True), (1, True), (2, True), (1000, True), (1000, False))
+# One search may take this share of the effort that is left, and no network is given more than this.
+_SHARE, MOST = 0.4, 20.0
+_BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
 
 
-@dataclass(frozen=True)
 class _Try:
     """One way to tell weights from tables; see `unknown_tensors`."""
 
-    networks: tuple[Network, Network]
-    samples: Samples
-    source: SourceValues
-    unknown: dict[str, Tensor]
-    inputs: list[Tensor]
-    random: frozenset[str]
+    def __init__(self, networks: tuple[Network, Network], samples: Samples, *, tables: bool) -> None:
+        src, dst = networks
+        self.networks, self.samples = networks, samples
+        self.unknown, self.random = unknown_tensors(dst, tables=tables), frozenset(loose_buffers(src, tables=tables))
+        ours, theirs = samples.stacked(_count(self.unknown))
+        self.source = SourceValues(src, source_tensors(src, self.random), ours)
+        self.solutions: list[Solution] = []
+        self.begin = Weights.none(Layout.of(dst, self.unknown))
+        self.walk = Search(self.source, dst, theirs, self._accept)
 
-    @classmethod
-    def of(cls, src: Network, dst: Network, samples: Samples, *, tables: bool) -> "_Try":
-        unknown, random = unknown_tensors(dst, tables=tables), frozenset(loose_buffers(src, tables=tables))
-        ours, theirs = samples.stacked(_count(unknown))
-        return cls((src, dst), samples, SourceValues(src, source_tensors(src, random), ours), unknown, theirs, random)
-
-    def search(self, end: float, unrecognised: int, strict: bool) -> tuple[Solution | None, str]:
+    def search(self, bounds: Bounds, effort: Effort) -> tuple[Solution | None, str]:
         """Search for weights whose expressions hold for other weights of the source, too."""
-        solutions: list[Solution] = []
+        own = effort.share(_SHARE)
+        try:
+            found = self.walk.run(self.begin, bounds, own)
+        finally:
+            effort.spent += own.spent
+            logger.info("%s: %d steps, %.2f spent, %s", bounds, self.walk.steps, own.spent, self.walk.why)
+        return (None if found is None else self.solutions[-1]), self.solutions[-1].why if self.solutions else self.walk.why
 
-        def accept(found: Weights) -> bool:
-            solution = self._solution(found)
-            solutions.append(solution)
-            return solution.equal
-
-        search = Search(self.source, self.networks[1], self.inputs, Stop(end, unrecognised, strict), accept)
-        found = search.run(Weights.none(Layout.of(self.networks[1], self.unknown)))
-        logger.info("%d unrecognised, strict %s: %d steps, %s", unrecognised, strict, search.steps, search.why)
-        return (None if found is None else solutions[-1]), solutions[-1].why if solutions else search.why
+    def _accept(self, found: Weights) -> bool:
+        self.solutions.append(self._solution(found))
+        return self.solutions[-1].equal
 
     def _solution(self, found: Weights) -> Solution:
         made = Expressions(self.source, found).all()

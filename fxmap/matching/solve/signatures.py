@@ -1,0 +1,140 @@
+"""Signatures: what the source multiplies each of its own numbers by, which tells numbers that no system tells apart.
+
+The gradient of a value by a weight, over the samples, is what the weight is multiplied by. A weight of the destination that
+is multiplied by the same is the same weight, though its number cannot be solved for, as where several are multiplied by one
+value: two biases that are added up, the biases of an ensemble's members. Where it stands for several, it is their sum.
+"""
+
+import torch
+from torch import Tensor, fx
+
+from fxmap.matching.solve.numbers import NumberTable
+from fxmap.matching.solve.source import Block, SourceValues, elements, isreal
+from fxmap.matching.solve.stacked import StackedInterpreter, Unstackable, Value, Values
+from fxmap.matching.solve.systems import Unknown
+
+# Numbers of the source that are followed, times samples.
+_LIMIT = 4_000_000
+_SAMPLES = 16
+_SAME = 1e-9
+
+
+class Signatures:
+    """The gradients of the source's values by its own numbers."""
+
+    def __init__(self, source: SourceValues) -> None:
+        self.source = source
+        self.table: NumberTable = source.numbers
+        names = [name for name in self.table.names if not name.startswith("%")]
+        self.size = sum(int(torch.Size(self.table.shapes[name]).numel()) for name in names)
+        self.names = names
+        self._runs: dict[fx.Node, tuple[Tensor, list[Tensor]] | None] = {}
+        self._found: dict[int, Tensor | None] = {}
+
+    def solution(self, system: Unknown, element: int, paths: list[str]) -> Tensor | None:
+        """Return the numbers of a system whose sum is one of the source's values; None where they are not the source's.
+
+        `paths` are the weights that they belong to: of several that are multiplied by one value, names tell which is which.
+        """
+        ours = self._gradient(element)
+        if ours is None:
+            return None
+        columns = system.equations.columns
+        solved = torch.zeros(columns.shape[1], dtype=torch.float64)
+        for entries, places in _groups(columns[:_SAMPLES], ours):
+            given = self._given(entries, places, paths)
+            if given is None:
+                return None
+            for entry, place in zip(entries, given, strict=False):
+                solved[entry] = self.table.numbers[place]
+        wanted = self.source.columns[:, element] - system.rest
+        error = (columns @ solved - wanted).abs().max()
+        return solved if bool(error <= 1e-8 * wanted.abs().max()) else None
+
+    def _given(self, entries: list[int], places: list[int], paths: list[str]) -> list[int] | None:
+        """Return the number of the source for each of some entries that are multiplied by one value."""
+        if len(entries) == 1 and len(places) > 1:
+            total = self.table.sum_of(places)
+            return None if total is None else [total]
+        if len(entries) < len(places):
+            return None
+        left, given = list(places), []
+        for entry in entries[: len(places)]:
+            best = max(left, key=lambda place: (_common(paths[entry], self.table.owner(place)), -place))
+            left.remove(best)
+            given.append(best)
+        return given
+
+    def _gradient(self, element: int) -> Tensor | None:
+        """Return the gradient of a value by all stored numbers, `samples numbers`."""
+        block = self.source.block(element)
+        if block.node not in self._runs:
+            try:
+                self._runs[block.node] = self._run(block)
+            except (RuntimeError, Unstackable):  # an operation that takes no weights for each sample
+                self._runs[block.node] = None
+        run = self._runs[block.node]
+        if run is None:
+            return None
+        if element not in self._found:
+            goal, leaves = run
+            goals = goal[:, element - block.begin].sum()
+            found = torch.autograd.grad(goals, leaves, retain_graph=True, allow_unused=True)
+            parts = [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]
+            self._found[element] = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+        return self._found[element]
+
+    def _run(self, block: Block) -> tuple[Tensor, list[Tensor]] | None:
+        """Run the source with weights for each sample, so that one backward pass differentiates all of them."""
+        source = self.source
+        count = min(_SAMPLES, len(source.columns))
+        if block.part or self.size * count > _LIMIT:
+            return None
+        leaves = {
+            name: torch.stack([source.tensors[name].detach()] * count).contiguous().requires_grad_(True)
+            for name in self.names
+            if isreal(source.tensors[name])
+        }
+        if any(leaf.is_complex() for leaf in leaves.values()):
+            return None
+        interpreter = StackedInterpreter(source.captured)
+        values: Values = {node: value.first(count) for node, value in source.values.items()}
+        fresh: set[fx.Node] = set()
+        with torch.enable_grad():
+            for node in source.nodes[: source.nodes.index(block.node) + 1]:
+                name = source.captured.canonical.get(str(node.target)) if node.op == "get_attr" else None
+                if name in leaves:
+                    values[node] = Value(leaves[name], stacked=True)
+                    fresh.add(node)
+                elif node.op != "output" and any(part in fresh for part in node.all_input_nodes):
+                    values[node] = interpreter.node(node, values)
+                    fresh.add(node)
+        parts = elements(values[block.node])
+        if len(parts) != 1 or not parts[0].requires_grad:
+            return None
+        return parts[0].reshape(len(parts[0]), -1), list(leaves.values())
+
+
+def _groups(theirs: Tensor, ours: Tensor) -> list[tuple[list[int], list[int]]]:
+    """Pair the columns of two matrices that are equal: for each different column of the first, where it is in both."""
+    looks = torch.linspace(1.0, 2.0, len(theirs), dtype=torch.float64)
+    looks = torch.stack([(looks * step).sin() for step in (1.0, 5.0)])
+    one, other = looks @ theirs, looks @ ours
+    size = theirs.norm(dim=0)
+    left = set(range(theirs.shape[1]))
+    found = []
+    for entry in range(theirs.shape[1]):
+        if entry not in left:
+            continue
+        limit = _SAME * size[entry] * 10
+        same = ((one - one[:, entry : entry + 1]).abs() <= limit).all(0).nonzero().flatten().tolist()
+        places = ((other - one[:, entry : entry + 1]).abs() <= limit).all(0).nonzero().flatten().tolist()
+        left -= set(same)
+        found.append((same, places))
+    return found
+
+
+def _common(path: str, name: str) -> int:
+    """Return how many words of two names are the same."""
+    words = [set(text.replace(".", "_").split("_")) for text in (path, name)]
+    return len(words[0] & words[1])
