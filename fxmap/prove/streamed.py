@@ -28,7 +28,7 @@ def as_streamed(proof: Proof, mapping: KeyMapping, plan: Plan) -> Proof:
         return proof
     reason = (
         f"{shorten(made_up)}: a buffer on the meta device, whose numbers the model's code computes when it is built, and "
-        "whose module cannot be built anew; build both models in `with fxmap.without_weights():`, and buffers have their numbers"
+        "whose module cannot be built anew; build both models in `with fxmap.without_weights():`"
     )
     return replace(proof, ok=False, reason=reason)
 
