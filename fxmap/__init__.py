@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fxmap.files.limits import file_limits
     from fxmap.mapping.key_mapping import KeyMapping
     from fxmap.mapping.proof import Divergence, Proof, Status
+    from fxmap.model.weightless import without_weights
     from fxmap.run.noise import sqnr
     from fxmap.trace import progress
 
@@ -62,6 +63,7 @@ __all__ = [
     "sqnr",
     "transfer",
     "verify",
+    "without_weights",
 ]
 
 try:
@@ -92,6 +94,7 @@ _HOMES = {
     "fxmap.files.limits": ("file_limits",),
     "fxmap.mapping.key_mapping": ("KeyMapping",),
     "fxmap.mapping.proof": ("Divergence", "Proof", "Status"),
+    "fxmap.model.weightless": ("without_weights",),
     "fxmap.run.noise": ("sqnr",),
     "fxmap.trace": ("progress",),
 }

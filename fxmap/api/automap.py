@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.runnable import runnable
 from fxmap.errors import CaptureError, ProofError, QuantizationError
 from fxmap.expressions.base import Source
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
@@ -23,9 +24,9 @@ from fxmap.matching.strategies.solve import attempted, solve
 from fxmap.matching.strategies.values import VALUES
 from fxmap.model.inputs import Forward, Given
 from fxmap.model.lazy import refuse_uninitialised
-from fxmap.model.replica import is_on_meta, on_meta
 from fxmap.model.surroundings import undisturbed
 from fxmap.prove.trial import prove
+from fxmap.run.streamed import is_large
 from fxmap.sources.opened import unpacked
 from fxmap.trace import Trace, recording, stage
 
@@ -44,6 +45,7 @@ def auto_map(
     verify: bool | Literal["required"] = True,
     absorb_eps: bool = False,
     allow_code: bool = False,
+    streamed: bool | None = None,
 ) -> KeyMapping:
     """Find how every key of the destination is made from keys of the source.
 
@@ -62,6 +64,8 @@ def auto_map(
             proven.
         absorb_eps: move a different eps of two batch norms into the running variance, instead of reporting it.
         allow_code: let torch's interpreter run the code that a TorchScript file holds.
+        streamed: prove with weights of which each is drawn when an operation reads it, and dropped afterwards, so that
+            neither model need fit into memory; None: where one of them is on the meta device.
 
     Returns:
         The mapping. Neither model is changed. Its `trace` lists the stages that ran, their times and results, and why a
@@ -98,7 +102,7 @@ def auto_map(
     refuse_uninitialised(source=ours, destination=theirs)
     # `load` has opened its file, and chosen among its weights.
     source = ours if isinstance(ours, nn.Module | Checkpoint) else open_checkpoint(ours, wanted=theirs.state_dict())
-    one, other = _alike(source, theirs)
+    one, other = runnable(source, theirs, streamed if verify else False)
     with recording() as steps:
         mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps, run=bool(verify)))
     proof = mapping.proof
@@ -116,16 +120,6 @@ def auto_map(
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
 
 
-def _alike(source: nn.Module | Checkpoint, dst: nn.Module) -> tuple[nn.Module | Checkpoint, nn.Module]:
-    """Return both models without numbers where one of them has none.
-
-    What one side computes from constants (rotary angles, masks) would be compared with nothing on the other.
-    """
-    if not isinstance(source, nn.Module) or is_on_meta(source) == is_on_meta(dst):
-        return source, dst
-    return on_meta(source), on_meta(dst)
-
-
 def _shapes_read(mapping: KeyMapping, state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the source tensors that are not only renamed."""
     read = {key for part in mapping.values() if not isinstance(part, Source) for key in part.sources()}
@@ -138,7 +132,8 @@ def _map(problem: Problem) -> KeyMapping:
     if plan is None or not problem.run:
         return mapping
     found = _by_runs(problem, mapping, plan) if len(mapping) else mapping
-    return _by_equations(problem, plan, found) if _is_open(found) else found
+    # Equations are solved with whole tensors in memory.
+    return _by_equations(problem, plan, found) if _is_open(found) and not is_large(problem.dst) else found
 
 
 def _is_open(mapping: KeyMapping) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxmap.api.runnable import runnable
 from fxmap.errors import MappingError, QuantizationError, shorten
 from fxmap.expressions.base import Expression
 from fxmap.mapping.key_mapping import KeyMapping
@@ -35,6 +36,7 @@ def verify(
     example_inputs: Any = None,
     dst_inputs: Any = None,
     allow_code: bool = False,
+    streamed: bool | None = None,
 ) -> Proof:
     """Prove any mapping between two models, also one written by hand or read from JSON. Neither model is changed.
 
@@ -43,7 +45,7 @@ def verify(
         mapping: a KeyMapping, or a dict that one can be made of.
         example_inputs: inputs that both models accept: a tensor, a tuple, or a dict of keyword arguments; inferred where
             they are left out. With `dst_inputs`, inputs of the source.
-        allow_code: as in `auto_map`.
+        allow_code, streamed: as in `auto_map`.
 
     Returns:
         The proof. `ok` is false where a key that the output depends on is absent or wrong.
@@ -71,13 +73,14 @@ def verify(
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, ours, theirs)
     given = Given.of(example_inputs, dst_inputs)
+    one, other = runnable(ours, theirs, streamed)
     with recording() as steps:
-        found = solve(Problem(ours, theirs, given, names=False))
+        found = solve(Problem(one, other, given, names=False))
         assert found.mapping is not None
         assert found.plan is not None
         with stage("prove"):
             proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
-        noise = _loss(by_hand, ours, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
+        noise = _loss(by_hand, one, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
     return replace(proof, sqnr=noise, trace=Trace(tuple(steps)))
 
 

@@ -27,12 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fxmap.cli.output import escaped, tell
 from fxmap.errors import FxmapError
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
+from fxmap.model.weightless import without_weights
 
 
 class UsageError(FxmapError):
@@ -123,7 +123,7 @@ def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
 
 
 def on_meta(text: str) -> nn.Module:
-    """Build a model on the meta device, which takes no memory; where its code reads values while it is built, on the CPU.
+    """Build a model without weights, which takes no memory; where its code reads values while it is built, with weights.
 
     Raises:
         UsageError, FactoryError: as `resolve`; also where the text names a file.
@@ -131,7 +131,7 @@ def on_meta(text: str) -> nn.Module:
     if not parse(text).origin:
         raise UsageError(f"{text}: a model is needed here, not a file: torchvision:NAME, package.module:factory")
     try:
-        with torch.device("meta"):
+        with without_weights():
             found = resolve(text)
     except FactoryError:
         found = resolve(text)

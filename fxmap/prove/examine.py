@@ -31,6 +31,8 @@ from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.tables import extra_state, has_counterpart
 from fxmap.prove.weights import Weights, held, mapped_weights
+from fxmap.run.deferred import Deferred
+from fxmap.run.drawn import drawn
 from fxmap.run.precision import SinglePrecision
 
 
@@ -94,6 +96,8 @@ class Examiner:
     passes: Passes
     sized: bool = False
     tables: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {})
+    # Filled when a run shows it: code that computes in float32 does so for other inputs as well.
+    _singles: list[bool] = field(default_factory=list)
 
     def run(self, inputs: InputPair, inert: Iterable[str], agree: bool) -> Examination:
         """Run all tests, up to the first difference.
@@ -137,9 +141,7 @@ class Examiner:
         """
         generator = torch.Generator().manual_seed(11)
         noisy = {
-            path: tensor * (1 + _LAST_DIGITS * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
-            if tensor.is_floating_point()
-            else tensor
+            path: tensor * (1 + _LAST_DIGITS * _noise(tensor, generator)) if tensor.is_floating_point() else tensor
             for path, tensor in weights.src.items()
         }
         self.passes.add(2)
@@ -151,9 +153,11 @@ class Examiner:
 
     def _is_single(self, sample: Both) -> bool:
         """Whether one of the models computes in float32 by itself: then its rounding does not count as a difference."""
-        with SinglePrecision() as seen:
-            self._outputs(self.weights, sample)
-        return bool(seen.found)
+        if not self._singles:
+            with SinglePrecision() as seen:
+                self._outputs(self.weights, sample)
+            self._singles.extend([True] * seen.found)
+        return bool(self._singles)
 
     def _audit(self, both: Both, tolerance: float, *, whole: bool = True) -> Audit:
         src, dst = self.plan.src, self.plan.dst
@@ -337,9 +341,18 @@ def _is_weight(tensor: Tensor, factor: float) -> bool:
     return (tensor.is_floating_point() or tensor.is_complex()) and (factor < 1 or tensor.dim() > 1)
 
 
+def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor | float:
+    """Return normal numbers for a tensor; one for all of it where its own numbers are not in memory."""
+    noise = torch.randn(() if isinstance(tensor, Deferred) else tensor.shape, generator=generator, dtype=torch.float64)
+    return noise if noise.dim() else float(noise)
+
+
 def _disturbed(tensor: Tensor, by: float = _CHANGES[0][0]) -> Tensor:
     """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted."""
     generator = torch.Generator().manual_seed(7)
+    if isinstance(tensor, Deferred):
+        size = float(tensor.abs().mean())
+        return Deferred(drawn("disturbed", tensor.shape, by * (size or 1.0), 7)) - tensor
     if tensor.is_floating_point() or tensor.is_complex():
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if not tensor.is_complex() and bool((tensor > 0).all()):

@@ -58,7 +58,9 @@ class Budget:
         """
         if numbers <= _TINY:
             return cls()
-        return cls(4, 6, 3, EXTENTS.longest, 0) if numbers <= _SMALL else cls(3, 2, 1, EXTENTS.longest, 0)
+        if numbers <= _SMALL:
+            return cls(4, 6, 3, EXTENTS.longest, 0)
+        return cls(3, 2, 1, EXTENTS.longest, 0) if numbers <= _HUGE else cls(1, 1, 1, _FEW, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,9 @@ class Held:
     words: Sequence[str] = ()
 
 
-_TINY, _SMALL = 20_000, 300_000
+_TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
+# The longest sequence of a model in which every token costs a second.
+_FEW = 24
 
 
 def further(

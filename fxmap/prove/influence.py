@@ -14,12 +14,14 @@ doi:10.1137/1.9780898717761.
 """
 
 from collections.abc import Container, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fxmap.prove.passes import Passes
+from fxmap.run.deferred import Deferred, Sparing
 from fxmap.run.lockstep import Comparison
 from fxmap.run.randomize import cotangents
 
@@ -70,9 +72,10 @@ def _gradients(
     if not values:
         return {}
     passes.add(2)
-    gradients = torch.autograd.grad(
-        values, list(leaves.values()), cotangents(values, generator), allow_unused=True, retain_graph=True
-    )
+    with Sparing() if any(isinstance(leaf, Deferred) for leaf in leaves.values()) else nullcontext():
+        gradients = torch.autograd.grad(
+            values, list(leaves.values()), cotangents(values, generator), allow_unused=True, retain_graph=True
+        )
     return {path: part for path, part in zip(leaves, gradients, strict=True) if part is not None}
 
 

@@ -59,6 +59,7 @@ from fxmap.prove.influence import Influence, influence_of
 from fxmap.prove.own_code import OwnCode
 from fxmap.prove.parts import part_of_source
 from fxmap.prove.passes import Passes
+from fxmap.prove.streamed import as_streamed
 from fxmap.prove.weights import Weights, differentiable, held, mapped_weights
 from fxmap.prove.witnesses import witnessed
 from fxmap.run.distance import distance, is_telling
@@ -95,6 +96,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
         let_through(error)
         proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
     unseen = [name for side in (plan.src, plan.dst) for name in getattr(side.model, "unseen_decisions", ())]
+    proof = as_streamed(proof, mapping, plan)
     return without_decisions(without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations)), unseen)
 
 

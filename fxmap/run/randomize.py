@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from fxmap.graph.opgraph import TENSOR
 from fxmap.normalize.network import Network
+from fxmap.run.deferred import Deferred
+from fxmap.run.drawn import drawn, generator_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,10 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
             role = roles.get(path, "")
             table = not isinstance(tensor, nn.Parameter) and not role.startswith("norm ") and path not in read
             fixed = table and (tensor.is_floating_point() or tensor.is_complex())
-            values[id(tensor)] = in_double(tensor.detach()).clone() if fixed else _random(tensor, role, generator)
+            if isinstance(tensor, Deferred) and not fixed:
+                values[id(tensor)] = _deferred(path, tensor, role, generator.initial_seed())
+            else:
+                values[id(tensor)] = in_double(tensor.detach()).clone() if fixed else _random(tensor, role, generator)
         result[path] = values[id(tensor)]
     return result
 
@@ -89,10 +94,25 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64) + SCALES.least_factor
     if role == "embedding weight":
         return normal * SCALES.embedding
-    if len(shape) > 1:
-        fan_in = shape[0] * math.prod(shape[2:]) if role == "conv_transpose weight" else math.prod(shape[1:])
-        return normal * (SCALES.weight / math.sqrt(max(fan_in, 1)))
-    return normal * SCALES.vector
+    return normal * _scale(tensor, role)
+
+
+def _scale(tensor: Tensor, role: str) -> float:
+    """Return the standard deviation of the numbers of a weight or a vector."""
+    shape = tensor.shape
+    if len(shape) < 2:
+        return SCALES.vector
+    fan_in = shape[0] * math.prod(shape[2:]) if role == "conv_transpose weight" else math.prod(shape[1:])
+    return SCALES.weight / math.sqrt(max(fan_in, 1))
+
+
+def _deferred(path: str, tensor: Deferred, role: str, seed: int) -> Tensor:
+    """Return the recipe of random numbers of a tensor that is deferred itself; few of them are drawn at once."""
+    by_itself = role in ("norm weight", "norm running_var") or (role == "mul input" and tensor.dim() == 1)
+    if by_itself or not tensor.is_floating_point():
+        return _random(torch.empty(tensor.shape, dtype=tensor.dtype), role, generator_of(path, seed))
+    scale = SCALES.embedding if role == "embedding weight" else _scale(tensor, role)
+    return Deferred(drawn(path, tensor.shape, scale, seed))
 
 
 def in_double(tensor: Tensor) -> Tensor:

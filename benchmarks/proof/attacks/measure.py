@@ -89,8 +89,8 @@ def shortened(text: str) -> str:
     return line if len(line) <= _CAUSE else f"{line[:_CAUSE]}..."
 
 
-def measure(kind: str, attack: Attack, *, equal: bool) -> Row:
-    """Map, prove and judge one pair."""
+def measure(kind: str, attack: Attack, *, equal: bool, streamed: bool = False) -> Row:
+    """Map, prove and judge one pair; `streamed`: with weights that are drawn when they are read."""
     row = Row(kind, attack.name, equal)
     torch.manual_seed(0)
     # The weights that a user maps with are those of the constructors: the truth must hold of all weights.
@@ -98,7 +98,7 @@ def measure(kind: str, attack: Attack, *, equal: bool) -> Row:
     twins = copy.deepcopy(src), copy.deepcopy(dst)
     begin = time.perf_counter()
     try:
-        made, proof = _claimed(attack, src, dst)
+        made, proof = _claimed(attack, src, dst, streamed or None)
     except Exception as error:  # a refusal is a result, and a crash is one
         made = _by_name(twins[1]) if attack.keys is None else _by_hand(attack.keys)
         proof, row.failure = Proof(), f"{type(error).__name__}: {error}"
@@ -118,7 +118,7 @@ def measure(kind: str, attack: Attack, *, equal: bool) -> Row:
 Made = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-def _claimed(attack: Attack, src: nn.Module, dst: nn.Module) -> tuple[Made, Proof]:
+def _claimed(attack: Attack, src: nn.Module, dst: nn.Module, streamed: bool | None) -> tuple[Made, Proof]:
     """Do what a user does; return how the destination's tensors are made, and what is claimed."""
     if attack.file:
         described = (attack.described or attack.src)().eval()
@@ -128,9 +128,9 @@ def _claimed(attack: Attack, src: nn.Module, dst: nn.Module) -> tuple[Made, Proo
         assert mapping.proof is not None
         return _applying(mapping), mapping.proof
     if attack.keys is not None:
-        proof = fxmap.verify(src, dst, attack.keys, example_inputs=_example(attack))
+        proof = fxmap.verify(src, dst, attack.keys, example_inputs=_example(attack), streamed=streamed)
         return _by_hand(attack.keys), proof
-    mapping = fxmap.auto_map(src, dst, example_inputs=_example(attack))
+    mapping = fxmap.auto_map(src, dst, example_inputs=_example(attack), streamed=streamed)
     return _applying(mapping), mapping.proof or Proof()
 
 

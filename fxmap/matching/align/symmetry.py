@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fxmap.graph.opgraph import TENSOR, OpGraph
 from fxmap.matching.align.alignment import Evidence, Pair
+from fxmap.run.deferred import numbers
 
 # Up to this number of alternatives of one operation are tried in a run.
 _TRIED = 4
@@ -87,7 +88,7 @@ def exchanged_values(graph: OpGraph, one: str, other: str, values: Mapping[str, 
     keys = {str(tensor.key) for tensors in read for tensor in tensors.values()}
     if _shapes(graph, one) != _shapes(graph, other) or not all(map(graph.is_stored, keys)):
         return None
-    changed = {key: values[key].clone() for key in keys}
+    changed = {key: numbers(values[key]).clone() for key in keys}
     parts = graph.op(one), graph.op(other)
     if len(parts[0].rows or ()) != len(parts[1].rows or ()):
         return None
