@@ -21,9 +21,10 @@ from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
-from fxmap.matching.keys.coherence import irregular, torn_apart
+from fxmap.matching.keys.coherence import irregular, regular, torn_apart
+from fxmap.matching.keys.companions import completed
 from fxmap.matching.keys.doubts import warnings, withheld
-from fxmap.matching.keys.entries import Entry, compose, entries_of
+from fxmap.matching.keys.entries import Entry, compose, entries_of, is_unordered
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.lists import is_sorted, natural
@@ -122,7 +123,7 @@ def _by_matching(
     src: Mapping[str, Any], dst: Mapping[str, Any], spelling: Spelling, exchanges: Sequence[Exchange]
 ) -> _Found:
     ours, theirs = entries_of(src, spelling.names), entries_of(dst)
-    sorted_sides = [is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
+    sorted_sides = [is_unordered(side) or is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
     for side, by_name in zip((ours, theirs), sorted_sides, strict=True):
         if by_name:
             side.sort(key=lambda entry: natural(entry.key))
@@ -130,10 +131,11 @@ def _by_matching(
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
+    clear = [(match.src, match.dst) for match in _clear(ours, theirs, matches)]
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
-    for match in _clear(ours, theirs, matches):
-        if theirs[match.dst].key not in doubts:
-            parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
+    for one, other in (*clear, *completed(clear, ours, theirs)):
+        if theirs[other].key not in doubts:
+            parts[theirs[other].key].append((theirs[other], ours[one]))
     made = {key: compose(tuple(value.shape), parts[key]) for key, value in dst.items() if key in parts}
     found = _Found({key: expression for key, expression in made.items() if expression is not None})
     _explain(dst, src, spelling, (ours, theirs, matches), doubts, found)
@@ -150,9 +152,12 @@ def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator
         needed, module = WEIGHTS.margin_sorted, WEIGHTS.module_margin_sorted
     chosen = [(match.src, match.dst) for match in matches.matches]
     torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
-    for match in matches.matches:
-        if match.margin >= needed and match.module_margin >= module and (match.src, match.dst) not in torn:
-            yield match
+    sure = [match for match in matches.matches if match.margin >= needed and (match.src, match.dst) not in torn]
+    clear = [match for match in sure if match.module_margin >= module]
+    # What is clear in other blocks needs less of a margin here.
+    nearly = [(match.src, match.dst) for match in sure if module / 2 <= match.module_margin < module]
+    alike = regular([(match.src, match.dst) for match in clear], nearly, ours, theirs) if nearly else ()
+    yield from (match for match in sure if match in clear or (match.src, match.dst) in alike)
 
 
 def _explain(
