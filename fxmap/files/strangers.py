@@ -17,8 +17,6 @@ _ENDINGS: tuple[tuple[str, str, str], ...] = (
         "make one file of its folder with torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, path)",
     ),
     (".tflite", "a TensorFlow Lite model", "take the checkpoint that it was made from"),
-    (".msgpack", "a checkpoint of Flax", "save its arrays as a dict of tensors first"),
-    (".npz", "an archive of NumPy arrays", "save its arrays as a dict of tensors first"),
     (".json", "a file of JSON, and no index of shards, which is named *.index.json", "name the file of the weights"),
 )
 
@@ -28,15 +26,19 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"<!doctype", "a page of HTML, and no checkpoint", _ANEW),
     (b"<html", "a page of HTML, and no checkpoint", _ANEW),
     (b"<?xml", "a page of XML, and no checkpoint", _ANEW),
-    (b"gguf", "a GGUF file", "convert it back to safetensors, or take the checkpoint that it was made from"),
-    (b"\x89hdf\r\n", "an HDF5 file, as Keras writes it", "save its arrays as a dict of tensors first"),
-    (b"\x93numpy", "an array of NumPy", "save it under its key: torch.save({key: torch.from_numpy(array)}, path)"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"bzh", "a bzip2 archive", "unpack it first"),
     (b"\xfd7zxz", "an xz archive", "unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"rar!", "a RAR archive", "unpack it first"),
     (b"%pdf", "a PDF document, and no checkpoint", _ANEW),
+)
+
+# What files of formats that go by their names begin with, and these names.
+_MISNAMED: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
+    (b"gguf", "a GGUF file", (".gguf",)),
+    (b"\x89hdf\r\n", "an HDF5 file, as Keras writes it", (".h5", ".hdf5", ".keras")),
+    (b"\x93numpy", "an array of NumPy", (".npy", ".npz")),
 )
 
 
@@ -61,6 +63,9 @@ def stranger(path: Path) -> str:
             if path.name.lower().endswith(ending):
                 return f"{what}: {way_out}"
     found = next((f"{what}: {way_out}" for begin, what, way_out in _BEGINNINGS if start.startswith(begin)), "")
+    for begin, what, names in _MISNAMED:
+        if start.startswith(begin) and not path.name.endswith(names):
+            return f"{what}: give it a name that ends in {names[0]}, by which it is known"
     if not found and start.startswith(b"pk\x03\x04") and is_script(path):
         return (
             "a TorchScript archive: a model with its code, which is not read here. Save its weights: "
@@ -115,6 +120,10 @@ def file_in(folder: Path) -> Path | str:
         return found[0]
     if (folder / ".metadata").is_file():
         return folder / ".metadata"  # of torch.distributed.checkpoint
+    if (folder / "_METADATA").is_file():
+        return folder / "_METADATA"  # of orbax
+    if (folder / "checkpoint").is_file() and (indices := sorted(folder.glob("*.index"))):
+        return indices[-1]  # of TensorFlow
     shards = sorted(path.name for path in folder.glob("consolidated.*.pth")) or sorted(
         path.name for path in folder.glob("mp_rank_*")
     )

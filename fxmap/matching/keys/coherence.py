@@ -79,6 +79,26 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
     }
 
 
+def regular(
+    known: Iterable[tuple[int, int]], wanted: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Sequence[Entry]
+) -> set[tuple[int, int]]:
+    """Return those of the wanted pairs whose names are a known pair in several other blocks, and never otherwise.
+
+    >>> def side(*keys): return [Entry(key, tuple(key.split(".")), (2,), True) for key in keys]
+    >>> src, dst = (side(*(f"{n}.{name}.weight" for n in range(3))) for name in ("Conv_0", "conv1"))
+    >>> regular([(0, 0), (1, 1)], [(2, 2)], src, dst)
+    {(2, 2)}
+    """
+    counts = Counter((_kind(src[s]), _kind(dst[d])) for s, d in known)
+    images, sources = Counter(one for one, _ in counts), Counter(other for _, other in counts)
+    return {
+        (s, d)
+        for s, d in wanted
+        for kinds in [(_kind(src[s]), _kind(dst[d]))]
+        if counts[kinds] >= _OFTEN and images[kinds[0]] == 1 == sources[kinds[1]]
+    }
+
+
 def _differ_in_words(one: Module, other: Module) -> bool:
     """Whether names differ in more than numbers, which also differ if a block merely lacks its first layer."""
     return re.sub(r"\d+", "", ".".join(one)) != re.sub(r"\d+", "", ".".join(other))
@@ -95,7 +115,8 @@ def _most(counts: Counter[tuple[Module, Module]]) -> dict[Module, Module]:
 
 def _kind(entry: Entry) -> Module:
     """Return the last three names of an entry's path, without the number of its block."""
-    return tuple("#" if place == 0 and part.isdigit() else part for place, part in enumerate(entry.path[-3:]))
+    block, *rest = entry.path[-3:]
+    return (re.sub(r"\d+", "#", block) if len(rest) > 1 or block.isdigit() else block, *rest)
 
 
 def _are_several(modules: set[Module]) -> bool:

@@ -4,6 +4,7 @@ An entry is a key, or a part of a joined key (q of a `qkv` weight), with its wei
 split into the names of its modules; `in_proj_weight` is read as `in_proj.weight`.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +22,14 @@ Shape = tuple[int, ...]
 _TRANSPOSED = (1, 0)
 
 
-# Other libraries' names of torch's weights and statistics, and names that must stand beside them: a lone `gamma` may be
-# anything.
+# Flax keeps parameters and statistics of one layer in trees of their own.
+_TREES = frozenset({"params", "batch_stats"})
+
+# Other libraries' names of torch's weights and statistics, and names of which one must stand beside them: a lone `gamma` may
+# be anything.
 _LEAVES: dict[str, tuple[str, frozenset[str]]] = {
-    "gamma": ("weight", frozenset({"beta"})),
-    "beta": ("bias", frozenset({"gamma"})),
+    "gamma": ("weight", frozenset({"beta", "moving_mean"})),
+    "beta": ("bias", frozenset({"gamma", "moving_mean"})),
     "scale": ("weight", frozenset({"bias"})),
     "kernel": ("weight", frozenset()),
     "depthwise_kernel": ("weight", frozenset()),
@@ -33,6 +37,8 @@ _LEAVES: dict[str, tuple[str, frozenset[str]]] = {
     "embeddings": ("weight", frozenset()),
     "moving_mean": ("running_mean", frozenset()),
     "moving_variance": ("running_var", frozenset()),
+    "mean": ("running_mean", frozenset({"var"})),
+    "var": ("running_var", frozenset({"mean"})),
 }
 
 
@@ -95,23 +101,46 @@ def entries_of(state: Mapping[str, Any], names: Mapping[str, str] | None = None)
     [('attn', 'in_proj', 'weight'), ('attn', 'out', 'weight')]
     """
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    found = {key: _path(plain(key) if names is None else names[key]) for key in tensors}
+    paths = _nested(_without_trees(found), [key for key in tensors if "/" in key])
     return _with_common_leaves(
         [
-            Entry(
-                key,
-                _path(plain(key) if names is None else names[key]),
-                tuple(value.shape),
-                value.is_floating_point() or value.is_quantized,
-            )
+            Entry(key, paths[key], tuple(value.shape), value.is_floating_point() or value.is_quantized)
             for key, value in tensors.items()
         ]
     )
 
 
+def _without_trees(paths: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    """Put the statistics of a layer beside its parameters, where each have a tree of their own."""
+    if not {path[0] for path in paths.values()} <= _TREES or not all(len(path) > 2 for path in paths.values()):
+        return paths
+    return {key: path[1:] for key, path in paths.items()}
+
+
+def _nested(paths: Mapping[str, tuple[str, ...]], slashed: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Cut the names of layers where one list has all, as in Keras: `conv2_block1_1_bn` is in the block `conv2_block1`."""
+    if len(slashed) < len(paths) or any(len(path) != 2 for path in paths.values()):
+        return paths
+    # A number belongs to the word behind it, as `1_bn` is torch's `bn1`, or counts layers of one kind, as in `conv2d_17`.
+    whole = re.compile(r"(?<=\d)_(?=[a-zA-Z]+$)|_(?=\d+$)")
+    return {key: (*whole.sub(" ", layer).split("_"), leaf) for key, (layer, leaf) in paths.items()}
+
+
+def is_unordered(entries: Sequence[Entry]) -> bool:
+    """Whether the order of a file says less than its names: that of TensorFlow and Keras is no order of modules.
+
+    Layers that are named by counting them (`conv2d_17`) are told apart by nothing but their order.
+    """
+    owners = {entry.owner[-1] for entry in entries if entry.owner and "/" in entry.key}
+    counted = sum(re.search(r"[_ ]\d+$", name) is not None for name in owners)
+    return bool(owners) and 2 * counted <= len(owners)
+
+
 def _path(key: str) -> tuple[str, ...]:
-    if "/" in key and "." not in key:
-        # As in TensorFlow and Flax: `layer_0/query/kernel:0`.
-        key = key.partition(":")[0].replace("/", ".")
+    if "/" in key:
+        # As in TensorFlow and Flax: `layer_0/query/kernel:0`, `layer_._0/query/kernel:0`.
+        key = key.partition(":")[0].replace("_._", ".").replace("/", ".")
     *modules, leaf = key.split(".")
     name, _, kind = leaf.rpartition("_")
     return (*modules, name, kind) if name and kind in ("weight", "bias") else (*modules, leaf)
@@ -130,7 +159,7 @@ def _with_common_leaves(entries: Sequence[Entry]) -> list[Entry]:
     return [
         replace(entry, path=(*entry.owner, _LEAVES[entry.leaf][0]))
         if entry.leaf in _LEAVES
-        and _LEAVES[entry.leaf][1] <= held[entry.owner]
+        and (not _LEAVES[entry.leaf][1] or _LEAVES[entry.leaf][1] & held[entry.owner])
         and _LEAVES[entry.leaf][0] not in held[entry.owner]
         else entry
         for entry in entries

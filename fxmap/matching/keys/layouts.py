@@ -55,12 +55,10 @@ def _is_kernel(entry: Entry) -> bool:
 
 def _permuted(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
     """Permute kernels of convolutions from `... i o` to `o i ...`, if the other side then has more of their shapes."""
-    kernels = [entry for entry in entries if entry.leaf == "weight" and len(entry.shape) >= 3]
-    sizes = Counter(entry.shape for entry in others if len(entry.shape) >= 3)
-    turned = {entry.key: _outputs_first(entry, sizes) for entry in kernels}
-    as_stored = Counter(entry.shape for entry in kernels) & sizes
-    as_turned = Counter(tuple(entry.shape[axis] for axis in turned[entry.key]) for entry in kernels) & sizes
-    if as_turned.total() <= as_stored.total():
+    turned, gain = _turning(entries, others)
+    _, gain_of_others = _turning(others, entries)
+    # Square kernels of a side that is right as it is would fit the other side's as well.
+    if gain <= 0 or gain < gain_of_others or (gain == gain_of_others and not any(map(_is_kernel, entries))):
         return list(entries)
     return [
         replace(entry, shape=tuple(entry.shape[axis] for axis in turned[entry.key]), axes=turned[entry.key])
@@ -68,6 +66,16 @@ def _permuted(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
         else entry
         for entry in entries
     ]
+
+
+def _turning(entries: Sequence[Entry], others: Sequence[Entry]) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Return the permutation of each kernel, and how many more of the other side's shapes there are with it."""
+    kernels = [entry for entry in entries if entry.leaf == "weight" and len(entry.shape) >= 3]
+    sizes = Counter(entry.shape for entry in others if len(entry.shape) >= 3)
+    turned = {entry.key: _outputs_first(entry, sizes) for entry in kernels}
+    as_stored = Counter(entry.shape for entry in kernels) & sizes
+    as_turned = Counter(tuple(entry.shape[axis] for axis in turned[entry.key]) for entry in kernels) & sizes
+    return turned, as_turned.total() - as_stored.total()
 
 
 def _outputs_first(entry: Entry, sizes: Counter[Shape]) -> tuple[int, ...]:

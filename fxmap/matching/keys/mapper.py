@@ -23,9 +23,10 @@ from fxmap.mapping.findings import NAMES_ALONE, Findings, Mismatch, Note, NoteKi
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.matching.keys.by_order import undecided, warning
-from fxmap.matching.keys.coherence import irregular, torn_apart
+from fxmap.matching.keys.coherence import irregular, regular, torn_apart
+from fxmap.matching.keys.companions import completed
 from fxmap.matching.keys.doubts import warnings, withheld
-from fxmap.matching.keys.entries import Entry, compose, entries_of
+from fxmap.matching.keys.entries import Entry, compose, entries_of, is_unordered
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.lists import is_sorted, natural
@@ -137,7 +138,7 @@ def _by_matching(
     calls: Mapping[str, int],
 ) -> _Found:
     ours, theirs = entries_of(src, spelling.names), entries_of(dst)
-    sorted_sides = [is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
+    sorted_sides = [is_unordered(side) or is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
     for side, by_name in zip((ours, theirs), sorted_sides, strict=True):
         if by_name:
             side.sort(key=lambda entry: natural(entry.key))
@@ -145,13 +146,14 @@ def _by_matching(
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
-    clear = [match for match in _clear(ours, theirs, matches) if theirs[match.dst].key not in doubts]
+    clear = _clear(ours, theirs, matches)
     by_order = [(ours[match.src], theirs[match.dst]) for match in clear if match.told < WEIGHTS.margin_sorted]
-    doubts |= undecided(by_order, [*src], calls)
+    doubts |= undecided([pair for pair in by_order if pair[1].key not in doubts], [*src], calls)
+    pairs = [(match.src, match.dst) for match in clear]
     parts: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
-    for match in clear:
-        if theirs[match.dst].key not in doubts:
-            parts[theirs[match.dst].key].append((theirs[match.dst], ours[match.src]))
+    for one, other in (*pairs, *completed(pairs, ours, theirs)):
+        if theirs[other].key not in doubts:
+            parts[theirs[other].key].append((theirs[other], ours[one]))
     made = {key: compose(tuple(value.shape), parts[key]) for key, value in dst.items() if key in parts}
     found = _Found({key: expression for key, expression in made.items() if expression is not None})
     _explain(dst, src, spelling, (ours, theirs, matches), doubts, found)
@@ -172,9 +174,12 @@ def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator
         needed, module = WEIGHTS.margin_sorted, WEIGHTS.module_margin_sorted
     chosen = [(match.src, match.dst) for match in matches.matches]
     torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
-    for match in matches.matches:
-        if match.margin >= needed and match.module_margin >= module and (match.src, match.dst) not in torn:
-            yield match
+    sure = [match for match in matches.matches if match.margin >= needed and (match.src, match.dst) not in torn]
+    clear = [match for match in sure if match.module_margin >= module]
+    # What is clear in other blocks needs less of a margin here.
+    nearly = [(match.src, match.dst) for match in sure if module / 2 <= match.module_margin < module]
+    alike = regular([(match.src, match.dst) for match in clear], nearly, ours, theirs) if nearly else ()
+    yield from (match for match in sure if match in clear or (match.src, match.dst) in alike)
 
 
 def _explain(
