@@ -88,7 +88,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _is_as_large_as_before(func, args, result):
             target, recorded_args, recorded_kwargs = torch.ops.aten.alias.default, recorded_args[:1], {}
         if func in _VIEWS and recorded_args[0] in self.counted:
-            recorded_args = (recorded_args[0], [-1, *recorded_args[1][1:]])
+            recorded_args = (recorded_args[0], [-1, *result.shape[1:]])
         node = self.recording.graph.call_function(target, recorded_args, recorded_kwargs)
         self._note_count(node, func)
         node.meta["nn_module_stack"] = {self.module: None}

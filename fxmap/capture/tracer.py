@@ -19,6 +19,7 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace as torch_fx
 from torch.fx.proxy import ParameterProxy
 
+from fxmap.capture.eager import Eager
 from fxmap.errors import CaptureError
 from fxmap.model.replica import named_tensors
 from fxmap.model.restoring import begin, carry_out, finish
@@ -59,6 +60,7 @@ class FunctionTracer(fx.Tracer):
         self.returned: dict[str, list[str]] = {}
         self.augmented: dict[fx.Node, fx.Node] = {}
         self.count = 0
+        self.eager = Eager(self._paths)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Trace the forward of a replica; unlike torch.fx, without a change that another thread can see in its models."""
@@ -75,6 +77,7 @@ class FunctionTracer(fx.Tracer):
         called, args = self.create_args_for_root(forward, True, concrete_args)
         with (
             _LOCK,
+            self.eager,
             _said_to_trace(),
             _wrapped(self._autowrap_search, self._autowrap_function_ids) as wrap,
             _traced(self, root, wrap),
@@ -123,6 +126,11 @@ class FunctionTracer(fx.Tracer):
         # torch.fx searches all tensors of the model for each one that is used; this is the same, in constant time.
         if isinstance(a, torch.Tensor) and id(a) in self._paths:
             return self.create_node("get_attr", self._paths[id(a)], (), {})
+        origin = self.eager.origin(a) if isinstance(a, torch.Tensor) else ""
+        if origin:
+            raise CaptureError(
+                f"it computes with {origin} where torch.fx does not see it, so that a trace has a constant there"
+            )
         return super().create_arg(a)
 
 

@@ -111,8 +111,17 @@ class Operands:
         return None
 
     def _follow(self, node: fx.Node) -> Any:
-        if node not in self._memo:
-            self._memo[node] = self._step(node)
+        # Not by recursion: a sum of hundreds of terms is as deep.
+        waiting = [node]
+        while waiting:
+            lacking = [part for part in waiting[-1].all_input_nodes if part in self.nodes and part not in self._memo]
+            if waiting[-1] in self._memo:
+                waiting.pop()
+            elif lacking:
+                waiting += lacking
+            else:
+                last = waiting.pop()
+                self._memo[last] = self._step(last)
         return self._memo[node]
 
     def _step(self, node: fx.Node) -> Any:

@@ -131,6 +131,10 @@ class OpGraph:
             if (op := self.op(producer)).kind == TENSOR
         }
 
+    def tensors_of(self, name: str, argument: str) -> list[Op]:
+        """Return the state dict tensors that a node reads as one argument: several where it commutes."""
+        return [op for part in self.operands(name).get(argument, ()) if (op := self.op(part)).kind == TENSOR]
+
     def keys(self) -> set[str]:
         """Return the keys of the state dict that some operation reads."""
         return {key for op in self.of_kind({TENSOR}) for key in self.stored(op)}

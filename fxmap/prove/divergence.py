@@ -38,7 +38,7 @@ from fxmap.prove.causes import (
 )
 from fxmap.prove.context import AlignedSide, Context, is_part, place
 from fxmap.prove.explained import is_explained
-from fxmap.prove.readers import compared_outputs, has_unaligned_rival, is_consistent, refuted_by_readers
+from fxmap.prove.readers import Readers, compared_outputs, has_unaligned_rival, refuted_by_readers
 from fxmap.run.lockstep import Names
 
 
@@ -104,8 +104,8 @@ def judge(
         divergence = _behind(context, error) or _unshown(context, error) or _returned(context, error)
     else:
         divergence = _unshown(context, error)
-    compared = compared_outputs(context, returned)
-    consistent = frozenset(pair.dst for pair in sound if is_consistent(context, pair, compared))
+    readers = Readers(context, compared_outputs(context, returned))
+    consistent = frozenset(pair.dst for pair in sound if readers.agree(pair))
     unclear = [pair for pair in sound if pair.dst not in consistent and not has_unaligned_rival(context, pair.src)]
     explained = not error <= TOLERANCE and is_explained(context, first, sizes)
     return Verdict(divergence, consistent, tuple(pair.dst for pair in unclear), explained)

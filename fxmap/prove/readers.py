@@ -66,22 +66,39 @@ def compared_outputs(context: Context, returned: Iterable[tuple[int, int]]) -> f
     return frozenset(places[number] for _, number in returned if number < len(places))
 
 
-def is_consistent(context: Context, pair: Pair, compared: Set[str]) -> bool:
+class Readers:
     """Whether the readers of a pair correspond, and distinguish it from every other possible counterpart.
 
     Where a value passes from one operation to the next alone, as from a norm's scale to its shift, the last one's readers
     tell. If they tell nothing, there must be nothing in the source that the operation could be as well: the norm behind the
     last layer of a shorter stack computes from the same value as the first norm of the next layer.
     """
-    dst, name = context.dst.main.ops, pair.dst
-    while _same_readers(context, context.partners[name], name, compared):
-        users = dst.users(name)
-        if any(user in context.partners for user, _ in users) and (len(users) > 1 or not _passes_on(context, users[0][0])):
+
+    def __init__(self, context: Context, compared: Set[str]) -> None:
+        self.context, self.compared = context, compared
+        # What the readers of an operation say, by its name: of a chain, each is asked by all before it.
+        self._said: dict[str, str | bool] = {}
+
+    def agree(self, pair: Pair) -> bool:
+        """Whether they do, for a pair."""
+        name, said = pair.dst, self._says(pair.dst)
+        while isinstance(said, str) and said:
+            name, said = said, self._says(said)
+        return said is True or ((said == "" or name != pair.dst) and not has_unaligned_rival(self.context, pair.src))
+
+    def _says(self, name: str) -> str | bool:
+        if name not in self._said:
+            self._said[name] = self._ask(name)
+        return self._said[name]
+
+    def _ask(self, name: str) -> str | bool:
+        """Return whether the readers of an operation tell; or the one that it is passed to alone; or "" if there is none."""
+        partners, users = self.context.partners, self.context.dst.main.ops.users(name)
+        if not _same_readers(self.context, partners[name], name, self.compared):
+            return False
+        if any(user in partners for user, _ in users) and (len(users) > 1 or not _passes_on(self.context, users[0][0])):
             return True
-        if not users or users[0][0] not in context.partners:
-            return not has_unaligned_rival(context, pair.src)
-        name = users[0][0]
-    return name != pair.dst and not has_unaligned_rival(context, pair.src)
+        return "" if not users or users[0][0] not in partners else users[0][0]
 
 
 def _same_readers(context: Context, ours: str, theirs: str, compared: Set[str]) -> bool:

@@ -1,6 +1,7 @@
 """Operands that code puts together from stored tensors: slices, joins, sums, shifts, lookups, and back."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -219,3 +220,25 @@ def test_values_see_through_what_is_spelled_out(one: Callable[[Tensor], Tensor],
     src, dst = randomised(Net(one), 1).eval(), randomised(Net(other), 2).eval()
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
     assert mapping.renames == {key: key for key in dst.state_dict()}
+
+
+class Terms(nn.Module):
+    """A layer whose bias is a sum of many stored tensors, one added to the other."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3, bias=False)
+        self.name = name
+        self.register_module(name, nn.ParameterList([nn.Parameter(torch.randn(3)) for _ in range(count)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        terms: Any = self.get_submodule(self.name)
+        total: Tensor = terms[0]
+        for place in range(1, len(terms)):
+            total = total + terms[place]
+        return F.linear(x, self.layer.weight, total)
+
+
+def test_a_sum_of_more_terms_than_python_recurses_is_one_operand() -> None:
+    mapping = fxmap.auto_map(Terms("a", 450), Terms("b", 450), example_inputs=torch.randn(2, 3), verify=False)
+    assert mapping.renames == {"layer.weight": "layer.weight", **{f"b.{n}": f"a.{n}" for n in range(450)}}

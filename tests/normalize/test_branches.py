@@ -1,6 +1,7 @@
 """Branches that are trained apart and shipped as their sum, scales by channel, and weights kept as direction and size."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import fxmap
+from fxmap.capture.symbolic import capture_symbolic
+from fxmap.graph.opgraph import OpGraph
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
+from fxmap.normalize.network import Network
+from fxmap.normalize.rules import branches
 from fxmap.testing.planted import randomised
 
 X = torch.randn(2, 3, 9, 9)
@@ -169,3 +174,30 @@ def test_a_weight_as_direction_and_size_is_one_tensor_and_back() -> None:
     assert str(there["0.weight"]).startswith("weight_norm(")
     back = _proven(_convolutions(False), _convolutions(True), X[:, :, 0])
     assert str(back["0.parametrizations.weight.original0"]) == "|0.weight|"
+
+
+def test_a_chain_of_products_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scales = nn.ParameterList([nn.Parameter(torch.ones(4)) for _ in range(60)])
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.scales[0]
+            for scale in list(self.scales)[1:]:
+                y = y * scale
+            out: Tensor = self.layer(x) * y
+            return out
+
+    ops = Network.of(capture_symbolic(Scaled())).ops
+    asked: list[str] = []
+    affine = branches._affine
+
+    def noted(graph: OpGraph, name: str, known: Any) -> Any:
+        asked.append(name)
+        return affine(graph, name, known)
+
+    monkeypatch.setattr(branches, "_affine", noted)
+    branches.count_branches(ops)
+    assert 60 <= len(asked) == len(set(asked))

@@ -93,10 +93,12 @@ def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_
     reasons: dict[str, str] = {}
     absorbed: dict[str, tuple[float, float]] = {}
     pieces: dict[str, list[Piece]] = {}
-    for pair in alignment.pairs:
-        layer = LayerPair(src, src.op(pair.src), dst, dst.op(pair.dst), absorb_eps)
-        for argument, tensor in dst.tensors(pair.dst).items():
+    layers = [LayerPair(src, src.op(pair.src), dst, dst.op(pair.dst), absorb_eps) for pair in alignment.pairs]
+    for layer in layers:
+        for argument, tensor in layer.dst.items():
             assert tensor.key is not None
+            if argument in layer.factors:
+                continue
             outcome = layer.make(argument)
             if isinstance(outcome, Mismatch):
                 mismatched.setdefault(tensor.key, outcome)
@@ -113,6 +115,8 @@ def derive_operands(src: OpGraph, dst: OpGraph, alignment: Alignment, *, absorb_
             reasons.setdefault(key, expression)
         else:
             expressions[key] = expression
+    for layer in layers:
+        expressions |= layer.of_factors(expressions)
     return Derivation(
         expressions,
         {key: mismatch for key, mismatch in mismatched.items() if key not in expressions},

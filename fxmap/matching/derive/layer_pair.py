@@ -4,6 +4,7 @@ Two affine layers that correspond may have a separate or a folded batch norm, an
 from one view of them: weight, bias, and an optional norm of gamma, beta, mean, var and eps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fxmap.expressions.arithmetic import Difference, FoldedBias, FoldedWeight, Full, NeutralVariance, Shifted
@@ -57,6 +58,7 @@ class LayerPair:
         self.kind = src.kind
         affine = has(src.kind, Trait.AFFINE), has(dst.kind, Trait.AFFINE)
         self.affine = all(affine) and "weight" in self.src and "weight" in self.dst
+        self.factors = _factors(src_graph, src, dst_graph, dst)
         self.absorb_eps = absorb_eps
         self.eps: tuple[float, float] = (src.attribute("norm.eps", 0.0), dst.attribute("norm.eps", 0.0))
         self.has_norm = _has_norm(src), _has_norm(dst)
@@ -88,6 +90,23 @@ class LayerPair:
         else:
             made = self._weight() if argument == "weight" else self._bias(target)
         return self._laid_out(made, argument, target) if isinstance(made, Expression) else made
+
+    def of_factors(self, known: Mapping[str, Expression]) -> dict[str, Expression]:
+        """Return the expressions of the destination's factors of a product of tensors, but for those that are known.
+
+        Either order is the same function, unless a tensor is read elsewhere as well, which tells which one it is.
+        """
+        made: dict[str, Expression] = {}
+        for ours, theirs in self.factors.values():
+            used = {known[op.key] for op in theirs if op.key is not None and op.key in known}
+            left = [op for op in ours if _source(op) not in used]
+            for target in (op for op in theirs if op.key not in known):
+                source = next((op for op in left if op.extents == target.extents), None)
+                if source is not None:
+                    left.remove(source)
+                    value = _source(source)
+                    made[target.key or ""] = value if source.shape == target.shape else Reshape(value, _shape(target))
+        return made
 
     def _laid_out(self, made: Expression, argument: str, target: Op) -> Expression:
         """Select the source's rows, in the order of the destination's, and give the weight the destination's axes."""
@@ -185,6 +204,12 @@ class LayerPair:
 
     def _optional(self, argument: str) -> Expression | None:
         return _source(self.src[argument]) if argument in self.src else None
+
+
+def _factors(src: OpGraph, ours: Op, dst: OpGraph, theirs: Op) -> dict[str, tuple[list[Op], list[Op]]]:
+    """Return the tensors of both operations, by argument, where both read as many, and several, as one that commutes."""
+    both = ((name, src.tensors_of(ours.name, name), dst.tensors_of(theirs.name, name)) for name in dst.tensors(theirs.name))
+    return {name: (one, other) for name, one, other in both if len(one) == len(other) > 1}
 
 
 def _rank_one(op: Op) -> bool:

@@ -12,17 +12,18 @@ results is a tensor computed from stored ones: `OpGraph.computed`. A term may be
 (LoRA): w x + s (b a) x = (w + s b a) x.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 
-from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, IdentityKernel, Product, RowScaled, Scaled, Sum
+from fxmap.expressions.arithmetic import Centred, FoldedBias, FoldedWeight, Product, RowScaled, Scaled, Sum
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.layout import Reshape, Transpose
 from fxmap.graph.kinds import Trait, has, kinds
 from fxmap.graph.opgraph import TENSOR, Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
+from fxmap.normalize.rules.affine_map import LAYERS, Form, Kernel, Layer, source_of
 
 _SHAPES = kinds(Trait.VIEW | Trait.RESHAPE)
 
@@ -33,57 +34,14 @@ _VIEWS = _SHAPES | {"unsqueeze"}
 _SUM_TERMS = 2
 
 
-_LAYERS = {"convolution": "conv", "linear": "linear"}
+# The maps of values that were looked at already, while the graph stays as it is: else a chain is followed from each link.
+_Known = dict[str, "Form | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A layer among the branches: its kernel, which that of the largest one holds."""
-
-    op: Op
-    weight: Op
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.weight.shape or ()
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        return self.shape[2:]
-
-    @property
-    def kind(self) -> str:
-        return _LAYERS[self.op.kind]
-
-    def identity(self) -> Expression:
-        """Return the identity kernel of the layer's shape."""
-        return IdentityKernel(self.shape, self.op.attribute("groups", 1), _source(self.weight))
-
-
-Kernel = Callable[[_Layer], Expression]
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A value as an affine map of `entry`, computed by operations `inner` that have no other consumers.
-
-    Each of `kernels` writes a term of the weight in the shape of the largest layer; `biases` are the terms of the bias.
-    `merged` says that a norm before a layer is one of them, and `low_rank` that one is two layers of low rank.
-    """
-
-    entry: str
-    kernels: tuple[Kernel, ...]
-    inner: frozenset[str] = frozenset()
-    layers: tuple[_Layer, ...] = ()
-    biases: tuple[Expression, ...] = ()
-    merged: bool = False
-    low_rank: bool = False
-
-
-def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
+def _whole(graph: OpGraph, name: str, terms: int, known: _Known) -> Form | None:
     """Return the affine map that ends with an operation, if it is more than a single layer."""
     try:
-        form = _form(graph, name, last=True)
+        form = _ending(graph, name, known)
     except RecursionError:
         return None  # hundreds of terms, one added to the other
     if form is None or not form.layers or len(form.kernels) < terms or not _agree(form.layers):
@@ -93,7 +51,7 @@ def _whole(graph: OpGraph, name: str, terms: int) -> _Form | None:
     return form if graph.op(name).kind != "linear" or form.merged else None
 
 
-def _agree(layers: tuple[_Layer, ...]) -> bool:
+def _agree(layers: tuple[Layer, ...]) -> bool:
     """Whether the windows of all layers are centred at the same positions."""
     places = set()
     for layer in layers:
@@ -108,48 +66,57 @@ def _agree(layers: tuple[_Layer, ...]) -> bool:
     return len(places) == 1
 
 
-def _form(graph: OpGraph, name: str, *, last: bool = False) -> _Form | None:
-    """Return the map of the affine operations behind a value that nothing else reads; None where there is none."""
+def _form(graph: OpGraph, name: str, known: _Known) -> Form | None:
+    """Return the map of the affine operations behind a value that one operation reads; None where there is none."""
+    return _ending(graph, name, known) if len(graph.users(name)) == 1 else None
+
+
+def _ending(graph: OpGraph, name: str, known: _Known) -> Form | None:
+    """Return the map of the affine operations behind a value, whoever reads it."""
+    if name not in known:
+        known[name] = _affine(graph, name, known)
+    return known[name]
+
+
+def _affine(graph: OpGraph, name: str, known: _Known) -> Form | None:
     op, tensors = graph.op(name), graph.tensors(name)
-    if not last and len(graph.users(name)) != 1:
-        return None
     if name in graph.row_views:
-        form = _form(graph, graph.operands(name)["input"][0])
+        form = _form(graph, graph.operands(name)["input"][0], known)
         return None if form is None else replace(form, inner=form.inner | {name})
-    if op.kind in _LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes"):
+    if op.kind in LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes"):
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
         return _of_norm(graph, op, tensors)
     if has(op.kind, Trait.PRODUCT) and (number := _number(graph, name)) is not None:
-        return _of_number(graph, name, number)
+        return _of_number(graph, name, number, known)
     if op.kind == "mul":
-        return _of_scale(graph, name)
-    return _of_sum(graph, name) if has(op.kind, Trait.SUM) and not op.attributes else None
+        return _of_scale(graph, name, known)
+    return _of_sum(graph, name, known) if has(op.kind, Trait.SUM) and not op.attributes else None
 
 
-def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
+def _of_layer(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> Form:
     entry, between = _through_views(graph, op.name)
-    layer = _Layer(op, tensors["weight"])
+    layer = Layer(op, tensors["weight"])
     low = _low_rank(graph, op, layer)
     if low is not None:
         return low
-    weight: Expression = _source(tensors["weight"])
+    weight: Expression = source_of(tensors["weight"])
     bias: Expression | None = _optional(tensors, "bias")
     if "norm.running_var" in tensors:
-        mean, var = _source(tensors["norm.running_mean"]), _source(tensors["norm.running_var"])
+        mean, var = source_of(tensors["norm.running_mean"]), source_of(tensors["norm.running_var"])
         gamma, beta, eps = _optional(tensors, "norm.weight"), _optional(tensors, "norm.bias"), op.attribute("norm.eps")
         weight, bias = (
             FoldedWeight(layer.kind, weight, var, eps, gamma),
             FoldedBias(layer.kind, mean, var, eps, bias, gamma, beta),
         )
 
-    def kernel(largest: _Layer) -> Expression:
+    def kernel(largest: Layer) -> Expression:
         return weight if layer.kernel == largest.kernel else Centred(weight, largest.kernel)
 
-    return _behind_norm(graph, _Form(entry, (kernel,), between | {op.name}, (layer,), () if bias is None else (bias,)))
+    return _behind_norm(graph, Form(entry, (kernel,), between | {op.name}, (layer,), () if bias is None else (bias,)))
 
 
-def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
+def _low_rank(graph: OpGraph, op: Op, layer: Layer) -> Form | None:
     """Return two layers, one behind the other, with fewer channels between them than before: w2 w1 x.
 
     The update of an adapter (LoRA) is of this kind; of two convolutions the second one looks at single positions. Else they
@@ -159,22 +126,22 @@ def _low_rank(graph: OpGraph, op: Op, layer: _Layer) -> _Form | None:
     before, up = graph.op(name), layer.shape
     down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
     plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
-    if op.kind != before.kind or op.kind not in _LAYERS or not plain or down is None or before.rows is not None:
+    if op.kind != before.kind or op.kind not in LAYERS or not plain or down is None or before.rows is not None:
         return None
     inner = down.shape or ()
     apart = before.attribute("axes") or len(inner) != len(up) or not _looks_at_positions(op, up)
     if apart or before.attribute("groups", 1) != 1 or not inner[0] < inner[1]:
         return None
     shape = (up[0], *inner[1:])
-    flat: list[Expression] = [_source(layer.weight), _source(down)]
+    flat: list[Expression] = [source_of(layer.weight), source_of(down)]
     if op.kind == "convolution":
         flat = [Reshape(flat[0], up[:2]), Reshape(flat[1], (inner[0], prod(inner[1:])))]
     made: Expression = Product(*flat)
     made = made if op.kind == "linear" else Reshape(made, shape)
     made = made if factor == 1.0 else Scaled(made, factor)
     entry, first = _through_views(graph, name)
-    whole = _Layer(before, replace(layer.weight, shape=shape))
-    return _Form(entry, (lambda _: made,), between | first | {op.name, name}, (whole,), low_rank=True)
+    whole = Layer(before, replace(layer.weight, shape=shape))
+    return Form(entry, (lambda _: made,), between | first | {op.name, name}, (whole,), low_rank=True)
 
 
 def _through_numbers(graph: OpGraph, name: str) -> tuple[str, frozenset[str], float]:
@@ -210,7 +177,7 @@ def _through_views(graph: OpGraph, name: str) -> tuple[str, frozenset[str]]:
     return entry, frozenset(passed)
 
 
-def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
+def _behind_norm(graph: OpGraph, form: Form) -> Form:
     """Merge the batch norm that a linear layer alone reads into the layer: w (s x + t) + b = (w s) x + (w t + b)."""
     op, (layer,), (kernel,) = graph.op(form.entry), form.layers, form.kernels
     tensors = graph.tensors(form.entry)
@@ -218,11 +185,11 @@ def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
     if op.kind != "batch_norm" or layer.op.kind != "linear" or not read:
         return form
     (entry,) = graph.operands(form.entry)["input"]
-    mean, var, eps = _source(tensors["running_mean"]), _source(tensors["running_var"]), op.attribute("eps", 1e-5)
+    mean, var, eps = source_of(tensors["running_mean"]), source_of(tensors["running_var"]), op.attribute("eps", 1e-5)
     gamma, beta = _optional(tensors, "weight"), _optional(tensors, "bias")
     weight = kernel(layer)
 
-    def scaled(_: _Layer) -> Expression:
+    def scaled(_: Layer) -> Expression:
         return Transpose(FoldedWeight("linear", Transpose(weight), var, eps, gamma))
 
     shift = Product(weight, FoldedBias("linear", mean, var, eps, None, gamma, beta))
@@ -231,26 +198,26 @@ def _behind_norm(graph: OpGraph, form: _Form) -> _Form:
     )
 
 
-def _of_norm(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> _Form:
+def _of_norm(graph: OpGraph, op: Op, tensors: Mapping[str, Op]) -> Form:
     """Return a batch norm as an affine map: the norm folded into an identity layer."""
     (entry,) = graph.operands(op.name)["input"]
-    mean, var, eps = _source(tensors["running_mean"]), _source(tensors["running_var"]), op.attribute("eps", 1e-5)
+    mean, var, eps = source_of(tensors["running_mean"]), source_of(tensors["running_var"]), op.attribute("eps", 1e-5)
     gamma, beta = _optional(tensors, "weight"), _optional(tensors, "bias")
 
-    def kernel(largest: _Layer) -> Expression:
+    def kernel(largest: Layer) -> Expression:
         return FoldedWeight(largest.kind, largest.identity(), var, eps, gamma)
 
-    return _Form(entry, (kernel,), frozenset({op.name}), (), (FoldedBias("conv", mean, var, eps, None, gamma, beta),))
+    return Form(entry, (kernel,), frozenset({op.name}), (), (FoldedBias("conv", mean, var, eps, None, gamma, beta),))
 
 
-def _of_scale(graph: OpGraph, name: str) -> _Form | None:
+def _of_scale(graph: OpGraph, name: str, known: _Known) -> Form | None:
     """Scale a map by a tensor with one number for each output channel."""
     factor = _factor(graph, name)
-    form = None if factor is None else _form(graph, factor[0])
+    form = None if factor is None else _form(graph, factor[0], known)
     if factor is None or form is None or not form.layers or not _by_channel(graph, form.layers[0], name, factor[1]):
         return None
     _, scale, between = factor
-    gamma = _source(graph.op(scale))
+    gamma = source_of(graph.op(scale))
     kernels = tuple(partial(_scaled, kernel, gamma) for kernel in form.kernels)
     biases = tuple(RowScaled(bias, gamma) for bias in form.biases)
     return replace(form, kernels=kernels, biases=biases, inner=form.inner | {name, *between})
@@ -267,23 +234,23 @@ def _number(graph: OpGraph, name: str) -> float | None:
     return 1.0 / values[0] if values[0] else None
 
 
-def _of_number(graph: OpGraph, name: str, number: float) -> _Form | None:
-    form = _form(graph, graph.operands(name)["input"][0])
+def _of_number(graph: OpGraph, name: str, number: float, known: _Known) -> Form | None:
+    form = _form(graph, graph.operands(name)["input"][0], known)
     if form is None or not form.layers:
         return None
     kernels = tuple(partial(_times, kernel, number) for kernel in form.kernels)
     return replace(form, kernels=kernels, biases=tuple(Scaled(b, number) for b in form.biases), inner=form.inner | {name})
 
 
-def _scaled(kernel: Kernel, gamma: Expression, largest: _Layer) -> Expression:
+def _scaled(kernel: Kernel, gamma: Expression, largest: Layer) -> Expression:
     return RowScaled(kernel(largest), gamma)
 
 
-def _times(kernel: Kernel, number: float, largest: _Layer) -> Expression:
+def _times(kernel: Kernel, number: float, largest: Layer) -> Expression:
     return Scaled(kernel(largest), number)
 
 
-def _of_sum(graph: OpGraph, name: str) -> _Form | None:
+def _of_sum(graph: OpGraph, name: str, known: _Known) -> Form | None:
     """Add up the affine maps of the terms of a sum; one term may be the entry itself (a skip connection)."""
     op, operands = graph.op(name), graph.operands(name)
     terms = [(term, True) for term in operands.get("input", [])]
@@ -291,21 +258,21 @@ def _of_sum(graph: OpGraph, name: str) -> _Form | None:
         terms += [(term, False) for term in operands.get("other", [])]
     if len(terms) < 2 or any(graph.op(term).kind == TENSOR for term, _ in terms):
         return None
-    forms = [(term, _form(graph, term), positive) for term, positive in terms]
+    forms = [(term, _form(graph, term, known), positive) for term, positive in terms]
     entries = {form.entry for _, form, _ in forms if form is not None}
     if len(entries) != 1:
         return None
     (entry,) = entries
     parts = []
     for term, form, positive in forms:
-        part = _Form(entry, (_Layer.identity,)) if term == entry else form
+        part = Form(entry, (Layer.identity,)) if term == entry else form
         if part is None:
             return None
         if not positive:
             kernels = tuple(partial(_times, kernel, -1.0) for kernel in part.kernels)
             part = replace(part, kernels=kernels, biases=tuple(Scaled(bias, -1.0) for bias in part.biases))
         parts.append(part)
-    return _Form(
+    return Form(
         entry,
         tuple(kernel for part in parts for kernel in part.kernels),
         frozenset({name}).union(*(part.inner for part in parts)),
@@ -331,7 +298,7 @@ def _factor(graph: OpGraph, name: str) -> tuple[str, str, list[str]] | None:
     return None
 
 
-def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool:
+def _by_channel(graph: OpGraph, layer: Layer, product: str, scale: str) -> bool:
     """Whether a tensor has one number for each output channel, and is broadcast along the channel axis."""
     tensor = graph.op(scale)
     if tensor.extents != (layer.shape[0],):
@@ -341,7 +308,7 @@ def _by_channel(graph: OpGraph, layer: _Layer, product: str, scale: str) -> bool
     return (viewed or shape[-1] == 1) if layer.kernel else not viewed and shape[-1] == layer.shape[0]
 
 
-def _replace(graph: OpGraph, end: Op, form: _Form) -> tuple[str, ...]:
+def _replace(graph: OpGraph, end: Op, form: Form) -> tuple[str, ...]:
     """Replace all operations of an affine map by one layer; return the names near it."""
     largest = max(form.layers, key=lambda layer: layer.kernel)
     name, users = largest.op.name, graph.users(end.name)
@@ -365,19 +332,14 @@ def _replace(graph: OpGraph, end: Op, form: _Form) -> tuple[str, ...]:
 
 
 def _optional(tensors: Mapping[str, Op], argument: str) -> Source | None:
-    return _source(tensors[argument]) if argument in tensors else None
-
-
-def _source(op: Op) -> Source:
-    assert op.key is not None
-    return Source(op.key)
+    return source_of(tensors[argument]) if argument in tensors else None
 
 
 def _folding(name: str, ends: frozenset[str], terms: int) -> Rule:
     """Return the rule that folds affine maps of at least `terms` terms that end with an operation of kinds `ends`."""
 
     def apply(context: Context, op: Op) -> Outcome:
-        form = _whole(context.ops, op.name, terms)
+        form = _whole(context.ops, op.name, terms, {})
         return "it ends no sum of affine branches" if form is None else _replace(context.ops, op, form)
 
     return Rule(name, ends, apply, backwards=True)
@@ -394,8 +356,9 @@ FOLD_NORM_BEFORE = _folding("fold norms before linear layers", frozenset({"linea
 
 def count_branches(graph: OpGraph) -> tuple[int, int, int]:
     """Count the foldable sums of branches, scales by channel, and norms before linear layers."""
+    known: _Known = {}
     sums, scales, norms = (
-        sum(_whole(graph, op.name, terms) is not None for op in graph.of_kind(rule.kinds))
+        sum(_whole(graph, op.name, terms, known) is not None for op in graph.of_kind(rule.kinds))
         for rule, terms in ((FOLD_SUM, _SUM_TERMS), (FOLD_SCALE, 1), (FOLD_NORM_BEFORE, 1))
     )
     return sums, scales, norms

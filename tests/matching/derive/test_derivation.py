@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxmap
 from fxmap.capture.symbolic import capture_symbolic
 from fxmap.mapping.findings import Mismatch
 from fxmap.matching.align.align import align
@@ -66,3 +68,35 @@ def test_a_derivation_prints_what_is_made_and_what_is_not() -> None:
     assert "out.weight: source out.weight (3, 8), destination (5, 8)" in printed
     many = str(Derivation(reasons={f"key{number}": "unknown" for number in range(8)}))
     assert many.endswith("and 3 more")
+
+
+class Factors(nn.Module):
+    """A layer times a product of stored tensors, one of which may be read once more."""
+
+    def __init__(self, names: str, *, swapped: bool = False, again: bool = False) -> None:
+        super().__init__()
+        self.names, self.swapped, self.again, self.layer = names, swapped, again, nn.Linear(3, 3)
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.randn(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = [getattr(self, name) for name in self.names]
+        y = factors[1] * factors[0] if self.swapped else factors[0] * factors[1]
+        for factor in factors[2:]:
+            y = y * factor
+        out: Tensor = self.layer(x) * y
+        return out + factors[1] if self.again else out
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_every_factor_of_a_product_of_stored_tensors_has_a_source(swapped: bool, again: bool) -> None:
+    src, dst = Factors("abc", again=again), Factors("pqr", swapped=swapped, again=again)
+    one, other = (Network.of(capture_symbolic(model)).ops for model in (src, dst))
+    found = derive(one, other, align(one, other)).expressions
+    assert {str(found[name]) for name in "pqr"} == set("abc")
+    if again:
+        assert str(found["q"]) == "b"
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 3))
+    assert mapping.proof.ok
+    assert [step for step in mapping.trace.steps if step.left] == []
