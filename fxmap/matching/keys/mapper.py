@@ -146,7 +146,7 @@ def _by_matching(
     ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
-    clear = _clear(ours, theirs, matches)
+    clear = [*_clear(ours, theirs, matches)]
     by_order = [(ours[match.src], theirs[match.dst]) for match in clear if match.told < WEIGHTS.margin_sorted]
     doubts |= undecided([pair for pair in by_order if pair[1].key not in doubts], [*src], calls)
     pairs = [(match.src, match.dst) for match in clear]
