@@ -60,7 +60,7 @@ def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Ou
     """Prove the mapping that a JSON file holds."""
     mapping = _read_mapping(file)
     proof = verify(_model(src), _model(dst), mapping, example_inputs=example(inputs))
-    return Outcome(str(proof), _proof(proof), proof.ok)
+    return Outcome(proof.explain(), _proof(proof), proof.ok)
 
 
 def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
