@@ -24,6 +24,7 @@ from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.mapper import map_by_name
+from fxmap.trace import stage
 
 # An input that is drawn has at most this many numbers, 1 GiB of them, and a length so many digits.
 _LARGEST_INPUT, _DIGITS = 2**28, 12
@@ -60,7 +61,7 @@ def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Ou
     """Prove the mapping that a JSON file holds."""
     mapping = _read_mapping(file)
     proof = verify(_model(src), _model(dst), mapping, example_inputs=example(inputs))
-    return Outcome(str(proof), _proof(proof), proof.ok)
+    return Outcome(proof.explain(), _proof(proof), proof.ok)
 
 
 def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
@@ -138,7 +139,8 @@ class Conversion:
                 absorb_eps=self.absorb_eps,
             )
         state = dst.state_dict()
-        save(state, self.output, overwrite=self.force)
+        with stage(f"write {self.output}"):
+            save(state, self.output, overwrite=self.force)
         written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {self.checkpoint}"
         notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
         data = data_of(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}

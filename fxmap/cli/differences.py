@@ -147,14 +147,32 @@ def _lines(
         key = data["largest_difference"]["key"]
         place = list(values[key].first)
         yield f"largest difference: {key}, {values[key]}, the first at {place}"
+    for kind in (_of_values(values, all_keys), _of_kinds(data["changed"], all_keys), *_of_one(only, all_keys)):
+        lines = list(kind)
+        yield from lines if all_keys else lines[:_SCREEN]
+        if len(lines) > _SCREEN and not all_keys:
+            yield f"and {len(lines) - _SCREEN} more lines, which --all prints"
+
+
+# Lines of one kind of difference, so that all of them fit a screen or two.
+_SCREEN = 16
+
+
+def _of_values(values: Mapping[str, Difference], all_keys: bool) -> Iterator[str]:
     for keys in _folded(values, all_keys):
         worst = max((values[key] for key in keys.members), key=lambda found: found.relative)
         yield f"values: {keys}: {worst}"
-    for (one, other), members in _by(data["changed"]).items():
+
+
+def _of_kinds(changed: Mapping[str, tuple[str, str]], all_keys: bool) -> Iterator[str]:
+    for (one, other), members in _by(changed).items():
         yield from (f"changed: {keys}: {one} in A, {other} in B" for keys in _folded(members, all_keys))
-    for name, shapes in (("A", only[0]), ("B", only[1])):
-        for shape, members in _by(shapes).items():
-            yield from (f"only in {name}: {keys}: {shape}" for keys in _folded(members, all_keys))
+
+
+def _of_one(only: tuple[Mapping[str, str], Mapping[str, str]], all_keys: bool) -> Iterator[list[str]]:
+    for name, shapes in zip("AB", only, strict=True):
+        found = ((keys, shape) for shape, members in _by(shapes).items() for keys in _folded(members, all_keys))
+        yield [f"only in {name}: {keys}: {shape}" for keys, shape in found]
 
 
 def _by(found: Mapping[str, Any]) -> dict[Any, list[str]]:

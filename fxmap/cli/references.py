@@ -33,6 +33,7 @@ from fxmap.cli.output import escaped, tell
 from fxmap.errors import FxmapError
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.model.weightless import without_weights
+from fxmap.trace import stage
 
 
 class UsageError(FxmapError):
@@ -103,6 +104,11 @@ def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:
         FactoryError: the factory raised, or returned something else.
         CheckpointError: the file cannot be read.
     """
+    with stage(f"read {text}" if not parse(text).origin else f"make {text}"):
+        return _resolved(text, weights)
+
+
+def _resolved(text: str, weights: str | None) -> nn.Module | Checkpoint:
     reference = parse(text)
     if not reference.origin:
         return open_checkpoint(text, weights)

@@ -196,6 +196,16 @@ def test_diff_compares_values_and_exits_by_them(run: Any, tmp_path: Path) -> Non
     assert run("diff", a, b, "--tolerance", "0.01")[0] == 0
 
 
+def test_diff_is_at_most_a_screen_of_each_kind(run: Any, tmp_path: Path) -> None:
+    one = {f"{'abcdefghijklmnopqrstuvwxyz'[i]}.weight": torch.zeros(i + 1) for i in range(26)}
+    torch.save(one, tmp_path / "a.pth")
+    torch.save({key: value + 1 for key, value in one.items()}, tmp_path / "b.pth")
+    _, out, _ = run("diff", str(tmp_path / "a.pth"), str(tmp_path / "b.pth"))
+    assert len(out.splitlines()) < 24
+    assert "and 10 more lines, which --all prints" in out
+    assert "z.weight" in run("diff", str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), "--all")[1]
+
+
 def test_diff_of_other_dtypes_shapes_and_infinities(run: Any, tmp_path: Path) -> None:
     a, b = (str(tmp_path / name) for name in ("a.pth", "b.pth"))
     torch.save({"x": torch.tensor([1.0, float("inf")]), "n": torch.tensor([1, 2]), "s": torch.zeros(2)}, a)
