@@ -30,6 +30,7 @@ from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
+from fxmap.matching.keys.normed import parted
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
 
@@ -171,7 +172,7 @@ def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator
     if matches.by_name:
         needed, module = WEIGHTS.margin_sorted, WEIGHTS.module_margin_sorted
     chosen = [(match.src, match.dst) for match in matches.matches]
-    torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
+    torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs) | parted(chosen, ours, theirs)
     for match in matches.matches:
         if match.margin >= needed and match.module_margin >= module and (match.src, match.dst) not in torn:
             yield match
