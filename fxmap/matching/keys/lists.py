@@ -71,18 +71,20 @@ class Lists:
         self._lists = tuple(_Ranks(names) for names in (self.items.src_names, self.items.dst_names))
 
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
-        """Return, for each pair, how far the numbered modules around its entries match in the order of their lists."""
-        cells = self._in_order(soft, pairs)
-        width = len(self.items.dst_sizes)
-        ones = np.ones(len(cells))
-        return self.items.best(lambda ours, theirs: look_up(cells, ones, ours * width + theirs, 0.0), pairs)
+        """Return, for each pair, how far the numbered modules around its entries match in the order of their lists.
 
-    def _in_order(self, soft: Scores, pairs: Candidates) -> Numbers:
-        """Return the sorted indices of the cells (source module, destination module) that are on a best path."""
+        It counts as far as the two lists correspond as a whole: by the share of their modules that match in order.
+        """
+        cells, shares = self._in_order(soft, pairs)
+        width = len(self.items.dst_sizes)
+        return self.items.best(lambda ours, theirs: look_up(cells, shares, ours * width + theirs, 0.0), pairs)
+
+    def _in_order(self, soft: Scores, pairs: Candidates) -> tuple[Numbers, Scores]:
+        """Return the indices of the cells (source module, destination module) on a best path, sorted, and their shares."""
         one, other, values = self.items.shares(soft, pairs)
         width = len(self.items.dst_sizes)
         if not len(one):
-            return one
+            return one, np.zeros(0)
         ours, theirs = self._lists
         cell = ours.of[one] * (theirs.count + 1) + theirs.of[other]
         known, place = np.unique(cell, return_inverse=True)
@@ -92,15 +94,17 @@ class Lists:
             by_mass = np.lexsort((mass, side))
             last = np.append(side[by_mass][1:] != side[by_mass][:-1], True)
             chosen.update(by_mass[last].tolist())
-        on_path = [np.zeros(0, np.int64)]
+        on_path: dict[int, float] = {}
         for number in sorted(chosen):
             of = np.flatnonzero(place == number)
             rows = np.unique(ours.rank[one[of]], return_inverse=True)[1]
             columns = np.unique(theirs.rank[other[of]], return_inverse=True)[1]
             through = of[best_path(values[of], rows, columns)]
-            on_path.append(one[through] * width + other[through])
-        result: Numbers = np.unique(np.concatenate(on_path))
-        return result
+            total = ours.sizes[ours.of[one[of[0]]]] + theirs.sizes[theirs.of[other[of[0]]]]
+            share = 2 * len(through) / total
+            on_path.update(dict.fromkeys((one[through] * width + other[through]).tolist(), share))
+        cells: Numbers = np.array(sorted(on_path), np.int64)
+        return cells, np.array([on_path[cell] for cell in cells.tolist()])
 
 
 class _Ranks:
@@ -114,18 +118,26 @@ class _Ranks:
         self.rank = np.empty(len(found), np.int64)
         self.rank[order] = np.arange(len(found))
         self.count = len(lists)
+        self.sizes = np.bincount(self.of, minlength=self.count)
 
 
 def _pattern(name: Hashable) -> tuple[Hashable, tuple[int, ...]]:
-    """Return the name of a module with its numbers replaced by `#`, and these numbers."""
-    text = ".".join(name) if isinstance(name, tuple) else ""
-    return re.sub(r"\d+", "#", text), tuple(map(int, re.findall(r"\d+", text)))
+    """Return the name of a module with its numbers replaced by `#`, and these numbers.
+
+    Where whole names are numbers, only these count: the list of `blocks.3.ln1` is that of the blocks.
+    """
+    parts = name if isinstance(name, tuple) else ()
+    numbered = [part for part in parts if part.isdigit()] or parts
+    shown = tuple(re.sub(r"\d+", "#", part) if part in numbered else part for part in parts)
+    return shown, tuple(int(number) for part in parts if part in numbered for number in re.findall(r"\d+", part))
 
 
 def _items(entry: Entry, named: bool) -> list[Hashable]:
+    """Return the numbered modules around an entry, and its layer if it is in one of them."""
+    numbered = [n for n, part in enumerate(entry.path[:-1], 1) if re.search(r"\d", part)]
     last = len(entry.path) - 1
-    return [
-        entry.path[:depth]
-        for depth in range(1, len(entry.path))
-        if re.search(r"\d", entry.path[depth - 1]) and not (named and depth == last and not entry.path[depth - 1].isdigit())
-    ]
+    if numbered and last not in numbered:
+        numbered.append(last)
+    if named and numbered[-1:] == [last] and not any(part.isdigit() for part in entry.path[:-1]):
+        numbered.pop()
+    return [entry.path[:depth] for depth in numbered]

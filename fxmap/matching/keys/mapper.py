@@ -31,6 +31,7 @@ from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
+from fxmap.matching.keys.normed import parted
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.wrappers import Spelling, spell
 
@@ -173,7 +174,7 @@ def _clear(ours: list[Entry], theirs: list[Entry], matches: Matches) -> Iterator
     if matches.by_name:
         needed, module = WEIGHTS.margin_sorted, WEIGHTS.module_margin_sorted
     chosen = [(match.src, match.dst) for match in matches.matches]
-    torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs)
+    torn = torn_apart(chosen, ours, theirs) | irregular(chosen, ours, theirs) | parted(chosen, ours, theirs)
     sure = [match for match in matches.matches if match.margin >= needed and (match.src, match.dst) not in torn]
     clear = [match for match in sure if match.module_margin >= module]
     # What is clear in other blocks needs less of a margin here.

@@ -16,12 +16,16 @@ _LAST = 6
 
 
 def words(path: Sequence[str]) -> Words:
-    """Return the words of a path, without parts that are only numbers.
+    """Return the words of a path, without parts that are only numbers, and without the numbers of blocks (`block3`).
+
+    Lists begin at 0 or at 1: that two blocks have one number is no sign that they correspond.
 
     >>> words(("layers", "3", "selfAttn", "q_proj", "weight"))
     ('layers', 'self', 'attn', 'q', 'proj', 'weight')
     """
-    spaced = (re.sub(r"([a-z])([A-Z])", r"\1_\2", part).lower() for part in path if not part.isdigit())
+    *around, owner, leaf = ("", *path) if len(path) > 1 else ("", "", *path)
+    named = [*(re.sub(r"[\d_-]+$", "", part) for part in around), owner, leaf]
+    spaced = (re.sub(r"([a-z])([A-Z])", r"\1_\2", part).lower() for part in named if not part.isdigit())
     return tuple(word for part in spaced for word in re.findall(r"[a-z]+|\d+", part))[-_LAST:]
 
 

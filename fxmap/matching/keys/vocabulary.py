@@ -41,6 +41,8 @@ _ATTENTION = frozenset(
     ["att", "attn", "attention", "selfattention", "crossattention", "sa", "mha", "msa", "xattn", "attnpool"]
 )
 _NORM = frozenset(["norm", "ln", "layernorm", "rmsnorm"])
+# Names of a norm's own tensors.
+_GAIN = frozenset(["scale", "gamma", "beta", "g"])
 _FEED = frozenset(["mlp", "ffn", "ff", "feedforward", "feed", "fc"])
 # Names of a projection without a name of its own; in attention it is the output projection.
 _LAST = frozenset(["o", "out", "output", "proj", "projection", "dense", "to_out", "c"])
@@ -75,7 +77,7 @@ def says(path: Path) -> dict[str, str]:
     """Return the roles of a path, by family, from its own words alone."""
     modules = [tokens(part) for part in path[:-1] if not part.isdigit()]
     last = tokens(path[-1])
-    if last and not last & {"weight", "bias"}:
+    if last and not last & {"weight", "bias"} and not (last <= _GAIN and modules and modules[-1] & _NORM):
         modules.append(last)
     result: dict[str, str] = {}
     for part in reversed(modules):
