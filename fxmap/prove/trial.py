@@ -47,6 +47,7 @@ from fxmap.model.kernels import DoubleKernels
 from fxmap.model.restoring import let_through
 from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
+from fxmap.prove.alone import alone, summands, with_ties
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
 from fxmap.prove.conclude import behind, conclude, open_keys, still_tensors, without_decisions, without_writes
@@ -146,13 +147,15 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     if not evidence.agree and (evidence.parted or evidence.graph_error > evidence.exact):
         sound = witnessed(trial.agreement(context, evidence), sound)
     if agree:
+        sound |= alone(plan.dst, sound, weights.dst, lambda other: trial.agrees(other, first))
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
     if not evidence.own_code.trouble:
         own_tables = evidence.own_code.tables
         examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables)
         examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
-    proof = conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count)
+    tied = summands(weights.dst, influence.sizes, lambda other: trial.agrees(other, first)) if agree else ()
+    proof = with_ties(conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count), plan.dst, tied)
     note = f"{shorten(windows)}: an average over a window as large as the map, equal to a mean for inputs of this size alone"
     return replace(proof, notes=(*proof.notes, note)) if windows else proof
 

@@ -28,13 +28,16 @@ class Signatures:
         names = [name for name in self.table.names if not name.startswith("%")]
         self.size = sum(int(torch.Size(self.table.shapes[name]).numel()) for name in names)
         self.names = names
+        read = [node for node in source.nodes if node.op == "get_attr"]
+        self._order = {source.captured.canonical.get(str(node.target)): index for index, node in enumerate(read)}
         self._runs: dict[fx.Node, tuple[Tensor, list[Tensor]] | None] = {}
         self._found: dict[int, Tensor | None] = {}
 
     def solution(self, system: Unknown, element: int, paths: list[str]) -> Tensor | None:
         """Return the numbers of a system whose sum is one of the source's values; None where they are not the source's.
 
-        `paths` are the weights that they belong to: of several that are multiplied by one value, names tell which is which.
+        `paths` are the weights that they belong to: of several that are multiplied by one value, names tell which is which,
+        or the order in which they are read.
         """
         ours = self._gradient(element)
         if ours is None:
@@ -58,9 +61,11 @@ class Signatures:
             return None if total is None else [total]
         if len(entries) < len(places):
             return None
-        left, given = list(places), []
+        left = sorted(places, key=lambda place: (self._order.get(self.table.owner(place), 0), place))
+        given = []
         for entry in entries[: len(places)]:
-            best = max(left, key=lambda place: (_common(paths[entry], self.table.owner(place)), -place))
+            name = paths[entry].rpartition(".")[2]
+            best = next((place for place in left if self.table.owner(place).rpartition(".")[2] == name), left[0])
             left.remove(best)
             given.append(best)
         return given
@@ -132,9 +137,3 @@ def _groups(theirs: Tensor, ours: Tensor) -> list[tuple[list[int], list[int]]]:
         left -= set(same)
         found.append((same, places))
     return found
-
-
-def _common(path: str, name: str) -> int:
-    """Return how many words of two names are the same."""
-    words = [set(text.replace(".", "_").split("_")) for text in (path, name)]
-    return len(words[0] & words[1])

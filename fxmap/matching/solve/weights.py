@@ -29,6 +29,14 @@ LARGEST = 3_000_000
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Other weights of the source, and inputs of both networks, on which a solution was checked."""
+
+    tensors: Mapping[str, Tensor]
+    inputs: tuple[list[Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
 class Solution:
     """The weights that were found, or why there are none."""
 
@@ -38,6 +46,7 @@ class Solution:
     expressions: Mapping[str, Expression] = field(default_factory=dict)
     equal: bool = False
     unknown: frozenset[str] = frozenset()
+    checked: "Checked | None" = None
 
     def summary(self) -> dict[str, float]:
         """Return the share of the numbers of each weight that are numbers of the source."""
@@ -114,10 +123,10 @@ class _Try:
 
     def _solution(self, found: Weights) -> Solution:
         made = Expressions(self.source, found).all()
-        other = source_tensors(self.networks[0], self.random, seed=1)
-        equal = agree(made, self.networks, other, self.samples.stacked(3, seed=2))
+        other = Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
+        equal = agree(made, self.networks, other.tensors, other.inputs)
         why = "" if equal else "the expressions do not hold for other weights"
-        return Solution(found, self.source, why, made, equal, frozenset(self.unknown))
+        return Solution(found, self.source, why, made, equal, frozenset(self.unknown), other)
 
 
 def same_outputs(src: Network, dst: Network) -> bool:

@@ -17,6 +17,7 @@ from fxmap.matching.derive.derivation import Derivation
 from fxmap.matching.draft import mapping_of
 from fxmap.matching.plan import Plan
 from fxmap.matching.sides import sides
+from fxmap.matching.solve.anchors import by_values
 from fxmap.matching.solve.weights import Solution, solve_weights
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan
 from fxmap.matching.structure import plan_by_structure, with_siblings
@@ -57,7 +58,7 @@ def _recorded(src: nn.Module, problem: Problem, known: Plan) -> Plan:
 
 
 def _with(plan: Plan, found: Solution) -> Plan:
-    """Return the plan with the solved tensors in the place of what structure derived for them."""
+    """Return the plan with the solved tensors in the place of what structure derived, aligned by the values they give."""
     before = plan.derivation
     solved = dict(found.expressions)
     kept = {path: made for path, made in before.expressions.items() if path not in solved and path not in found.unknown}
@@ -66,7 +67,10 @@ def _with(plan: Plan, found: Solution) -> Plan:
         {path: wrong for path, wrong in before.mismatched.items() if path not in solved},
         {path: reason for path, reason in before.reasons.items() if path not in solved},
     )
-    return replace(plan, derivation=with_siblings(plan.src, plan.dst, derivation))
+    alignment, src, dst = plan.alignment, plan.src.main, plan.dst.main
+    if found.checked is not None:
+        alignment = by_values(src, dst, alignment, found.expressions, found.checked.tensors, found.checked.inputs)
+    return replace(plan, alignment=alignment, derivation=with_siblings(plan.src, plan.dst, derivation))
 
 
 EQUATIONS = Strategy("equations", _attempt)

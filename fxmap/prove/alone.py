@@ -1,0 +1,97 @@
+"""Operations of the destination alone: what two models that agree compute in other words.
+
+One model has a convolution where the other has patches and a product, so that neither has a counterpart. Where outputs agree
+at random weights and inputs, and every operation that is made of pieces has its counterpart, the two are one analytic
+function, and the tensors that such an operation reads are right as far as no other tensors would do. So it is exchanged with
+the others of its kind that read tensors of the same shapes; if the outputs never stay the same, it is the right one.
+
+Cost: one forward pass for each pair that is tried, at most 100.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fxmap.graph.opgraph import OpGraph
+from fxmap.mapping.proof import Proof, Status
+from fxmap.matching.align.symmetry import exchanged_values, rivals
+from fxmap.matching.sides import Side
+from fxmap.prove.aligned import varying_operations
+from fxmap.prove.alternatives import Agrees
+
+_LIMIT = 100
+
+
+def alone(dst: Side, told: Container[str], tensors: Mapping[str, Tensor], agrees: Agrees) -> set[str]:
+    """Return the operations that read tensors and are not told by a counterpart, which cannot be exchanged with another one.
+
+    Args:
+        dst: the destination.
+        told: its operations whose counterparts tell what they are.
+        tensors: those of the proof.
+        agrees: runs the destination with other tensors.
+    """
+    ops = dst.main.ops
+    refuted: dict[frozenset[str], bool] = {}
+    found = set()
+    for name in varying_operations(dst):
+        if name in told or not ops.tensors(name) or (name in ops.pieces and not ops.pieces[name].analytic):
+            continue
+        others = [other for other in rivals(ops, name) if len(ops.op(other).rows or ()) == len(ops.op(name).rows or ())]
+        for other in others:
+            both = frozenset((name, other))
+            if both not in refuted and len(refuted) < _LIMIT:
+                changed = exchanged_values(ops, name, other, tensors) or _exchanged(ops, name, other, tensors)
+                same = all(torch.equal(tensor, tensors[path]) for path, tensor in changed.items())
+                # Copies of one tensor are no choice; of operands that cannot be exchanged nothing is known.
+                refuted[both] = bool(changed) and (same or not agrees({**tensors, **changed}))
+        if all(refuted.get(frozenset((name, other))) for other in others):
+            found.add(name)
+    return found
+
+
+def _exchanged(ops: OpGraph, one: str, other: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the stored tensors of two operations exchanged, also those of composed operands; empty if shapes differ."""
+    found: dict[str, Tensor] = {}
+    theirs = ops.tensors(other)
+    for argument, tensor in ops.tensors(one).items():
+        for mine, its in zip(ops.stored(tensor), ops.stored(theirs[argument]), strict=False):
+            if tensors[mine].shape != tensors[its].shape:
+                return {}
+            found |= {mine: tensors[its], its: tensors[mine]}
+    return found
+
+
+def summands(tensors: Mapping[str, Tensor], sizes: Mapping[str, float], agrees: Agrees) -> set[str]:
+    """Return the tensors of which only a sum with another one shows: exchanged with it, they leave the outputs as they are.
+
+    Such as two tables of positions, or the two biases of a recurrent cell. Their gradients are the same numbers.
+
+    Args:
+        tensors: those of the proof, by path.
+        sizes: the influence of each (see `influence`).
+        agrees: runs the destination with other tensors.
+    """
+    gradients = {path: size / (float(tensors[path].detach().abs().mean()) or 1.0) for path, size in sizes.items() if size}
+    order = sorted(gradients, key=gradients.__getitem__)
+    found: set[str] = set()
+    for one, other in pairwise(order):
+        pair = tensors[one], tensors[other]
+        close = abs(gradients[one] - gradients[other]) <= 1e-9 * gradients[one]
+        if not close or pair[0].shape != pair[1].shape or torch.equal(*pair):
+            continue
+        if agrees({**tensors, one: pair[1], other: pair[0]}):
+            found |= {one, other}
+    return found
+
+
+def with_ties(proof: Proof, dst: Side, paths: Container[str]) -> Proof:
+    """Return a proof in which the keys of some tensors are tied, where they were proven."""
+    tied = {dst.prefix + key for key in dst.twin.stores if any(path in paths for path in dst.names(key))}
+    shown = {
+        key: Status.TIED if key in tied and status is Status.PROVEN else status for key, status in proof.statuses.items()
+    }
+    return replace(proof, statuses=shown)
