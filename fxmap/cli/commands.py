@@ -58,7 +58,7 @@ def map_models(
 
 def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
     """Prove the mapping that a JSON file holds."""
-    mapping = _read_mapping(file)
+    mapping = read_mapping(file)
     proof = verify(_model(src), _model(dst), mapping, example_inputs=example(inputs))
     return Outcome(str(proof), _proof(proof), proof.ok)
 
@@ -216,7 +216,12 @@ def _batches(file: Path) -> Iterable[Any]:
     return [found] if isinstance(found, Tensor) else list(found.values()) if isinstance(found, Mapping) else found
 
 
-def _read_mapping(file: Path) -> KeyMapping:
+def read_mapping(file: Path) -> KeyMapping:
+    """Read a mapping from JSON.
+
+    Raises:
+        MappingError: the file cannot be read, or holds none.
+    """
     try:
         return KeyMapping.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
