@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxmap.api.automap import auto_map
+    from fxmap.api.comparison import verify_files
     from fxmap.api.conversion import convert
     from fxmap.api.loading import load, transfer
     from fxmap.api.verification import verify
@@ -63,6 +64,7 @@ __all__ = [
     "sqnr",
     "transfer",
     "verify",
+    "verify_files",
     "without_weights",
 ]
 
@@ -76,6 +78,7 @@ except PackageNotFoundError:
 # version, and be interrupted, at once.
 _HOMES = {
     "fxmap.api.automap": ("auto_map",),
+    "fxmap.api.comparison": ("verify_files",),
     "fxmap.api.conversion": ("convert",),
     "fxmap.api.loading": ("load", "transfer"),
     "fxmap.api.verification": ("verify",),

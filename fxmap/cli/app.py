@@ -178,12 +178,21 @@ def verify_file(
     mapping: Annotated[Path, typer.Argument(metavar="MAPPING.json", help="What `fxmap map --json` wrote.")],
     as_json: AsJson = False,
     inputs: Inputs = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="SRC and DST are checkpoints: compare every value of DST, bit for bit.")
+    ] = False,
 ) -> None:
-    """Prove a mapping by running both models.
+    """Prove a mapping by running both models; with --files, check that a file holds what it makes of another one.
 
-    Exit status: 0 proven; 1 not proven; 2 wrong use; 3 refused input.
+    Exit status: 0 proven, or equal; 1 not proven, or a key differs; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda _: commands.verify_file(src, dst, mapping, inputs)), as_json)
+    if files and inputs is not None:
+        raise UsageError("--inputs is for models; with --files nothing is run")
+    if files:
+        outcome = _working(lambda report: streaming.verify_files(src, dst, mapping, report))
+    else:
+        outcome = _working(lambda _: commands.verify_file(src, dst, mapping, inputs))
+    _finish(outcome, as_json)
 
 
 @app.command()

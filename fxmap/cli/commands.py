@@ -59,7 +59,7 @@ def map_models(
 
 def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
     """Prove the mapping that a JSON file holds."""
-    mapping = _read_mapping(file)
+    mapping = read_mapping(file)
     proof = verify(_model(src), _model(dst), mapping, example_inputs=example(inputs))
     return Outcome(proof.explain(), _proof(proof), proof.ok)
 
@@ -205,7 +205,12 @@ def _calibration(text: str | None) -> Iterable[Any] | str | None:
     return list(found.values()) if isinstance(found, Mapping) else found
 
 
-def _read_mapping(file: Path) -> KeyMapping:
+def read_mapping(file: Path) -> KeyMapping:
+    """Read a mapping from JSON.
+
+    Raises:
+        MappingError: the file cannot be read, or holds none.
+    """
     try:
         return KeyMapping.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,17 +1,18 @@
-"""The command convert where the output is a folder: models on the meta device, and progress with the time that is left."""
+"""The commands that stream: convert into a folder, and verify of files; with progress, and the time that is left."""
 
 import re
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
+from fxmap.api.comparison import verify_files as compare_files
 from fxmap.api.conversion import convert
 from fxmap.api.verdict import Verify
-from fxmap.cli.commands import Outcome, data_of, example
+from fxmap.cli.commands import Outcome, data_of, example, read_mapping
 from fxmap.cli.references import UsageError, on_meta
 from fxmap.errors import ProofWarning
 from fxmap.files.reading import existing
@@ -65,6 +66,19 @@ class _Clock:
         left = f"{(total - done) / rate:.0f} s left" if rate and done < total else ""
         detail = ", ".join(filter(None, (f"{done / 1e9:.2f} of {total / 1e9:.2f} GB", left)))
         self.report(done / max(total, 1), what, detail)
+
+
+def verify_files(source: str, checkpoint: str, mapping: Path, report: Callable[..., None]) -> Outcome:
+    """Check that a checkpoint holds what the mapping of a JSON file makes of another one."""
+    found = compare_files(source, checkpoint, read_mapping(mapping), progress=_Clock(report))
+    data = {
+        "ok": found.ok,
+        "keys": found.keys,
+        "differences": [asdict(one) | {"text": str(one)} for one in found.differences],
+        "converted": found.converted,
+        "others": found.others,
+    }
+    return Outcome(str(found), data, found.ok)
 
 
 @dataclass(frozen=True)

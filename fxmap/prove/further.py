@@ -60,7 +60,12 @@ class Budget:
             return cls()
         if numbers <= _SMALL:
             return cls(4, 6, 3, EXTENTS.longest, 0)
-        return cls(3, 2, 1, EXTENTS.longest, 0) if numbers <= _HUGE else cls(1, 1, 1, _FEW, 0)
+        return cls(3, 2, 1, EXTENTS.longest, 0) if numbers <= _HUGE else cls.least()
+
+    @classmethod
+    def least(cls) -> "Budget":
+        """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
+        return cls(1, 1, 1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,6 @@ class Held:
 
 
 _TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
-# The longest sequence of a model in which every token costs a second.
-_FEW = 24
 
 
 def further(

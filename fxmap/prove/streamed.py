@@ -20,7 +20,7 @@ def as_streamed(proof: Proof, mapping: KeyMapping, plan: Plan) -> Proof:
     numbers = sum(tensor.numel() for tensor in plan.src.main.tensors.values())
     sides = (plan.src, mapping.sources()), (plan.dst, set(mapping))
     if any(isinstance(tensor, Deferred) for side, _ in sides for tensor in side.main.tensors.values()):
-        few = ", on few inputs, and short ones" if Budget.of(numbers) == Budget.of(10**12) else ""
+        few = ", on few inputs, and short ones" if Budget.of(numbers) == Budget.least() else ""
         note = f"streamed: each weight was drawn whenever an operation read it, and dropped; {numbers:.1e} numbers{few}"
         proof = replace(proof, notes=(*proof.notes, note))
     made_up = [name for side, read in sides for name in _made_up(side, read)]

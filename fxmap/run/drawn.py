@@ -4,7 +4,7 @@ Idea: a counter-based generator. The numbers of a key come in blocks; a hash of 
 number of the run says where in a pool of normal numbers the block begins, and by which factor near 1 it is scaled. Drawing
 costs one multiplication a number, some twenty times less than a normal number does: weights that are dropped after use are
 drawn as often as they are read. Two keys share a window with a chance of one in the size of the pool for every block;
-tensors of less than two blocks are drawn by a generator of their own instead.
+tensors of less than a block are drawn by a generator of their own instead.
 
 >>> one = drawn("layers.0.weight", (3000, 400), 0.1, seed=0)
 >>> torch.equal(one.rows(0, 3000)[1000:1010], one.rows(1000, 1010)), round(float(one.all().std()), 2)
@@ -12,7 +12,7 @@ tensors of less than two blocks are drawn by a generator of their own instead.
 >>> torch.equal(one.rows(0, 10), drawn("layers.1.weight", (3000, 400), 0.1, seed=0).rows(0, 10))
 False
 
-Cost: one multiplication for every number; 19 MB for the pool.
+Cost: one multiplication for every number; 21 MB for the pool.
 Source: counter-based generators, Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011,
 doi:10.1145/2063384.2063405; bits are mixed as in Steele, Lea and Flood, SplitMix, 2014, doi:10.1145/2660193.2660195.
 """
@@ -28,9 +28,9 @@ from torch import Tensor
 from fxmap.run.recipe import Recipe
 
 # Numbers in the pool, and in a block of a key.
-_POOL, _BLOCK = 1 << 21, 1 << 18
-# A tensor of fewer numbers has two blocks at most, and is drawn by itself.
-SMALL = 2 * _BLOCK
+_POOL, _BLOCK = 1 << 21, 1 << 19
+# A tensor of fewer numbers is drawn by itself.
+SMALL = _BLOCK
 _MASK = (1 << 64) - 1
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from fxmap.errors import CheckpointError
 from fxmap.files.lazy import materialise
 from fxmap.files.stored import bytes_of, place_of
 from fxmap.mapping.narrowing import refuse_narrowed
+from fxmap.streaming.checksum import Checksum
 from fxmap.streaming.shards import Entry, Shard, index_of
 
 # Called with the bytes that are done, the bytes in all, and what is being done.
@@ -104,11 +104,12 @@ def _finished(partial: Path, work: Work) -> dict[str, int]:
 def _is_whole(path: Path, checksum: int | None) -> bool:
     if checksum is None or not path.is_file():
         return False
-    found = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            found = zlib.crc32(block, found)
-    return found == checksum
+    found = Checksum()
+    with path.open("rb", buffering=0) as file:
+        buffer = memoryview(bytearray(_BLOCK))
+        while count := file.readinto(buffer):
+            found.add(buffer[:count])
+    return found.value == checksum
 
 
 def _refuse_lack_of_room(partial: Path, shards: Iterable[Shard], finished: Mapping[str, int]) -> None:
@@ -147,7 +148,7 @@ def _write_shard(partial: Path, shard: Shard, work: Work, progress: Callable[[in
             done += entry.nbytes
             progress(done)
     os.replace(temporary, partial / shard.name)
-    return summed.checksum
+    return summed.checksum.value
 
 
 def _write_tensor(entry: Entry, value: Tensor, summed: "_Summed") -> None:
@@ -164,11 +165,11 @@ class _Summed:
     """A file that is written from begin to end, and the checksum of what was."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.checksum = file, 0
+        self.file, self.checksum = file, Checksum()
 
     def add(self, block: memoryview) -> None:
         """Count bytes that were written to the file by other means."""
-        self.checksum = zlib.crc32(block, self.checksum)
+        self.checksum.add(block)
 
     def write(self, data: memoryview) -> None:
         for begin in range(0, len(data), _BLOCK):

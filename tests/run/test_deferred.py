@@ -111,7 +111,7 @@ def test_numbers_that_are_drawn_again_are_the_same_in_any_part() -> None:
         made = drawn("key", shape, 0.5, seed=3)
         whole = made.all()
         assert whole.shape == shape
-        assert float(whole.std()) == pytest.approx(0.5, rel=0.1)
+        assert float(whole.std()) == pytest.approx(0.5, rel=0.2)
         assert torch.equal(made.rows(1, 3), whole[1:3])
         for start, stop in list(made.blocks())[:3]:
             window, factor = made.factored(start, stop)
