@@ -11,6 +11,7 @@ from benchmarks.names import command as names
 from benchmarks.pairs import command as pairs
 from benchmarks.proof import command as proof
 from benchmarks.scale import command as scale
+from benchmarks.sources import command as sources
 from benchmarks.speed import command as speed
 from benchmarks.unseen import command as unseen
 
@@ -25,6 +26,7 @@ app.command("proof")(proof.command)
 app.command("compare")(compare.command)
 app.command("speed")(speed.command)
 app.command("scale")(scale.command)
+app.command("sources")(sources.command)
 app.command("unseen")(unseen.command)
 
 

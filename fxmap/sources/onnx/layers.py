@@ -167,6 +167,11 @@ def _gemm(
     return product if c is None else product + (c if beta == 1 else beta * c)
 
 
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    # A matrix on the right is a layer, however the batches on the left are laid out.
+    return F.linear(a, b.T) if b.dim() == 2 < a.dim() else torch.matmul(a, b)
+
+
 def _einsum(*values: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *values)
 
@@ -252,7 +257,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "LRN": lambda x, *, size, alpha=1e-4, beta=0.75, bias=1.0: F.local_response_norm(x, size, alpha, beta, bias),
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_norm,
-    "MatMul": torch.matmul,
+    "MatMul": _matmul,
     "MaxPool": _max_pool,
     "RMSNormalization": _rms_norm,
     "Resize": _resize,
