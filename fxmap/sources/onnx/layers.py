@@ -199,10 +199,9 @@ def _resize(
     if any(wanted.get(axis, x.shape[axis]) != x.shape[axis] for axis in (0, 1)):
         raise NotImplementedError("Resize of channels")
     size = [wanted.get(axis, x.shape[axis]) for axis in range(2, x.dim())]
-    # torch takes the ratio of the sizes, unless it is given the scales.
-    exactly = all(abs(x.shape[axis] * by - wanted[axis]) < 1e-6 for axis, by in factors.items())
+    # torch takes the ratio of the sizes, unless it is given the scales; exporters write what the code had.
     target: dict[str, Any] = {"size": size}
-    if not exactly:
+    if factors:
         target = {"scale_factor": [factors.get(axis, 1.0) for axis in range(2, x.dim())]}
     if mode == "nearest":
         return F.interpolate(x, mode=_nearest(x, size, coordinate_transformation_mode, nearest_mode), **target)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fxmap.errors import CheckpointError, shorten
 from fxmap.files.atomic import whole_file
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
+from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
 from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
@@ -58,14 +59,19 @@ class OnnxModel(nn.Module):
             )
         self._paths: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
+        self._masks: set[str] = set()
         states, roles = _initial_states(proto.graph), roles_of(_nodes(proto.graph))
         for initializer in proto.graph.initializer:
             value = _tensor(initializer)
+            read = roles.get(initializer.name, set())
             is_start = initializer.name in states and not value.any()
-            if is_start or not is_weight(initializer.name, value, roles.get(initializer.name, set())):
+            if is_empty_mask(initializer.name, value, read):
+                self._masks.add(initializer.name)
+            if is_start or initializer.name in self._masks or not is_weight(initializer.name, value, read):
                 self._constants[initializer.name] = _exact(value)
             else:
                 self._hold(initializer.name, value)
+        self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._dtype = torch.float32
         self.unseen_decisions = tuple(node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If")
         self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
@@ -139,6 +145,13 @@ class OnnxModel(nn.Module):
         inputs: list[Any] = [values[name] if name else None for name in node.input]
         if node.op_type == "Constant":
             return (self._in_place(_exact(_constant(attributes))),)
+        if node.output[0] in self._guarded:
+            softmax = self._guarded[node.output[0]]
+            axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
+            return (safe_softmax(values[softmax.input[0]], axis),)
+        if node.op_type == "Add" and not self._masks.isdisjoint(node.input):
+            mask = 0 if node.input[0] in self._masks else 1
+            return (without(inputs[mask], inputs[1 - mask]),)
         if node.op_type == "If":
             branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
             inner = self._run(branch, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
@@ -257,6 +270,8 @@ def _attribute(proto: Any) -> Any:
         return _tensor(value)
     if isinstance(value, float):
         return exact(value)
+    if proto.strings:
+        return [one.decode() for one in value]
     return list(value) if proto.ints or proto.floats else value
 
 

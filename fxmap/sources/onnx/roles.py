@@ -41,6 +41,11 @@ def roles_of(nodes: Iterable[Any]) -> dict[str, set[Role]]:
     return found
 
 
+def is_made_up(name: str) -> bool:
+    """Whether a name is one that exporters give to a number of the code, not one of the model's."""
+    return _MADE.search(name) is not None
+
+
 def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
     """Whether an initializer is a weight: numbers in floating point that an operator reads as an operand.
 
@@ -50,4 +55,4 @@ def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
         return False
     if value.numel() != 1:
         return value.numel() > 0
-    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not _MADE.search(name)
+    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_made_up(name)
