@@ -12,6 +12,7 @@ from benchmarks.pairs import command as pairs
 from benchmarks.plots import command as plots
 from benchmarks.proof import command as proof
 from benchmarks.scale import command as scale
+from benchmarks.sources import command as sources
 from benchmarks.speed import command as speed
 from benchmarks.unseen import command as unseen
 
@@ -27,6 +28,7 @@ app.command("compare")(compare.command)
 app.command("speed")(speed.command)
 app.command("scale")(scale.command)
 app.command("plots")(plots.command)
+app.command("sources")(sources.command)
 app.command("unseen")(unseen.command)
 
 

@@ -43,6 +43,8 @@ def opened(source: Any, allow_code: bool = False) -> Carried | None:
         return Carried(ScriptedModel(source))
     if isinstance(source, torch.export.ExportedProgram):
         return _program(source)
+    if isinstance(source, OnnxModel):
+        return _onnx(source)
     if type(source).__module__.startswith("onnx") and hasattr(source, "graph"):
         return _onnx(OnnxModel(source))
     if not isinstance(source, str | Path):

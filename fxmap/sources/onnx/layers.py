@@ -167,6 +167,11 @@ def _gemm(
     return product if c is None else product + (c if beta == 1 else beta * c)
 
 
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    # A matrix on the right is a layer, however the batches on the left are laid out.
+    return F.linear(a, b.T) if b.dim() == 2 < a.dim() else torch.matmul(a, b)
+
+
 def _einsum(*values: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *values)
 
@@ -194,10 +199,9 @@ def _resize(
     if any(wanted.get(axis, x.shape[axis]) != x.shape[axis] for axis in (0, 1)):
         raise NotImplementedError("Resize of channels")
     size = [wanted.get(axis, x.shape[axis]) for axis in range(2, x.dim())]
-    # torch takes the ratio of the sizes, unless it is given the scales.
-    exactly = all(abs(x.shape[axis] * by - wanted[axis]) < 1e-6 for axis, by in factors.items())
+    # torch takes the ratio of the sizes, unless it is given the scales; exporters write what the code had.
     target: dict[str, Any] = {"size": size}
-    if not exactly:
+    if factors:
         target = {"scale_factor": [factors.get(axis, 1.0) for axis in range(2, x.dim())]}
     if mode == "nearest":
         return F.interpolate(x, mode=_nearest(x, size, coordinate_transformation_mode, nearest_mode), **target)
@@ -252,7 +256,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "LRN": lambda x, *, size, alpha=1e-4, beta=0.75, bias=1.0: F.local_response_norm(x, size, alpha, beta, bias),
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_norm,
-    "MatMul": torch.matmul,
+    "MatMul": _matmul,
     "MaxPool": _max_pool,
     "RMSNormalization": _rms_norm,
     "Resize": _resize,

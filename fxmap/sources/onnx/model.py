@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from fxmap.errors import CheckpointError, shorten
 from fxmap.files.atomic import whole_file
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
+from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
 from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
+from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
 from fxmap.sources.onnx.values import DTYPES, exact, plain
 
@@ -36,9 +38,9 @@ _OLDEST = 9
 class OnnxModel(nn.Module):
     """The graph of an ONNX model, run by torch.
 
-    Floating-point initializers with more than one number are parameters, under their names in the file; others (shapes,
-    axes, scalars) are constants of the graph. Called with the graph's inputs in their order, or by name; returns its
-    outputs, a tuple where there are several.
+    Floating-point initializers that are weights (`roles.is_weight`) are parameters, under their names in the file; others
+    (shapes, axes, numbers of the code) are constants of the graph. Called with the graph's inputs in their order, or by
+    name; returns its outputs, a tuple where there are several.
 
     Raises:
         CheckpointError: an operator is not known, or of another domain; the message names all of them.
@@ -57,19 +59,25 @@ class OnnxModel(nn.Module):
             )
         self._paths: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
-        states = _initial_states(proto.graph)
+        self._masks: set[str] = set()
+        states, roles = _initial_states(proto.graph), roles_of(_nodes(proto.graph))
         for initializer in proto.graph.initializer:
-            self._hold(initializer, is_state=initializer.name in states)
+            value = _tensor(initializer)
+            read = roles.get(initializer.name, set())
+            is_start = initializer.name in states and not value.any()
+            if is_empty_mask(initializer.name, value, read):
+                self._masks.add(initializer.name)
+            if is_start or initializer.name in self._masks or not is_weight(initializer.name, value, read):
+                self._constants[initializer.name] = _exact(value)
+            else:
+                self._hold(initializer.name, value)
+        self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._dtype = torch.float32
         self.unseen_decisions = tuple(node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If")
         self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
 
-    def _hold(self, initializer: Any, is_state: bool) -> None:
-        value = _tensor(initializer)
-        if not value.is_floating_point() or value.numel() < 2 or (is_state and not value.any()):
-            self._constants[initializer.name] = _exact(value)
-            return
-        *parents, last = initializer.name.split(".")
+    def _hold(self, name: str, value: Tensor) -> None:
+        *parents, last = name.split(".")
         owner: nn.Module = self
         if all(part and _is_free(self, part) for part in (*parents[:1], last)) and last:
             for part in parents:
@@ -83,7 +91,7 @@ class OnnxModel(nn.Module):
         if not _is_free(owner, last):
             owner, parents, last = self, [], f"initializer {len(self._paths)}"
         owner.register_parameter(last, nn.Parameter(value, requires_grad=False))
-        self._paths[initializer.name] = ".".join((*parents, last))
+        self._paths[name] = ".".join((*parents, last))
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""
@@ -91,6 +99,7 @@ class OnnxModel(nn.Module):
         lacking = [name for name in self._inputs if name not in given]
         if lacking:
             raise TypeError(f"the ONNX graph takes {', '.join(self._inputs)}; not given: {', '.join(lacking)}")
+        self._refuse_other_shapes(given)
         held = {name: self._held(path) for name, path in self._paths.items()}
         floats = [value.dtype for value in (*held.values(), *given.values()) if value.is_floating_point()]
         self._dtype = max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32)
@@ -98,6 +107,22 @@ class OnnxModel(nn.Module):
         values = self._run(self.proto.graph, {**constants, **held, **given})
         outputs = tuple(values[one.name] for one in self.proto.graph.output)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _refuse_other_shapes(self, given: Mapping[str, Any]) -> None:
+        """Refuse inputs of other extents than the file declares: its graph may hold numbers that fit these alone.
+
+        Raises:
+            ValueError: as onnxruntime does.
+        """
+        for one in self.proto.graph.input:
+            value = given.get(one.name)
+            extents = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in one.type.tensor_type.shape.dim]
+            if not isinstance(value, Tensor) or not one.type.tensor_type.HasField("shape"):
+                continue
+            if len(extents) != value.dim() or any(n and n != m for n, m in zip(extents, value.shape, strict=True)):
+                raise ValueError(
+                    f"{one.name}: the file declares the shape {[n or '?' for n in extents]}, not {list(value.shape)}"
+                )
 
     def _in_place(self, value: Tensor) -> Tensor:
         """Return a single number in the precision of the run."""
@@ -120,6 +145,13 @@ class OnnxModel(nn.Module):
         inputs: list[Any] = [values[name] if name else None for name in node.input]
         if node.op_type == "Constant":
             return (self._in_place(_exact(_constant(attributes))),)
+        if node.output[0] in self._guarded:
+            softmax = self._guarded[node.output[0]]
+            axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
+            return (safe_softmax(values[softmax.input[0]], axis),)
+        if node.op_type == "Add" and not self._masks.isdisjoint(node.input):
+            mask = 0 if node.input[0] in self._masks else 1
+            return (without(inputs[mask], inputs[1 - mask]),)
         if node.op_type == "If":
             branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
             inner = self._run(branch, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
@@ -238,6 +270,8 @@ def _attribute(proto: Any) -> Any:
         return _tensor(value)
     if isinstance(value, float):
         return exact(value)
+    if proto.strings:
+        return [one.decode() for one in value]
     return list(value) if proto.ints or proto.floats else value
 
 

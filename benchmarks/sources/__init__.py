@@ -1,0 +1,1 @@
+"""Sources that carry their own graph: exported, mapped back, and judged."""

@@ -1,0 +1,58 @@
+"""Which initializers of an ONNX graph are weights, and which are numbers that its operators take as attributes.
+
+>>> import torch
+>>> roles = {"slope": {("PRelu", 1)}, "val_3": {("Mul", 1)}, "scales": {("Resize", 2)}}
+>>> [is_weight(name, torch.ones(4 if name == "scales" else 1), roles.get(name, set())) for name in (*roles, "gate")]
+[True, False, False, True]
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from torch import Tensor
+
+Role = tuple[str, int]
+
+# Inputs that are attributes by another name: torch's functions take them as numbers.
+_ATTRIBUTES: Mapping[str, tuple[int, ...]] = {
+    "Clip": (1, 2), "Dropout": (1, 2), "OneHot": (2,), "Pad": (2,), "Pow": (1,), "Range": (0, 1, 2), "Resize": (1, 2),
+    "Upsample": (1,),
+}  # fmt: skip
+# Inputs that are weights, of whatever size.
+_WEIGHTS: Mapping[str, tuple[int, ...]] = {
+    "BatchNormalization": (1, 2, 3, 4), "Conv": (1, 2), "ConvTranspose": (1, 2), "GRU": (1, 2, 3), "Gemm": (1, 2),
+    "GroupNormalization": (1, 2), "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
+    "PRelu": (1,), "RMSNormalization": (1,), "RNN": (1, 2, 3),
+}  # fmt: skip
+# Names that exporters give to numbers which they made of constants of the code.
+_MADE = re.compile(
+    r"(?i)^(_?val_|onnx::|/|ortshared|_?const|scalar|lifted_tensor|c_lifted|_?inlfunc|\d)|(/(x|y|Const\w*)|_const\w*)(:0)?$"
+)
+
+
+def roles_of(nodes: Iterable[Any]) -> dict[str, set[Role]]:
+    """Return, for every name, the operators that read it, and as which of their inputs."""
+    found: dict[str, set[Role]] = defaultdict(set)
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            found[name].add((node.op_type, place))
+    return found
+
+
+def is_made_up(name: str) -> bool:
+    """Whether a name is one that exporters give to a number of the code, not one of the model's."""
+    return _MADE.search(name) is not None
+
+
+def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
+    """Whether an initializer is a weight: numbers in floating point that an operator reads as an operand.
+
+    A single number is one where its place says so, or where its name is none that an exporter made up for a constant.
+    """
+    if not value.is_floating_point() or (roles and all(place in _ATTRIBUTES.get(kind, ()) for kind, place in roles)):
+        return False
+    if value.numel() != 1:
+        return value.numel() > 0
+    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_made_up(name)
