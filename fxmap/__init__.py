@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from fxmap.api.loading import load, transfer
     from fxmap.api.verification import verify
     from fxmap.errors import (
+        ArgumentError,
         CaptureError,
         CheckpointError,
         DifferentNetworks,
+        FaultWarning,
         FxmapError,
+        InternalError,
         LoadError,
         MappingError,
         MissingCalibration,
@@ -38,11 +41,14 @@ if TYPE_CHECKING:
     from fxmap.run.noise import sqnr
 
 __all__ = [
+    "ArgumentError",
     "CaptureError",
     "CheckpointError",
     "DifferentNetworks",
     "Divergence",
+    "FaultWarning",
     "FxmapError",
+    "InternalError",
     "KeyMapping",
     "LoadError",
     "MappingError",
@@ -76,10 +82,13 @@ _HOMES = {
     "fxmap.api.loading": ("load", "transfer"),
     "fxmap.api.verification": ("verify",),
     "fxmap.errors": (
+        "ArgumentError",
         "CaptureError",
         "CheckpointError",
         "DifferentNetworks",
+        "FaultWarning",
         "FxmapError",
+        "InternalError",
         "LoadError",
         "MappingError",
         "MissingCalibration",

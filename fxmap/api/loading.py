@@ -13,11 +13,13 @@ from fxmap.api.verdict import Verify, accept, asked, complete
 from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.model.faults import bounded
 from fxmap.model.inputs import Forward
 from fxmap.model.surroundings import undisturbed
 from fxmap.sources.opened import opened, unpacked
 
 
+@bounded
 @undisturbed
 def transfer(
     src: nn.Module,
@@ -92,6 +94,7 @@ def transfer(
     return part.outside(fill(mapping, src, part.model, src.state_dict(), options))
 
 
+@bounded
 @undisturbed
 def load(
     dst: nn.Module,

@@ -54,6 +54,7 @@ class NoteKind(StrEnum):
     TIED_KEYS = "tied keys"
     LAYOUT = "layout"
     TRIAL_RUN = "trial run"
+    FAULT = "fault"
 
 
 class Note(str):

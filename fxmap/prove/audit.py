@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fxmap.model.inputs import Inputs, names_of
 from fxmap.model.restoring import let_through
+from fxmap.model.tensors import plain
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
@@ -246,7 +247,7 @@ def named_outputs(value: Any, name: str = "") -> Named:
     ['mu', 'rest.0', 'rest.1']
     """
     if isinstance(value, Tensor):
-        return [(name, value)]
+        return [] if value.is_meta else [(name, plain(value))]
     if isinstance(value, Mapping):
         items: list[tuple[str, Any]] = [(str(key), part) for key, part in value.items()]
     elif isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fxmap.model.tensors import plain
+
 
 def distance(a: Tensor, b: Tensor) -> float:
     """Return the largest absolute difference, relative to the largest absolute value of `a`.
@@ -23,6 +25,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     """
     if a.shape != b.shape:
         return float("inf")
+    a, b = plain(a), plain(b)
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
     # Masks and integers, such as positions, are compared as floating-point numbers.
