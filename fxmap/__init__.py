@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from fxmap.api.loading import load, transfer
     from fxmap.api.verification import verify
     from fxmap.errors import (
+        ArgumentError,
         CaptureError,
         CheckpointError,
         DifferentNetworks,
+        FaultWarning,
         FxmapError,
+        InternalError,
         LoadError,
         MappingError,
         MissingCalibration,
@@ -41,11 +44,14 @@ if TYPE_CHECKING:
     from fxmap.trace import progress
 
 __all__ = [
+    "ArgumentError",
     "CaptureError",
     "CheckpointError",
     "DifferentNetworks",
     "Divergence",
+    "FaultWarning",
     "FxmapError",
+    "InternalError",
     "KeyMapping",
     "LoadError",
     "MappingError",
@@ -83,10 +89,13 @@ _HOMES = {
     "fxmap.api.loading": ("load", "transfer"),
     "fxmap.api.verification": ("verify",),
     "fxmap.errors": (
+        "ArgumentError",
         "CaptureError",
         "CheckpointError",
         "DifferentNetworks",
+        "FaultWarning",
         "FxmapError",
+        "InternalError",
         "LoadError",
         "MappingError",
         "MissingCalibration",

@@ -45,8 +45,16 @@ class ProofWarning(UserWarning):
     """Something was written that is not proven, or that is known to compute something else; the message names it."""
 
 
-class InternalError(AssertionError):
-    """A bug in fxmap: an invariant does not hold. The message names the node."""
+class ArgumentError(FxmapError, ValueError, TypeError):
+    """An argument has a value that the function does not take; the message names those that it does."""
+
+
+class FaultWarning(UserWarning):
+    """A stage of fxmap failed by a bug, and the others answered; the message names the stage. Please report it."""
+
+
+class InternalError(FxmapError, AssertionError):
+    """A bug in fxmap, by which nothing can be answered; what was raised is its cause. Please report it."""
 
 
 class MissingCalibration(QuantizationError):

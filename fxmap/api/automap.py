@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.runnable import runnable
-from fxmap.errors import CaptureError, ProofError, QuantizationError
+from fxmap.errors import ArgumentError, CaptureError, ProofError, QuantizationError
 from fxmap.expressions.base import Source
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
-from fxmap.mapping.findings import NoteKind
+from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.drawing import drawn
@@ -22,6 +22,7 @@ from fxmap.matching.strategies.equations import EQUATIONS
 from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import attempted, solve
 from fxmap.matching.strategies.values import VALUES
+from fxmap.model.faults import bounded, gathered
 from fxmap.model.inputs import Forward, Given
 from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.surroundings import undisturbed
@@ -33,6 +34,7 @@ from fxmap.trace import Trace, recording, stage
 logger = logging.getLogger(__name__)
 
 
+@bounded
 @undisturbed
 def auto_map(
     src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint | torch.export.ExportedProgram,
@@ -92,18 +94,18 @@ def auto_map(
     ['align', 'derive', 'prove']
     """
     if verify not in (True, False, "required"):
-        raise ValueError(f'verify is True, False or "required", not {verify!r}')
+        raise ArgumentError(f'verify is True, False or "required", not {verify!r}')
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
     if not isinstance(theirs, nn.Module):
-        raise TypeError(f"the destination is a model (torch.nn.Module), not {type(theirs).__name__}")
+        raise ArgumentError(f"the destination is a model (torch.nn.Module), not {type(theirs).__name__}")
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
     if isinstance(ours, nn.Module) and given.forward and example_inputs is None:
-        raise ValueError("src_forward and dst_forward need example_inputs: what they are called with is not known")
+        raise ArgumentError("src_forward and dst_forward need example_inputs: what they are called with is not known")
     refuse_uninitialised(source=ours, destination=theirs)
     # `load` has opened its file, and chosen among its weights.
     source = ours if isinstance(ours, nn.Module | Checkpoint) else open_checkpoint(ours, wanted=theirs.state_dict())
     one, other = runnable(source, theirs, streamed if verify else False)
-    with recording() as steps:
+    with recording() as steps, gathered() as faults:
         mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps, run=bool(verify)))
     proof = mapping.proof
     if not verify:
@@ -116,7 +118,8 @@ def auto_map(
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
     state = source.state_dict() if isinstance(source, nn.Module) else source.state
-    knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state))
+    notes = (*mapping.knowledge.notes, *(Note(text, NoteKind.FAULT) for text in faults))
+    knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state), notes=notes)
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
 
 
@@ -148,7 +151,7 @@ def _is_open(mapping: KeyMapping) -> bool:
 def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMapping:
     """Solve for the destination's weights; return what is known without that if nothing better is found."""
     with stage(EQUATIONS.name) as note:
-        outcome = EQUATIONS.attempt(problem, (Outcome(plan=plan, left="keys are open"),))
+        outcome = attempted(EQUATIONS, problem, (Outcome(plan=plan, left="keys are open"),))
         note("" if outcome.mapping is None else f"{len(outcome.mapping)} keys", left=outcome.left)
     if outcome.mapping is None or outcome.plan is None:
         return before

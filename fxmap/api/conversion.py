@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from fxmap.api.loading import map_file
 from fxmap.api.verdict import Verify
+from fxmap.errors import ArgumentError
 from fxmap.files.formats.safetensors import SAFETENSORS, metadata_of
 from fxmap.files.reading import existing
 from fxmap.mapping.applying import refuse_lacking_ranges
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.model.faults import bounded
 from fxmap.streaming.convert import SHARD_SIZE, identity_of, work_of
 from fxmap.streaming.folder import Progress, write_folder
 
 
+@bounded
 def convert(
     checkpoint: str | Path,
     output: str | Path,
@@ -62,7 +65,7 @@ def convert(
     summed up.
     """
     if shard_size < 1:
-        raise ValueError(f"shard_size is a number of bytes, not {shard_size}")
+        raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
     source = existing(Path(checkpoint))
     mapping, file = map_file(
         source,

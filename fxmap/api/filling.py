@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.loss_notes import FilledCopy, noted
-from fxmap.errors import QuantizationError
+from fxmap.errors import ArgumentError, QuantizationError
 from fxmap.expressions.base import contains
 from fxmap.expressions.quantized import Requantized
 from fxmap.expressions.values import evaluated
@@ -47,19 +47,19 @@ class Filling:
 
     def __post_init__(self) -> None:
         if isinstance(self.calibration, str) and self.calibration not in ("keep", "distilled"):
-            raise ValueError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
+            raise ArgumentError(f'calibration is an iterable of inputs, "distilled" or "keep", not {self.calibration!r}')
         if isinstance(self.calibration, Tensor):
             shape = list(self.calibration.shape)
-            raise TypeError(
+            raise ArgumentError(
                 f"calibration is an iterable of batches, and this is one tensor of shape {shape}, which would be taken "
                 "apart along its first axis: pass calibration=[tensor] if it is a batch, or calibration=tensor.split(8)"
             )
         if self.relu6 not in ("reference", "clamp"):
-            raise ValueError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
+            raise ArgumentError(f'relu6 is "reference" or "clamp", not {self.relu6!r}')
         if self.assign and self.calibration is not None:
-            raise ValueError("assign=True gives the destination new float tensors; calibration needs one that has memory")
+            raise ArgumentError("assign=True gives the destination new float tensors; calibration needs one that has memory")
         if self.relu6 == "clamp" and self.calibration in (None, "keep"):
-            raise ValueError('relu6="clamp" bounds ranges while they are calibrated; give calibration=batches with it')
+            raise ArgumentError('relu6="clamp" bounds ranges while they are calibrated; give calibration=batches with it')
 
 
 def fill(

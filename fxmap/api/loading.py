@@ -13,12 +13,14 @@ from fxmap.api.verdict import Verify, accept, asked, complete
 from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.model.faults import bounded
 from fxmap.model.inputs import Forward
 from fxmap.model.surroundings import undisturbed
 from fxmap.sources.opened import opened, unpacked
 from fxmap.trace import stage
 
 
+@bounded
 @undisturbed
 def transfer(
     src: nn.Module,
@@ -95,6 +97,7 @@ def transfer(
     return part.outside(filled).with_loaded()
 
 
+@bounded
 @undisturbed
 def load(
     dst: nn.Module,

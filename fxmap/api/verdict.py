@@ -3,7 +3,7 @@
 import warnings
 from typing import Literal
 
-from fxmap.errors import ProofError, ProofWarning
+from fxmap.errors import ArgumentError, ProofError, ProofWarning
 from fxmap.mapping.applying import refuse_unusable
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
@@ -14,7 +14,7 @@ Verify = bool | Literal["required", "warn"]
 def asked(verify: Verify) -> bool | Literal["required"]:
     """Return `verify` as true or false for `auto_map`; "required" is judged later, after the file was checked as well."""
     if verify not in (True, False, "required", "warn"):
-        raise ValueError(f'verify is True, False, "required" or "warn", not {verify!r}')
+        raise ArgumentError(f'verify is True, False, "required" or "warn", not {verify!r}')
     return bool(verify)
 
 

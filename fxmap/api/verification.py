@@ -17,6 +17,7 @@ from fxmap.mapping.proof import Proof
 from fxmap.matching.plan import Plan
 from fxmap.matching.strategies.problem import Problem
 from fxmap.matching.strategies.solve import solve
+from fxmap.model.faults import bounded
 from fxmap.model.inputs import Given
 from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.replica import replicate
@@ -28,6 +29,7 @@ from fxmap.sources.opened import unpacked
 from fxmap.trace import Trace, recording, stage
 
 
+@bounded
 @undisturbed
 def verify(
     src: nn.Module | str | Path | torch.export.ExportedProgram,

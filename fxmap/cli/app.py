@@ -2,12 +2,14 @@
 
 Exit status: 0 done, and for a mapping: proven; 1 mapped but not proven, incomplete, or different; 2 the command line itself,
 or a missing package; 3 an input that is refused or broken, or a model whose code raised or exited; 4 the result could not be
-written; 130 interrupted. With --json there is one JSON document on stdout, also for an error: {"error": ..., "status": ...}.
+written; 5 a fault of fxmap, with its traceback; 130 interrupted. With --json there is one JSON document on stdout, also for
+an error: {"error": ..., "status": ...}.
 What models print goes to stderr.
 """
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +22,6 @@ from fxmap import __version__
 from fxmap.api.verdict import Verify
 from fxmap.cli import commands, differences, streaming
 from fxmap.cli.advice import as_options
-from fxmap.cli.entry import INTERRUPTED
 from fxmap.cli.options import (
     AbsorbEps,
     AsJson,
@@ -40,6 +41,7 @@ from fxmap.cli.options import (
 from fxmap.cli.output import (
     OutputError,
     as_json,
+    escaped,
     folded,
     one_line,
     prints_to_stderr,
@@ -49,7 +51,9 @@ from fxmap.cli.output import (
 )
 from fxmap.cli.progress import Report, progress, shown
 from fxmap.cli.references import FactoryError, UsageError
-from fxmap.errors import DifferentNetworks, FxmapError, LoadError, ProofError
+from fxmap.cli.statuses import Exit
+from fxmap.errors import DifferentNetworks, FxmapError, InternalError, LoadError, ProofError
+from fxmap.model.faults import words
 from fxmap.trace import progress as stages
 
 # For a pipe, which has no width of its own.
@@ -99,7 +103,7 @@ def demo(
         data.require_digits()
         file = data.output_file(output, force)
     except ModuleNotFoundError:
-        raise _failure("the demo needs scikit-learn: pip install 'fxmap[demo]'", 2) from None
+        raise _failure("the demo needs scikit-learn: pip install 'fxmap[demo]'", Exit.USAGE) from None
     except OSError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from None
     demonstration.run(file, console(), progress)
@@ -261,7 +265,7 @@ def _finish(outcome: commands.Outcome, json_wanted: bool) -> None:
     else:
         write(folded(with_names_escaped(as_options(outcome.text), outcome.data)))
     if not outcome.ok:
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.UNPROVEN)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -272,22 +276,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Without JSON, errors of the command line itself are shown by typer.
         status = app(args=words, prog_name="fxmap", standalone_mode=not json_wanted)
     except UsageError as error:
-        raise _failure(str(error), 2, json_wanted) from None
+        raise _failure(str(error), Exit.USAGE, json_wanted) from None
     except (LoadError, DifferentNetworks, ProofError) as error:
-        raise _failure(str(error), 1, json_wanted) from None
+        raise _failure(str(error), Exit.UNPROVEN, json_wanted) from None
+    except InternalError as error:
+        raise _fault(error, json_wanted) from None
     except FxmapError as error:
-        raise _failure(str(error), 3, json_wanted) from None
+        raise _failure(str(error), Exit.REFUSED, json_wanted) from None
     except (OutputError, OSError) as error:
-        raise _failure(str(error), 4) from None
+        raise _failure(str(error), Exit.UNWRITTEN) from None
     except (KeyboardInterrupt, Interrupted):
-        raise _failure("interrupted", INTERRUPTED, json_wanted) from None
+        raise _failure("interrupted", Exit.INTERRUPTED, json_wanted) from None
     except Exception as error:
         if not hasattr(error, "format_message"):
-            if json_wanted:
-                _failure(f"a fault of fxmap: {type(error).__name__}: {error}", 1, json_wanted)
-            raise
-        raise _failure(error.format_message(), 2, json_wanted) from None
-    raise SystemExit(status if isinstance(status, int) else 0)
+            raise _fault(error, json_wanted) from None
+        raise _failure(error.format_message(), Exit.USAGE, json_wanted) from None
+    raise SystemExit(status if isinstance(status, int) else Exit.DONE)
+
+
+def _fault(error: Exception, json_wanted: bool) -> SystemExit:
+    """Print a bug of fxmap with its traceback, for a report of it; return the exit."""
+    for line in traceback.format_exception(error.__cause__ or error):
+        tell(escaped(line.rstrip("\n")))
+    own = isinstance(error, InternalError)
+    text = str(error) if own else f"a fault of fxmap, not of yours: {words(error)}. Please report it with this traceback"
+    return _failure(text, Exit.FAULT, json_wanted)
 
 
 def _failure(text: str, status: int, json_wanted: bool = False) -> SystemExit:

@@ -4,8 +4,7 @@ import contextlib
 import os
 import sys
 
-# As shells say it: 128 and the number of the signal.
-INTERRUPTED = 130
+from fxmap.cli.statuses import Exit
 
 
 def main() -> None:
@@ -23,4 +22,4 @@ def main() -> None:
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             os.write(2, b"fxmap: error: interrupted\n")
-        sys.exit(INTERRUPTED)
+        sys.exit(Exit.INTERRUPTED)

@@ -60,6 +60,9 @@ def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression |
         case Full(shape, value, like):
             return Full((len(rows), *shape[1:]), value, like)
         case Concat(parts):
+            one = _rows_of_one(parts, shapes)
+            if one is not None:
+                return _rows(one.of, tuple(one.rows[row] for row in rows), shapes)
             begin = 0
             for part in parts:
                 extents = shape_of(part, shapes)
@@ -72,6 +75,23 @@ def _rows(of: Expression, rows: tuple[int, ...], shapes: Shapes) -> Expression |
             return None
     extents = shape_of(of, shapes)
     return None if not extents else take(of, rows, extents[0])
+
+
+def _rows_of_one(parts: tuple[Expression, ...], shapes: Shapes) -> Gather | None:
+    """Return a concatenation of rows of one tensor, of known shape, as these rows."""
+    picked: list[int] = []
+    tensors: set[Expression] = set()
+    for part in parts:
+        match part:
+            case Slice(of, start, stop):
+                picked += range(start, stop)
+            case Gather(of, rows):
+                picked += rows
+            case _:
+                return None
+        tensors.add(of)
+    one = next(iter(tensors))
+    return Gather(one, tuple(picked)) if len(tensors) == 1 and shape_of(one, shapes) else None
 
 
 def _joined(parts: tuple[Expression, ...], shapes: Shapes) -> Expression:

@@ -56,6 +56,7 @@ class NoteKind(StrEnum):
     KERNELS = "kernels"
     BY_ORDER = "by order"
     TRIAL_RUN = "trial run"
+    FAULT = "fault"
 
 
 class Note(str):

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from torch import nn
 
-from fxmap.errors import MappingError
+from fxmap.errors import ArgumentError, MappingError
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.text import read
 from fxmap.files.checkpoint import open_checkpoint
@@ -45,6 +45,7 @@ from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
 from fxmap.mapping.writing import Loaded, write_state
+from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
 from fxmap.model.wrappers import match_prefix
 from fxmap.trace import Trace
@@ -192,6 +193,7 @@ class KeyMapping(Combinable, Exports):
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
         return evaluate(self, state_dict, like)
 
+    @bounded
     @undisturbed
     def load_into(
         self,
@@ -232,7 +234,7 @@ class KeyMapping(Combinable, Exports):
             self.require_complete()
             refuse_unknown(self, self.knowledge, own)
         elif on_mismatch != "keep":
-            raise ValueError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
+            raise ArgumentError(f'on_mismatch is "raise" or "keep", not {on_mismatch!r}')
         refuse_refuted(self.proof, verify)
         if verify is not False:
             warn_of_guesses(self.knowledge)
@@ -240,7 +242,7 @@ class KeyMapping(Combinable, Exports):
         refuse_lacking_ranges(self, self.knowledge)
         if is_sharded(own):
             if assign:
-                raise ValueError("assign=True is for plain tensors: give a sharded model memory with to_empty(device=...)")
+                raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
             return load_sharded(dst, self.lazy(state_dict), self.knowledge)
         full = lazily(self, _state(state_dict), own)
         return write_state(dst, full, self.keys(), self.knowledge, assign=assign)

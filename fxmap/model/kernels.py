@@ -17,11 +17,10 @@ from fxmap.model.tensors import tensors_of
 class DoubleKernels(TorchFunctionMode):
     """Replaces grouped convolutions and grouped matrix products inside its `with` block, by the same sums written otherwise.
 
-    Products of what code makes in float32 by itself, as `one_hot(i).float() @ w`, with float64 weights are made in float64.
-
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64. Where
-    code casts to float32 by itself and torch then refuses operands of two precisions, they are computed in float64.
+    code casts to float32 by itself, as in `one_hot(i).float() @ w`, and torch then refuses operands of two precisions, they
+    are computed in float64.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,8 +30,6 @@ class DoubleKernels(TorchFunctionMode):
             call = dict(zip(_CONV2D, args, strict=False)) | kwargs
             if _is_depthwise(**call):
                 return _grouped_convolution(**call)
-        if _name(func) in _PRODUCTS:
-            args, kwargs = _promoted(args, kwargs)
         if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
             call = dict(zip(_GROUPED_MM, args, strict=False)) | kwargs
             if call["input"].dtype is torch.float64 and can_part(**call):
@@ -55,29 +52,6 @@ def _has_two_precisions(args: Any, kwargs: Any) -> bool:
     """Whether one operand is float64 and another is not, as behind `x.float()` in a model that runs in float64."""
     found = {tensor.dtype for tensor in tensors_of([args, kwargs]) if tensor.is_floating_point()}
     return len(found) > 1 and torch.float64 in found
-
-
-# Operations that refuse factors of two dtypes, which sums and products by elements promote.
-_PRODUCTS = frozenset(
-    """
-    addbmm addmm addmv baddbmm bilinear bmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
-    convolution dot einsum linear matmul mm mv rmatmul scaled_dot_product_attention tensordot
-    """.split()  # noqa: SIM905 -- as a list it would have a line for each
-)
-
-
-def _name(func: Any) -> str:
-    """Return the name of a function, method or overload, without the underscores of operators."""
-    return str(getattr(getattr(func, "overloadpacket", func), "__name__", "")).strip("_")
-
-
-def _promoted(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Return arguments with float32 tensors made float64, where others of them are."""
-    found = {part.dtype for part in tensors_of((args, kwargs)) if part.is_floating_point()}
-    if found != {torch.float32, torch.float64}:
-        return args, kwargs
-    promoted: tuple[Any, Any] = tree_map(_widened, (args, kwargs))
-    return promoted
 
 
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")

@@ -6,6 +6,7 @@ Cost: linear in the number of nested values.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Named = list[tuple[str, Tensor]]
@@ -26,12 +27,14 @@ def tensors_of(value: Any) -> list[Tensor]:
 def named_outputs(value: Any, name: str = "") -> Named:
     """Return the tensors of an output with their names: keys of dicts, fields of named tuples; empty where there are none.
 
+    They are numbers that can be compared (`outputs_of`).
+
     >>> import torch
     >>> [name for name, _ in named_outputs({"mu": torch.zeros(1), "rest": (torch.zeros(2), torch.zeros(3))})]
     ['mu', 'rest.0', 'rest.1']
     """
     if isinstance(value, Tensor):
-        return [(name, value)]
+        return [] if value.is_meta else [(name, plain(value))]
     items = ((str(key) if name or not isinstance(key, int) else "", part) for key, part in _parts(value))
     return [found for key, part in items for found in named_outputs(part, f"{name}.{key}" if name and key else name or key)]
 
@@ -58,3 +61,40 @@ def _parts(value: Any) -> Iterable[tuple[str | int, Any]]:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return list(zip(value._fields, value, strict=True))
     return list(enumerate(value)) if isinstance(value, list | tuple) else []
+
+
+def outputs_of(value: Any) -> list[Tensor]:
+    """Return all tensors in the output of a model as numbers that can be compared: dense, of a dtype that torch computes in.
+
+    Those on the meta device have no numbers, and are left out.
+
+    >>> import torch
+    >>> [t.tolist() for t in outputs_of((torch.eye(2).to_sparse(), torch.ones(1).to(torch.float8_e4m3fn)))]
+    [[[1.0, 0.0], [0.0, 1.0]], [1.0]]
+    """
+    return [plain(tensor) for tensor in tensors_of(value) if not tensor.is_meta]
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor itself, or, where torch cannot compare those of its kind, one of the same numbers: dense, and wide.
+
+    >>> import torch
+    >>> plain(torch.ones(2, dtype=torch.uint16)).dtype, plain(torch.ones(2)).dtype
+    (torch.int64, torch.float32)
+    """
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    return tensor.to(_WIDE[tensor.dtype]) if tensor.dtype in _WIDE else tensor
+
+
+# Dtypes in which values are stored, and next to nothing is computed.
+_WIDE = {
+    **dict.fromkeys((torch.uint16, torch.uint32, torch.uint64), torch.int64),
+    **{
+        dtype: torch.float32
+        for name, dtype in vars(torch).items()
+        if name.startswith("float8_") or name.startswith("float4_")
+    },
+}

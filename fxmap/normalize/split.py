@@ -55,7 +55,8 @@ def split_joined(ops: OpGraph, graph: fx.Graph, tensors: Mapping[str, Tensor], c
             continue
         trace = flow.follow(node, op.channel_axis)
         parts = trace.joined()
-        if sum(len(rows) for rows, _ in parts) == trace.channels and (len(parts) > 1 or trace.mixed):
+        complete = sum(len(rows) for rows, _ in parts) == trace.channels and all(rows for rows, _ in parts)
+        if complete and (len(parts) > 1 or trace.mixed):
             _split(ops, op.name, trace, [(flow.ordered(trace, rows, uses), uses) for rows, uses in parts])
 
 

@@ -14,7 +14,7 @@ from fxmap.graph.kinds import Trait, has
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
-from fxmap.model.tensors import named_outputs, tensors_of
+from fxmap.model.tensors import named_outputs, outputs_of, plain
 from fxmap.prove.passes import Passes
 from fxmap.run.calibrator import run_calibrated
 from fxmap.run.distance import output_error
@@ -86,7 +86,7 @@ class GraphRuns:
         def hook(node: fx.Node, value: Any) -> Any:
             if node.name in watched and isinstance(value, Tensor):
                 # A recorded run may write into a value later on.
-                values[node.name] = value.clone() if main.recorded else value
+                values[node.name] = plain(value.clone() if main.recorded else value)
             elif node.name in watched and isinstance(value, int | float):
                 values[node.name] = as_tensor(value)
             return value
@@ -122,5 +122,5 @@ class GraphRuns:
         main = self.plan.dst.main
         self.passes.add()
         with torch.no_grad():
-            outputs = tensors_of(ValueInterpreter(main, tensors).run(*main.arguments(inputs.double())))
+            outputs = outputs_of(ValueInterpreter(main, tensors).run(*main.arguments(inputs.double())))
         return output_error(expected, outputs, returned)

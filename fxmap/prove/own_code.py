@@ -21,7 +21,7 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.memory import holding
 from fxmap.model.replica import run_fresh, unchanged
 from fxmap.model.restoring import let_through
-from fxmap.model.tensors import tensors_of
+from fxmap.model.tensors import outputs_of
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.lookups import Lookups
 from fxmap.prove.passes import Passes
@@ -82,10 +82,10 @@ class OwnCode:
     def _error(self, weights: Weights, inputs: InputPair, watches: tuple[Lookups, Lookups]) -> float:
         with torch.no_grad():
             with watches[0]:
-                expected = tensors_of(call_own(self.src, weights.src, inputs.src))
+                expected = outputs_of(call_own(self.src, weights.src, inputs.src))
             self.passes.add()
             with watches[1]:
-                actual = tensors_of(call_own(self.dst, weights.dst, inputs.dst))
+                actual = outputs_of(call_own(self.dst, weights.dst, inputs.dst))
             self.passes.add()
         return output_error(expected, actual, self.returned) if is_telling(expected) else float("inf")
 

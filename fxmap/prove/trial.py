@@ -42,6 +42,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import TOLERANCE, Proof
 from fxmap.matching.align.symmetry import ties
 from fxmap.matching.plan import Plan
+from fxmap.model.faults import left
 from fxmap.model.inputs import Given
 from fxmap.model.kernels import DoubleKernels
 from fxmap.model.restoring import let_through
@@ -95,7 +96,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
                 proof = _as_part(mapping, plan, chosen, proof)
     except Exception as error:  # whatever a model raises
         let_through(error)
-        proof = Proof(statuses=statuses, reason=f"{type(error).__name__}: {error}")
+        proof = Proof(statuses=statuses, reason=left("running both models", error))
     unseen = [name for side in (plan.src, plan.dst) for name in getattr(side.model, "unseen_decisions", ())]
     proof = as_streamed(proof, mapping, plan)
     return without_decisions(without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations)), unseen)
@@ -131,7 +132,8 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     drawn = random_tensors(plan.src.main, generator, held(plan.src, mapping.sources()))
     source, reference = graphs.calibrated_source(drawn, chosen.first.src, generator)
     if not is_telling(reference.outputs):
-        reason = "the source's outputs are not finite, or all zero, on random weights"
+        lacking = "the source returns no tensors, so that nothing can be compared"
+        reason = "the source's outputs are not finite, or all zero, on random weights" if reference.outputs else lacking
         return Proof(statuses=mapping.knowledge.statuses, reason=reason)
     weights = mapped_weights(mapping, plan.src, plan.dst, source)
     context = Context(mapping, plan, weights, pairs)

@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 import torch
 from torch import Tensor
 
-from fxmap.model.tensors import Named
+from fxmap.model.tensors import Named, plain
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -25,6 +25,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     """
     if a.shape != b.shape:
         return float("inf")
+    a, b = plain(a), plain(b)
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
     # Masks and integers, such as positions, are compared as floating-point numbers.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
-from fxmap.model.tensors import Named, named_outputs
+from fxmap.model.tensors import Named, named_outputs, plain
 from fxmap.run.distance import corresponding, distance, loose_distance, output_error
 from fxmap.run.interpreter import ValueInterpreter
 from fxmap.run.operands import Operands, PieceWatch
@@ -59,7 +59,7 @@ class Watch:
 
     def values(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
         """Return the channels to compare of the values of both nodes."""
-        return channels(src, self.rows[0], self.axes[0]), channels(dst, self.rows[1], self.axes[1])
+        return channels(plain(src), self.rows[0], self.axes[0]), channels(plain(dst), self.rows[1], self.axes[1])
 
     def restarted(self, value: Tensor, ours: Tensor, theirs: Tensor) -> Tensor | None:
         """Return the destination's value with its elements replaced by the source's, or None if the layouts differ.
@@ -142,11 +142,11 @@ class _Recorder:
             if isinstance(value, int | float):
                 self.operands.see_operand(node.name, value)
             return value
-        self.operands.see_result(node.name, value)
+        self.operands.see_result(node.name, plain(value))
         for watch in self.watched.get(node.name, ()):
             if watch.src in self.reference.values:
                 value = self._compared(watch, value)
-        self.operands.see_operand(node.name, value)
+        self.operands.see_operand(node.name, plain(value))
         return value
 
     def _compared(self, watch: Watch, value: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class _Recorder:
             self.loose.add(watch.pair)
             error = error_up_to
         self.errors[watch.pair] = error
-        if error <= self.tolerance:
+        if error <= self.tolerance or plain(value) is not value:
             return value
         self.replaced.append(watch.pair)
         fresh = watch.restarted(value, ours, theirs) if self.restart or source.shape == value.shape else None

@@ -1,5 +1,6 @@
 """The command line: what it says, and how it exits."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,11 @@ from torch import nn
 import fxmap
 from fxmap import FxmapError
 from fxmap.cli import app as cli
+from fxmap.cli import commands
 from fxmap.cli.progress import progress, shown
+from fxmap.cli.statuses import Exit
+from fxmap.model.faults import bounded
+from tests.model.test_faults import a_bug
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +73,12 @@ def test_fxmap_errors_are_one_line_and_exit_3(monkeypatch: pytest.MonkeyPatch, c
     assert (out, err) == ("", "fxmap: error: fc.weight: the head was replaced\n")
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     replace_run(monkeypatch, ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["demo"])
+    assert status_of("demo") == Exit.FAULT
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert "\nZeroDivisionError\nfxmap: error: a fault of fxmap, not of yours: ZeroDivisionError. Please report it" in err
 
 
 def test_missing_scikit_learn_says_what_to_install(
@@ -150,3 +157,18 @@ def test_python_m_is_the_same_command_line() -> None:
     assert done.returncode == 2
     assert "nonsense" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_bug_has_a_status_of_its_own_and_a_traceback_for_the_report(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "auto_map", bounded(a_bug("return ()[1]")))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["map", "torch.nn:Linear(3, 2)", "torch.nn:Linear(3, 2)", *words])
+    out, err = capsys.readouterr()
+    assert ended.value.code == Exit.FAULT
+    assert "IndexError: tuple index out of range" in err
+    assert "Traceback" in err
+    if words:
+        assert json.loads(out)["status"] == 5

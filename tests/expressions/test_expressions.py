@@ -45,6 +45,7 @@ from fxmap.expressions.quantized import (
 )
 from fxmap.expressions.scheme import Scheme, is_narrow
 from fxmap.expressions.serial import KINDS, parse
+from fxmap.expressions.simplify import simplify
 from fxmap.expressions.stored import Awq, BlockScaled, Gptq, LookedUp, SpectralNormed, Times
 from fxmap.testing.compare import same_value
 from fxmap.testing.planted import randomised
@@ -284,3 +285,11 @@ def test_the_range_of_integers_is_read_off_the_weights(lowest: int) -> None:
     weights = [scheme.quantize(torch.randn(64, 8)) for _ in range(3)]
     assert is_narrow(weights) == (lowest == -127)
     assert not is_narrow([])
+
+
+def test_rows_of_one_tensor_that_are_taken_apart_and_put_back_are_the_tensor() -> None:
+    shapes = {"a": (6, 2)}
+    parts = Concat((Gather(Source("a"), (0, 3)), Gather(Source("a"), (1, 4)), Gather(Source("a"), (2, 5))))
+    assert simplify(Gather(parts, (0, 2, 4, 1, 3, 5)), shapes) == Source("a")
+    assert simplify(Gather(parts, (0, 2, 4)), shapes) == Slice(Source("a"), 0, 3)
+    assert simplify(Gather(parts, (5, 0)), shapes) == Gather(Source("a"), (5, 0))

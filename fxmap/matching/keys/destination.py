@@ -25,7 +25,7 @@ from fxmap.model.budget import budget
 from fxmap.model.inputs import Inputs
 from fxmap.model.replica import replicate
 from fxmap.model.restoring import let_through
-from fxmap.model.tensors import tensors_of
+from fxmap.model.tensors import outputs_of
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.network import Network
 from fxmap.run.calibrator import run_calibrated
@@ -133,9 +133,9 @@ def _same_function(captured: Network, keys: Mapping[str, str]) -> bool:
         arguments = captured.arguments(inputs.double())
         with torch.no_grad():
             tensors, output = run_calibrated(captured, drawn, arguments, generator)
-            outputs = tensors_of(output)
+            outputs = outputs_of(output)
             changed = tensors | {path: tensors[other] for path, other in keys.items()}
-            others = tensors_of(ValueInterpreter(captured, changed).run(*arguments))
+            others = outputs_of(ValueInterpreter(captured, changed).run(*arguments))
         return is_telling(outputs) and all(distance(*pair) <= TOLERANCE for pair in zip(outputs, others, strict=True))
     return False
 
@@ -161,7 +161,7 @@ def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, give
     for inputs in choices:
         try:
             with torch.no_grad(), nullcontext() if given is not None else budget(inputs.size):
-                outputs = tensors_of(functional_call(replica, cast, (ours := inputs.copied()).args, dict(ours.kwargs)))
+                outputs = outputs_of(functional_call(replica, cast, (ours := inputs.copied()).args, dict(ours.kwargs)))
             finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
         except Exception as error:
             let_through(error)

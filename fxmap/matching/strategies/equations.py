@@ -6,7 +6,6 @@ and its limits. What is found is taken only if both graphs then compute the same
 is for the proof to say.
 """
 
-import logging
 from dataclasses import replace
 
 from torch import nn
@@ -21,9 +20,9 @@ from fxmap.matching.solve.anchors import by_values
 from fxmap.matching.solve.weights import Solution, solve_weights
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan
 from fxmap.matching.structure import plan_by_structure, with_siblings
+from fxmap.model.faults import left
+from fxmap.model.restoring import let_through
 from fxmap.trace import stage
-
-logger = logging.getLogger(__name__)
 
 
 def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
@@ -40,8 +39,8 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
         try:
             found = solve_weights(plan.src.main, plan.dst.main)
         except Exception as error:  # whatever an operation of a model raises on stacked inputs
-            logger.info("the weights cannot be solved for: %s: %s", type(error).__name__, error)
-            return Outcome(left=f"the weights cannot be solved for: {type(error).__name__}: {error}")
+            let_through(error)
+            return Outcome(left=left("solving for the weights", error))
         note(f"{len(found.expressions)} tensors solved for", left="" if found.equal else found.why)
     if not found.equal:
         return Outcome(left=found.why or "no weights were found that make both models equal")

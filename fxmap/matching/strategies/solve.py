@@ -13,19 +13,16 @@
 A new strategy is one file and one entry.
 """
 
-import logging
-
 from fxmap.capture.ladder import LADDER
-from fxmap.errors import CaptureError, FxmapError
+from fxmap.errors import CaptureError, FxmapError, InternalError
 from fxmap.matching.strategies.names import NAMES
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan, no_graph
 from fxmap.matching.strategies.structure import structure
 from fxmap.matching.strategies.values import VALUES
 from fxmap.matching.strategies.weak_evidence import WEAK_EVIDENCE
+from fxmap.model.faults import left
 from fxmap.model.restoring import let_through
 from fxmap.trace import stage
-
-logger = logging.getLogger(__name__)
 
 STRATEGIES: tuple[Strategy, ...] = (*(structure(source) for source in LADDER), VALUES, WEAK_EVIDENCE, NAMES)
 
@@ -54,17 +51,16 @@ def solve(problem: Problem, strategies: tuple[Strategy, ...] = STRATEGIES) -> Ou
 
 
 def attempted(strategy: Strategy, problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
-    """Try one strategy; where it fails in a way that nobody thought of, it is left with the reason, and logged.
+    """Try one strategy; where it fails in a way that nobody thought of, it is left with the reason, and a warning says so.
 
     Raises:
         FxmapError: an answer, such as a quantized module without a float counterpart.
     """
     try:
         return strategy.attempt(problem, earlier)
-    except FxmapError:
-        raise
     except Exception as error:
+        if isinstance(error, FxmapError) and not isinstance(error, InternalError):
+            raise
         let_through(error)
-        logger.error("%s failed; please report this", strategy.name, exc_info=error)
-        reason = f"{strategy.name} failed: {type(error).__name__}: {error}"
+        reason = left(strategy.name, error)
         return Outcome(left=reason, no_graph=reason if no_graph(earlier) or first_plan(earlier) is None else "")

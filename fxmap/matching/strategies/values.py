@@ -16,6 +16,7 @@ from fxmap.matching.search.walk import search
 from fxmap.matching.sides import Side, sides
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan
 from fxmap.matching.structure import aligned, plan_by_structure
+from fxmap.model.faults import words
 from fxmap.trace import stage
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
         src, dst, anchors, columns = _searched(problem.src, problem, known)
     except (CaptureError, RuntimeError) as error:
         logger.info("structure leaves something open, and the models cannot be run side by side: %s", error)
-        return Outcome(left=f"the models cannot be run side by side: {error}")
+        return Outcome(left=f"the models cannot be run side by side: {words(error)}")
     plan = plan_by_structure(src, dst, anchors, columns, absorb_eps=problem.absorb_eps)
     mapping, derived = mapping_of(plan), len(known.derivation.expressions)
     if len(mapping) >= derived:

@@ -43,4 +43,4 @@ def is_empty_mask(name: str, value: Tensor, roles: set[Role]) -> bool:
 
 def without(zeros: Tensor, other: Tensor) -> Tensor:
     """Add a mask of zeros: nothing, but for the axes that it has more."""
-    return other if torch.broadcast_shapes(zeros.shape, other.shape) == other.shape else other + zeros
+    return other if torch.broadcast_shapes(zeros.shape, other.shape) == other.shape else other + zeros  # type: ignore[no-untyped-call]
