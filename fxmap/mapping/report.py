@@ -1,17 +1,15 @@
 """The report that `print(mapping)` shows: counts of expressions, findings, and the proof."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from fxmap.expressions.base import Expression, Source
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.next_steps import Step, next_steps
-from fxmap.mapping.patterns import Pattern, patterns
+from fxmap.mapping.outline import outline
 from fxmap.mapping.proof import Proof
 
 SAME_NAME, RENAMED = "same name", "renamed"
-# Lines of patterns that fit one screen beside the rest of a report.
-_SCREEN = 24
 
 
 def describe(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> str:
@@ -57,53 +55,10 @@ def summarise(
         lines = [f"  {expression} -> {key}  ({findings.statuses[key]})" for key, expression in expressions.items()]
     else:
         changed = {key: part for key, part in expressions.items() if kind_of(key, part) != SAME_NAME}
-        found = list(_by_module(patterns(changed), Counter(key.rpartition(".")[0] for key in findings.statuses)))
-        lines = [line for text, _ in found[:_SCREEN] for line in _on_lines(text)]
-        if len(found) > _SCREEN:
-            rest = sum(count for _, count in found[_SCREEN:])
-            lines.append(f"  and {rest} more keys, which --all and summary(all_keys=True) list")
+        lines = outline(changed, findings.statuses)
     steps = [f"next: {step(one)}" for one in next_steps(expressions, findings, proof, loaded)]
     proven = str(proof).rstrip()
     return "\n".join([_head(expressions, findings, proof), *lines, *findings.lines(), proven, *steps])
-
-
-# Wider lines become two, of which the second begins with the arrow.
-_WIDE = 80
-
-
-def _on_lines(text: str) -> list[str]:
-    """Return the lines of a pattern: one, or two where it is wide.
-
-    >>> _on_lines("a.weight -> b.weight"), len(_on_lines(f"{'long.' * 12}weight -> net.{'long.' * 12}weight"))
-    (['  a.weight -> b.weight'], 2)
-    """
-    if len(text) + 2 <= _WIDE:
-        return [f"  {text}"]
-    made, _, key = text.rpartition(" -> ")
-    return [f"  {made}", f"    -> {key}"]
-
-
-def _by_module(found: Iterable[Pattern], sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield a line for the tensors of one module that are only renamed with it, and how many keys it stands for.
-
-    `sizes` are the numbers of tensors of the destination's modules: where all of several are meant, they are `*`.
-    """
-    groups: dict[tuple[str, ...], list[Pattern]] = {}
-    for pattern in found:
-        ours, theirs = pattern.source.rpartition("."), pattern.destination.rpartition(".")
-        where = "; ".join(map(str, pattern.indices))
-        together = isinstance(pattern.expression, Source) and ours[2] == theirs[2]
-        groups.setdefault((ours[0], theirs[0], where) if together else (str(pattern),), []).append(pattern)
-    for group in groups.values():
-        first, count = group[0], sum(len(pattern.keys) for pattern in group)
-        if len(group) == 1:
-            yield str(first), count
-            continue
-        whole = len(group) > 2 and all(sizes[key.rpartition(".")[0]] == len(group) for key in first.keys)
-        names = "*" if whole else f"{{{','.join(pattern.source.rpartition('.')[2] for pattern in group)}}}"
-        where = "; ".join(map(str, first.indices))
-        made = " -> ".join(f"{text.rpartition('.')[0]}.{names}" for text in (first.source, first.destination))
-        yield f"{made}, {where}" if where else made, count
 
 
 def kind_of(key: str, expression: Expression) -> str:

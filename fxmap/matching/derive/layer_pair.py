@@ -6,6 +6,7 @@ from one view of them: weight, bias, and an optional norm of gamma, beta, mean, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from fxmap.expressions.arithmetic import Difference, FoldedBias, FoldedWeight, Full, NeutralVariance, Shifted
 from fxmap.expressions.base import Expression, Source
@@ -118,7 +119,9 @@ class LayerPair:
         weight = argument == "weight"
         if weight and inputs_first:
             made = Transpose(made)
-        elif weight and len(shape) != len(_shape(target)) and self.dst_op.attribute("axes") != "i o":
+        elif weight and self.dst_op.attribute("axes") == "i o":
+            made = made if len(shape) == 2 else Reshape(made, (total, prod(shape[1:])))
+        elif weight and len(shape) != len(_shape(target)):
             made = Reshape(made, (total, *_shape(target)[1:]))
         made = take(made, self._rows(total), total)
         # A tensor that is assembled from rows is transposed after that.

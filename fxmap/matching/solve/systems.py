@@ -136,18 +136,21 @@ class Systems:
     def _felt(self) -> Tensor:
         """Return which unknown entries the value depends on, by one backward pass."""
         generator = torch.Generator().manual_seed(17)
-        cotangent = torch.randn(self.small.shape, generator=generator, dtype=torch.float64)
-        (gradient,) = torch.autograd.grad((self.small * cotangent).sum(), self.small_leaf, retain_graph=True)
+        cotangent = torch.randn(self.value.shape, generator=generator, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((self.value * cotangent).sum(), self.leaf, retain_graph=True)
         return self.free & (gradient.abs().amax(0) > 0)
 
     def _moved(self, entry: int) -> list[int]:
-        """Return the elements of the value that one entry moves."""
-        with torch.no_grad():
-            moved = self.small_leaf[:_MOVED].detach().clone()
-            moved[:, entry] += 1.0
-            change = (self._run(moved) - self.small[:_MOVED].detach()).abs()
-        size = float(change.max())
-        return [] if size == 0 else (change.amax(0) > 1e-9 * size).nonzero().flatten().tolist()
+        """Return the elements of the value that one entry moves: in the first samples, or if it moves none in all."""
+        for count in (_MOVED, self.few, len(self.leaf)):
+            with torch.no_grad():
+                moved = self.leaf[:count].detach().clone()
+                moved[:, entry] += 1.0
+                change = (self._run(moved) - self.value[:count].detach()).abs()
+            size = float(change.max())
+            if size > 0:
+                return (change.amax(0) > 1e-9 * size).nonzero().flatten().tolist()
+        return []
 
     def _gradient(self, element: int) -> Tensor:
         """Return the columns of the system of one element, `samples entries`."""
