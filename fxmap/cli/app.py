@@ -143,6 +143,7 @@ def convert(
     prove: Annotated[bool, typer.Option("--proof/--no-proof", help="Run both models, which takes their memory.")] = True,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Of a file in an output folder, as 500MB.")] = "5GB",
     dtype: Annotated[str | None, typer.Option(help="Of floating-point tensors in an output folder: bfloat16, ...")] = None,
+    dcp: Annotated[bool, typer.Option("--dcp", help="Write the folder for torch.distributed.checkpoint.")] = False,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
 
@@ -152,6 +153,8 @@ def convert(
     Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
     """
     if not commands.is_folder(output):
+        if dcp:
+            raise UsageError("--dcp writes a folder: give --output a name without a suffix")
         job = commands.Conversion(
             checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven
         )
@@ -161,7 +164,7 @@ def convert(
         raise UsageError("--calibration and --into need an output file (.safetensors, .pt, .pth), not a folder")
     verify: Verify = ("warn" if unproven else True) if prove else False
     stream = streaming.Conversion(
-        checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype
+        checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype, dcp
     )
     with progress() as report:
         outcome = _working(lambda: stream.run(report), spin=False)
