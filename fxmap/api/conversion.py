@@ -17,6 +17,7 @@ from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.faults import bounded
 from fxmap.streaming.convert import SHARD_SIZE, identity_of, work_of
+from fxmap.streaming.distributed import write_distributed
 from fxmap.streaming.folder import Progress, write_folder
 
 
@@ -35,6 +36,7 @@ def convert(
     shard_size: int = SHARD_SIZE,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    layout: Literal["safetensors", "dcp"] = "safetensors",
     progress: Progress | None = None,
 ) -> KeyMapping:
     """Write a checkpoint of `dst` with the weights of a checkpoint of `src`, tensor by tensor, into a folder of shards.
@@ -46,11 +48,13 @@ def convert(
         checkpoint: a file, an index of shards, or a folder; as in `load`.
         output: the folder to write: .safetensors files, and their index if there are several.
         dst, src: the models, which may be on the meta device: nothing of their weights is read.
-        weights, strict, on_mismatch, example_inputs, verify: as in `load`. A proof takes the memory of both models;
-            `verify=False` takes none.
+        weights, strict, on_mismatch, example_inputs, verify: as in `load`. A proof of models on the meta device takes
+            no memory for weights, and time; `verify=False` takes neither.
         shard_size: the most bytes of one file; a larger tensor has a file of its own.
         dtype: of floating-point tensors; by default that of the source.
         overwrite: replace an output that is there already.
+        layout: "dcp" writes a folder of torch.distributed.checkpoint, from which any number of ranks load; it has no shards,
+            and begins anew after an interruption.
         progress: called with the bytes done, the bytes in all, and the name of the shard, after every tensor.
 
     Returns:
@@ -64,6 +68,8 @@ def convert(
     Memory: the largest tensor, twice where it is computed or converted. Cost: the bytes are read once, written once, and
     summed up.
     """
+    if layout not in ("safetensors", "dcp"):
+        raise ValueError(f'layout is "safetensors" or "dcp", not {layout!r}')
     if shard_size < 1:
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
     source = existing(Path(checkpoint))
@@ -88,7 +94,11 @@ def convert(
         dtype=dtype,
         identity=identity_of(source),
     )
-    taken = write_folder(work, Path(output), progress or (lambda done, total, what: None), overwrite=overwrite)
+    report = progress or (lambda done, total, what: None)
+    if layout == "dcp":
+        write_distributed(work, Path(output), report, overwrite=overwrite)
+        return mapping.with_notes(*_notes(mapping, own, 0, 0))
+    taken = write_folder(work, Path(output), report, overwrite=overwrite)
     return mapping.with_notes(*_notes(mapping, own, taken, len(work.shards)))
 
 

@@ -4,6 +4,7 @@ torch.fx gives proxies for parameters that are read as attributes. Code that get
 dict of the user's own), or that computes with a buffer, computes numbers at once, and the trace would keep these as
 constants: the graph would say that the tensors are not read.
 
+>>> import torch
 >>> weight = torch.ones(2)
 >>> with Eager({id(weight): "weight"}) as eager:
 ...     doubled, other = weight * 2, torch.zeros(2) + 1

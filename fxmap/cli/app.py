@@ -149,6 +149,7 @@ def convert(
     prove: Annotated[bool, typer.Option("--proof/--no-proof", help="Run both models, which takes their memory.")] = True,
     shard_size: ShardSize = "5GB",
     dtype: Dtype = None,
+    dcp: Annotated[bool, typer.Option("--dcp", help="Write the folder for torch.distributed.checkpoint.")] = False,
     absorb_eps: AbsorbEps = False,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
@@ -159,6 +160,8 @@ def convert(
     Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
     """
     if not commands.is_folder(output):
+        if dcp:
+            raise UsageError("--dcp writes a folder: give --output a name without a suffix")
         job = commands.Conversion(
             checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven, absorb_eps
         )
@@ -170,7 +173,7 @@ def convert(
         )
     verify: Verify = ("warn" if unproven else True) if prove else False
     stream = streaming.Conversion(
-        checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype
+        checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype, dcp
     )
     _finish(_working(stream.run), as_json)
 

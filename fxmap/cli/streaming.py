@@ -97,6 +97,7 @@ class Conversion:
     verify: Verify
     shard_size: str
     dtype: str | None
+    dcp: bool = False
 
     def run(self, report: Callable[..., None]) -> Outcome:
         """Map, and write shard by shard; the folder is there when it is whole."""
@@ -118,6 +119,7 @@ class Conversion:
                 shard_size=size,
                 dtype=dtype,
                 overwrite=self.force,
+                layout="dcp" if self.dcp else "safetensors",
                 progress=_Clock(report),
             )
         total = len(dst.state_dict())

@@ -11,6 +11,7 @@ from fxmap.mapping.adapter import StateDictAdapter, adapter_of
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.patterns import Pattern, patterns
+from fxmap.mapping.planner import load_planner
 from fxmap.mapping.to_transformers import to_transformers
 
 
@@ -93,3 +94,27 @@ class Exports(Mapping[str, Expression], ABC):
         """
         back = self.inverse(like)
         return adapter_of(self, back, back.knowledge.reasons)
+
+    def load_planner(self) -> Any:
+        """Return a planner with which torch.distributed.checkpoint loads a checkpoint of the source into the destination.
+
+        `dcp.load(model.state_dict(), storage_reader=reader, planner=mapping.load_planner())` reads, from whatever storage
+        the reader can read, the regions that the tensors of this rank need; these may be DTensors. Keys that the source does
+        not make stay as they are. What was loaded before an error stays loaded, as it is with torch's own planner.
+
+        Raises, when it is used:
+            MappingError: the checkpoint lacks a source key.
+            LoadError: shapes or dtypes do not fit.
+
+        >>> import tempfile, torch
+        >>> import torch.distributed.checkpoint as dcp
+        >>> from fxmap.mapping.key_mapping import KeyMapping
+        >>> mapping, state = KeyMapping({"k": "qkv[2:4]"}), {"k": torch.zeros(2, 2)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = dcp.save({"qkv": torch.arange(12.0).reshape(6, 2)}, checkpoint_id=folder, no_dist=True)
+        ...     dcp.load(state, checkpoint_id=folder, planner=mapping.load_planner(), no_dist=True)
+        >>> state["k"]
+        tensor([[4., 5.],
+                [6., 7.]])
+        """
+        return load_planner(self)

@@ -125,6 +125,11 @@ def _part_of(made: LazyState, key: str, own: Any) -> Tensor:
     return value
 
 
+def region_of(own: Any) -> Region | None:
+    """Return the part of a DTensor that this rank holds, as a block; None where it is none."""
+    return _region([held_indices(own, axis) for axis in range(own.dim())])
+
+
 def held_indices(own: Any, axis: int) -> Tensor:
     """Return which indices of an axis this rank holds, by letting torch distribute the numbers of that axis.
 

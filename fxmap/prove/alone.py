@@ -17,10 +17,12 @@ from torch import Tensor
 
 from fxmap.graph.opgraph import OpGraph
 from fxmap.mapping.proof import Proof, Status
+from fxmap.matching.align.alignment import Evidence
 from fxmap.matching.align.symmetry import exchanged_values, rivals
 from fxmap.matching.sides import Side
 from fxmap.prove.aligned import varying_operations
 from fxmap.prove.alternatives import Agrees
+from fxmap.prove.context import Context
 
 _LIMIT = 100
 
@@ -65,17 +67,23 @@ def _exchanged(ops: OpGraph, one: str, other: str, tensors: Mapping[str, Tensor]
     return found
 
 
-def summands(tensors: Mapping[str, Tensor], sizes: Mapping[str, float], agrees: Agrees) -> set[str]:
+def summands(context: Context, sizes: Mapping[str, float], agrees: Agrees) -> set[str]:
     """Return the tensors of which only a sum with another one shows: exchanged with it, they leave the outputs as they are.
 
-    Such as two tables of positions, or the two biases of a recurrent cell. Their gradients are the same numbers.
+    Such as two tables of positions, or the two biases of a recurrent cell in other words. Their gradients are the same
+    numbers. A bias that belongs to a layer with a counterpart goes where the weight of that layer goes, and is none.
 
     Args:
-        tensors: those of the proof, by path.
-        sizes: the influence of each (see `influence`).
+        context: the models, and the tensors of the proof.
+        sizes: the influence of each tensor of the destination, by path (see `influence`).
         agrees: runs the destination with other tensors.
     """
-    gradients = {path: size / (float(tensors[path].detach().abs().mean()) or 1.0) for path, size in sizes.items() if size}
+    tensors, placed = context.weights.dst, _placed(context)
+    gradients = {
+        path: size / (float(tensors[path].detach().abs().mean()) or 1.0)
+        for path, size in sizes.items()
+        if size and path not in placed
+    }
     order = sorted(gradients, key=gradients.__getitem__)
     found: set[str] = set()
     for one, other in pairwise(order):
@@ -86,6 +94,17 @@ def summands(tensors: Mapping[str, Tensor], sizes: Mapping[str, float], agrees: 
         if agrees({**tensors, one: pair[1], other: pair[0]}):
             found |= {one, other}
     return found
+
+
+def _placed(context: Context) -> set[str]:
+    """Return the tensors of layers that structure has aligned, and that read several of them on both sides."""
+    src, dst = context.src.main.ops, context.dst.main.ops
+    layers = [
+        dst.tensors(pair.dst).values()
+        for pair in context.pairs
+        if pair.evidence is not Evidence.VALUES and min(len(src.tensors(pair.src)), len(dst.tensors(pair.dst))) > 1
+    ]
+    return {path for tensors in layers for tensor in tensors for path in dst.stored(tensor)}
 
 
 def with_ties(proof: Proof, dst: Side, paths: Container[str]) -> Proof:

@@ -156,7 +156,7 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
         examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables)
         examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
-    tied = summands(weights.dst, influence.sizes, lambda other: trial.agrees(other, first)) if agree else ()
+    tied = summands(context, influence.sizes, lambda other: trial.agrees(other, first)) if agree else ()
     proof = with_ties(conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count), plan.dst, tied)
     note = f"{shorten(windows)}: an average over a window as large as the map, equal to a mean for inputs of this size alone"
     return replace(proof, notes=(*proof.notes, note)) if windows else proof

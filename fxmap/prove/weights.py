@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fxmap.errors import MappingError
 from fxmap.forms.store import COPY
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.sides import Side
@@ -53,7 +54,7 @@ def mapped_weights(mapping: KeyMapping, src: Side, dst: Side, source: Mapping[st
 def _fitting(dst: Side, path: str, value: Tensor) -> Tensor:
     shape = dst.main.tensors[path].shape
     if value.shape != shape:
-        raise ValueError(f"{path}: the mapping makes {list(value.shape)}, the destination has {list(shape)}")
+        raise MappingError(f"{path}: the mapping makes {list(value.shape)}, the destination has {list(shape)}")
     # Detached: the storage is the source's, the gradient is the destination's own.
     return value.detach()
 

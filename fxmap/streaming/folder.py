@@ -61,25 +61,30 @@ def write_folder(work: Work, output: Path, progress: Progress, *, overwrite: boo
 
     Memory: the largest tensor, twice where its dtype is converted.
     """
-    if output.exists() and not overwrite:
-        raise CheckpointError(
-            f"{output}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
-        )
+    refuse_existing(output, overwrite)
     partial = output.parent / f".{output.name}.partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
         finished = _finished(partial, work)
-        _refuse_lack_of_room(partial, work.shards, finished)
+        refuse_lack_of_room(partial, work.shards, finished)
         _write_shards(partial, work, finished, progress)
         if len(work.shards) > 1:
             (partial / "model.safetensors.index.json").write_text(index_of(work.shards), encoding="utf-8")
         (partial / _LIST).unlink()
-        _take_place(partial, output)
+        take_place(partial, output)
     except OSError as error:
         raise CheckpointError(
             f"{output}: cannot be written: {error}. Finished shards are kept in {partial}; the same call goes on with them"
         ) from error
     return len(finished)
+
+
+def refuse_existing(output: Path, overwrite: bool) -> None:
+    """Raise a CheckpointError where an output is there already and shall not be replaced."""
+    if output.exists() and not overwrite:
+        raise CheckpointError(
+            f"{output}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
+        )
 
 
 # The list of finished shards, in the folder that is not finished.
@@ -112,7 +117,8 @@ def _is_whole(path: Path, checksum: int | None) -> bool:
     return found.value == checksum
 
 
-def _refuse_lack_of_room(partial: Path, shards: Iterable[Shard], finished: Mapping[str, int]) -> None:
+def refuse_lack_of_room(partial: Path, shards: Iterable[Shard], finished: Mapping[str, int]) -> None:
+    """Raise a CheckpointError where the disk has not the room for the shards that are not finished."""
     needed = sum(shard.nbytes + len(shard.header()) for shard in shards if shard.name not in finished)
     free = shutil.disk_usage(partial).free
     if needed > free:
@@ -155,7 +161,7 @@ def _write_tensor(entry: Entry, value: Tensor, summed: "_Summed") -> None:
     """Write a tensor in the dtype of its entry; one that lies in a file as it is has no memory of its own."""
     place = place_of(value) if value.dtype == entry.dtype and tuple(value.shape) == entry.shape else None
     if place is None:
-        summed.write(bytes_of(_fitting(entry, materialise(value)).contiguous()))
+        summed.write(bytes_of(fitting(entry, materialise(value)).contiguous()))
     else:
         stored, region = place
         stored.copy(region, summed.file.fileno(), _BLOCK, summed.add)
@@ -183,7 +189,7 @@ def _write_all(file: IO[bytes], block: memoryview) -> None:
         block = block[file.write(block) :]
 
 
-def _fitting(entry: Entry, value: Tensor) -> Tensor:
+def fitting(entry: Entry, value: Tensor) -> Tensor:
     """Return a value in the dtype of its entry.
 
     Raises:
@@ -199,7 +205,7 @@ def _fitting(entry: Entry, value: Tensor) -> Tensor:
     return value.to(entry.dtype)
 
 
-def _take_place(partial: Path, output: Path) -> None:
+def take_place(partial: Path, output: Path) -> None:
     """Rename the folder to its name; what was there before goes when the new one is in its place."""
     old = output.parent / f".{output.name}.old"
     if output.exists():

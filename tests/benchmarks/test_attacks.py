@@ -36,7 +36,7 @@ def claim(monkeypatch: pytest.MonkeyPatch) -> Claim:
     """Have fxmap copy by name, and claim what a test says."""
 
     def claiming(proof: Proof) -> None:
-        claimed = lambda attack, src, dst: (measuring._by_name(dst), proof)  # noqa: E731
+        claimed = lambda attack, src, dst, *_: (measuring._by_name(dst), proof)  # noqa: E731
         monkeypatch.setattr(measuring, "_claimed", claimed)
 
     return claiming

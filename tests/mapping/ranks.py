@@ -80,6 +80,37 @@ def check_equal(rank: int, world: int, folder: Path, tensor_parallel: bool) -> N
         assert torch.equal(value.full_tensor(), expected[key]), (rank, key, value.placements)
 
 
+def save_source(rank: int, world: int, folder: Path) -> None:
+    """Write the source's tensors as a checkpoint of torch.distributed, each rank some rows of each."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (world,))
+    state = open_checkpoint(folder / "a.safetensors").state
+    save({key: distribute_tensor(value, mesh, [Shard(0)]) for key, value in state.items()}, checkpoint_id=folder / "dcp")
+
+
+def check_planned(rank: int, world: int, folder: Path) -> None:
+    """Both torch's loader with a planner of the mapping, and the mapping, load what other ranks wrote."""
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    expected = mapping().apply(open_checkpoint(folder / "a.safetensors").state)
+    for by_torch in (True, False):
+        model = sharded(world, False)
+        if by_torch:
+            load(model.state_dict(), checkpoint_id=folder / "dcp", planner=mapping().load_planner())
+        else:
+            mapping().load_into(model, folder / "dcp")
+        for key, value in model.state_dict().items():
+            assert torch.equal(value.full_tensor(), expected[key]), (rank, key, by_torch)
+
+
+def save_and_load(rank: int, world: int, folder: Path) -> None:
+    save_source(rank, world, folder)
+    check_planned(rank, world, folder)
+
+
 def check_failures(rank: int, world: int, folder: Path) -> None:
     """One rank has a file that is cut while it is read; then one rank ends: the other has its old values, and an error."""
     model = sharded(world, False)

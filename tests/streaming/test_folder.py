@@ -190,3 +190,26 @@ def test_an_output_that_is_there_is_replaced_only_if_that_is_said(shards: Path, 
     convert(shards, tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "mine").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "out"]
+
+
+def test_a_folder_of_torch_distributed_checkpoint_is_written_and_read(shards: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    options: dict[str, Any] = {"layout": "dcp", "dtype": torch.float32, "progress": lambda *step: seen.append(step)}
+    mapping = convert(shards, tmp_path / "out", **options)
+    expected = mapping.apply(read(shards))
+    found = read(tmp_path / "out")
+    assert all(torch.equal(found[key], value.float()) for key, value in expected.items())
+    assert seen[-1][0] == seen[-1][1] == sum(value.numel() * 4 for value in expected.values())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+    assert fxmap.verify_files(shards, tmp_path / "out", mapping).ok
+
+
+def test_nothing_is_left_of_a_folder_of_torch_that_cannot_be_made(shards: Path, tmp_path: Path) -> None:
+    broken = shards / "model-00002-of-00003.safetensors"
+
+    def cut(done: int, total: int, what: str) -> None:
+        broken.write_bytes(broken.read_bytes()[:-10])
+
+    with pytest.raises(fxmap.CheckpointError, match=r"model-00002-of-00003\.safetensors"):
+        convert(shards, tmp_path / "out", layout="dcp", progress=cut)
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
