@@ -32,11 +32,18 @@ def named_outputs(value: Any, name: str = "") -> Named:
     >>> import torch
     >>> [name for name, _ in named_outputs({"mu": torch.zeros(1), "rest": (torch.zeros(2), torch.zeros(3))})]
     ['mu', 'rest.0', 'rest.1']
+    >>> [name for name, _ in named_outputs([{"box": torch.zeros(4)}, {"box": torch.zeros(4)}])]
+    ['0.box', '1.box']
     """
     if isinstance(value, Tensor):
         return [] if value.is_meta else [(name, plain(value))]
-    items = ((str(key) if name or not isinstance(key, int) else "", part) for key, part in _parts(value))
-    return [found for key, part in items for found in named_outputs(part, f"{name}.{key}" if name and key else name or key)]
+    parts = [*_parts(value)]
+    found: Named = []
+    for key, part in parts:
+        # A tensor in a tuple has no name, and a tuple of one says nothing.
+        numbered = isinstance(key, int) and not name and (isinstance(part, Tensor) or len(parts) == 1)
+        found += named_outputs(part, f"{name}.{key}" if name else "" if numbered else str(key))
+    return found
 
 
 def as_nested(value: Any, leaf: Callable[[Tensor], Any]) -> Any:
