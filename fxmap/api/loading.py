@@ -7,6 +7,8 @@ from torch import nn
 
 from fxmap.api.automap import auto_map
 from fxmap.api.filling import Calibration, Filling, fill
+from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
+from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
 from fxmap.api.source_file import SourceFile, refuse_uncomputed
 from fxmap.api.verdict import Verify, accept, asked, complete
@@ -47,7 +49,8 @@ def transfer(
         calibration: for a static int8 or observer-prepared destination, an iterable of inputs (a few dozen typical
             images); or "distilled", to synthesize images whose statistics match the running statistics of the source's
             batch norms; or "keep", to trust and keep the destination's own activation ranges. None is needed where the
-            source is int8 as well, and has a range for every place where the destination has one.
+            source is int8 as well, and has a range for every place where the destination has one, nor where it is prepared
+            for QAT, or with observers that have seen data: their ranges are then those of the destination.
         qconfig: the observers to calibrate with; by default the destination's own, else torchvision's: min and max of
             activations (default_observer), weights quantized as they are in the destination. For a graph of FX mode it may
             be a QConfigMapping, for one of PT2E it makes an observer of activations.
@@ -80,6 +83,8 @@ def transfer(
     src, dst, example_inputs = unpacked(src, dst, example_inputs)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     part = part_of(dst, into)
+    int8 = int8_of(src) if gives_ranges(src, part.model, calibration) else None
+    src = int8 or src
     mapping = auto_map(
         src,
         part.model,
@@ -90,6 +95,7 @@ def transfer(
         verify=asked(verify),
         absorb_eps=absorb_eps,
     )
+    mapping = mapping if int8 is None else mapping.with_notes(NOTE)
     complete(mapping, on_mismatch)
     accept(mapping, verify)
     with stage("fill the destination"):
@@ -160,16 +166,20 @@ def load(
     True
     """
     carried = opened(checkpoint_file, allow_code) if src is None else None
-    if carried is not None:
+    model = None if carried is None else carried.model
+    inputs = carried.inputs if carried is not None and example_inputs is None else example_inputs
+    if src is not None and gives_ranges(src, part_of(dst, into).model, calibration):
+        model = filled(src, cast(Source, checkpoint_file), weights)
+    if model is not None:
         return transfer(
-            carried.model,
+            model,
             dst,
             into=into,
             calibration=calibration,
             qconfig=qconfig,
             on_mismatch=on_mismatch,
             relu6=relu6,
-            example_inputs=carried.inputs if example_inputs is None else example_inputs,
+            example_inputs=inputs,
             dst_inputs=dst_inputs,
             src_forward=src_forward,
             dst_forward=dst_forward,
@@ -226,6 +236,8 @@ def map_file(
     found = open_checkpoint(checkpoint_file, weights, own, lora_alpha, lazy=True)
     if strict:
         refuse_uncomputed(found)
+    if src is None:
+        refuse_alone(found, dst)
     file = SourceFile.of(found, src)
     mapping = auto_map(
         found if file.src is None else file.src,
@@ -243,5 +255,8 @@ def map_file(
         file.refuse_packed(mapping)
     complete(mapping, on_mismatch)
     file.account(mapping, strict)
+    if src is None:
+        refuse_two_in_one(file, own)
+        warn_of_rest(file, mapping)
     accept(mapping, verify, guessed=src is None)
     return mapping, file

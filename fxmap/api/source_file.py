@@ -93,7 +93,7 @@ class SourceFile:
         listed = {self.keys.get(one.key, one.key): one.what for one in found}
         listed |= {key: f"of other weights in the file: {name}" for key, name in self.aside.items()}
         mapping = mapping.with_knowledge(left=listed)
-        telling = [self.keys.get(one.key, one.key) for one in found if not one.inert and self._is_inside(one.key)]
+        telling = self._telling(found)
         if telling and not reason:
             reason = f"the file holds more than is read, and what that does is not known: {shorten(telling)}"
         if reason and mapping.proof.asked:
@@ -106,6 +106,13 @@ class SourceFile:
             )
             return mapping.with_verdict(replace(mapping.proof, ok=True, reason="", notes=notes, own_state=()))
         return mapping
+
+    def telling(self, mapping: KeyMapping) -> list[str]:
+        """Return the keys of the file that nothing reads, and that may have mattered to the model that was saved."""
+        return self._telling(self._left(mapping))
+
+    def _telling(self, found: Sequence[LeftOver]) -> list[str]:
+        return [self.keys.get(one.key, one.key) for one in found if not one.inert and self._is_inside(one.key)]
 
     def _has_values_of(self, src: nn.Module, keys: Sequence[str]) -> bool:
         known = src.state_dict()

@@ -160,6 +160,13 @@ def weight_qconfig(scheme: Scheme | None) -> Any:
     return tq.QConfig(activation=tq.default_observer, weight=weight)
 
 
+def _convert(model: nn.Module) -> nn.Module:
+    import torch.ao.quantization as tq
+
+    converted: nn.Module = tq.convert(model.eval(), inplace=True)
+    return converted
+
+
 EAGER = Form(
     "eager torch.ao",
     _recognise,
@@ -167,4 +174,5 @@ EAGER = Form(
     conversions=_conversions,
     tidy=eager_modules.tidy,
     fill=fill,
+    convert=_convert,
 )

@@ -48,6 +48,7 @@ class Form:
         tidy: takes leftovers out of a twin, in place, and returns the tensors of it that nothing reads.
         fill: makes the full state of a destination from its float twin, mapped weights and calibration batches; the twin may
             be changed, the destination is not.
+        convert: makes the int8 model of one that is prepared, in its place, with the ranges that its observers have.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Form:
     unwrap: Callable[[nn.Module], list[str]] | None = None
     tidy: Callable[[nn.Module], set[str]] | None = None
     fill: Callable[["Twin", FillRequest], Filled] | None = None
+    convert: Callable[[nn.Module], nn.Module] | None = None
 
     def is_loaded(self) -> bool:
         """Whether a model can hold something of this form at all."""

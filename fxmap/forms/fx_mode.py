@@ -190,10 +190,18 @@ def _other_graph(one: fx.Node, other: fx.Node) -> str:
     )
 
 
+def _convert(model: nn.Module) -> nn.Module:
+    from torch.ao.quantization import quantize_fx
+
+    converted: nn.Module = quantize_fx.convert_fx(model.eval())
+    return converted
+
+
 FX_MODE = Form(
     "FX graph mode of torch.ao",
     _recognise,
     packages=("torch.ao.quantization",),
     node_rules=(DROP_BORDER, DROP_IDENTITY, QUANTIZED_FUNCTION),
     fill=fill,
+    convert=_convert,
 )

@@ -253,6 +253,14 @@ def _specification(node: fx.Node) -> Any:
     return None
 
 
+def _convert(model: nn.Module) -> nn.Module:
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    converted: nn.Module = convert_pt2e(move_exported_model_to_eval(model))
+    return converted
+
+
 PT2E = Form(
     "PT2E of torchao",
     _recognise,
@@ -260,4 +268,5 @@ PT2E = Form(
     node_rules=(DROP_BORDER, DROP_IDENTITY),
     finish=_finish,
     fill=_fill,
+    convert=_convert,
 )

@@ -21,6 +21,11 @@ class Stage:
     runs_int8: bool = False
     ranges_in_graph: bool = False
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether a model of this stage has observers, whose ranges its conversion to int8 would use."""
+        return self.is_qat or (self.takes_calibration and not self.has_ranges)
+
     def __str__(self) -> str:
         return self.name
 

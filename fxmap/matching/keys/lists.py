@@ -22,7 +22,7 @@ from fxmap.matching.keys.entries import Entry
 from fxmap.matching.keys.groups import Groups, look_up
 from fxmap.matching.keys.order import best_path
 from fxmap.matching.keys.scores import Candidates, Numbers, Scores
-from fxmap.matching.keys.weights import LIMITS
+from fxmap.matching.keys.weights import LIMITS, WEIGHTS
 
 
 def is_sorted(keys: Sequence[str]) -> bool:
@@ -73,7 +73,7 @@ class Lists:
     def agreement(self, soft: Scores, pairs: Candidates) -> Scores:
         """Return, for each pair, how far the numbered modules around its entries match in the order of their lists.
 
-        It counts as far as the two lists correspond as a whole: by the share of their modules that match in order.
+        It counts less where few modules of the two lists match in order: a list of two is found in every longer one.
         """
         cells, shares = self._in_order(soft, pairs)
         width = len(self.items.dst_sizes)
@@ -100,8 +100,8 @@ class Lists:
             rows = np.unique(ours.rank[one[of]], return_inverse=True)[1]
             columns = np.unique(theirs.rank[other[of]], return_inverse=True)[1]
             through = of[best_path(values[of], rows, columns)]
-            total = ours.sizes[ours.of[one[of[0]]]] + theirs.sizes[theirs.of[other[of[0]]]]
-            share = 2 * len(through) / total
+            total = float(ours.sizes[ours.of[one[of[0]]]] + theirs.sizes[theirs.of[other[of[0]]]])
+            share = min(1.0, WEIGHTS.lists * 2 * len(through) / total)
             on_path.update(dict.fromkeys((one[through] * width + other[through]).tolist(), share))
         cells: Numbers = np.array(sorted(on_path), np.int64)
         return cells, np.array([on_path[cell] for cell in cells.tolist()])
@@ -122,22 +122,16 @@ class _Ranks:
 
 
 def _pattern(name: Hashable) -> tuple[Hashable, tuple[int, ...]]:
-    """Return the name of a module with its numbers replaced by `#`, and these numbers.
-
-    Where whole names are numbers, only these count: the list of `blocks.3.ln1` is that of the blocks.
-    """
-    parts = name if isinstance(name, tuple) else ()
-    numbered = [part for part in parts if part.isdigit()] or parts
-    shown = tuple(re.sub(r"\d+", "#", part) if part in numbered else part for part in parts)
-    return shown, tuple(int(number) for part in parts if part in numbered for number in re.findall(r"\d+", part))
+    """Return the name of a module with its numbers replaced by `#`, and these numbers."""
+    text = ".".join(name) if isinstance(name, tuple) else ""
+    return re.sub(r"\d+", "#", text), tuple(map(int, re.findall(r"\d+", text)))
 
 
 def _items(entry: Entry, named: bool) -> list[Hashable]:
-    """Return the numbered modules around an entry, and its layer if it is in one of them."""
-    numbered = [n for n, part in enumerate(entry.path[:-1], 1) if re.search(r"\d", part)]
+    """Return the numbered modules around an entry; `named` leaves out a layer that is not in a list."""
     last = len(entry.path) - 1
-    if numbered and last not in numbered:
-        numbered.append(last)
-    if named and numbered[-1:] == [last] and not any(part.isdigit() for part in entry.path[:-1]):
-        numbered.pop()
-    return [entry.path[:depth] for depth in numbered]
+    return [
+        entry.path[:depth]
+        for depth, part in enumerate(entry.path[:-1], 1)
+        if part.isdigit() or (re.search(r"\d", part) and not (named and depth == last))
+    ]

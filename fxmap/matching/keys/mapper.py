@@ -33,6 +33,7 @@ from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.normed import parted
 from fxmap.matching.keys.weights import WEIGHTS
+from fxmap.model.tied import tied
 from fxmap.model.wrappers import Spelling, spell
 
 _UNKNOWN: Mapping[str, int] = MappingProxyType({})
@@ -144,7 +145,7 @@ def _by_matching(
         if by_name:
             side.sort(key=lambda entry: natural(entry.key))
     ours, theirs = comparable(ours, theirs)
-    ties = [{keys[0]: other} for keys in _tied(dst) for other in keys[1:]]
+    ties = [{keys[0]: other} for keys in tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
     clear = [*_clear(ours, theirs, matches)]
@@ -226,18 +227,9 @@ def _explain(
 
 def _tie(dst: Mapping[str, Any], found: _Found) -> None:
     """Give all keys of a tied tensor the same source: the first that was found."""
-    for keys in _tied(dst):
+    for keys in tied(dst):
         made = next((found.expressions[key] for key in keys if key in found.expressions), None)
         if made is not None:
             found.expressions.update(dict.fromkeys(keys, made))
             text = f"tied in the destination, and made from one source: {shorten(keys)}"
             found.notes.append(Note(text, NoteKind.TIED_KEYS))
-
-
-def _tied(dst: Mapping[str, Any]) -> list[list[str]]:
-    """Return groups of keys that share one tensor."""
-    groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    for key, value in dst.items():
-        if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():
-            groups[value.data_ptr(), value.shape, value.stride()].append(key)
-    return [keys for keys in groups.values() if len(keys) > 1]

@@ -29,6 +29,7 @@ class NameWeights:
     rarity: float = 0.5  # exponent: an entry of which n have the size counts n ** -rarity for its module
     file_order: tuple[float, float] = (0.6, 0.2)  # the best path through the whole file, first and last round: it yields
     list_order: float = 1.0  # the best path through numbered lists, where files are sorted by name
+    lists: float = 3.0  # of two lists, the share of modules in order counts so often, and in full from 1 on
     block_order: float = 0.4  # the best path through the keys of one shape
     sharpness: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 14.0)  # how strongly soft matches prefer the best, by round
     lean: float = 1.0  # decides between two branches that nothing else tells apart: any number that breaks the tie
