@@ -16,6 +16,7 @@ from fxmap.expressions.base import Expression
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.graphs import Drawn, Graphs
 from fxmap.mapping.next_steps import next_steps
+from fxmap.mapping.outline import outline
 from fxmap.mapping.patterns import patterns
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.report import kind_of
@@ -108,13 +109,13 @@ _ROWS = 12
 def notebook(expressions: Mapping[str, Expression], findings: Findings, proof: Proof, loaded: bool = False) -> str:
     """Return a short report for a notebook: the verdict, the patterns of the keys, and what to do next, without a script."""
     colour = "#1a7f37" if proof.ok else "#9a6700"
-    lines = [str(pattern) for pattern in patterns(expressions)]
+    lines = outline(expressions, findings.statuses)
     open_keys = [key for key, status in findings.statuses.items() if status in (Status.MISSING, Status.MISMATCHED)]
     steps = "".join(f"<li>{html.escape(str(step))}</li>" for step in next_steps(expressions, findings, proof, loaded))
     more = ""
     if len(lines) > _ROWS:
         rest = html.escape("\n".join(lines[_ROWS:]))
-        more = f"<details><summary>{len(lines) - _ROWS} more patterns</summary><pre>{rest}</pre></details>"
+        more = f"<details><summary>{len(lines) - _ROWS} more lines</summary><pre>{rest}</pre></details>"
     lacking = f"<p>open: {html.escape(', '.join(open_keys[:_ROWS]))}</p>" if open_keys else ""
     return (
         f"<div><b style='color:{colour}'>{html.escape(proof.verdict)}</b>: {len(expressions)} of {len(findings.statuses)} "
