@@ -99,8 +99,8 @@ def transfer(
     complete(mapping, on_mismatch)
     accept(mapping, verify)
     with stage("fill the destination"):
-        filled = fill(mapping, src, part.model, src.state_dict(), options)
-    return part.outside(filled).with_loaded()
+        mapping = fill(mapping, src, part.model, src.state_dict(), options)
+    return part.outside(mapping).with_loaded()
 
 
 @bounded
@@ -204,8 +204,8 @@ def load(
         absorb_eps=absorb_eps,
     )
     with stage("fill the destination"):
-        filled = fill(mapping, file.src, part.model, file.state, options)
-    return part.outside(filled).with_loaded()
+        mapping = fill(mapping, file.src, part.model, file.state, options)
+    return part.outside(mapping).with_loaded()
 
 
 def map_file(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fxmap
-from fxmap.cli import commands
+from fxmap.cli import commands, differences
 from tests.end_to_end.test_undisturbed import OTHER, Restless, X, process
 
 
@@ -82,7 +82,7 @@ def every(c: Case) -> dict[str, Callable[[], object]]:
         "fxmap map of a file": lambda: _drawing(lambda: commands.map_models(str(c.file), DST)),
         "fxmap explain": lambda: _drawing(lambda: commands.explain(SRC, DST, "fc.weight")),
         "fxmap verify": lambda: _drawing(lambda: commands.verify_file(SRC, DST, c.folder / "mapping.json")),
-        "fxmap diff": lambda: _drawing(lambda: commands.diff(str(c.file), DST)),
+        "fxmap diff": lambda: _drawing(lambda: differences.diff(str(c.file), DST)),
     }
 
 
