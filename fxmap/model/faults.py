@@ -70,11 +70,12 @@ _RUNS_MODELS = tuple(
 def is_fault(error: BaseException) -> bool:
     """Whether an exception is a bug of fxmap: raised by it, or by what it calls, without any code of a model in between.
 
-    Memory that runs out and errors of the system are none, nor is what fxmap raises on purpose.
+    Memory that runs out and errors of the system are none, nor is what fxmap raises on purpose, nor a warning that the user
+    has turned into an exception.
     """
     if isinstance(error, InternalError):
         return True
-    if isinstance(error, FxmapError | MemoryError | OSError):
+    if isinstance(error, FxmapError | MemoryError | OSError | Warning):
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(file.startswith(_OURS) for file in files) and all(map(_is_tool, files))
