@@ -210,6 +210,6 @@ def test_nothing_is_left_of_a_folder_of_torch_that_cannot_be_made(shards: Path, 
     def cut(done: int, total: int, what: str) -> None:
         broken.write_bytes(broken.read_bytes()[:-10])
 
-    with pytest.raises(fxmap.CheckpointError, match="model-00002-of-00003.safetensors"):
+    with pytest.raises(fxmap.CheckpointError, match=r"model-00002-of-00003.safetensors"):
         convert(shards, tmp_path / "out", layout="dcp", progress=cut)
     assert [path.name for path in tmp_path.iterdir()] == ["hub"]
