@@ -21,11 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.output import progress, write_json
-<<<<<<< HEAD
-from fxmap.cli.tables import print_table
-=======
 from benchmarks.scale.proof import SIZES
->>>>>>> w-scale4
+from fxmap.cli.tables import print_table
 
 GB, MB = 1e9, 2**20
 TASKS = (
