@@ -19,12 +19,15 @@ The same reports are progress, for somebody who waits:
 align
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,10 @@ _BEGUN["fill the destination"] = _FILLED = 0.9
 _USUAL = 45
 
 
+def _silent(event: Event) -> None:
+    """Report nothing."""
+
+
 @dataclass(slots=True)
 class _Watch:
     """Turns stages and passes into events, whose share never falls while one mapping is made."""
@@ -114,18 +121,28 @@ class _Watch:
 
     def begin(self, name: str) -> None:
         if name in ("capture", "prove"):
-            self.passes, self.since = 0, time.monotonic()
+            self.passes = 0
         self.share = max(self.share, _BEGUN.get(name, self.share))
-        self.report(Event(name, self.share))
+        self.tell(Event(name, self.share))
 
     def count(self, number: int) -> None:
         """Count passes of a proof."""
+        if not self.passes:
+            # The time before the first passes went into preparing them.
+            self.since = time.monotonic()
         self.passes += number
         self.share = max(self.share, _BEGUN["prove"] + (_FILLED - _BEGUN["prove"]) * min(self.passes / _USUAL, 1.0))
-        each = (time.monotonic() - self.since) / max(self.passes, 1)
-        # The first passes prepare more than they run.
+        each = (time.monotonic() - self.since) / self.passes
         left = each * (_USUAL - self.passes) if 5 <= self.passes < _USUAL else None
-        self.report(Event(f"prove, forward pass {self.passes}", self.share, left))
+        self.tell(Event(f"prove, forward pass {self.passes}", self.share, left))
+
+    def tell(self, event: Event) -> None:
+        """Report an event; a function that raises is not asked again, for it must not change what a proof finds."""
+        try:
+            self.report(event)
+        except Exception as error:
+            logger.warning("progress is no longer reported, since the function raised %r", error)
+            self.report = _silent
 
 
 _WATCH: ContextVar[_Watch | None] = ContextVar("fxmap_progress", default=None)

@@ -1,8 +1,14 @@
 """Stages report themselves: nested ones are not counted twice, and nothing is kept outside of a recording."""
 
+import logging
 import threading
+from typing import ClassVar
 
-from fxmap.trace import Step, Trace, recording, stage
+import pytest
+from torch import nn
+
+import fxmap
+from fxmap.trace import Event, Step, Trace, progress, recording, stage
 
 
 def _work() -> int:
@@ -64,3 +70,57 @@ def test_seconds_add_up_by_stage() -> None:
     trace = Trace((Step("a", seconds=1.0), Step("b", seconds=2.0), Step("a", seconds=0.5)))
     assert trace.seconds() == {"a": 1.5, "b": 2.0}
     assert str(Step("a", "x", "y", 1.0)) == "a: x; left, since y (1.00 s)"
+
+
+def test_progress_is_told_in_order_and_only_while_it_is_asked_for() -> None:
+    events: list[Event] = []
+    with progress(events.append):
+        fxmap.auto_map(nn.Linear(3, 2), nn.Linear(3, 2))
+    count = len(events)
+    fxmap.auto_map(nn.Linear(3, 2), nn.Linear(3, 2))
+    assert len(events) == count
+    shares = [event.share for event in events]
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.25
+    assert {"capture", "align", "derive", "prove"} <= {event.stage for event in events}
+    assert any(event.seconds_left is not None for event in events)
+
+
+def test_a_bar_is_moved_as_tqdm_is() -> None:
+    class Bar:
+        total = 100
+        done = 0.0
+        said: ClassVar[list[str]] = []
+
+        def update(self, number: float) -> None:
+            self.done += number
+
+        def set_description(self, text: str) -> None:
+            self.said.append(text)
+
+    bar = Bar()
+    with progress(bar):
+        fxmap.auto_map(nn.Linear(3, 2), nn.Linear(3, 2))
+    assert 25 < bar.done <= 100
+    assert "prove" in bar.said
+
+
+def test_what_a_callback_raises_ends_the_call() -> None:
+    def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress(stop):
+        fxmap.auto_map(nn.Linear(3, 2), nn.Linear(3, 2))
+
+
+def test_a_function_that_fails_is_not_asked_again_and_changes_no_proof(caplog: pytest.LogCaptureFixture) -> None:
+    asked = []
+
+    def fail(event: Event) -> None:
+        asked.append(event)
+        raise ValueError("the bar is closed")
+
+    with caplog.at_level(logging.WARNING), progress(fail):
+        assert fxmap.auto_map(nn.Linear(3, 2), nn.Linear(3, 2)).ok
+    assert len(asked) == 1
+    assert "the bar is closed" in caplog.text

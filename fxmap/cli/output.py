@@ -45,7 +45,8 @@ def folded(text: str, width: int | None = None) -> str:
 
 
 def _folded_line(line: str, width: int) -> str:
-    if len(line) <= width:
+    # A command that is to be pasted stays on one line, which the terminal wraps.
+    if len(line) <= width or line.startswith("next: "):
         return line
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     fold = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression
@@ -22,8 +23,10 @@ class Step:
 
         >>> Step("load it", "fxmap.load(dst)", "fxmap convert FILE --dst DST").on_command_line("a.pth", "timm:resnet18")
         'load it: fxmap convert FILE --dst timm:resnet18'
+        >>> Step("look", "", "fxmap map SRC DST").on_command_line("net.py:build()", "timm:resnet18")
+        "look: fxmap map 'net.py:build()' timm:resnet18"
         """
-        words = {"SRC": src, "DST": dst}
+        words = {"SRC": quote(src), "DST": quote(dst)}
         command = " ".join(words.get(word, word) for word in self.command.split(" "))
         return f"{self.text}: {command}" if command else self.text
 
