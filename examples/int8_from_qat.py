@@ -33,14 +33,10 @@ for _ in range(2):  # in earnest: your training
     optimizer.step()
 torch.save(trained.eval().state_dict(), "qat.pth")
 
-# torch's own conversion knows the ranges that training has found: it is the source, for its code and names are known here.
-src = prepared().eval()
-src.load_state_dict(torch.load("qat.pth", weights_only=True))
-src = quantization.convert(src)
-
 # The int8 model, as another program builds it: fused, converted, and empty.
 dst = torchvision.models.quantization.resnet18(weights=None, quantize=True, num_classes=4)
-mapping = fxmap.transfer(src, dst, example_inputs=images)
+mapping = fxmap.load(dst, "qat.pth", src=prepared().eval(), example_inputs=images)
 print(mapping.summary())
 assert mapping.ok
-print("equal to the model that was trained, bit for bit:", torch.equal(src(images), dst(images)))
+usual = quantization.convert(trained)  # what torch makes of the trained model itself
+print("equal to torch's own conversion, bit for bit:", torch.equal(usual(images), dst(images)))

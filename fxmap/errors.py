@@ -65,8 +65,8 @@ class MissingCalibration(QuantizationError):
 
     def __init__(self, example: str, keys: Sequence[str], observed: bool = False) -> None:
         own = (
-            " The source has observers, with the ranges of its own data: convert it (torch.ao.quantization.convert, or as "
-            "its form is converted) and give the int8 model that results as src; its ranges are then taken over."
+            " The source has observers: where these have seen data, fxmap.transfer(src, dst), or fxmap.load with the "
+            "checkpoint and src=src, takes over their ranges."
         )
         super().__init__(
             f"{example} (and {len(keys) - 1} more keys): the destination is static int8, and its activation ranges "

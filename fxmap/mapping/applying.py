@@ -54,7 +54,7 @@ def refuse_unusable(findings: Findings) -> None:
         raise DifferentNetworks(findings.different)
 
 
-# Stages of a source whose ranges are in its observers, and not yet in what its operations return.
+# Stages of a source whose ranges are in its observers, which `transfer` and `load` convert first.
 _OBSERVED = {stage.name for stage in (PREPARED, QAT, PT2E_PREPARED, PT2E_QAT)}
 
 

@@ -36,6 +36,16 @@ def test_a_source_with_observers_gives_its_ranges_converted_or_not(qat: bool) ->
         assert torch.equal(converted(x), dst(x))
 
 
+def test_a_mapping_of_a_source_with_observers_says_what_takes_their_ranges_over() -> None:
+    src, dst = prepared(qat=True), quantization.convert(prepared())
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 4))
+    with pytest.raises(fxmap.MissingCalibration, match=r"observers: .* fxmap\.transfer\(src, dst\)"):
+        mapping.load_into(dst, src.state_dict())
+    fxmap.transfer(src, dst, example_inputs=torch.randn(2, 4))
+    x = torch.randn(3, 4)
+    assert torch.equal(quantization.convert(src)(x), dst(x))
+
+
 def test_a_float_source_is_not_told_of_observers() -> None:
     with pytest.raises(fxmap.MissingCalibration) as caught:
         fxmap.transfer(Net(), quantization.convert(prepared()), example_inputs=torch.randn(2, 4))
