@@ -8,10 +8,12 @@ What was solved is then recognised: numbers that are the source's own tell a ren
 others are the effective weight of a stretch of the source. Where nothing fits, the last choice is taken back.
 
 The order to read: `samples`, `stacked` (values of many samples), `source` (its values and numbers), `unknowns`, `frontier`
-(how far the destination is known), `systems`, `choices`, `guesses` (weights that no value is affine in), `search`, `arrange`
-and `express` (expressions), `weights` (all of it).
+(how far the destination is known), `systems`, `signatures` (numbers told by what they are multiplied by), `uses` and
+`places` (elements told by where they are read), `choices`, `guesses` (weights that no value is affine in), `effort`,
+`search`, `arrange` and `express` (expressions), `weights` (all of it), `anchors` (what corresponds under the weights that
+were found).
 
 Cost: one run of each model on some tens to hundreds of samples; for each value to solve for, one backward pass for each of
 its channels, one factorisation, and one product with all values of the source. Networks of more than three million weights
-are not tried, and a search ends after twenty seconds.
+are not tried, and a search ends when its effort, which grows with the networks, is spent.
 """

@@ -87,6 +87,82 @@ class Normed(nn.Module):
         return (self.both[0] * (x - x.mean(-1, keepdim=True)) / deviation + self.both[1]) @ self.kernel + self.shift
 
 
+class Shuffled(nn.Module):
+    """A convolution before positions that its channels become, in one of two orders."""
+
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__()
+        self.wide, self.last, self.by_hand = nn.Conv2d(2, 8, 1), nn.Conv2d(2, 3, 1), by_hand
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.wide(x))
+        if not self.by_hand:
+            return self.last(F.pixel_shuffle(x, 2))
+        b, _, h, w = x.shape
+        return self.last(x.view(b, 2, 2, 2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(b, 2, 2 * h, 2 * w))
+
+
+def shuffled(state: State) -> State:
+    made = {key: value.view(2, 2, 2, -1).movedim(0, 2).reshape(value.shape) for key, value in state.items() if "wide" in key}
+    return {**state, **made}
+
+
+class Recurrent(nn.Module):
+    """The last state of a recurrent layer, or the same with one matrix on inputs and state, and one bias."""
+
+    def __init__(self, joined: bool) -> None:
+        super().__init__()
+        self.layer: nn.Module = nn.Linear(7, 4) if joined else nn.RNN(3, 4, batch_first=True)
+        self.joined = joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.joined:
+            return self.layer(x)[0][:, -1]
+        h = x.new_zeros(len(x), 4)
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.layer(torch.cat([x[:, t], h], -1)))
+        return h
+
+
+def joined(state: State) -> State:
+    own = {key.removeprefix("0.layer."): value for key, value in state.items()}
+    return {
+        "0.layer.weight": torch.cat([own["weight_ih_l0"], own["weight_hh_l0"]], 1),
+        "0.layer.bias": own["bias_ih_l0"] + own["bias_hh_l0"],
+    }
+
+
+class Members(nn.Module):
+    """The mean of an ensemble, whose biases are added up before anything else reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+class Stacked(nn.Module):
+    """The same with stacked weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.ones(3, 3, 4)), nn.Parameter(torch.ones(3, 1, 4))
+        self.v, self.c = nn.Parameter(torch.ones(3, 4, 2)), nn.Parameter(torch.ones(3, 1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.tanh(x @ self.w + self.b) @ self.v + self.c).mean(0)
+
+
+def stacked(state: State) -> State:
+    def every(name: str) -> Tensor:
+        return torch.stack([state[f"0.members.{i}.{name}"] for i in range(3)])
+
+    layers = {"0.w": every("0.weight").mT, "0.v": every("2.weight").mT}
+    return {**layers, "0.b": every("0.bias")[:, None], "0.c": every("2.bias")[:, None]}
+
+
 PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] = {
     "a low-rank update merged": (Adapted(), nn.Linear(6, 8), torch.randn(3, 6), adapted),
     "a convolution as a product": (
@@ -111,6 +187,9 @@ PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] 
             "0.shift": state["0.1.bias"][None],
         },
     ),
+    "channels in another order": (Shuffled(False), Shuffled(True), torch.randn(2, 2, 3, 4), shuffled),
+    "one matrix for inputs and state": (Recurrent(False), Recurrent(True), torch.randn(2, 3, 3), joined),
+    "an ensemble stacked": (Members(), Stacked(), torch.randn(5, 3), stacked),
     "a standardised weight": (Standardised(), nn.Linear(6, 4), torch.randn(3, 6), standardised),
 }
 
