@@ -1,9 +1,10 @@
-"""`python -m benchmarks scale`: memory of loading and converting, throughput beside cp, and ranks.
+"""`python -m benchmarks scale`: memory of loading and converting, throughput beside cp, ranks, and a proof that streams.
 
 A decoder with joined projections is written, and loaded and converted into one whose projections are apart; for
 renames alone, into itself. Every measurement has a process of its own; memory is the peak over what importing takes. The
 floor is `cp -r` of the same files, before and after, all of them in the cache of the system as far as they fit. Seconds are
-those of all, with building and mapping; the rate of a conversion is that behind its first tensor.
+those of all, with building and mapping; the rate of a conversion is that behind its first tensor. The proof is that of
+`benchmarks.scale.proof`; its memory is all of the process.
 """
 
 import json
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.output import progress, write_json
+from benchmarks.scale.proof import SIZES
 from fxmap.cli.tables import print_table
 
 GB, MB = 1e9, 2**20
@@ -39,13 +41,18 @@ def command(
     gigabytes: Annotated[float, typer.Option(help="Size of the checkpoint.")] = 1.0,
     folder: Annotated[Path | None, typer.Option(help="Where it is written; by default a temporary folder.")] = None,
     four: Annotated[bool, typer.Option(help="Measure 4 ranks as well as 2.")] = True,
+    proof: Annotated[str, typer.Option(help=f"Prove a decoder of this size as well: {', '.join(SIZES)}.")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to a file.")] = None,
 ) -> None:
-    """Measure memory and throughput of loading and converting large checkpoints."""
+    """Measure memory and throughput of loading and converting large checkpoints, and of proving large models."""
+    if proof and proof not in SIZES:
+        raise typer.BadParameter(f"there are {', '.join(SIZES)}", param_hint="--proof")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         rows = measured(Path(place), sizes_of(gigabytes), [task for task in TASKS if four or task != "4 ranks"])
     _print(rows)
+    if proof:
+        rows.append({"task": f"prove {proof}"} | _proven(proof))
     if json_file is not None:
         write_json(json_file, "scale", rows, time.perf_counter() - start)
 
@@ -95,6 +102,19 @@ def _run(task: str, folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
     arguments = [sys.executable, "-m", "benchmarks.scale.measure", task, str(folder), json.dumps(sizes)]
     done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _proven(size: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scale.proof", size], check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    Console().print(
+        f"a decoder of {found['numbers'] / 1e9:.1f} billion numbers: {'proven' if found['ok'] else found['reason']}, "
+        f"{found['passes']} passes, {found['seconds']:.0f} s ({found['processor_seconds']:.0f} s of the processor), peak "
+        f"{found['peak_mb']:.0f} MiB, of which importing takes {found['imported_mb']:.0f}"
+    )
     return found
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# So many numbers of a tensor are made at once where an operation runs over blocks: 4 MB of float64.
-BLOCK = 1 << 19
+# So many numbers of a tensor are made at once where an operation runs over blocks: 512 KB of float64, which a processor
+# keeps in its cache. Larger ones leave holes in malloc's heap, between which what is kept (activations) lies.
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,6 +68,20 @@ def test_a_folder_into_a_model_without_memory(names: dict[str, Any], capsys: pyt
     assert set(names["lazy"]) == set(again.state_dict())
 
 
+def test_a_proof_of_what_does_not_fit(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    run("A folder into your own model", names)
+    run("**A proof of what does not fit**", names)
+    assert names["mapping"].proof.ok
+    assert all(value.is_meta for value in names["src"].parameters())
+    assert re.search(r"(\d+) of \1 keys are equal, bit for bit", capsys.readouterr().out)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_folders_of_torch_distributed_checkpoint(names: dict[str, Any]) -> None:
+    run("**torch.distributed.checkpoint**", names)
+    assert is_equal(names["model"], names)
+
+
 @pytest.fixture
 def one_rank(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
