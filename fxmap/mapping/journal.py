@@ -14,19 +14,29 @@ tensor([0., 0.])
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import torch
 from torch import Tensor
 
 from fxmap.errors import LoadError
 
-# Bytes of old values that stay in memory.
-BOUND = 64 << 20
+# Bytes of old values that stay in memory, at most and in any case.
+BOUND, _LEAST = 64 << 20, 8 << 20
+
+
+def bound_of(tensors: Iterable[Any]) -> int:
+    """Return how many bytes of old values of some tensors stay in memory: those of the largest one, within limits.
+
+    >>> bound_of([torch.zeros(3_000_000), torch.zeros(2)]) >> 20
+    11
+    """
+    sizes = (value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+    return min(BOUND, max(_LEAST, *sizes, 0))
 
 
 @dataclass(frozen=True, slots=True)

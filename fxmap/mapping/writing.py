@@ -15,7 +15,7 @@ from fxmap.expressions.regions import Region, cut
 from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.findings import Findings
-from fxmap.mapping.journal import Journal
+from fxmap.mapping.journal import Journal, bound_of
 from fxmap.mapping.lazy_state import is_plain_tensor, storage_of
 from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.mapping.proof import Status
@@ -93,7 +93,7 @@ def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str,
     """Load a state dict of plain tensors, each of which is made, and its old value saved, when torch is about to copy it."""
     failed: list[Exception] = []
     saved = Saved.of(dst, values=False)
-    with Journal() as journal:
+    with Journal(bound_of(own.values())) as journal:
 
         def guarded(key: str, value: Tensor) -> Tensor:
             def make(region: Region) -> Tensor:
