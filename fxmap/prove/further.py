@@ -78,6 +78,8 @@ class Held:
 
 
 _TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
+# The longest sequence of the least budget: the logits of more tokens take more memory than a layer.
+_FEW = 32
 
 
 def further(
@@ -203,7 +205,7 @@ class _Runs:
         sizes = sorted({ceil(number) for number in self.auditor.log.sizes})
         numbers = [*sizes, *(limit for limit in self.held.limits if limit not in sizes)] if self.budget.always else sizes
         shapes = more_shapes(
-            examples, numbers, found.accepted, 4 * self.budget.longest if self.budget.always else EXTENTS.longest
+            examples, numbers, found.accepted, 4 * self.budget.longest if self.budget.always else self.budget.longest or _FEW
         )
         for seed, shape in enumerate(islice(shapes, self.budget.sizes)):
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
