@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.errors import CheckpointError, shorten
-from fxmap.files.atomic import whole_file
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
@@ -28,6 +27,7 @@ from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
 from fxmap.sources.onnx.values import DTYPES, exact, plain
+from fxmap.sources.onnx.writing import has_external_data, write_onnx
 
 _OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT
 # Domains whose operators are those of the standard.
@@ -49,6 +49,7 @@ class OnnxModel(nn.Module):
     def __init__(self, proto: Any) -> None:
         super().__init__()
         self.proto = proto
+        self.external = False
         self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
         unknown = sorted({_operator(node) for node in _nodes(proto.graph) if not _is_known(node)})
         if self._opset < _OLDEST or unknown:
@@ -173,22 +174,16 @@ class OnnxModel(nn.Module):
         """Return inputs of the shapes that the file declares; an extent that it leaves open is 2, or 64 for maps."""
         return {one.name: _example(one.type.tensor_type) for one in self.proto.graph.input if one.name in self._inputs}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write the file anew, with the present values of the parameters, whole or not at all.
 
-        Raises:
-            CheckpointError: it cannot be written.
-        """
-        import onnx.numpy_helper
+        A file whose numbers lay in another one beside it is written so again, as `NAME.data`.
 
-        written = type(self.proto)()
-        written.CopyFrom(self.proto)
-        for initializer in written.graph.initializer:
-            if initializer.name in self._paths:
-                value = self._held(self._paths[initializer.name]).detach().cpu().numpy()
-                initializer.CopyFrom(onnx.numpy_helper.from_array(value, initializer.name))
-        with whole_file(Path(path), (OSError, ValueError), overwrite=True) as temporary:
-            temporary.write_bytes(written.SerializeToString())
+        Raises:
+            CheckpointError: it cannot be written, or is there already and may not be overwritten.
+        """
+        values = {name: self._held(place) for name, place in self._paths.items()}
+        write_onnx(self.proto, values, Path(path), external=self.external, overwrite=overwrite)
 
 
 def open_onnx(path: str | Path) -> OnnxModel:
@@ -203,7 +198,10 @@ def open_onnx(path: str | Path) -> OnnxModel:
     except ModuleNotFoundError as error:
         raise CheckpointError(f"{path}: reading ONNX needs the package onnx: pip install 'fxmap[onnx]'") from error
     try:
-        proto = onnx.load(str(path))
+        proto = onnx.load(str(path), load_external_data=False)
+        external = has_external_data(proto)
+        if external:
+            onnx.load_external_data_for_model(proto, str(Path(path).parent))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # protobuf's and onnx's own kinds of errors
@@ -211,9 +209,11 @@ def open_onnx(path: str | Path) -> OnnxModel:
     if not proto.graph.node:
         raise CheckpointError(f"{path}: not an ONNX model that can be read: it holds no operators")
     try:
-        return OnnxModel(proto)
+        model = OnnxModel(proto)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    model.external = external
+    return model
 
 
 def _is_free(owner: nn.Module, name: str) -> bool:
