@@ -65,9 +65,9 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
 
 
 def subjects(only: str = "") -> list[Subject]:
-    """Return the models whose name contains a text, of the three libraries in turn."""
+    """Return the models whose name contains one of some texts, separated by commas; of the three libraries in turn."""
     turns = zip_longest(_of_torchvision(), _of_timm(), _of_transformers())
-    return [one for turn in turns for one in turn if one is not None and only in one.name]
+    return [one for turn in turns for one in turn if one is not None and any(text in one.name for text in only.split(","))]
 
 
 class Logits(nn.Module):

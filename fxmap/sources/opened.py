@@ -89,6 +89,18 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     return src if ours is None else ours.model, dst if theirs is None else theirs.model, example_inputs
 
 
+def lacking(*models: object) -> str:
+    """Return a sentence on the operators of files that are not known; empty where there are none.
+
+    >>> lacking(nn.Linear(2, 2))
+    ''
+    """
+    names = [name for model in models for name in getattr(model, "lacking", ()) if isinstance(model, OnnxModel)]
+    if not names:
+        return ""
+    return f"operators of the file that are not known, behind which nothing is mapped: {', '.join(names)}"
+
+
 _SCRIPTS = (".ts", ".pt", ".pth", ".torchscript", ".jit")
 
 

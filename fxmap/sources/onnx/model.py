@@ -11,7 +11,7 @@ So an ONNX model is captured, matched and proven as any other model is; its file
 (['fc.weight'], tensor([[ 6., 15.]]))
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fxmap.errors import CheckpointError, shorten
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
+from fxmap.sources.onnx.partial import known_part
 from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
@@ -42,8 +43,11 @@ class OnnxModel(nn.Module):
     (shapes, axes, numbers of the code) are constants of the graph. Called with the graph's inputs in their order, or by
     name; returns its outputs, a tuple where there are several.
 
+    Operators that are not known, or of another domain, are named in `lacking`: what lies before them is run, and what they
+    would read is returned in the place of what they lead to.
+
     Raises:
-        CheckpointError: an operator is not known, or of another domain; the message names all of them.
+        CheckpointError: the opset is older than 9, or nothing lies before operators that are not known.
     """
 
     def __init__(self, proto: Any) -> None:
@@ -51,9 +55,14 @@ class OnnxModel(nn.Module):
         self.proto = proto
         self.external = False
         self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
-        unknown = sorted({_operator(node) for node in _nodes(proto.graph) if not _is_known(node)})
-        if self._opset < _OLDEST or unknown:
-            what = f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(unknown)}"
+        held = {one.name for one in proto.graph.initializer}
+        self._inputs = [one.name for one in proto.graph.input if one.name not in held]
+        self._part = known_part(proto.graph, self._inputs, _unknown_in)
+        self.lacking = self._part.unknown
+        if self._opset < _OLDEST or not self._part.outputs:
+            what = (
+                f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(self.lacking)}"
+            )
             raise CheckpointError(
                 f"an ONNX model with {what}. Export it anew with opset {_OLDEST} to 23 and the operators of the standard, "
                 "or map its names alone: fxmap.load(dst, state) with a dict of its initializers"
@@ -74,8 +83,8 @@ class OnnxModel(nn.Module):
                 self._hold(initializer.name, value)
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._dtype = torch.float32
-        self.unseen_decisions = tuple(node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If")
-        self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
+        branches = [node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If"]
+        self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
 
     def _hold(self, name: str, value: Tensor) -> None:
         *parents, last = name.split(".")
@@ -105,8 +114,8 @@ class OnnxModel(nn.Module):
         floats = [value.dtype for value in (*held.values(), *given.values()) if value.is_floating_point()]
         self._dtype = max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32)
         constants = {name: self._in_place(value) for name, value in self._constants.items()}
-        values = self._run(self.proto.graph, {**constants, **held, **given})
-        outputs = tuple(values[one.name] for one in self.proto.graph.output)
+        values = self._run(self._part.nodes, {**constants, **held, **given})
+        outputs = tuple(values[name] for name in self._part.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _refuse_other_shapes(self, given: Mapping[str, Any]) -> None:
@@ -135,8 +144,8 @@ class OnnxModel(nn.Module):
         value: Tensor = getattr(self.get_submodule(owner), last)
         return value
 
-    def _run(self, graph: Any, values: dict[str, Any]) -> dict[str, Any]:
-        for node in graph.node:
+    def _run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
+        for node in nodes:
             for name, value in zip(node.output, self._results(node, values), strict=False):
                 values[name] = value
         return values
@@ -155,7 +164,7 @@ class OnnxModel(nn.Module):
             return (without(inputs[mask], inputs[1 - mask]),)
         if node.op_type == "If":
             branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
-            inner = self._run(branch, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
+            inner = self._run(branch.node, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
             return tuple(inner[one.name] for one in branch.output)
         if node.op_type in OF_OPSET:
             found = OF_OPSET[node.op_type](*inputs, self._opset, **attributes)
@@ -219,6 +228,15 @@ def open_onnx(path: str | Path) -> OnnxModel:
 def _is_free(owner: nn.Module, name: str) -> bool:
     """Whether a name can be a parameter or a child of a module; a child that is there already can be gone into."""
     return bool(name) and "." not in name and (type(owner._modules.get(name)) is nn.Module or not hasattr(owner, name))
+
+
+def _unknown_in(node: Any) -> Iterator[str]:
+    if not _is_known(node):
+        yield _operator(node)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                yield from _unknown_in(inner)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
