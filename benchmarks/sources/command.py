@@ -17,7 +17,7 @@ _LIBRARIES = (*LIBRARIES, "onnx", "benchmarks.sources.measure")
 
 
 def command(
-    only: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
+    only: Annotated[str, typer.Option(help="Only models whose name contains one of these.")] = "",
     exporters: Annotated[str, typer.Option(help="Only these, separated by commas.")] = ",".join(EXPORTERS),
     limit: Annotated[float, typer.Option(help="Seconds that one export and its mapping may take.")] = 180,
     total: Annotated[float, typer.Option(help="Seconds after which no further one is begun.")] = float("inf"),

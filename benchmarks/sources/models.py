@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
     ),
     "albert": ("AlbertConfig", "AlbertForSequenceClassification", _SMALL | {"embedding_size": 16}, False),
     "electra": ("ElectraConfig", "ElectraForSequenceClassification", _SMALL | {"embedding_size": 16}, False),
-    "mobilebert": ("SqueezeBertConfig", "SqueezeBertForSequenceClassification", _SMALL | {"embedding_size": 32}, False),
+    "squeezebert": ("SqueezeBertConfig", "SqueezeBertForSequenceClassification", _SMALL | {"embedding_size": 32}, False),
     "vit": ("ViTConfig", "ViTForImageClassification", _SMALL | {"image_size": 32, "patch_size": 8}, True),
     "deit": ("DeiTConfig", "DeiTForImageClassification", _SMALL | {"image_size": 32, "patch_size": 8}, True),
     "dinov2": ("Dinov2Config", "Dinov2ForImageClassification", _SMALL | {"image_size": 32, "patch_size": 8}, True),
@@ -64,9 +65,9 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
 
 
 def subjects(only: str = "") -> list[Subject]:
-    """Return the models whose name contains a text, small ones first."""
-    found = [*_of_transformers(), *_of_torchvision(), *_of_timm()]
-    return [one for one in found if only in one.name]
+    """Return the models whose name contains one of some texts, separated by commas; of the three libraries in turn."""
+    turns = zip_longest(_of_torchvision(), _of_timm(), _of_transformers())
+    return [one for turn in turns for one in turn if one is not None and any(text in one.name for text in only.split(","))]
 
 
 class Logits(nn.Module):

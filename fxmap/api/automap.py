@@ -28,7 +28,7 @@ from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.surroundings import undisturbed
 from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
-from fxmap.sources.opened import unpacked
+from fxmap.sources.opened import lacking, unpacked
 from fxmap.trace import Trace, recording, stage
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ def auto_map(
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
     state = source.state_dict() if isinstance(source, nn.Module) else source.state
-    notes = (*mapping.knowledge.notes, *(Note(text, NoteKind.FAULT) for text in faults))
+    unknown = [Note(text, NoteKind.CHECKPOINT) for text in (lacking(ours, theirs),) if text]
+    notes = (*mapping.knowledge.notes, *(Note(text, NoteKind.FAULT) for text in faults), *unknown)
     knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state), notes=notes)
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
 

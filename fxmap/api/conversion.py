@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.graph_file import fill_graph_file
 from fxmap.api.loading import map_file
 from fxmap.api.verdict import Verify
 from fxmap.errors import ArgumentError
@@ -26,7 +27,7 @@ def convert(
     checkpoint: str | Path,
     output: str | Path,
     *,
-    dst: nn.Module,
+    dst: nn.Module | str | Path,
     src: nn.Module | None = None,
     weights: str | None = None,
     strict: bool = True,
@@ -47,7 +48,8 @@ def convert(
     Args:
         checkpoint: a file, an index of shards, or a folder; as in `load`.
         output: the folder to write: .safetensors files, and their index if there are several.
-        dst, src: the models, which may be on the meta device: nothing of their weights is read.
+        dst, src: the models, which may be on the meta device: nothing of their weights is read. Where `dst` is the path of
+            an .onnx or .pt2 file, `output` is a file with its graph and the weights of the checkpoint.
         weights, strict, on_mismatch, example_inputs, verify: as in `load`. A proof of models on the meta device takes
             no memory for weights, and time; `verify=False` takes neither.
         shard_size: the most bytes of one file; a larger tensor has a file of its own.
@@ -72,6 +74,21 @@ def convert(
         raise ValueError(f'layout is "safetensors" or "dcp", not {layout!r}')
     if shard_size < 1:
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
+    if not isinstance(dst, nn.Module):
+        if dtype is not None:
+            raise ArgumentError(f"dtype={dtype}: the dtypes of {dst} are those of its graph")
+        return fill_graph_file(
+            checkpoint,
+            output,
+            dst=dst,
+            src=src,
+            weights=weights,
+            strict=strict,
+            on_mismatch=on_mismatch,
+            example_inputs=example_inputs,
+            verify=verify,
+            overwrite=overwrite,
+        )
     source = existing(Path(checkpoint))
     mapping, file = map_file(
         source,

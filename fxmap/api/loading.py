@@ -1,5 +1,7 @@
 """transfer and load: fill a destination from a source model or a checkpoint, in place and in one call."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from fxmap.api.automap import auto_map
 from fxmap.api.filling import Calibration, Filling, fill
+from fxmap.api.graph_source import refuse_choices, refuse_parts
 from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
 from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
@@ -82,21 +85,28 @@ def transfer(
     """
     src, dst, example_inputs = unpacked(src, dst, example_inputs)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
+    given = {"dst_inputs": dst_inputs, "src_forward": src_forward, "dst_forward": dst_forward, "absorb_eps": absorb_eps}
+    return _transferred(src, dst, into, options, verify, given)
+
+
+def _transferred(
+    src: nn.Module,
+    dst: nn.Module,
+    into: str | None,
+    options: Filling,
+    verify: Verify,
+    given: Mapping[str, Any],
+    strict: str = "",
+) -> KeyMapping:
+    """Map and fill; `strict` is the name of a source of which no layer may be read in part."""
     part = part_of(dst, into)
-    int8 = int8_of(src) if gives_ranges(src, part.model, calibration) else None
+    int8 = int8_of(src) if gives_ranges(src, part.model, options.calibration) else None
     src = int8 or src
-    mapping = auto_map(
-        src,
-        part.model,
-        example_inputs=example_inputs,
-        dst_inputs=dst_inputs,
-        src_forward=src_forward,
-        dst_forward=dst_forward,
-        verify=asked(verify),
-        absorb_eps=absorb_eps,
-    )
+    mapping = auto_map(src, part.model, example_inputs=options.example_inputs, verify=asked(verify), **given)
     mapping = mapping if int8 is None else mapping.with_notes(NOTE)
-    complete(mapping, on_mismatch)
+    complete(mapping, options.on_mismatch)
+    if strict:
+        refuse_parts(mapping, src.state_dict(), strict)
     accept(mapping, verify)
     with stage("fill the destination"):
         mapping = fill(mapping, src, part.model, src.state_dict(), options)
@@ -168,24 +178,15 @@ def load(
     carried = opened(checkpoint_file, allow_code) if src is None else None
     model = None if carried is None else carried.model
     inputs = carried.inputs if carried is not None and example_inputs is None else example_inputs
+    where = str(checkpoint_file) if isinstance(checkpoint_file, str | Path) else type(checkpoint_file).__name__
+    if carried is not None:
+        refuse_choices(where, weights=weights, lora_alpha=lora_alpha)
     if src is not None and gives_ranges(src, part_of(dst, into).model, calibration):
         model = filled(src, cast(Source, checkpoint_file), weights)
     if model is not None:
-        return transfer(
-            model,
-            dst,
-            into=into,
-            calibration=calibration,
-            qconfig=qconfig,
-            on_mismatch=on_mismatch,
-            relu6=relu6,
-            example_inputs=inputs,
-            dst_inputs=dst_inputs,
-            src_forward=src_forward,
-            dst_forward=dst_forward,
-            verify=verify,
-            absorb_eps=absorb_eps,
-        )
+        filling = Filling(calibration, qconfig, on_mismatch, relu6, inputs, assign and carried is not None)
+        given = {"dst_inputs": dst_inputs, "src_forward": src_forward, "dst_forward": dst_forward, "absorb_eps": absorb_eps}
+        return _transferred(model, dst, into, filling, verify, given, where if strict and carried is not None else "")
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
     mapping, file = map_file(

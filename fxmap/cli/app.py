@@ -24,6 +24,7 @@ from fxmap.cli import commands, differences, streaming
 from fxmap.cli.advice import as_options
 from fxmap.cli.options import (
     AbsorbEps,
+    AllowCode,
     AsJson,
     Calibration,
     Dst,
@@ -121,12 +122,15 @@ def map_models(
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as a page, with both graphs.")
     ] = None,
     absorb_eps: AbsorbEps = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Find how every key of DST is made from keys of SRC, and prove it.
 
     Exit status: 0 proven; 1 not proven or not complete; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda _: commands.map_models(src, dst, weights, inputs, all_keys, html, absorb_eps)), as_json)
+    _finish(
+        _working(lambda _: commands.map_models(src, dst, weights, inputs, all_keys, html, absorb_eps, allow_code)), as_json
+    )
 
 
 @app.command()
@@ -151,6 +155,7 @@ def convert(
     dtype: Dtype = None,
     dcp: Annotated[bool, typer.Option("--dcp", help="Write the folder for torch.distributed.checkpoint.")] = False,
     absorb_eps: AbsorbEps = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Write a checkpoint of DST with the weights of CHECKPOINT.
 
@@ -163,7 +168,20 @@ def convert(
         if dcp:
             raise UsageError("--dcp writes a folder: give --output a name without a suffix")
         job = commands.Conversion(
-            checkpoint, src, dst, output, calibration, keep, force, weights, inputs, into, strict, unproven, absorb_eps
+            checkpoint,
+            src,
+            dst,
+            output,
+            calibration,
+            keep,
+            force,
+            weights,
+            inputs,
+            into,
+            strict,
+            unproven,
+            absorb_eps,
+            allow_code,
         )
         _finish(_working(lambda _: job.run()), as_json)
         return
@@ -188,6 +206,7 @@ def verify_file(
     files: Annotated[
         bool, typer.Option("--files", help="SRC and DST are checkpoints: compare every value of DST, bit for bit.")
     ] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Prove a mapping by running both models; with --files, check that a file holds what it makes of another one.
 
@@ -198,7 +217,7 @@ def verify_file(
     if files:
         outcome = _working(lambda report: streaming.verify_files(src, dst, mapping, report))
     else:
-        outcome = _working(lambda _: commands.verify_file(src, dst, mapping, inputs))
+        outcome = _working(lambda _: commands.verify_file(src, dst, mapping, inputs, allow_code))
     _finish(outcome, as_json)
 
 
@@ -210,6 +229,7 @@ def explain(
     as_json: AsJson = False,
     weights: Weights = None,
     inputs: Inputs = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Show how one key of DST is made, its status, and the reason.
 
@@ -217,7 +237,7 @@ def explain(
 
     Exit status: 0 the key is proven, tied or without effect; 1 it is not; 2 wrong use; 3 refused input.
     """
-    _finish(_working(lambda _: commands.explain(src, dst, key, weights, inputs)), as_json)
+    _finish(_working(lambda _: commands.explain(src, dst, key, weights, inputs, allow_code)), as_json)
 
 
 @app.command()

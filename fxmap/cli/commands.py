@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxmap.api.automap import auto_map
 from fxmap.api.loading import load
 from fxmap.api.verification import verify
-from fxmap.cli.references import UsageError, parse, resolve
+from fxmap.cli.references import UsageError, carried, parse, resolve
 from fxmap.errors import MappingError, ProofWarning, shorten
 from fxmap.files.checkpoint import Checkpoint, read_tensors
 from fxmap.files.reading import existing
@@ -24,6 +24,7 @@ from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.keys.mapper import map_by_name
+from fxmap.sources.opened import Carried, carries_graph
 from fxmap.trace import stage
 
 # An input that is drawn has at most this many numbers, 1 GiB of them, and a length so many digits.
@@ -47,9 +48,10 @@ def map_models(
     all_keys: bool = False,
     html: Path | None = None,
     absorb_eps: bool = False,
+    allow_code: bool = False,
 ) -> Outcome:
     """Map SRC to DST, and write the report as a page if a file is given for it."""
-    mapping = _mapped(resolve(src, weights), resolve(dst), inputs, absorb_eps)
+    mapping = _mapped(_found(src, weights, allow_code), _found(dst), inputs, absorb_eps)
     if html is not None:
         mapping.to_html(html, title=f"{src} to {dst}")
     written = "" if html is None else f"\nwrote {html}"
@@ -57,16 +59,22 @@ def map_models(
     return Outcome(text + written, data_of(mapping), mapping.ok)
 
 
-def verify_file(src: str, dst: str, file: Path, inputs: str | None = None) -> Outcome:
+def verify_file(src: str, dst: str, file: Path, inputs: str | None = None, allow_code: bool = False) -> Outcome:
     """Prove the mapping that a JSON file holds."""
     mapping = read_mapping(file)
-    proof = verify(_model(src), _model(dst), mapping, example_inputs=example(inputs))
+    ours, theirs = _found(src, None, allow_code), _found(dst)
+    for text, found in ((src, ours), (dst, theirs)):
+        if isinstance(found, Checkpoint):
+            raise UsageError(_NO_MODEL.format(text))
+    proof = verify(_model_of(ours), _model_of(theirs), mapping, example_inputs=_inputs(ours, theirs, inputs))
     return Outcome(proof.explain(), _proof(proof), proof.ok)
 
 
-def explain(src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None) -> Outcome:
+def explain(
+    src: str, dst: str, key: str, weights: str | None = None, inputs: str | None = None, allow_code: bool = False
+) -> Outcome:
     """Explain how one destination key is made, and which stages found that."""
-    source, destination = resolve(src, weights), resolve(dst)
+    source, destination = _found(src, weights, allow_code), _found(dst)
     ours, theirs = state_of(source), state_of(destination)
     if key not in theirs:
         close = difflib.get_close_matches(key, theirs, n=3)
@@ -117,12 +125,18 @@ class Conversion:
     strict: bool = True
     unproven: bool = False
     absorb_eps: bool = False
+    allow_code: bool = False
 
     def run(self) -> Outcome:
         """Read, map, fill and write; the output file is written whole, or not at all."""
         existing(Path(self.checkpoint))  # before a model is built
         calibration = _calibration(self.calibration)
-        dst = _model(self.dst)
+        target = _found(self.dst)
+        if isinstance(target, Checkpoint):
+            raise UsageError(_NO_MODEL.format(self.dst))
+        dst = _model_of(target)
+        if isinstance(target, Carried) and self.output.suffix != Path(self.dst).suffix:
+            raise UsageError(f"--output {self.output}: the name must end in {Path(self.dst).suffix}, as that of {self.dst}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProofWarning)  # the report says it
             mapping = load(
@@ -132,15 +146,19 @@ class Conversion:
                 weights=self.weights,
                 calibration=calibration,
                 on_mismatch="keep" if self.keep else "raise",
-                example_inputs=example(self.inputs),
+                example_inputs=_inputs(target, None, self.inputs),
                 into=self.into,
                 strict=self.strict,
                 verify="warn" if self.unproven else True,
                 absorb_eps=self.absorb_eps,
+                allow_code=self.allow_code,
             )
         state = dst.state_dict()
         with stage(f"write {self.output}"):
-            save(state, self.output, overwrite=self.force)
+            if isinstance(target, Carried) and target.save is not None:
+                target.save(self.output, self.force)
+            else:
+                save(state, self.output, overwrite=self.force)
         written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {self.checkpoint}"
         notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
         data = data_of(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}
@@ -156,30 +174,48 @@ def is_folder(output: Path) -> bool:
     return output.is_dir() or not output.suffix or output.suffix[1:].isdecimal()
 
 
-def _mapped(
-    src: nn.Module | Checkpoint, dst: nn.Module | Checkpoint, inputs: str | None, absorb_eps: bool = False
-) -> KeyMapping:
+# What a name refers to: a model, weights, or both.
+Found = nn.Module | Checkpoint | Carried
+
+_NO_MODEL = "{}: a model is needed here, not a file: torchvision:NAME, package.module:factory, FILE.onnx, FILE.pt2"
+
+
+def _found(text: str, weights: str | None = None, allow_code: bool = False) -> Found:
+    return carried(text, weights, allow_code) or resolve(text, weights)
+
+
+def _model_of(found: Found) -> nn.Module:
+    assert not isinstance(found, Checkpoint)
+    return found.model if isinstance(found, Carried) else found
+
+
+def _inputs(src: Found, dst: Found | None, shape: str | None) -> Any:
+    """Return an input of the given shape, or those that the source carries, or else the destination."""
+    of_files = [one.inputs for one in (src, dst) if isinstance(one, Carried) and one.inputs is not None]
+    return of_files[0] if shape is None and of_files else example(shape)
+
+
+def _mapped(src: Found, dst: Found, inputs: str | None, absorb_eps: bool = False) -> KeyMapping:
     if isinstance(dst, Checkpoint):
         return map_by_name(state_of(src), dst.state, "the destination is a checkpoint, without a model", notes=_notes(src))
-    source = src if isinstance(src, nn.Module) else src.state
-    return auto_map(source, dst, example_inputs=example(inputs), absorb_eps=absorb_eps).with_notes(*_notes(src))
+    source, given = src.state if isinstance(src, Checkpoint) else _model_of(src), _inputs(src, dst, inputs)
+    return auto_map(source, _model_of(dst), example_inputs=given, absorb_eps=absorb_eps).with_notes(*_notes(src))
 
 
-def _notes(found: nn.Module | Checkpoint) -> tuple[Note, ...]:
+def _notes(found: Found) -> tuple[Note, ...]:
     return checkpoint_notes(found) if isinstance(found, Checkpoint) else ()
 
 
-def state_of(found: nn.Module | Checkpoint) -> Mapping[str, Any]:
-    """Return the state dict of a model, or of a checkpoint."""
-    return found.state if isinstance(found, Checkpoint) else found.state_dict()
+def state_of(found: Found) -> Mapping[str, Any]:
+    """Return the state dict of a model, of a checkpoint, or of a file that carries its graph."""
+    return found.state if isinstance(found, Checkpoint) else _model_of(found).state_dict()
 
 
 def _model(text: str) -> nn.Module:
-    if not parse(text).origin:
-        raise UsageError(f"{text}: a model is needed here, not a file: torchvision:NAME, package.module:factory")
-    found = resolve(text)
-    assert isinstance(found, nn.Module)
-    return found
+    found = _found(text) if not parse(text).origin and carries_graph(text) else None
+    if found is None and not parse(text).origin:
+        raise UsageError(_NO_MODEL.format(text))
+    return _model_of(found or resolve(text))
 
 
 def example(shape: str | None) -> Tensor | None:

@@ -14,10 +14,15 @@ MODELS = (
 CODE = "Arguments are literals; a factory runs its package's code, or its file's."
 
 
-Src = Annotated[str, typer.Argument(metavar="SRC", help=f"The source: {MODELS}, or a checkpoint file. {CODE}")]
+Src = Annotated[
+    str, typer.Argument(metavar="SRC", help=f"The source: {MODELS}, or a file: a checkpoint, .onnx, .pt2. {CODE}")
+]
 
 
 Dst = Annotated[str, typer.Argument(metavar="DST", help="The destination, in the same words.")]
+
+
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let torch's interpreter run the code of a TorchScript SRC.")]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
@@ -40,7 +45,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE|FOLDER",
-        help="The file to write: .safetensors, .pt or .pth; any other name: a folder.",
+        help="The file to write: .safetensors, .pt, .pth, or as DST (.onnx, .pt2); other: a folder.",
     ),
 ]
 

@@ -32,7 +32,9 @@ from torch import nn
 from fxmap.cli.output import escaped, tell
 from fxmap.errors import FxmapError
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
+from fxmap.files.reading import existing
 from fxmap.model.weightless import without_weights
+from fxmap.sources.opened import Carried, carries_graph, opened
 from fxmap.trace import stage
 
 
@@ -94,6 +96,22 @@ def parse(text: str) -> Reference:
     if not all(part.isidentifier() for part in parts):
         raise UsageError(f"{text}: not understood; the forms are {forms}, or a file")
     return Reference(text, origin, name, args, kwargs)
+
+
+def carried(text: str, weights: str | None = None, allow_code: bool = False) -> Carried | None:
+    """Read a file that carries its graph; None for the name of a model, and for a checkpoint.
+
+    Raises:
+        UsageError: weights are to be chosen, of which such a file has one set.
+        CheckpointError: the file cannot be read.
+    """
+    if parse(text).origin or (not carries_graph(text) and not allow_code):
+        return None
+    with stage(f"read {text}"):
+        found = opened(existing(Path(text)), allow_code)
+    if found is not None and weights is not None:
+        raise UsageError(f"--weights {weights}: {text} carries its graph, which has one set of weights")
+    return found
 
 
 def resolve(text: str, weights: str | None = None) -> nn.Module | Checkpoint:

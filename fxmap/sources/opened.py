@@ -7,6 +7,7 @@
 (['weight', 'bias'], torch.Size([1, 3]))
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from fxmap.errors import CheckpointError
+from fxmap.files.atomic import whole_file
 from fxmap.files.strangers import is_script
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
 from fxmap.sources.scripted import ScriptedModel
@@ -22,10 +24,15 @@ from fxmap.sources.scripted import ScriptedModel
 
 @dataclass(frozen=True)
 class Carried:
-    """A model that came with its graph, and inputs for it, or None where it names none."""
+    """A model that came with its graph, and inputs for it, or None where it names none.
+
+    `save` writes it anew to a path, with the present numbers of the model, whole or not at all; its second argument says
+    whether a file that is there is replaced. None for what is only read.
+    """
 
     model: nn.Module
     inputs: Any = None
+    save: Callable[[Path, bool], None] | None = None
 
 
 def opened(source: Any, allow_code: bool = False) -> Carried | None:
@@ -59,6 +66,15 @@ def opened(source: Any, allow_code: bool = False) -> Carried | None:
     return None
 
 
+def carries_graph(path: str | Path) -> bool:
+    """Whether a name is that of a file that holds its model's graph and can be written anew.
+
+    >>> carries_graph("a.onnx"), carries_graph("a.pt2"), carries_graph("a.pth")
+    (True, True, False)
+    """
+    return Path(path).suffix in (".onnx", ".pt2")
+
+
 def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) -> tuple[Any, Any, Any]:
     """Return a source, a destination and their inputs, with models in the place of what carries its graph.
 
@@ -73,21 +89,48 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     return src if ours is None else ours.model, dst if theirs is None else theirs.model, example_inputs
 
 
+def lacking(*models: object) -> str:
+    """Return a sentence on the operators of files that are not known; empty where there are none.
+
+    >>> lacking(nn.Linear(2, 2))
+    ''
+    """
+    names = [name for model in models for name in getattr(model, "lacking", ()) if isinstance(model, OnnxModel)]
+    if not names:
+        return ""
+    return f"operators of the file that are not known, behind which nothing is mapped: {', '.join(names)}"
+
+
 _SCRIPTS = (".ts", ".pt", ".pth", ".torchscript", ".jit")
 
 
 def _onnx(model: OnnxModel) -> Carried:
     inputs = model.example_inputs()
-    return Carried(model.eval(), tuple(inputs.values()))
+    return Carried(model.eval(), tuple(inputs.values()), lambda path, overwrite: model.save(path, overwrite=overwrite))
 
 
 def _program(program: torch.export.ExportedProgram) -> Carried:
     model = program.module()
     _without_dtype_guards(model)
+
+    def save(path: Path, overwrite: bool) -> None:
+        _write_program(program, model, path, overwrite)
+
     if program.example_inputs is None:
-        return Carried(model)
+        return Carried(model, None, save)
     args, kwargs = program.example_inputs
-    return Carried(model, dict(kwargs) if kwargs and not args else tuple(args))
+    return Carried(model, dict(kwargs) if kwargs and not args else tuple(args), save)
+
+
+def _write_program(program: torch.export.ExportedProgram, model: nn.Module, path: Path, overwrite: bool) -> None:
+    """Write a program with the numbers of its module; its graph is as it was."""
+    held = model.state_dict()
+    with torch.no_grad():
+        for key, value in program.state_dict.items():
+            if key in held and held[key] is not value:
+                value.copy_(held[key])
+    with whole_file(path, (OSError, RuntimeError), overwrite=overwrite) as temporary:
+        torch.export.save(program, temporary)
 
 
 def _without_dtype_guards(model: nn.Module) -> None:

@@ -43,4 +43,7 @@ def is_empty_mask(name: str, value: Tensor, roles: set[Role]) -> bool:
 
 def without(zeros: Tensor, other: Tensor) -> Tensor:
     """Add a mask of zeros: nothing, but for the axes that it has more."""
-    return other if torch.broadcast_shapes(zeros.shape, other.shape) == other.shape else other + zeros  # type: ignore[no-untyped-call]
+    fits = zeros.dim() <= other.dim() and all(
+        n in (1, m) for n, m in zip(zeros.shape[::-1], other.shape[::-1], strict=False)
+    )
+    return other if fits else other + zeros

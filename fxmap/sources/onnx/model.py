@@ -11,7 +11,7 @@ So an ONNX model is captured, matched and proven as any other model is; its file
 (['fc.weight'], tensor([[ 6., 15.]]))
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.errors import CheckpointError, shorten
-from fxmap.files.atomic import whole_file
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
+from fxmap.sources.onnx.partial import known_part
 from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
 from fxmap.sources.onnx.values import DTYPES, exact, plain
+from fxmap.sources.onnx.writing import has_external_data, write_onnx
 
 _OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT
 # Domains whose operators are those of the standard.
@@ -42,17 +43,26 @@ class OnnxModel(nn.Module):
     (shapes, axes, numbers of the code) are constants of the graph. Called with the graph's inputs in their order, or by
     name; returns its outputs, a tuple where there are several.
 
+    Operators that are not known, or of another domain, are named in `lacking`: what lies before them is run, and what they
+    would read is returned in the place of what they lead to.
+
     Raises:
-        CheckpointError: an operator is not known, or of another domain; the message names all of them.
+        CheckpointError: the opset is older than 9, or nothing lies before operators that are not known.
     """
 
     def __init__(self, proto: Any) -> None:
         super().__init__()
         self.proto = proto
+        self.external = False
         self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
-        unknown = sorted({_operator(node) for node in _nodes(proto.graph) if not _is_known(node)})
-        if self._opset < _OLDEST or unknown:
-            what = f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(unknown)}"
+        held = {one.name for one in proto.graph.initializer}
+        self._inputs = [one.name for one in proto.graph.input if one.name not in held]
+        self._part = known_part(proto.graph, self._inputs, _unknown_in)
+        self.lacking = self._part.unknown
+        if self._opset < _OLDEST or not self._part.outputs:
+            what = (
+                f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(self.lacking)}"
+            )
             raise CheckpointError(
                 f"an ONNX model with {what}. Export it anew with opset {_OLDEST} to 23 and the operators of the standard, "
                 "or map its names alone: fxmap.load(dst, state) with a dict of its initializers"
@@ -73,8 +83,8 @@ class OnnxModel(nn.Module):
                 self._hold(initializer.name, value)
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._dtype = torch.float32
-        self.unseen_decisions = tuple(node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If")
-        self._inputs = [one.name for one in proto.graph.input if one.name not in self._paths | self._constants]
+        branches = [node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If"]
+        self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
 
     def _hold(self, name: str, value: Tensor) -> None:
         *parents, last = name.split(".")
@@ -104,8 +114,8 @@ class OnnxModel(nn.Module):
         floats = [value.dtype for value in (*held.values(), *given.values()) if value.is_floating_point()]
         self._dtype = max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32)
         constants = {name: self._in_place(value) for name, value in self._constants.items()}
-        values = self._run(self.proto.graph, {**constants, **held, **given})
-        outputs = tuple(values[one.name] for one in self.proto.graph.output)
+        values = self._run(self._part.nodes, {**constants, **held, **given})
+        outputs = tuple(values[name] for name in self._part.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _refuse_other_shapes(self, given: Mapping[str, Any]) -> None:
@@ -134,8 +144,8 @@ class OnnxModel(nn.Module):
         value: Tensor = getattr(self.get_submodule(owner), last)
         return value
 
-    def _run(self, graph: Any, values: dict[str, Any]) -> dict[str, Any]:
-        for node in graph.node:
+    def _run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
+        for node in nodes:
             for name, value in zip(node.output, self._results(node, values), strict=False):
                 values[name] = value
         return values
@@ -154,7 +164,7 @@ class OnnxModel(nn.Module):
             return (without(inputs[mask], inputs[1 - mask]),)
         if node.op_type == "If":
             branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
-            inner = self._run(branch, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
+            inner = self._run(branch.node, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
             return tuple(inner[one.name] for one in branch.output)
         if node.op_type in OF_OPSET:
             found = OF_OPSET[node.op_type](*inputs, self._opset, **attributes)
@@ -173,22 +183,16 @@ class OnnxModel(nn.Module):
         """Return inputs of the shapes that the file declares; an extent that it leaves open is 2, or 64 for maps."""
         return {one.name: _example(one.type.tensor_type) for one in self.proto.graph.input if one.name in self._inputs}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write the file anew, with the present values of the parameters, whole or not at all.
 
-        Raises:
-            CheckpointError: it cannot be written.
-        """
-        import onnx.numpy_helper
+        A file whose numbers lay in another one beside it is written so again, as `NAME.data`.
 
-        written = type(self.proto)()
-        written.CopyFrom(self.proto)
-        for initializer in written.graph.initializer:
-            if initializer.name in self._paths:
-                value = self._held(self._paths[initializer.name]).detach().cpu().numpy()
-                initializer.CopyFrom(onnx.numpy_helper.from_array(value, initializer.name))
-        with whole_file(Path(path), (OSError, ValueError), overwrite=True) as temporary:
-            temporary.write_bytes(written.SerializeToString())
+        Raises:
+            CheckpointError: it cannot be written, or is there already and may not be overwritten.
+        """
+        values = {name: self._held(place) for name, place in self._paths.items()}
+        write_onnx(self.proto, values, Path(path), external=self.external, overwrite=overwrite)
 
 
 def open_onnx(path: str | Path) -> OnnxModel:
@@ -203,7 +207,10 @@ def open_onnx(path: str | Path) -> OnnxModel:
     except ModuleNotFoundError as error:
         raise CheckpointError(f"{path}: reading ONNX needs the package onnx: pip install 'fxmap[onnx]'") from error
     try:
-        proto = onnx.load(str(path))
+        proto = onnx.load(str(path), load_external_data=False)
+        external = has_external_data(proto)
+        if external:
+            onnx.load_external_data_for_model(proto, str(Path(path).parent))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # protobuf's and onnx's own kinds of errors
@@ -211,14 +218,25 @@ def open_onnx(path: str | Path) -> OnnxModel:
     if not proto.graph.node:
         raise CheckpointError(f"{path}: not an ONNX model that can be read: it holds no operators")
     try:
-        return OnnxModel(proto)
+        model = OnnxModel(proto)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    model.external = external
+    return model
 
 
 def _is_free(owner: nn.Module, name: str) -> bool:
     """Whether a name can be a parameter or a child of a module; a child that is there already can be gone into."""
     return bool(name) and "." not in name and (type(owner._modules.get(name)) is nn.Module or not hasattr(owner, name))
+
+
+def _unknown_in(node: Any) -> Iterator[str]:
+    if not _is_known(node):
+        yield _operator(node)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                yield from _unknown_in(inner)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

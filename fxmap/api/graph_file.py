@@ -1,0 +1,62 @@
+"""Files that carry their graph, written anew with other weights."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from fxmap.api.loading import load
+from fxmap.api.verdict import Verify
+from fxmap.errors import CheckpointError
+from fxmap.files.checkpoint import Source
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.sources.opened import opened
+
+
+def fill_graph_file(
+    checkpoint: Source,
+    output: str | Path,
+    *,
+    dst: str | Path,
+    src: nn.Module | None = None,
+    weights: str | None = None,
+    strict: bool = True,
+    on_mismatch: Literal["raise", "keep"] = "raise",
+    example_inputs: Any = None,
+    verify: Verify = True,
+    overwrite: bool = False,
+    allow_code: bool = False,
+) -> KeyMapping:
+    """Write an .onnx or .pt2 file anew, with the weights of a checkpoint in it and the graph that it had.
+
+    Args:
+        checkpoint, src, weights, strict, on_mismatch, example_inputs, verify, allow_code: as in `load`.
+        output: the file to write, of the same kind as `dst`. It appears under its name when it is whole; numbers that lay
+            in a file beside an .onnx file are written to `OUTPUT.data`.
+        dst: the file whose graph it has, which is not changed.
+        overwrite: replace an output that is there already.
+
+    Raises:
+        CheckpointError: `dst` cannot be read, `output` has another suffix, is there already, or cannot be written.
+        LoadError, ProofError, DifferentNetworks: as `load`; nothing is written.
+    """
+    if Path(output).suffix != Path(dst).suffix:
+        raise CheckpointError(f"{output}: the name must end in {Path(dst).suffix}, as that of {dst}, whose graph it gets")
+    if not overwrite and Path(output).exists():
+        raise CheckpointError(f"{output}: is there already; pass overwrite=True to replace it")
+    carried = opened(dst)
+    if carried is None or carried.save is None:
+        raise CheckpointError(f"{dst}: no file that carries its graph and can be written: .onnx, .pt2")
+    mapping = load(
+        carried.model,
+        checkpoint,
+        src=src,
+        weights=weights,
+        strict=strict,
+        on_mismatch=on_mismatch,
+        example_inputs=carried.inputs if example_inputs is None else example_inputs,
+        verify=verify,
+        allow_code=allow_code,
+    )
+    carried.save(Path(output), overwrite)
+    return mapping

@@ -1,0 +1,111 @@
+"""Files that carry their graph on the command line: mapped, verified, and written anew with other weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxmap
+from fxmap.api.graph_file import fill_graph_file
+from fxmap.cli import app as cli
+from fxmap.files.checkpoint import read
+from fxmap.sources.onnx.model import open_onnx
+
+onnx = pytest.importorskip("onnx")
+from onnx import helper, numpy_helper  # noqa: E402 - after importorskip
+
+LINEAR = "torch.nn:Linear(40, 20)"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(one) for one in arguments])
+        out, err = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(params=["inside", "beside"])
+def model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((20, 40)).astype(np.float32), "b": rng.standard_normal(20).astype(np.float32)}
+    x, y = (helper.make_tensor_value_info(name, 1, [2, size]) for name, size in (("x", 40), ("y", 20)))
+    made = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)], "net", [x], [y], made)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    options = (
+        {"save_as_external_data": True, "location": "numbers", "size_threshold": 100} if request.param == "beside" else {}
+    )
+    onnx.save(proto, tmp_path / "model.onnx", **options)
+    return tmp_path / "model.onnx"
+
+
+def test_a_file_is_mapped_verified_and_explained(run: Any, model: Path, tmp_path: Path) -> None:
+    status, out, _ = run("map", model, LINEAR, "--json")
+    assert status == 0
+    (tmp_path / "map.json").write_text(out)
+    assert run("verify", model, LINEAR, tmp_path / "map.json")[0] == 0
+    assert "w [20, 40] float32" in run("explain", model, LINEAR, "weight")[1]
+    assert run("map", LINEAR, model)[0] == 0
+
+
+def test_weights_are_not_chosen_in_a_graph(run: Any, model: Path) -> None:
+    status, _, err = run("map", model, LINEAR, "--weights", "ema")
+    assert status == 2
+    assert "which has one set of weights" in err
+
+
+def test_the_initializers_of_a_file_are_filled_and_lie_where_they_lay(run: Any, model: Path, tmp_path: Path) -> None:
+    layer = nn.Linear(40, 20)
+    torch.save(layer.state_dict(), tmp_path / "weights.pth")
+    new, before = tmp_path / "new.onnx", model.read_bytes()
+    words = ("convert", tmp_path / "weights.pth", "--src", LINEAR, "--dst", model, "-o", new)
+    assert run(*words)[0] == 0
+    filled = open_onnx(new)
+    assert torch.equal(filled.state_dict()["w"], layer.weight.detach())
+    assert (tmp_path / "new.onnx.data").exists() == filled.external == (tmp_path / "numbers").exists()
+    onnx.checker.check_model(str(new))
+    assert model.read_bytes() == before
+    status, _, err = run(*words)
+    assert status == 3
+    assert "already" in err
+    assert run(*words, "--force")[0] == 0
+    status, _, err = run("convert", tmp_path / "weights.pth", "--src", LINEAR, "--dst", model, "-o", tmp_path / "new.pth")
+    assert status == 2
+    assert "must end in .onnx" in err
+
+
+def test_a_program_is_filled_in_python_and_nothing_is_written_where_that_fails(model: Path, tmp_path: Path) -> None:
+    program = torch.export.export(nn.Linear(40, 20), (torch.ones(2, 40),))
+    torch.export.save(program, tmp_path / "a.pt2")
+    mapping = fxmap.convert(model, tmp_path / "b.pt2", dst=tmp_path / "a.pt2")
+    assert mapping.ok
+    expected = open_onnx(model)(torch.ones(2, 40))
+    assert torch.allclose(torch.export.load(tmp_path / "b.pt2").module()(torch.ones(2, 40)), expected, atol=1e-5)
+    torch.save({"weight": torch.ones(3, 3)}, tmp_path / "other.pth")
+    with pytest.raises(fxmap.FxmapError):
+        fill_graph_file(tmp_path / "other.pth", tmp_path / "c.pt2", dst=tmp_path / "a.pt2")
+    assert not (tmp_path / "c.pt2").exists()
+    with pytest.raises(fxmap.CheckpointError, match=r"must end in \.pt2"):
+        fill_graph_file(model, tmp_path / "c.onnx", dst=tmp_path / "a.pt2")
+
+
+def test_options_of_load_hold_for_files_with_a_graph_or_are_refused_by_name(model: Path) -> None:
+    with pytest.raises(fxmap.LoadError, match=r"weights='ema': .*model\.onnx carries its graph"):
+        fxmap.load(nn.Linear(40, 20), model, weights="ema")
+    with torch.device("meta"):
+        dst = nn.Linear(40, 20)
+    fxmap.load(dst, model, assign=True, verify=False)
+    assert not dst.weight.is_meta
+
+
+def test_a_checkpoint_is_converted_from_an_onnx_file(run: Any, model: Path, tmp_path: Path) -> None:
+    assert run("convert", model, "--dst", LINEAR, "-o", tmp_path / "new.pth")[0] == 0
+    assert torch.equal(read(tmp_path / "new.pth")["weight"], open_onnx(model).state_dict()["w"])

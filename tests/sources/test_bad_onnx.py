@@ -1,0 +1,108 @@
+"""ONNX files with what is not understood: named, mapped as far as it goes, and never a stack trace."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxmap
+from fxmap.sources.onnx.model import OnnxModel, open_onnx
+
+onnx = pytest.importorskip("onnx")
+from onnx import helper, numpy_helper  # noqa: E402 - after importorskip
+
+RNG = np.random.default_rng(0)
+
+
+def proto(*nodes: Any, opset: int = 18, outputs: tuple[str, ...] = ("y",), **initializers: Any) -> Any:
+    made = [numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in initializers.items()]
+    x = helper.make_tensor_value_info("x", 1, [2, 4])
+    graph = helper.make_graph(
+        list(nodes), "net", [x], [helper.make_tensor_value_info(name, 1, None) for name in outputs], made
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.custom", 1)])
+
+
+def linear(x: str, weight: str, y: str) -> Any:
+    return helper.make_node("Gemm", [x, weight], [y], transB=1)
+
+
+def weight() -> Any:
+    return RNG.standard_normal((4, 4))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.b(torch.tanh(self.a(x)))
+        return result
+
+
+LOOP = helper.make_node(
+    "Loop", ["", "", "h"], ["k"], body=helper.make_graph([], "body", [], [helper.make_tensor_value_info("o", 1, None)])
+)
+SEQUENCE = helper.make_node("SequenceConstruct", ["h"], ["k"])
+CUSTOM = helper.make_node("Turn", ["h"], ["k"], domain="com.custom")
+
+
+@pytest.mark.parametrize(("node", "name"), [(LOOP, "Loop"), (SEQUENCE, "SequenceConstruct"), (CUSTOM, r"com\.custom\.Turn")])
+def test_what_lies_before_an_unknown_operator_is_mapped_and_the_rest_is_named(node: Any, name: str) -> None:
+    tanh = helper.make_node("Tanh", ["g"], ["h"])
+    src = proto(linear("x", "one", "g"), tanh, node, linear("k", "two", "y"), one=weight(), two=weight())
+    mapping = fxmap.auto_map(src, Two())
+    assert mapping.renames.get("a.weight") == "one"
+    assert "b.weight" not in mapping
+    assert not mapping.ok
+    assert any(name.replace("\\", "") in str(note) for note in mapping.knowledge.notes)
+
+
+def test_an_unknown_operator_at_the_end_stands_against_a_proof() -> None:
+    src = proto(
+        linear("x", "one", "g"),
+        helper.make_node("Tanh", ["g"], ["h"]),
+        linear("h", "two", "k"),
+        helper.make_node("Turn", ["k"], ["y"], domain="com.custom"),
+        one=weight(),
+        two=weight(),
+    )
+    mapping = fxmap.auto_map(src, Two())
+    assert mapping.renames == {"a.weight": "one", "b.weight": "two"}
+    assert not mapping.proof.ok
+    assert "com.custom.Turn" in mapping.proof.reason
+
+
+def test_an_opset_that_is_too_old_is_named() -> None:
+    with pytest.raises(fxmap.CheckpointError, match="opset 7"):
+        OnnxModel(proto(linear("x", "w", "y"), opset=7, w=weight()))
+
+
+def test_missing_data_beside_a_file_are_named(tmp_path: Path) -> None:
+    onnx.save(
+        proto(linear("x", "w", "y"), w=weight()),
+        tmp_path / "a.onnx",
+        save_as_external_data=True,
+        location="numbers.bin",
+        size_threshold=0,
+    )
+    (tmp_path / "numbers.bin").unlink()
+    with pytest.raises(fxmap.CheckpointError, match=r"a\.onnx.*numbers\.bin"):
+        open_onnx(tmp_path / "a.onnx")
+
+
+def test_unused_and_shared_initializers_are_keys_like_others() -> None:
+    src = proto(
+        linear("x", "one", "g"),
+        helper.make_node("Tanh", ["g"], ["h"]),
+        linear("h", "one", "y"),
+        one=weight(),
+        unused=weight(),
+    )
+    mapping = fxmap.auto_map(src, Two())
+    assert mapping.renames == {"a.weight": "one", "b.weight": "one"}
+    assert "unused" in mapping.unexpected
