@@ -116,8 +116,10 @@ def __getattr__(name: str) -> Any:
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is not None:
         state = random.getstate()
-        value = getattr(import_module(home), name)
-        random.setstate(state)  # a library that is imported on the way draws a number
+        try:
+            value = getattr(import_module(home), name)
+        finally:
+            random.setstate(state)  # a library that is imported on the way draws a number
         globals()[name] = value
         return value
     try:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks faults`: attacks by files, mappings, names and numbers, and how many of them were survived.
+"""`python -m benchmarks faults`: attacks by files, mappings, names, numbers and models, and how many of them were survived.
 
 Every attack is made from its kind and its number, so that a failure can be repeated. A kind runs in processes of its own:
 one that dies or hangs counts as not survived, and the next begins after it.
@@ -19,11 +19,11 @@ from rich.table import Table
 
 from benchmarks.common.output import write_json
 from benchmarks.common.workers import run_one
-from benchmarks.faults import files, mappings
+from benchmarks.faults import files, mappings, models
 from benchmarks.faults.attack import Attack
 from fxmap.cli.tables import print_table
 
-ATTACKS: dict[str, Attack] = {attack.name: attack for part in (files, mappings) for attack in part.attacks()}
+ATTACKS: dict[str, Attack] = {attack.name: attack for part in (files, mappings, models) for attack in part.attacks()}
 _SHOWN = 5  # failures of a kind that are kept
 
 
@@ -52,7 +52,7 @@ def command(
     seconds: Annotated[float, typer.Option(min=1, help="Time of one kind, after which it ends with what was tried.")] = 600,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the rows to this file.")] = None,
 ) -> None:
-    """Attack fxmap by damaged and hostile files, mappings, names and numbers, and print what was survived."""
+    """Attack fxmap by damaged and hostile files, mappings, names, numbers and models, and print what was survived."""
     names = [name.strip() for name in only.split(",")] if only else list(ATTACKS)
     unknown = [name for name in names if name not in ATTACKS]
     if unknown:

@@ -30,7 +30,7 @@ from fxmap.model.inputs import Inputs, described
 from fxmap.model.memory import on_own_memory
 from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
 from fxmap.model.restoring import carry_out, let_through
-from fxmap.model.tensors import as_nested
+from fxmap.model.tensors import as_nested, plain
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _agree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     """Whether two runs of a model on the same inputs gave equal outputs; on the meta device, only shapes are compared."""
     return len(ours) == len(theirs) and all(
         a.shape == b.shape and (a.is_meta or torch.allclose(a, b.to(a.dtype), rtol=1e-4, atol=1e-6, equal_nan=True))
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(map(plain, ours), map(plain, theirs), strict=True)
     )
 
 

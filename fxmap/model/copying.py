@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxmap.model.restoring import let_through
+
 # Classes of these packages are parts of torch's machinery, and are shared: graphs, hooks' handles, qconfigs.
 _MACHINERY = frozenset({"torch", "torchao", "builtins", "typing", "types", "abc", "enum", "weakref", "threading", "logging"})
 
@@ -57,9 +59,10 @@ class Copier:
             return value
         try:
             return self._copy(value)
-        except RecursionError:
+        except (RecursionError, MemoryError):
             raise
-        except Exception:  # a class of the user whose objects cannot be made this way: it stays shared
+        except Exception as error:  # a class of the user whose objects cannot be made this way: it stays shared
+            let_through(error)
             return self.remember(value, value)
 
     def _copy(self, value: Any) -> Any:

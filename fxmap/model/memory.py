@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxmap.model.restoring import carry_out
+from fxmap.model.restoring import carry_out, let_through
 from fxmap.model.tensors import tensors_of
 
 Result = TypeVar("Result")
@@ -50,7 +50,10 @@ def alias(tensor: Tensor) -> Tensor:
         vars(twin).update(vars(tensor))
         if not few:
             setattr(twin, _MARK, True)
-    except Exception:  # a class of tensors with rules of its own
+    except MemoryError:
+        raise
+    except Exception as error:  # a class of tensors with rules of its own
+        let_through(error)
         return tensor
     return twin
 

@@ -206,3 +206,14 @@ def test_attributes_buffers_and_parameters_come_back_after_a_run(interrupt: Call
     assert model.count.item() == 0
     assert model.size == 3
     assert "other" not in dict(model.named_buffers())
+
+
+def test_memory_that_runs_out_while_a_model_is_copied_is_no_reason_to_share_what_it_holds() -> None:
+    class Spent:
+        def __deepcopy__(self, memo: object) -> object:
+            raise MemoryError
+
+    model = nn.Linear(2, 2)
+    vars(model)["spent"] = Spent()
+    with pytest.raises(MemoryError):
+        replicate(model)
