@@ -64,4 +64,5 @@ class KeptReason(StrEnum):
     RANGE = "activation range"
     OBSERVER = "observer"
     CONSTANT = "constant of a converted module"
+    OWN_MASK = "a mask that the model makes itself: it depends on positions alone, and the source has none of this shape"
     NEVER_READ = "never read: this attention has a linear layer for each projection"

@@ -16,6 +16,7 @@ from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.forms.form import Twin
 from fxmap.forms.twin import float_twin
 from fxmap.graph.kinds import Trait, kinds
+from fxmap.matching.own_masks import as_constants, own_masks
 from fxmap.model.budget import budget
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap
@@ -67,9 +68,13 @@ class _Unnormalised:
     prefix: str
 
     @classmethod
-    def of(cls, model: nn.Module, source: GraphSource, inputs: Inputs | None) -> "_Unnormalised":
+    def of(
+        cls, model: nn.Module, source: GraphSource, inputs: Inputs | None, other: nn.Module | None = None
+    ) -> "_Unnormalised":
         inner, prefix = unwrap(model)
         twin = float_twin(inner, marked=True)
+        if other is not None:
+            twin = as_constants(twin, own_masks(inner, unwrap(other)[0]))
         return cls(inner, twin, source.capture(twin.module, inputs), prefix)
 
     def side(self) -> Side:
@@ -97,12 +102,12 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
         QuantizationError: a model has a quantized module without a float counterpart.
     """
     if not source.needs_inputs:
-        return _folded(*(_traced(model, source, own) for model, own in ((src, given.src), (dst, given.dst))))
+        return _folded(_traced(src, source, given.src, dst), _traced(dst, source, given.dst, src))
     tried = ""
     for ours, theirs in _choices(src, dst, given):
         try:
             with nullcontext() if given.src is not None else budget(f"inputs of {ours.size}, which were guessed"):
-                found = _Unnormalised.of(src, source, ours), _Unnormalised.of(dst, source, theirs)
+                found = _Unnormalised.of(src, source, ours, dst), _Unnormalised.of(dst, source, theirs, src)
         except CaptureError as error:
             tried = str(error)
             continue
@@ -116,9 +121,9 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
 
 
-def _traced(model: nn.Module, source: GraphSource, inputs: Inputs | None) -> Side:
+def _traced(model: nn.Module, source: GraphSource, inputs: Inputs | None, other: nn.Module) -> Side:
     """Capture a model by a source that needs no inputs; if there are inputs, note the shapes around average pooling."""
-    one = _Unnormalised.of(model, source, None)
+    one = _Unnormalised.of(model, source, None, other)
     if inputs is not None:
         note_pooled(one.captured, inputs)
     return one.side()
