@@ -107,12 +107,17 @@ def audit(
 
 @dataclass(frozen=True)
 class Auditor:
-    """The two models, how their outputs are compared, and the decisions that their code took."""
+    """The two models, how their outputs are compared, and the decisions that their code took.
+
+    `counts` says how many outputs each model returned on the example. A list of one output for each sample may grow: on
+    other inputs neither model may return more than it did, or fewer, unless the other one does, too.
+    """
 
     src: Call
     dst: Call
     tolerance: float
     pairing: Sequence[tuple[int, int]] = ()
+    counts: tuple[int, int] | None = None
     log: Log = field(default_factory=Log)
 
     def audit(
@@ -190,6 +195,11 @@ class Auditor:
         if named is not None:
             outputs = [[(name, value) for name, value in found if name in named] for found in outputs]
             pairing = () if len(outputs[0]) == len(outputs[1]) > len(pairing) else pairing
+        elif self.counts is not None:
+            surplus = len(outputs[0]) - len(outputs[1]), self.counts[0] - self.counts[1]
+            if surplus[0] != surplus[1]:
+                return float("inf"), "", outputs[1]
+            pairing = () if surplus == (0, 0) else pairing
         pairs, unpaired = paired(outputs[0], outputs[1], pairing)
         if unpaired:
             return 0.0, unpaired, outputs[1]
@@ -262,9 +272,10 @@ def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tu
     if not common and min(map(len, names)) > 1 and all((*names[0], *names[1])):
         texts = ", ".join(names[0]), ", ".join(names[1])
         return [], f"the source returns {texts[0]}, the destination {texts[1]}: names do not say which output is which"
-    if not pairing and len(ours) == len(theirs) and not common:
-        pairing = [(i, i) for i in range(len(ours))]
     known = {i for i, _ in common}, {j for _, j in common}
+    if not pairing and len(ours) == len(theirs):
+        others = ([i for i in range(len(ours)) if i not in known[side]] for side in (0, 1))
+        pairing = list(zip(*others, strict=True))
     rest = [(i, j) for i, j in pairing if i < len(ours) and j < len(theirs) and i not in known[0] and j not in known[1]]
     return [(ours[i][1], theirs[j][1]) for i, j in (*common, *rest)], ""
 

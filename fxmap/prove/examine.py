@@ -86,7 +86,7 @@ class Examiner:
     """The two models with the proof's weights, and which output of the source is which of the destination.
 
     `sized` says that the proof holds for maps of the given size alone; `tables` are the rows of the tables that integer
-    inputs of each model index, by their position.
+    inputs of each model index, by their position; `counts` says how many outputs each model returned.
     """
 
     mapping: KeyMapping
@@ -96,6 +96,7 @@ class Examiner:
     passes: Passes
     sized: bool = False
     tables: tuple[Mapping[int, int], Mapping[int, int]] = ({}, {})
+    counts: tuple[int, int] | None = None
     # Filled when a run shows it: code that computes in float32 does so for other inputs as well.
     _singles: list[bool] = field(default_factory=list)
 
@@ -174,6 +175,7 @@ class Examiner:
             counted(lambda inputs: call_own(dst, self.weights.dst, inputs)),
             tolerance,
             self.pairing,
+            self.counts,
         )
         sampler, limits = Sampler.of(both, self.tables), limits_of(src.model, dst.model)
         budget = Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
@@ -322,9 +324,19 @@ class Examiner:
 
 
 def _telling(samples: Sequence[Both]) -> list[Both]:
-    """Return the samples on which changed tensors are tried: the first and the largest."""
-    largest = max(samples, key=lambda both: sum(value.numel() for value in both[0].flat()), default=None)
-    return [*samples[:1], *([largest] if largest is not None and largest is not samples[0] else [])]
+    """Return the samples on which changed tensors are tried: the first, the largest, and the one of the largest samples.
+
+    With a sequence of one step, what joins one step to the next moves nothing.
+    """
+
+    def size(both: Both) -> int:
+        return sum(value.numel() for value in both[0].flat())
+
+    def size_of_one(both: Both) -> float:
+        return size(both) / (common_batch(both[0].flat()) or 1)
+
+    found = [*samples[:1], *(max(samples, key=key) for key in (size, size_of_one) if samples)]
+    return list({id(both): both for both in found}.values())
 
 
 def _by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str]:

@@ -153,7 +153,7 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
     if not evidence.own_code.trouble:
         own_tables = evidence.own_code.tables
-        examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables)
+        examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables, evidence.outputs)
         examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
     tied = summands(context, influence.sizes, lambda other: trial.agrees(other, first)) if agree else ()

@@ -29,6 +29,9 @@ class Disturbance:
     # A dead or constant channel has variance 0: a share of the average variance and a floor keep its output from exploding.
     share_of_average: float = 0.05
     floor: float = 0.02
+    # Statistics of fewer numbers than this are drawn towards those of all channels: one number has itself as its mean, and
+    # what a norm leaves of it is rounding.
+    few: int = 16
     # The mean is shifted by about so many standard deviations: few enough that few channels die in the ReLU behind.
     shift: float = 0.2
 
@@ -88,6 +91,9 @@ class _Calibrator(ValueInterpreter):
         shift = torch.randn(var.shape, generator=self.generator, dtype=torch.float64)
         by = DISTURBANCE
         wider = var * (by.least + by.spread * noise) + by.share_of_average * var.mean() + by.floor
+        count = value.numel() // max(value.shape[1], 1)
+        if count < by.few:
+            wider, mean = wider + mean.square().mean() / max(count, 1), mean * (1 - 1 / max(count, 1))
         self._set(paths[1], wider.to(value.dtype))
         self._set(paths[0], (mean + by.shift * shift * var.sqrt()).to(value.dtype))
         self.met.add(paths[0])

@@ -72,12 +72,38 @@ class Named(nn.Module):
         return dict(zip(self.names, (self.one(x), self.two(x)), strict=True))
 
 
+class Each(nn.Module):
+    """One output for each sample, or for each step; `change` says what becomes of the list."""
+
+    def __init__(self, change: Callable[[list[Tensor], Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.change = nn.Linear(8, 8), nn.Linear(8, 4), change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change([self.b(torch.tanh(self.a(row))) for row in x], x)
+
+
+def _whole(found: list[Tensor], _: Tensor) -> list[Tensor]:
+    return found
+
+
 IDS = torch.randint(0, 20, (1, 6))
 PAIRS: dict[str, tuple[nn.Module, nn.Module, Any]] = {
     "a mask of ones": (Masked(False), Masked(True), (IDS, torch.ones_like(IDS))),
     "a batch of one": (Standardised((1, 2, 3)), Standardised((0, 1, 2, 3)), torch.randn(1, 3, 16, 16)),
     "one length": (Net(lambda h, _: h.mean(1)), Net(lambda h, _: h[:, :16].mean(1)), torch.randn(2, 16, 8)),
     "small numbers": (Net(lambda h, _: h), Net(lambda h, _: h * torch.sigmoid(-20 * (h - 60))), torch.randn(2, 8)),
+    "outputs that are dropped": (Each(_whole), Each(lambda found, _: found[:3]), torch.randn(2, 8)),
+    "outputs beyond those of the example": (
+        Each(_whole),
+        Each(lambda found, _: [*found[:2], *(-row for row in found[2:])]),
+        torch.randn(2, 8),
+    ),
+    "an output that may be none": (
+        Each(lambda found, x: (found[0], x.sum(-1))),
+        Each(lambda found, x: (found[0], x.sum(-1) if float(x.sum()) > -30 else None)),
+        torch.randn(2, 8),
+    ),
     "one size": (Patches(padded=False), Patches(padded=True), torch.randn(1, 3, 64, 64)),
 }
 
@@ -226,3 +252,19 @@ def test_weights_in_a_branch_that_the_example_does_not_take_come_from_the_module
     mapping = fxmap.auto_map(Branching("layer"), Branching("block"), example_inputs=(torch.randn(2, 4, 8), mask))
     assert mapping.proof.ok, mapping.proof
     assert str(mapping["block.query_global.weight"]) == "layer.query_global.weight"
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).mT
+        y: Tensor = self.out(scores.softmax(-1) @ self.v(x))
+        return y
+
+
+def test_what_moves_nothing_in_a_sequence_of_one_step_is_not_inert() -> None:
+    mapping = fxmap.auto_map(Attending(), Attending(), example_inputs=torch.randn(2, 1, 8))
+    assert not {mapping.status(f"{name}.weight") for name in "qk"} & {Status.INERT}
