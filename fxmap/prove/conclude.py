@@ -57,7 +57,7 @@ def conclude(
         forwards=forwards,
         inputs=(evidence.inputs.src.size, evidence.own_code.inputs.src.size),
         reason=reason,
-        notes=conclude_notes(evidence),
+        notes=(*conclude_notes(evidence), *unread_notes(mapping, dst, statuses, examined)),
         differs=evidence.difference > 0 and not evidence.own_code.trouble and bool(evidence.returned),
         explained=verdict.explained,
         own_state=() if open_ else examined.unmapped,
@@ -235,6 +235,17 @@ def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
             f"what is computed from them was compared within {SINGLE_TOLERANCE:g}"
         )
     return tuple(notes)
+
+
+def unread_notes(mapping: KeyMapping, dst: Side, statuses: Mapping[str, Status], examined: Examination) -> tuple[str, ...]:
+    """Return a note of weights that no run of the destination read: a branch that was not taken may use them otherwise."""
+    names = {dst.prefix + key: dst.names(key) for key, store in dst.twin.stores.items() if store.part != COPY}
+    found = [
+        key
+        for key in mapping.knowledge.unread
+        if statuses.get(key) is Status.MATCHED and examined.moving.isdisjoint(names.get(key, ()))
+    ]
+    return (f"{shorten(found)}: not read in any run, and matched by place alone",) if found else ()
 
 
 def without_decisions(proof: Proof, decisions: Iterable[str]) -> Proof:
