@@ -193,7 +193,12 @@ def test_an_interrupt_while_importing_is_status_130() -> None:
     Path("torch.py").write_text("import os, time; os.write(1, b'!'); time.sleep(60)")
     env = os.environ | {"PYTHONPATH": f"{os.getcwd()}:{Path(__file__).parents[2]}"}
     running = subprocess.Popen(
-        [sys.executable, "-m", "fxmap", "diff", "a", "b"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+        [sys.executable, "-m", "fxmap", "diff", "a", "b"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        # A shell that runs the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 -- nothing else runs
     )
     assert running.stdout is not None
     assert running.stdout.read(1) == b"!"

@@ -127,5 +127,6 @@ def test_norms_without_statistics_do_not_count() -> None:
 
 def test_a_checkpoint_without_its_model_cannot_be_distilled() -> None:
     src = trained()
-    with pytest.raises(fxmap.FxmapError):
+    # It is warned of what the destination does not read, and refused.
+    with pytest.warns(fxmap.ProofWarning), pytest.raises(fxmap.FxmapError):
         fxmap.load(converted(photographs(5)), src.state_dict(), calibration="distilled", on_mismatch="keep")

@@ -15,7 +15,7 @@ import fxmap
 from fxmap.expressions.base import Source
 from fxmap.expressions.layout import Concat, Slice, Transpose
 from fxmap.files.checkpoint import open_checkpoint
-from fxmap.mapping import journal
+from fxmap.mapping import journal, writing
 
 JOINED = fxmap.KeyMapping(
     {
@@ -50,7 +50,7 @@ def test_a_lazy_state_gives_what_apply_gives_and_parts_of_it(tmp_path: Path) -> 
 def test_a_file_that_breaks_while_it_is_read_leaves_the_old_values(
     bound: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal.Journal.__init__, "__defaults__", (bound,))
+    monkeypatch.setattr(writing, "bound_of", lambda _: bound)
     state = open_checkpoint(file(tmp_path), lazy=True).state
     data = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "a.safetensors").write_bytes(data[: len(data) - 80])  # of qkv, which lies last, the last rows
@@ -85,7 +85,7 @@ def test_a_full_disk_for_the_journal_is_named_and_nothing_is_written(
     def full(*_: Any, **__: Any) -> IO[bytes]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.Journal.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(writing, "bound_of", lambda _: 0)
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     dst = model()
     before = {key: value.clone() for key, value in dst.state_dict().items()}

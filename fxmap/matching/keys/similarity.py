@@ -24,7 +24,7 @@ def words(path: Sequence[str]) -> Words:
     ('layers', 'self', 'attn', 'q', 'proj', 'weight')
     """
     *around, owner, leaf = ("", *path) if len(path) > 1 else ("", "", *path)
-    named = [*(re.sub(r"[\d_-]+$", "", part) for part in around), owner, leaf]
+    named = [*(re.sub(r"[\d_-]+$", "", part) for part in around), re.sub(r"_\d+$", "", owner), leaf]
     spaced = (re.sub(r"([a-z])([A-Z])", r"\1_\2", part).lower() for part in named if not part.isdigit())
     return tuple(word for part in spaced for word in re.findall(r"[a-z]+|\d+", part))[-_LAST:]
 
