@@ -53,7 +53,7 @@ def run_calibrated(
     >>> from torch import nn
     >>> from fxmap.capture.symbolic import capture_symbolic
     >>> norm = Network.of(capture_symbolic(nn.BatchNorm1d(1, affine=False)))
-    >>> x = torch.tensor([[100.0], [102.0]], dtype=torch.float64)
+    >>> x = torch.tensor([[100.0], [102.0]] * 10, dtype=torch.float64)
     >>> own = {"running_mean": torch.zeros(1).double(), "running_var": torch.ones(1).double()}
     >>> measured, _ = run_calibrated(norm, own, [x], torch.Generator().manual_seed(0))
     >>> bool((measured["running_mean"] - 101).abs() < 1), own["running_mean"].item()

@@ -41,3 +41,11 @@ def test_a_norm_that_is_used_twice_keeps_the_statistics_of_its_first_use() -> No
 def test_a_tensor_with_two_paths_stays_one() -> None:
     _, _, calibrated, _, _ = _run()
     assert calibrated["1.running_mean"] is calibrated["3.running_mean"]
+
+
+def test_a_norm_of_one_number_for_each_channel_keeps_it() -> None:
+    norm = Network.of(capture_symbolic(nn.BatchNorm2d(6, affine=False)))
+    own = {"running_mean": torch.zeros(6).double(), "running_var": torch.ones(6).double()}
+    x = 100 * torch.randn(1, 6, 1, 1, dtype=torch.float64)
+    _, output = run_calibrated(norm, own, [x], torch.Generator().manual_seed(0))
+    assert float(output.abs().mean()) > 0.1  # with its own mean, rounding would be left
