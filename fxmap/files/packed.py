@@ -4,7 +4,7 @@ Names alone cannot tell what the weight is, so that such a file is refused by na
 These are names of formats: whatever the network is called, its packed weights are called so.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 _DEQUANTIZE = "dequantize it with the library that wrote it, and save the float weights"
@@ -13,7 +13,10 @@ _REMOVE = "remove the parametrization from the model that it was saved from, and
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How weights are packed: the last names of the tensors that show it, all of which must be there, and the way out."""
+    """How weights are packed: the last names of the tensors that show it, all of which must be there, and the way out.
+
+    What begins with `_` is the end of a last name.
+    """
 
     name: str
     shown_by: tuple[str, ...]
@@ -26,6 +29,8 @@ PACKINGS: tuple[Packing, ...] = (
     Packing("bitsandbytes in 4 bits", ("absmax", "quant_map"), _DEQUANTIZE),
     Packing("numbers of few bits with scales (fp8)", ("weight_scale_inv",), _DEQUANTIZE),
     Packing("numbers of few bits with scales", ("weight_scale",), _DEQUANTIZE),
+    Packing("blocks of 4 bits with shared exponents (MXFP4)", ("_blocks", "_scales"), _DEQUANTIZE),
+    Packing("compressed-tensors", ("weight_packed",), _DEQUANTIZE),
     Packing("pruning with masks", ("weight_orig", "weight_mask"), _REMOVE + " (torch.nn.utils.prune.remove)"),
     Packing("spectral norm", ("weight_orig", "weight_u"), _REMOVE),
     Packing("weight norm", ("weight_g",), _REMOVE),
@@ -38,6 +43,9 @@ def packing_of(left: Collection[str], all_keys: Collection[str]) -> Packing | No
 
     >>> packing_of(["0.SCB"], ["0.weight", "0.SCB"]).name
     'bitsandbytes in 8 bits'
+    >>> experts = ["experts.down_proj_blocks", "experts.down_proj_scales"]
+    >>> packing_of(experts, experts).name
+    'blocks of 4 bits with shared exponents (MXFP4)'
     """
     if left and all("lora_" in key for key in all_keys):
         return Packing(
@@ -46,4 +54,10 @@ def packing_of(left: Collection[str], all_keys: Collection[str]) -> Packing | No
             "load it into a model with such adapters, or merge it into its base model first (peft: merge_and_unload)",
         )
     unread, names = ({key.rpartition(".")[2] for key in keys} for keys in (left, all_keys))
-    return next((one for one in PACKINGS if set(one.shown_by) <= names and set(one.shown_by) & unread), None)
+    return next((one for one in PACKINGS if _shown(one, names, all) and _shown(one, unread, any)), None)
+
+
+def _shown(packing: Packing, names: Collection[str], how_many: Callable[[Iterable[bool]], bool]) -> bool:
+    return how_many(
+        part in names or (part.startswith("_") and any(name.endswith(part) for name in names)) for part in packing.shown_by
+    )
