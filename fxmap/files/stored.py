@@ -25,6 +25,7 @@ from fxmap.errors import CheckpointError
 from fxmap.expressions.regions import Region, cut, extents, whole
 from fxmap.files.lazy import LazyTensor
 from fxmap.files.unchanged import Stamp
+from fxmap.model.tensors import bytes_of
 
 # Where columns are cut, rows are read in blocks of this many bytes.
 _BLOCK = 32 << 20
@@ -116,11 +117,6 @@ class Stored:
             if not count:
                 raise CheckpointError(f"{self.path}: ends {len(place) - done} bytes too early: cut off. Fetch it anew")
             done += count
-
-
-def bytes_of(value: Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor of the CPU, which are its own memory."""
-    return memoryview(value.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def place_of(value: object) -> tuple[Stored, Region] | None:

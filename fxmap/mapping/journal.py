@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import LoadError
+from fxmap.model.tensors import bytes_of
 
 # Bytes of old values that stay in memory, at most and in any case.
 BOUND, _LEAST = 64 << 20, 8 << 20
@@ -84,7 +85,7 @@ class Journal:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="fxmap-journal-")  # noqa: SIM115 - closed in __exit__
             offset = self._file.seek(0, 2)
-            self._file.write(_bytes(tensor))
+            self._file.write(bytes_of(tensor))
             self._file.flush()
         except OSError as error:
             raise LoadError(
@@ -110,11 +111,5 @@ class Journal:
         assert self._file is not None
         value = torch.empty(entry.tensor.shape, dtype=entry.tensor.dtype)
         self._file.seek(entry.offset)
-        self._file.readinto(_bytes(value))  # type: ignore[attr-defined]
+        self._file.readinto(bytes_of(value))  # type: ignore[attr-defined]
         return value
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor; those of a contiguous one of the CPU are its own memory."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

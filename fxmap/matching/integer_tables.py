@@ -16,6 +16,7 @@ from torch import Tensor
 from fxmap.expressions.base import Source
 from fxmap.matching.derive.derivation import Derivation
 from fxmap.matching.sides import Side
+from fxmap.model.tensors import bytes_of
 
 
 def with_integer_tables(src: Side, dst: Side, found: Derivation) -> Derivation:
@@ -51,7 +52,7 @@ def _tables(side: Side, known: Container[str]) -> dict[Hashable, list[str]]:
         is_read = path in side.main.read and side.main.canonical[path] == path
         if is_read and path not in known and _is_table(tensor):
             numbers = tensor.detach().cpu()
-            tables[tuple(tensor.shape), str(tensor.dtype), numbers.numpy().tobytes()].append(path)
+            tables[tuple(tensor.shape), str(tensor.dtype), bytes(bytes_of(numbers))].append(path)
     return tables
 
 

@@ -3,6 +3,7 @@
 Cost: linear in the number of nested values.
 """
 
+import ctypes
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -105,3 +106,21 @@ _WIDE = {
         if name.startswith("float8_") or name.startswith("float4_")
     },
 }
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor of the CPU, and of any other a copy; it is alive as long as the view is.
+
+    `tensor.numpy()` would be the same memory, and forbid the tensor's storage to be resized from then on, which observers of
+    quantization do.
+
+    >>> import torch
+    >>> bytes(bytes_of(torch.tensor([1, 258], dtype=torch.int16))), bytes_of(torch.zeros(0)).nbytes
+    (b'\\x01\\x00\\x02\\x01', 0)
+    """
+    flat = tensor.detach().cpu().contiguous()
+    if not flat.numel():
+        return memoryview(b"")
+    memory = (ctypes.c_char * (flat.numel() * flat.element_size())).from_address(flat.data_ptr())
+    memory._owner = flat  # type: ignore[attr-defined]
+    return memoryview(memory).cast("B")

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fxmap.errors import CheckpointError
 from fxmap.files.lazy import materialise
-from fxmap.files.stored import bytes_of, place_of
+from fxmap.files.stored import place_of
 from fxmap.mapping.narrowing import refuse_narrowed
+from fxmap.model.tensors import bytes_of
 from fxmap.streaming.checksum import Checksum
 from fxmap.streaming.shards import Entry, Shard, index_of
 

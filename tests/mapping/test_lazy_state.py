@@ -187,3 +187,10 @@ def test_a_join_is_not_made_to_know_its_shape(tmp_path: Path) -> None:
     assert lazy.shape("w") == (24, 4)
     with pytest.raises(fxmap.CheckpointError, match=r"a\.safetensors: it is gone"):
         lazy["w"]
+
+
+def test_memory_of_what_was_loaded_can_still_be_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "bound_of", lambda _: 0)  # all old values go through the journal's file
+    dst = model()
+    JOINED.load_into(dst, file(tmp_path))
+    assert all(tensor.untyped_storage().resizable() for tensor in dst.state_dict().values())
