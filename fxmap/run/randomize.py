@@ -71,8 +71,11 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
 
 
 def _role(captured: Network, name: str) -> str:
-    """Return the kind and the argument of the first operation that reads a tensor: `norm weight`, `linear bias`."""
-    user, argument = captured.ops.users(name)[0]
+    """Return the kind and the argument of the first operation that reads a tensor: `norm weight`, `linear bias`; else ""."""
+    users = captured.ops.users(name)
+    if not users:
+        return ""
+    user, argument = users[0]
     kind = captured.ops.op(user).kind
     if argument.startswith("norm.") or kind.endswith("_norm"):
         return "norm " + argument.removeprefix("norm.")
