@@ -51,8 +51,7 @@ def _tables(side: Side, known: Container[str]) -> dict[Hashable, list[str]]:
     for path, tensor in side.main.tensors.items():
         is_read = path in side.main.read and side.main.canonical[path] == path
         if is_read and path not in known and _is_table(tensor):
-            numbers = tensor.detach().cpu()
-            tables[tuple(tensor.shape), str(tensor.dtype), bytes(bytes_of(numbers))].append(path)
+            tables[tuple(tensor.shape), str(tensor.dtype), bytes(bytes_of(tensor))].append(path)
     return tables
 
 

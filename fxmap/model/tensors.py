@@ -120,7 +120,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """
     flat = tensor.detach().cpu().contiguous()
     if not flat.numel():
-        return memoryview(b"")
+        return memoryview(bytearray())
     memory = (ctypes.c_char * (flat.numel() * flat.element_size())).from_address(flat.data_ptr())
     memory._owner = flat  # type: ignore[attr-defined]
     return memoryview(memory).cast("B")

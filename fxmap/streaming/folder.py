@@ -162,7 +162,7 @@ def _write_tensor(entry: Entry, value: Tensor, summed: "_Summed") -> None:
     """Write a tensor in the dtype of its entry; one that lies in a file as it is has no memory of its own."""
     place = place_of(value) if value.dtype == entry.dtype and tuple(value.shape) == entry.shape else None
     if place is None:
-        summed.write(bytes_of(fitting(entry, materialise(value)).contiguous()))
+        summed.write(bytes_of(fitting(entry, materialise(value))))
     else:
         stored, region = place
         stored.copy(region, summed.file.fileno(), _BLOCK, summed.add)

@@ -15,6 +15,7 @@ from fxmap.files.format import CannotHold, Format, is_text, reason_of
 from fxmap.files.quantized import ENTRY, flatten, rebuild
 from fxmap.files.stored import Stored
 from fxmap.files.unchanged import Stamp
+from fxmap.model.tensors import bytes_of
 
 _FAULTS = (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError)
 
@@ -45,8 +46,7 @@ def _mapped(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             own = torch.empty_like(checked.get_tensor(key), memory_format=torch.contiguous_format)
             begin, end = header[key]["data_offsets"]
             file.seek(_LENGTH + length + begin)
-            place = memoryview(own.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-            if own.nbytes != end - begin or file.readinto(place) != own.nbytes:
+            if own.nbytes != end - begin or file.readinto(bytes_of(own)) != own.nbytes:
                 raise ValueError(f"{key}: the file ends before its {end - begin} bytes")
             tensors[key] = own
         return tensors, checked.metadata() or {}
