@@ -71,7 +71,7 @@ def convert(
     summed up.
     """
     if layout not in ("safetensors", "dcp"):
-        raise ValueError(f'layout is "safetensors" or "dcp", not {layout!r}')
+        raise ArgumentError(f'layout is "safetensors" or "dcp", not {layout!r}')
     if shard_size < 1:
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
     if not isinstance(dst, nn.Module):
