@@ -15,7 +15,7 @@ it is. Rows are then listed by response, in the same order for every layout.
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -268,10 +268,8 @@ class _Flow:
             size = torch.zeros(trace.channels, dtype=value.dtype)
             size.index_add_(0, place[own], value[own].abs())
             given = _by_channel(source[root[place[~own]]], value[~own])
-            result |= {
-                channel: _weighted(given[channel]) / float(size[channel]) if channel in given else 0.0
-                for channel in fed.values()
-            }
+            sums = dict(zip(given, _weighted(list(given.values())), strict=True))
+            result |= {channel: sums.get(channel, 0.0) / float(size[channel]) for channel in fed.values()}
         return result
 
     def _run(self, trace: _Propagated, channels: list[int]) -> dict[fx.Node, Any]:
@@ -308,31 +306,48 @@ def _by_channel(channels: Tensor, values: Tensor) -> dict[int, Tensor]:
     return {channel: part for channel, part in enumerate(parts) if counts[channel]}
 
 
-def _weighted(values: Tensor) -> float:
-    """Sum values, later ones with more weight, whatever was repeated for a batch or for groups of heads.
+def _weighted(values: Sequence[Tensor]) -> list[float]:
+    """Sum each vector's values, later ones with more weight, whatever was repeated for a batch or for groups of heads.
 
-    >>> _weighted(torch.tensor([1.0, 2.0, 1.0, 2.0])) == 2 * _weighted(torch.tensor([1.0, 2.0]))
-    True
+    >>> _weighted([torch.tensor([1.0, 2.0, 1.0, 2.0]), torch.tensor([1.0, 2.0])])
+    [9.5, 4.75]
     """
-    once = _one_period(_one_period(values, interleaved=False), interleaved=True)
-    weights = torch.arange(1, len(once) + 1, dtype=once.dtype) / len(once)
-    return float(torch.dot(weights + weights**2, once)) * len(values) / len(once)
+    sums, alike = [0.0] * len(values), dict[int, list[int]]()
+    for number, value in enumerate(values):
+        alike.setdefault(len(value), []).append(number)
+    for numbers in alike.values():
+        rows = torch.stack([values[number] for number in numbers])
+        for some, once in _one_period(rows, interleaved=False):
+            for inner, period in _one_period(once, interleaved=True):
+                weights = torch.arange(1, period.shape[1] + 1, dtype=period.dtype) / period.shape[1]
+                found = period @ (weights + weights**2) * (rows.shape[1] / period.shape[1])
+                for row, total in zip(some[inner].tolist(), found.tolist(), strict=True):
+                    sums[numbers[row]] = total
+    return sums
 
 
-def _one_period(values: Tensor, *, interleaved: bool) -> Tensor:
-    """Return one period of repeated values: repeated as a whole, or value by value (`interleaved`).
+def _one_period(rows: Tensor, *, interleaved: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield one period of every row, together those that are equally long: the numbers of the rows, and their periods.
 
-    >>> _one_period(torch.tensor([1.0, 2.0, 1.0, 2.0]), interleaved=False)
-    tensor([1., 2.])
-    >>> _one_period(torch.tensor([1.0, 1.0, 2.0, 2.0]), interleaved=True)
-    tensor([1., 2.])
+    Rows are repeated as a whole, or value by value (`interleaved`).
+
+    >>> list(_one_period(torch.tensor([[1.0, 2.0, 1.0, 2.0]]), interleaved=False))
+    [(tensor([0]), tensor([[1., 2.]]))]
+    >>> list(_one_period(torch.tensor([[1.0, 1.0, 2.0, 2.0]]), interleaved=True))
+    [(tensor([0]), tensor([[1., 2.]]))]
     """
-    size = len(values)
-    for length in (length for length in range(1, size) if size % length == 0):
-        copies = values.view(length, -1).T if interleaved else values.view(-1, length)
-        if torch.allclose(copies, copies[:1].expand_as(copies), rtol=1e-9, atol=1e-12):
-            return copies[0]
-    return values
+    left, size = torch.arange(len(rows)), rows.shape[1]
+    for length in (length for length in range(1, size + 1) if size % length == 0):
+        copies = rows[left].view(len(left), *((length, -1) if interleaved else (-1, length)))
+        copies = copies.transpose(1, 2) if interleaved else copies
+        same = torch.isclose(copies, copies[:, :1], rtol=1e-9, atol=1e-12).flatten(1).all(1)
+        if bool(same.any()):
+            yield left[same], copies[same, 0]
+        left = left[~same]
+        if not len(left):
+            return
+    if len(left):  # not a number is unlike itself
+        yield left, rows[left]
 
 
 def _split(ops: OpGraph, name: str, trace: _Propagated, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> None:

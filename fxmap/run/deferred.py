@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_map
 from fxmap.model.memory import written
 from fxmap.model.tensors import tensors_of
 from fxmap.run import recipe
-from fxmap.run.recipe import Recipe, gathered, joined, product, taken, transposed
+from fxmap.run.recipe import Recipe, gathered, joined, product, reduced_by_blocks, taken, transposed
 
 _aten = torch.ops.aten
 
@@ -85,6 +85,20 @@ def numbers(value: Any) -> Any:
     return value.recipe.all().contiguous() if isinstance(value, Deferred) else value
 
 
+def mean_size(value: Tensor) -> float:
+    """Return the mean of the absolute values of a tensor; of a large deferred one, of the first rows of its parts.
+
+    >>> mean_size(Deferred(Recipe((4, 2), torch.float32, lambda start, stop: -torch.ones(stop - start, 2))))
+    1.0
+    """
+    if not isinstance(value, Deferred):
+        return float(value.detach().abs().mean())
+    parts = (value.recipe if value.recipe.swapped is None else value.recipe.swapped).joined()
+    sizes = [float(part.rows(*next(part.blocks())).detach().abs().mean()) for part in parts]
+    counts = [part.shape[0] for part in parts]
+    return sum(size * count for size, count in zip(sizes, counts, strict=True)) / sum(counts)
+
+
 class Sparing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside its `with` block, gradients of large weights are deferred as well: they are products of two small values."""
 
@@ -117,13 +131,14 @@ def _deferred(func: Any, args: Any, kwargs: Any) -> Any:
     if not isinstance(made, Tensor) or not made.dim() or made.numel() < min(part.numel() for part in operands):
         return NotImplemented  # less than what it is made of, such as a mean
     shape, dtype = tuple(made.shape), made.dtype
-    if func in _POINTWISE and all(part.recipe.swapped is not None and tuple(part.shape) == shape for part in operands):
+    if _is_pointwise(func) and all(part.recipe.swapped is not None and tuple(part.shape) == shape for part in operands):
         return func(*tree_map(_turned, args), **tree_map(_turned, kwargs)).t()
     if _by_rows(func, args, shape, operands):
 
         def rows(start: int, stop: int) -> Tensor:
-            some, named = tree_map(lambda part: _rows_of(part, start, stop), (args, kwargs))
-            result: Tensor = func(*some, **named)
+            # No operation by rows has tensors inside of lists.
+            some = [_rows_of(part, start, stop) for part in args]
+            result: Tensor = func(*some, **{name: _rows_of(part, start, stop) for name, part in kwargs.items()})
             return result
 
         return Deferred(Recipe(shape, dtype, rows, any(part.recipe.whole for part in operands)))
@@ -137,11 +152,15 @@ def _deferred(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _by_rows(func: Any, args: Any, shape: tuple[int, ...], operands: Sequence[Deferred]) -> bool:
     """Whether rows of a result are made of the same rows of its operands."""
-    if func in _POINTWISE:
+    if _is_pointwise(func):
         return all(tuple(part.shape) == shape for part in operands)
     if func is _aten.transpose.int:
         return 0 not in (axis % len(shape) for axis in args[1:3])
     return func is _aten.permute.default and args[1][0] % len(shape) == 0
+
+
+def _is_pointwise(func: Any) -> bool:
+    return func in _COPIES or torch.Tag.pointwise in func.tags
 
 
 def _rows_of(value: Any, start: int, stop: int) -> Any:
@@ -249,7 +268,10 @@ def _bmm(func: Any, one: Tensor, other: Tensor) -> Any:
     blocks = list(found.blocks())
     if len(blocks) < 2:
         return NotImplemented
-    return torch.cat([_cut(one, a, b) @ _cut(other, a, b) for a, b in blocks])
+    made = torch.empty(one.shape[0], one.shape[1], other.shape[2], dtype=one.dtype)
+    for a, b in blocks:
+        made[a:b] = _cut(one, a, b) @ _cut(other, a, b)
+    return made
 
 
 def _cut(value: Tensor, start: int, stop: int) -> Tensor:
@@ -273,7 +295,7 @@ def _equal(func: Any, one: Tensor, other: Tensor) -> Any:
 
 def _sum(func: Any, one: Deferred, *, dtype: torch.dtype | None = None) -> Any:
     made = one.recipe if one.recipe.swapped is None else one.recipe.swapped
-    return torch.stack([made.rows(a, b).sum(dtype=dtype) for a, b in made.blocks()]).sum()
+    return reduced_by_blocks(made, lambda rows: rows.sum(dtype=dtype)).sum()
 
 
 def _mean(func: Any, one: Deferred, *, dtype: torch.dtype | None = None) -> Any:
@@ -282,7 +304,7 @@ def _mean(func: Any, one: Deferred, *, dtype: torch.dtype | None = None) -> Any:
 
 def _whole_truth(reduced: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
     def handler(func: Any, one: Deferred) -> Any:
-        return reduced(torch.stack([reduced(one.recipe.rows(a, b)) for a, b in one.recipe.blocks()]))
+        return reduced(reduced_by_blocks(one.recipe, reduced))
 
     return handler
 
@@ -341,9 +363,5 @@ _VIEWS = {
     *(_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.view.default, _aten._unsafe_view.default),
     *(_aten.expand.default, _aten.reshape.default),
 }
-_POINTWISE = {
-    *(_aten._to_copy.default, _aten.clone.default, _aten.neg.default, _aten.abs.default),
-    *(_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor, _aten.pow.Tensor_Scalar),
-    *(_aten.eq.Scalar, _aten.ne.Scalar, _aten.gt.Scalar, _aten.lt.Scalar, _aten.ge.Scalar, _aten.le.Scalar),
-    *(_aten.isfinite.default, _aten.exp.default, _aten.tanh.default, _aten.sigmoid.default),
-}
+# Of a number each, though torch does not tag them so.
+_COPIES = {_aten._to_copy.default, _aten.clone.default}

@@ -12,7 +12,7 @@ tensors of less than a block are drawn by a generator of their own instead.
 >>> torch.equal(one.rows(0, 10), drawn("layers.1.weight", (3000, 400), 0.1, seed=0).rows(0, 10))
 False
 
-Cost: one multiplication for every number; 21 MB for the pool.
+Cost: one multiplication for every number; 32 MB for the pool, in two dtypes.
 Source: counter-based generators, Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011,
 doi:10.1145/2063384.2063405; bits are mixed as in Steele, Lea and Flood, SplitMix, 2014, doi:10.1145/2660193.2660195.
 """
@@ -38,13 +38,16 @@ def drawn(key: str, shape: Sequence[int], scale: float, seed: int, dtype: torch.
     """Return the recipe of normal numbers of a standard deviation, for a key and the number of a run."""
     numbers = _Numbers(_number(key, seed), tuple(shape), scale)
 
-    def rows(start: int, stop: int) -> Tensor:
-        return numbers.rows(start, stop).to(dtype)
+    from_pool = dtype in (torch.float64, torch.float32)
 
-    double = dtype is torch.float64
+    def rows(start: int, stop: int) -> Tensor:
+        return numbers.rows(start, stop, dtype if from_pool else torch.float32).to(dtype)
+
+    def window(start: int, stop: int) -> tuple[Tensor, float]:
+        return numbers.window(start, stop, dtype)
+
     # Windows of the pool take no memory; what is cast does.
-    step = numbers.step if double else max(1, numbers.step // 8)
-    scaled = numbers.window if double else None
+    step, scaled = (numbers.step, window) if from_pool else (max(1, numbers.step // 8), None)
     return Recipe(tuple(shape), dtype, rows, step=step, scaled=scaled, identity=(key, seed, scale, dtype))
 
 
@@ -65,19 +68,19 @@ class _Numbers:
         self.row = math.prod(self.inner)
         self.step = max(1, _BLOCK // max(1, self.row))
 
-    def window(self, start: int, stop: int) -> tuple[Tensor, float]:
-        """Return rows that lie in one block: a view of the pool, and the factor of its numbers."""
+    def window(self, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """Return rows that lie in one block: a view of the pool of a dtype, and the factor of its numbers."""
         block, first = divmod(start, self.step)
         if stop > (block + 1) * self.step or self.row > _BLOCK:
-            return self.rows(start, stop), 1.0
+            return self.rows(start, stop, dtype), 1.0
         place, factor = self._place(block)
         place += first * self.row
-        found = _pool()[place : place + (stop - start) * self.row]
+        found = _pool(dtype)[place : place + (stop - start) * self.row]
         return found.view(stop - start, *self.inner), factor
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Draw rows."""
-        made = torch.empty((stop - start) * self.row, dtype=torch.float64)
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Draw rows in a dtype of the pool."""
+        made = torch.empty((stop - start) * self.row, dtype=dtype)
         size, first, last = self.step * self.row, start * self.row, stop * self.row
         parts = -(-size // _BLOCK)  # rows that are larger than a block have several
         size = -(-size // parts)
@@ -85,7 +88,7 @@ class _Numbers:
             a, b = max(first, block * size), min(last, (block + 1) * size)
             place, factor = self._place(block)
             place += a - block * size
-            torch.mul(_pool()[place : place + b - a], factor, out=made[a - first : b - first])
+            torch.mul(_pool(dtype)[place : place + b - a], factor, out=made[a - first : b - first])
         return made.view(stop - start, *self.inner)
 
     def _place(self, block: int) -> tuple[int, float]:
@@ -103,6 +106,7 @@ def _mixed(number: int) -> int:
 
 
 @cache
-def _pool() -> Tensor:
+def _pool(dtype: torch.dtype) -> Tensor:
+    """Return the pool in a dtype that holds its numbers, which are those of float32."""
     generator = torch.Generator().manual_seed(20_261)
-    return torch.randn(_POOL + _BLOCK, generator=generator, dtype=torch.float32).double()
+    return torch.randn(_POOL + _BLOCK, generator=generator, dtype=torch.float32).to(dtype)

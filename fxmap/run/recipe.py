@@ -156,25 +156,31 @@ def taken(recipe: Recipe, index: Tensor) -> Recipe:
 def gathered(recipe: Recipe, index: Tensor) -> Tensor:
     """Make rows by number, each block of them once."""
     result = torch.empty((index.shape[0], *recipe.shape[1:]), dtype=recipe.dtype)
-    for start, stop in recipe.blocks():
-        inside = (index >= start) & (index < stop)
-        if bool(inside.any()):
-            wanted = index[inside]
-            first, last = int(wanted.min()), int(wanted.max()) + 1
-            result[inside] = recipe.rows(first, last)[wanted - first]
+    blocks = list(recipe.blocks())
+    place = torch.bucketize(index, torch.tensor([start for start, _ in blocks]), right=True) - 1
+    for number in sorted(set(place.tolist())):
+        inside = place == number
+        wanted = index[inside]
+        first, last = int(wanted.min()), int(wanted.max()) + 1
+        rows, factor = recipe.factored(first, last)
+        result[inside] = rows[wanted - first] if factor == 1.0 else rows[wanted - first] * factor
     return result
 
 
 def product(one: Tensor, recipe: Recipe) -> Tensor:
-    """Multiply a matrix by one that has a recipe, block by block."""
+    """Multiply a matrix by one that has a recipe, block by block.
+
+    Blocks are written to their place at once: kept until the end, each would lie where the numbers of the next one were
+    made, and malloc would take new memory for all that follow, up to the size of the whole weight.
+    """
     if recipe.swapped is not None:
-        found = []
+        made, first = one.new_empty(one.shape[0], recipe.shape[1]), 0
         for part in recipe.swapped.joined():
             for a, b in part.blocks():
                 weight, factor = part.factored(a, b)
-                block = one @ weight.t()
-                found.append(block if factor == 1.0 else block.mul_(factor))
-        return torch.cat(found, 1)
+                torch.mul(one @ weight.t(), factor, out=made[:, first + a : first + b])
+            first += part.shape[0]
+        return made
     total, first = one.new_zeros(one.shape[0], recipe.shape[1]), 0
     for part in recipe.joined():
         for a, b in part.blocks():
@@ -182,6 +188,16 @@ def product(one: Tensor, recipe: Recipe) -> Tensor:
             total.addmm_(one[:, first + a : first + b], weight, alpha=factor)
         first += part.shape[0]
     return total
+
+
+def reduced_by_blocks(recipe: Recipe, reduced: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what a function makes of every block, a number each, in one tensor (see `product` for the reason)."""
+    blocks, made = list(recipe.blocks()), torch.empty(0)
+    for number, (start, stop) in enumerate(blocks):
+        value = reduced(recipe.rows(start, stop))
+        made = made if number else value.new_empty(len(blocks))
+        made[number] = value
+    return made
 
 
 def product_of(left: Tensor, right: Tensor) -> Recipe:

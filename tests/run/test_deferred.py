@@ -1,6 +1,7 @@
 """Deferred tensors: they give what their numbers give, and make few of these at once."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,3 +117,33 @@ def test_numbers_that_are_drawn_again_are_the_same_in_any_part() -> None:
         for start, stop in list(made.blocks())[:3]:
             window, factor = made.factored(start, stop)
             torch.testing.assert_close(window * factor, whole[start:stop], rtol=1e-12, atol=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_operation_on_a_large_weight_takes_no_memory_of_its_size(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(recipe, "BLOCK", 1 << 16)
+    weight = Deferred(drawn("weight", (60_000, 2048), 0.1, seed=0, dtype=dtype))  # 245 MB or more
+    one = torch.ones(1, 2048, dtype=dtype)
+    F.linear(one, weight[:600])  # pools and kernels are there
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    F.linear(one, weight)
+    assert bool(torch.isfinite(weight).all())
+    assert weight[:100].sum() != 0
+    assert _peak() - before < 200
+
+
+def _peak() -> float:
+    """Return the largest resident memory since it was reset, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def test_drawn_rows_are_the_same_one_by_one_and_by_number() -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        weight = Deferred(drawn("table", (9000, 64), 0.1, seed=1, dtype=dtype))
+        index = torch.tensor([8999, 0, 4000, 0, 8191, 8192])
+        assert torch.equal(F.embedding(index, weight), weight.recipe.all()[index])
