@@ -17,8 +17,10 @@ from fxmap.errors import LoadError
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Concat, Gather, Permute, Reshape, Slice, Transpose
 from fxmap.files.checkpoint import open_checkpoint
+from fxmap.mapping.sharded import is_dtensor
 
 WIDTH = 12
+EXPERTS = 5  # no number of ranks divides them
 
 
 class Block(nn.Module):
@@ -26,7 +28,7 @@ class Block(nn.Module):
         super().__init__()
         self.q, self.k = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.o = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.experts = nn.Parameter(torch.zeros(4, WIDTH, 3))
+        self.experts = nn.Parameter(torch.zeros(EXPERTS, WIDTH, 3))
         self.norm = nn.LayerNorm(WIDTH)
 
 
@@ -39,7 +41,7 @@ def mapping() -> fxmap.KeyMapping:
         "0.q.bias": "bias",
         "0.k.bias": Gather(Source("bias"), tuple(reversed(range(WIDTH)))),
         "0.o.weight": Transpose(Source("o")),
-        "0.experts": Concat(tuple(Reshape(Source(f"e.{i}"), (1, WIDTH, 3)) for i in range(4))),
+        "0.experts": Concat(tuple(Reshape(Source(f"e.{i}"), (1, WIDTH, 3)) for i in range(EXPERTS))),
         "0.norm.weight": "norm",
         "0.norm.bias": "bias",
     }
@@ -49,35 +51,37 @@ def mapping() -> fxmap.KeyMapping:
 def write_source(path: Path) -> None:
     torch.manual_seed(0)
     state = {"qkv": torch.randn(2 * WIDTH, WIDTH), "bias": torch.randn(WIDTH), "norm": torch.randn(WIDTH)}
-    experts = {f"e.{i}": torch.randn(WIDTH, 3) for i in range(4)}
+    experts = {f"e.{i}": torch.randn(WIDTH, 3) for i in range(EXPERTS)}
     save_file(state | experts | {"o": torch.randn(WIDTH, WIDTH)}, path)
 
 
-def sharded(world: int, tensor_parallel: bool) -> nn.Module:
-    """Return a model sharded by FSDP2, or by FSDP2 and tensor parallelism of two ranks."""
+def sharded(world: int, ways: str = "fsdp") -> nn.Module:
+    """Return a model sharded by FSDP2 ("fsdp"), by tensor parallelism ("tp"), or by both, on a mesh of two axes."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     torch.manual_seed(1)
     model = nn.Sequential(Block())
-    mesh = init_device_mesh("cpu", (world,))
-    if tensor_parallel:
-        both = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+    tensors = {"fsdp": 1, "tp": world}.get(ways, 2)
+    both = init_device_mesh("cpu", (world // tensors, tensors), mesh_dim_names=("data", "tensor"))
+    if "tp" in ways:
         plan = {"q": ColwiseParallel(), "k": ColwiseParallel(), "o": RowwiseParallel()}
         parallelize_module(model[0], both["tensor"], plan)
-        mesh = both["data"]
-    fully_shard(model[0], mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    if "fsdp" in ways:
+        fully_shard(model[0], mesh=both["data"])
+        fully_shard(model, mesh=both["data"])
     return model
 
 
-def check_equal(rank: int, world: int, folder: Path, tensor_parallel: bool) -> None:
-    model = sharded(world, tensor_parallel)
-    mapping().load_into(model, folder / "a.safetensors")
+def check_equal(rank: int, world: int, folder: Path, *ways: str) -> None:
     expected = mapping().apply(open_checkpoint(folder / "a.safetensors").state)
-    for key, value in model.state_dict().items():
-        assert torch.equal(value.full_tensor(), expected[key]), (rank, key, value.placements)
+    for way in ways:
+        model = sharded(world, way)
+        mapping().load_into(model, folder / "a.safetensors")
+        for key, value in model.state_dict().items():
+            whole = value.full_tensor() if is_dtensor(value) else value
+            assert torch.equal(whole, expected[key]), (way, rank, key)
 
 
 def save_source(rank: int, world: int, folder: Path) -> None:
@@ -97,7 +101,7 @@ def check_planned(rank: int, world: int, folder: Path) -> None:
 
     expected = mapping().apply(open_checkpoint(folder / "a.safetensors").state)
     for by_torch in (True, False):
-        model = sharded(world, False)
+        model = sharded(world)
         if by_torch:
             load(model.state_dict(), checkpoint_id=folder / "dcp", planner=mapping().load_planner())
         else:
@@ -113,7 +117,7 @@ def save_and_load(rank: int, world: int, folder: Path) -> None:
 
 def check_failures(rank: int, world: int, folder: Path) -> None:
     """One rank has a file that is cut while it is read; then one rank ends: the other has its old values, and an error."""
-    model = sharded(world, False)
+    model = sharded(world)
     before = {key: value.to_local().clone() for key, value in model.state_dict().items()}
     state = open_checkpoint(folder / f"{rank}.safetensors", lazy=True).state
     if rank == 1:

@@ -18,15 +18,15 @@ from tests.mapping.ranks import (
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 
 
-def test_fsdp_on_two_ranks_is_equal_to_one_process(tmp_path: Path) -> None:
+def test_fsdp_and_tensor_parallel_on_two_ranks_are_equal_to_one_process(tmp_path: Path) -> None:
     write_source(tmp_path / "a.safetensors")
-    run_ranks(2, tmp_path, check_equal, False)
+    run_ranks(2, tmp_path, check_equal, "fsdp", "tp")
 
 
 @pytest.mark.slow
 def test_fsdp_of_tensor_parallel_on_four_ranks_is_equal_to_one_process(tmp_path: Path) -> None:
     write_source(tmp_path / "a.safetensors")
-    run_ranks(4, tmp_path, check_equal, True)
+    run_ranks(4, tmp_path, check_equal, "fsdp and tp", "fsdp")
 
 
 def test_a_checkpoint_of_two_ranks_is_loaded_by_torch_with_a_planner_of_the_mapping(tmp_path: Path) -> None:
