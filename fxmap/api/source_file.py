@@ -20,6 +20,7 @@ from fxmap.files.packed import packing_of
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
+from fxmap.model.tensors import is_whole
 from fxmap.model.wrappers import spell
 
 
@@ -271,7 +272,7 @@ def _part(key: str, unread: list[str], known: Mapping[str, Any]) -> list[str]:
 
 
 def _is_counter(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_quantized
+    return isinstance(value, Tensor) and is_whole(value)
 
 
 def _is_constant(value: Any) -> bool:

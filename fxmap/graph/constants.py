@@ -10,6 +10,7 @@ from torch._ops import OpOverload
 from torch.fx.node import map_arg
 
 from fxmap.graph.kinds import Trait, has, kind_of
+from fxmap.model.tensors import is_whole
 
 _RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform")
 
@@ -38,7 +39,8 @@ class Constants:
         path = str(node.target)
         if path not in self.tensors:
             return path in self.constants
-        return not self.tensors[path].is_floating_point() or (buffers and not isinstance(self.tensors[path], nn.Parameter))
+        tensor = self.tensors[path]
+        return is_whole(tensor) or (not isinstance(tensor, nn.Parameter) and (buffers or tensor.is_complex()))
 
     def _is_computed(self, node: fx.Node) -> bool:
         if node.op != "call_function" or getattr(node.target, "__name__", "").startswith(_RANDOM):

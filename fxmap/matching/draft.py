@@ -11,6 +11,7 @@ from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
 from fxmap.matching.source_ranges import source_ranges
 from fxmap.matching.statuses import findings
+from fxmap.model.tensors import is_whole
 
 
 def mapping_of(plan: Plan) -> KeyMapping:
@@ -50,7 +51,7 @@ def _unexpected(src: Side, expressions: dict[str, Expression], replaced: set[str
         name = src.prefix + key
         if store.part and src.prefix + store.weight in used:
             continue
-        counter = not src.main.tensors[store.weight].is_floating_point()
+        counter = is_whole(src.main.tensors[store.weight])
         if name not in used and not (counter and name.rpartition(".")[0] in owners):
             result.append(name)
     return tuple(result)

@@ -8,6 +8,7 @@ from fxmap.forms.store import COPY
 from fxmap.mapping.findings import Mismatch
 from fxmap.mapping.proof import Status
 from fxmap.matching.plan import Plan
+from fxmap.model.tensors import is_whole
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Keys:
         if key not in dst.twin.stores:
             return KeyFinding(name, Status.KEPT, reason=dst.twin.kept[key])
         parts = dst.names(key)
-        counter = not dst.main.tensors[parts[0]].is_floating_point()
+        counter = is_whole(dst.main.tensors[parts[0]])
         dead = dst.twin.stores[key].part == COPY
         unread = dead or dst.main.read.isdisjoint(parts)
         made = self._made(key)

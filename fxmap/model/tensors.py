@@ -13,6 +13,15 @@ from torch import Tensor
 Named = list[tuple[str, Tensor]]
 
 
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor has integers or booleans, as counters, tables of positions and masks do.
+
+    >>> is_whole(torch.tensor(3)), is_whole(torch.tensor(3.0)), is_whole(torch.tensor(3j))
+    (True, False, False)
+    """
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+
+
 def tensors_of(value: Any) -> list[Tensor]:
     """Return all tensors in nested tuples, lists and mappings (the outputs of transformers are mappings), in their order.
 

@@ -33,6 +33,7 @@ from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.normed import parted
 from fxmap.matching.keys.weights import WEIGHTS
+from fxmap.model.tensors import is_whole
 from fxmap.model.tied import tied
 from fxmap.model.wrappers import Spelling, spell
 
@@ -206,7 +207,7 @@ def _explain(
         other = src[back[key]] if key in back else None
         if key in doubts:
             found.reasons[key] = doubts[key]
-        elif not value.is_floating_point() and not value.is_quantized:
+        elif is_whole(value):
             found.kept.add(key)
             found.reasons[key] = "a counter or a table of integers, for which no source stands out"
         elif isinstance(other, Tensor) and other.numel() != value.numel():
