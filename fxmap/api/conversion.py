@@ -17,12 +17,14 @@ from fxmap.mapping.applying import refuse_lacking_ranges
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.faults import bounded
+from fxmap.model.surroundings import undisturbed
 from fxmap.streaming.convert import SHARD_SIZE, identity_of, work_of
 from fxmap.streaming.distributed import write_distributed
 from fxmap.streaming.folder import Progress, write_folder
 
 
 @bounded
+@undisturbed
 def convert(
     checkpoint: str | Path,
     output: str | Path,

@@ -20,6 +20,7 @@ from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.faults import bounded
 from fxmap.model.inputs import Forward
+from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.surroundings import undisturbed
 from fxmap.sources.opened import opened, unpacked
 from fxmap.trace import stage
@@ -99,6 +100,7 @@ def _transferred(
     strict: str = "",
 ) -> KeyMapping:
     """Map and fill; `strict` is the name of a source of which no layer may be read in part."""
+    refuse_uninitialised(source=src, destination=dst)
     part = part_of(dst, into)
     int8 = int8_of(src) if gives_ranges(src, part.model, options.calibration) else None
     src = int8 or src
@@ -175,6 +177,7 @@ def load(
     >>> torch.equal(dst.weight, file["teacher"]["weight"])
     True
     """
+    refuse_uninitialised(source=src, destination=dst)
     carried = opened(checkpoint_file, allow_code) if src is None else None
     model = None if carried is None else carried.model
     inputs = carried.inputs if carried is not None and example_inputs is None else example_inputs
@@ -233,6 +236,7 @@ def map_file(
     Raises:
         As `load`.
     """
+    refuse_uninitialised(source=src, destination=dst)
     own = (dst if src is None else src).state_dict()
     found = open_checkpoint(checkpoint_file, weights, own, lora_alpha, lazy=True)
     if strict:

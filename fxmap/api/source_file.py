@@ -20,7 +20,7 @@ from fxmap.files.packed import packing_of
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
-from fxmap.model.tensors import is_whole
+from fxmap.model.tensors import has_place, is_whole
 from fxmap.model.wrappers import spell
 
 
@@ -252,7 +252,7 @@ def _tied(own: Mapping[str, Any]) -> dict[str, str]:
     first: dict[tuple[Any, ...], str] = {}
     result: dict[str, str] = {}
     for key, value in own.items():
-        if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():
+        if isinstance(value, Tensor) and has_place(value):
             place = value.data_ptr(), value.shape, value.stride()
             if place in first:
                 result[key] = first[place]

@@ -74,7 +74,7 @@ def trace(replica: nn.Module) -> Traced:
     if scripted is not None:
         raise CaptureError(f"{scripted or 'the model itself'} is a module of TorchScript, which torch.fx does not trace")
     for module in replica.modules():
-        if hasattr(module, "_check_input_dim"):
+        if hasattr(type(module), "_check_input_dim"):
             # A check of the number of dimensions, which a proxy does not have; removed from the replica alone.
             vars(module)["_check_input_dim"] = lambda input: None
     before = [(path, buffer, buffer._version) for path, buffer in replica.named_buffers()]

@@ -110,7 +110,7 @@ def _linear(part: Part) -> Converted:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return hasattr(module, "_weight_bias") and hasattr(module, "kernel_size")
+    return hasattr(type(module), "_weight_bias") and hasattr(module, "kernel_size")
 
 
 def _convolution(part: Part) -> Converted:

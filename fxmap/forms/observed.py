@@ -35,8 +35,8 @@ def unseen(model: nn.Module) -> list[str]:
 
 def _lowest(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for path, module in model.named_modules():
-        low = getattr(module, "min_val", None)
-        if is_observer(module) and isinstance(low, Tensor) and "weight_fake_quant" not in path:
+        low = getattr(module, "min_val", None) if is_observer(module) else None
+        if isinstance(low, Tensor) and "weight_fake_quant" not in path:
             yield path, low
 
 

@@ -168,10 +168,11 @@ def _floats_inside(model: nn.Module, left: _LeftOut) -> tuple[str, ...]:
 
 
 def _quantized_weights(model: nn.Module) -> list[Tensor]:
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_weight_bias")]
+    # By their classes: a module of the user may answer to every name.
+    layers: list[Any] = [module for module in model.modules() if hasattr(type(module), "_weight_bias")]
     held = [layer._weight_bias() for layer in layers]
     # Recurrent layers have several, by name.
     weights = [weight for value in held for weight in (value["weight"].values() if isinstance(value, dict) else value[:1])]
-    references: list[Any] = [module for module in model.modules() if hasattr(module, "get_quantized_weight")]
+    references: list[Any] = [module for module in model.modules() if hasattr(type(module), "get_quantized_weight")]
     weights += [layer.get_quantized_weight() for layer in references]
     return [weight for weight in weights if isinstance(weight, Tensor) and weight.is_quantized]

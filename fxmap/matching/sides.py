@@ -1,5 +1,6 @@
 """The two sides of a mapping, source and destination: from a user's model to the normalised graph that is aligned."""
 
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from fxmap.forms.form import Twin
 from fxmap.forms.twin import float_twin
 from fxmap.graph.kinds import Trait, kinds
 from fxmap.matching.own_masks import as_constants, own_masks
-from fxmap.model.budget import budget
+from fxmap.model.budget import BUDGET, budget
 from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
@@ -103,8 +104,11 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
     """
     if not source.needs_inputs:
         return _folded(_traced(src, source, given.src, dst), _traced(dst, source, given.dst, src))
-    tried = ""
+    tried, end = "", time.monotonic() + BUDGET.seconds
     for ours, theirs in _choices(src, dst, given):
+        # A forward that loops would spend the time of one guess on each of them.
+        if tried and time.monotonic() > end and given.src is None:
+            break
         try:
             with nullcontext() if given.src is not None else budget(f"inputs of {ours.size}, which were guessed"):
                 found = _Unnormalised.of(src, source, ours, dst), _Unnormalised.of(dst, source, theirs, src)

@@ -10,6 +10,7 @@ Cost: linear in what is held.
 import functools
 import inspect
 import types
+import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from copy import deepcopy
@@ -51,7 +52,8 @@ class Copier:
 
     def copy(self, value: Any) -> Any:
         """Return the copy of a value; the value itself where it cannot change, or cannot be copied."""
-        if isinstance(value, _SHARED):
+        # By its class alone: an object of the user may say that it is of another one, or raise when it is asked.
+        if issubclass(type(value), _SHARED):
             return value
         if id(value) in self.copied:
             return self.copied[id(value)]
@@ -66,6 +68,8 @@ class Copier:
             return self.remember(value, value)
 
     def _copy(self, value: Any) -> Any:
+        if type(value) in _WEAK:
+            return self._weak(value)
         if isinstance(value, Tensor):
             return self.remember(value, self._tensor(value))
         if isinstance(value, nn.Module):
@@ -83,6 +87,14 @@ class Copier:
         if isinstance(value, types.FunctionType):
             return self._function(value)
         return self._object(value)
+
+    def _weak(self, value: Any) -> Any:
+        """Copy a weak reference to what has a copy, which the replica holds; any other one is shared."""
+        target = value() if isinstance(value, weakref.ref) else _target(value)
+        if id(target) not in self.copied:
+            return value
+        make: Any = weakref.ref if isinstance(value, weakref.ref) else weakref.proxy
+        return self.remember(value, make(self.copied[id(target)]))
 
     def _container(self, value: Any) -> Any:
         kind: Any = type(value)
@@ -160,6 +172,17 @@ def _is_made_of_attributes(kind: Any) -> bool:
     if hasattr(kind, "__deepcopy__") or not kind.__flags__ & _HEAP:
         return False
     return all(getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__", "__new__"))
+
+
+_WEAK = (weakref.ref, weakref.ProxyType, weakref.CallableProxyType)
+
+
+def _target(proxy: Any) -> Any:
+    """Return the object that a weak proxy stands for; None where it is gone, or does not tell."""
+    try:
+        return proxy.__init__.__self__
+    except (ReferenceError, AttributeError):
+        return None
 
 
 # Py_TPFLAGS_HEAPTYPE: a class that Python code made.

@@ -133,3 +133,8 @@ def bytes_of(tensor: Tensor) -> memoryview:
     memory = (ctypes.c_char * (flat.numel() * flat.element_size())).from_address(flat.data_ptr())
     memory._owner = flat  # type: ignore[attr-defined]
     return memoryview(memory).cast("B")
+
+
+def has_place(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie at a place in memory that `data_ptr` tells, as not those of sparse tensors do."""
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized and tensor.numel() > 0

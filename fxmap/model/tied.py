@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fxmap.model.tensors import has_place
+
 
 def tied(state: Mapping[str, Any]) -> list[list[str]]:
     """Return groups of keys that share one tensor; tensors without memory are not compared.
@@ -17,6 +19,6 @@ def tied(state: Mapping[str, Any]) -> list[list[str]]:
     """
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for key, value in state.items():
-        if isinstance(value, Tensor) and not value.is_meta and not value.is_quantized and value.numel():
+        if isinstance(value, Tensor) and has_place(value):
             groups[value.data_ptr(), value.shape, value.stride()].append(key)
     return [keys for keys in groups.values() if len(keys) > 1]

@@ -97,7 +97,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
     except Exception as error:  # whatever a model raises
         let_through(error)
         proof = Proof(statuses=statuses, reason=left("running both models", error))
-    unseen = [name for side in (plan.src, plan.dst) for name in getattr(side.model, "unseen_decisions", ())]
+    unseen = [name for side in (plan.src, plan.dst) for name in vars(side.model).get("unseen_decisions", ())]
     proof = as_streamed(proof, mapping, plan)
     return without_decisions(without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations)), unseen)
 

@@ -43,12 +43,29 @@ def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
 
 def _configured(model: nn.Module) -> Iterator[tuple[int, ...]]:
     """Yield the input shapes of images that a model or its configuration declares."""
-    for holder in (model, getattr(model, "config", None), getattr(model, "patch_embed", None)):
-        size = getattr(holder, "image_size", None) or getattr(holder, "img_size", None)
+    for holder in (model, _told(model, "config"), _told(model, "patch_embed")):
+        size = next(
+            (size for name in ("image_size", "img_size") if isinstance(size := _told(holder, name), int | tuple | list)), 0
+        )
         if isinstance(size, int):
             size = (size, size)
-        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(part, int) for part in size):
-            yield 1, int(getattr(holder, "num_channels", 3) or 3), *size
+        channels = _told(holder, "num_channels")
+        shape = 1, channels if isinstance(channels, int) and channels > 0 else 3, *size
+        if len(shape) == 4 and all(isinstance(part, int) and part > 0 for part in size) and math.prod(shape) <= _MOST:
+            yield shape
+
+
+# An image that a configuration declares has at most so many numbers.
+_MOST = 2**26
+
+
+def _told(holder: object, name: str) -> Any:
+    """Return an attribute; None where there is none, or where the user's code raises instead."""
+    try:
+        return getattr(holder, name, None)
+    except Exception as error:
+        let_through(error)
+        return None
 
 
 def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:

@@ -71,7 +71,7 @@ def unknown_buffers(model: nn.Module) -> tuple[str, ...]:
     >>> unknown_buffers(streamed(model))
     ('0.table',)
     """
-    found = ((path, name) for path, module in model.named_modules() for name in getattr(module, _UNKNOWN, ()))
+    found = ((path, name) for path, module in model.named_modules() for name in vars(module).get(_UNKNOWN, ()))
     return tuple(f"{path}.{name}" if path else name for path, name in found)
 
 

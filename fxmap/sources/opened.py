@@ -95,7 +95,7 @@ def lacking(*models: object) -> str:
     >>> lacking(nn.Linear(2, 2))
     ''
     """
-    names = [name for model in models for name in getattr(model, "lacking", ()) if isinstance(model, OnnxModel)]
+    names = [name for model in models if isinstance(model, OnnxModel) for name in model.lacking]
     if not names:
         return ""
     return f"operators of the file that are not known, behind which nothing is mapped: {', '.join(names)}"

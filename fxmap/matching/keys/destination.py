@@ -21,7 +21,7 @@ from fxmap.mapping.proof import TOLERANCE
 from fxmap.matching.align.symmetry import exchange, exchanged, rivals
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.sides import Side, side
-from fxmap.model.budget import budget
+from fxmap.model.budget import Budget, budget
 from fxmap.model.inputs import Inputs
 from fxmap.model.replica import replicate
 from fxmap.model.restoring import let_through
@@ -35,6 +35,9 @@ from fxmap.run.interpreter import ValueInterpreter
 from fxmap.run.randomize import random_tensors
 
 logger = logging.getLogger(__name__)
+
+# Whether the destination runs at all is told for information: a guess that takes longer is not worth it.
+_SHORT = Budget(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, give
     choices: Iterable[Inputs] = guess_inputs(inner) if given is None else [given]
     for inputs in choices:
         try:
-            with torch.no_grad(), nullcontext() if given is not None else budget(inputs.size):
+            with torch.no_grad(), nullcontext() if given is not None else budget(inputs.size, _SHORT):
                 outputs = outputs_of(functional_call(replica, cast, (ours := inputs.copied()).args, dict(ours.kwargs)))
             finite = all(bool(torch.isfinite(value).all()) for value in outputs if value.is_floating_point())
         except Exception as error:
