@@ -10,6 +10,7 @@ from fxmap.api.verdict import Verify
 from fxmap.errors import CheckpointError
 from fxmap.files.checkpoint import Source
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.sources.onnx.quantized import NOT_WRITTEN
 from fxmap.sources.opened import opened
 
 
@@ -44,7 +45,9 @@ def fill_graph_file(
         raise CheckpointError(f"{output}: the name must end in {Path(dst).suffix}, as that of {dst}, whose graph it gets")
     if not overwrite and Path(output).exists():
         raise CheckpointError(f"{output}: is there already; pass overwrite=True to replace it")
-    carried = opened(dst)
+    carried = opened(dst, example_inputs=example_inputs)
+    if carried is not None and carried.save is None and Path(dst).suffix == ".onnx":
+        raise CheckpointError(f"{dst}: {NOT_WRITTEN}")
     if carried is None or carried.save is None:
         raise CheckpointError(f"{dst}: no file that carries its graph and can be written: .onnx, .pt2")
     mapping = load(

@@ -178,7 +178,7 @@ def load(
     True
     """
     refuse_uninitialised(source=src, destination=dst)
-    carried = opened(checkpoint_file, allow_code) if src is None else None
+    carried = opened(checkpoint_file, allow_code, example_inputs) if src is None else None
     model = None if carried is None else carried.model
     inputs = carried.inputs if carried is not None and example_inputs is None else example_inputs
     where = str(checkpoint_file) if isinstance(checkpoint_file, str | Path) else type(checkpoint_file).__name__

@@ -63,7 +63,8 @@ def _notes_on_ranges(plan: Plan, taken: Taken, untaken: str, blocked: str) -> It
         )
         if taken.others:
             yield Note(
-                f"{taken.others} more ranges of the source have no place in the destination, which rounds less",
+                f"{taken.others} more ranges of the source have no place in the destination, which rounds less there, or, "
+                "behind a pool, with the range before it",
                 NoteKind.RANGES_TAKEN,
             )
     elif plan.dst.twin.ranges:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxmap.errors import CheckpointError
 from fxmap.files.atomic import whole_file
 from fxmap.files.strangers import is_script
+from fxmap.model.inputs import as_inputs
+from fxmap.model.tensors import tensors_of
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
+from fxmap.sources.onnx.unrolled import unrolled
 from fxmap.sources.scripted import ScriptedModel
 
 
@@ -35,13 +38,14 @@ class Carried:
     save: Callable[[Path, bool], None] | None = None
 
 
-def opened(source: Any, allow_code: bool = False) -> Carried | None:
+def opened(source: Any, allow_code: bool = False, example_inputs: Any = None) -> Carried | None:
     """Return the model that a file or an object carries; None where it is something else, such as a checkpoint.
 
     Args:
         source: the path of an .onnx, .pt2 or TorchScript file; an onnx.ModelProto, a torch.export.ExportedProgram, or a
             scripted or traced module.
         allow_code: let torch's interpreter run the code that a TorchScript file holds.
+        example_inputs: what a quantized ONNX graph is run with; by default inputs of the shapes that it declares.
 
     Raises:
         CheckpointError: the file cannot be read, is TorchScript without `allow_code`, or holds an unknown operator.
@@ -51,14 +55,14 @@ def opened(source: Any, allow_code: bool = False) -> Carried | None:
     if isinstance(source, torch.export.ExportedProgram):
         return _program(source)
     if isinstance(source, OnnxModel):
-        return _onnx(source)
+        return _onnx(source, example_inputs)
     if type(source).__module__.startswith("onnx") and hasattr(source, "graph"):
-        return _onnx(OnnxModel(source))
+        return _onnx(OnnxModel(source), example_inputs)
     if not isinstance(source, str | Path):
         return None
     path = Path(source)
     if path.suffix == ".onnx":
-        return _onnx(open_onnx(path))
+        return _onnx(open_onnx(path), example_inputs)
     if path.suffix == ".pt2":
         return _program(_read_program(path))
     if path.suffix in _SCRIPTS and path.is_file() and is_script(path):
@@ -83,7 +87,7 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     Raises:
         CheckpointError: as `opened`.
     """
-    ours, theirs = opened(src, allow_code), opened(dst, allow_code)
+    ours, theirs = opened(src, allow_code, example_inputs), opened(dst, allow_code, example_inputs)
     if example_inputs is None:
         example_inputs = next((one.inputs for one in (ours, theirs) if one is not None and one.inputs is not None), None)
     return src if ours is None else ours.model, dst if theirs is None else theirs.model, example_inputs
@@ -104,14 +108,18 @@ def lacking(*models: object) -> str:
 _SCRIPTS = (".ts", ".pt", ".pth", ".torchscript", ".jit")
 
 
-def _onnx(model: OnnxModel) -> Carried:
-    inputs = model.example_inputs()
-    return Carried(model.eval(), tuple(inputs.values()), lambda path, overwrite: model.save(path, overwrite=overwrite))
+def _onnx(model: OnnxModel, example_inputs: Any) -> Carried:
+    inputs = tuple(model.example_inputs().values())
+    if not model.quantized:
+        return Carried(model.eval(), inputs, lambda path, overwrite: model.save(path, overwrite=overwrite))
+    given = inputs if example_inputs is None else as_inputs(example_inputs).flat()
+    return Carried(unrolled(model, given).eval(), inputs)
 
 
 def _program(program: torch.export.ExportedProgram) -> Carried:
     model = program.module()
     _without_dtype_guards(model)
+    _refuse_other_extents(program, model)
 
     def save(path: Path, overwrite: bool) -> None:
         _write_program(program, model, path, overwrite)
@@ -140,6 +148,22 @@ def _without_dtype_guards(model: nn.Module) -> None:
             if node.target is torch.ops.aten._assert_tensor_metadata.default:
                 model.graph.erase_node(node)
         model.recompile()
+
+
+def _refuse_other_extents(program: torch.export.ExportedProgram, model: nn.Module) -> None:
+    """Let a program refuse inputs of other extents than those of its export: its graph holds numbers for these."""
+    user = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in user]
+    declared = [tuple(n if isinstance(n, int) else None for n in one.shape) for one in values if isinstance(one, Tensor)]
+
+    def check(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = tensors_of([args, kwargs])
+        for extents, value in zip(declared, given, strict=False):
+            if len(extents) != value.dim() or any(n not in (None, m) for n, m in zip(extents, value.shape, strict=True)):
+                wanted = ["?" if n is None else n for n in extents]
+                raise ValueError(f"the program was exported for the shape {wanted}, not {list(value.shape)}")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def _read_program(path: Path) -> torch.export.ExportedProgram:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
+from fxmap.sources.opened import opened
 from fxmap.testing.planted import randomised
 
 
@@ -33,6 +34,28 @@ def test_an_exported_program_is_loaded_and_proven_as_an_object_and_as_a_file(tmp
         assert mapping.ok
         with torch.no_grad():
             assert torch.allclose(src(X), dst(X), atol=1e-5)
+
+
+class Same(nn.Module):
+    """Padding that depends on the extents, as layers of TensorFlow's kind have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        extra = 1 if x.shape[-1] % 4 == 0 else 2
+        out: Tensor = self.conv(nn.functional.pad(x, (1, extra, 1, extra))).mean((2, 3))
+        return out
+
+
+def test_a_program_is_proven_for_the_extents_that_it_was_exported_for() -> None:
+    program = torch.export.export(Same().eval(), (X,))
+    mapping = fxmap.auto_map(program, Same().eval())
+    assert mapping.ok
+    assert "2x3x12x12" in str(mapping.proof.scope)
+    with pytest.raises(ValueError, match=r"exported for the shape \[2, 3, 12, 12\], not \[2, 3, 13, 13\]"):
+        opened(program).model(torch.ones(2, 3, 13, 13))
 
 
 @pytest.mark.parametrize("compiled", ["scripted", "traced"])

@@ -115,6 +115,8 @@ def _shared_by_several(
 ) -> str:
     """Return the message that a destination kernel keeps its input's range where the source has two ranges; else empty."""
     for name, before in theirs.shared():
+        if theirs.model.captured.ops.op(name).kind != "cat":
+            continue  # what one input becomes is in the input's range: it is rounded with that, and nothing is cut off
         behind = ours.own((partners.get(name, ""), ()))[:1]
         ranges = {ours.numbers(found[site]) if site in found else theirs.numbers(site) for site in before}
         if behind and ranges != {ours.numbers(behind[0])}:

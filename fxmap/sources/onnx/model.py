@@ -23,14 +23,25 @@ from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
 from fxmap.sources.onnx.partial import known_part
+from fxmap.sources.onnx.quantized import (
+    BORDERS,
+    NOT_WRITTEN,
+    QUANTIZED,
+    cut_at_zero,
+    is_quantized,
+    left_out,
+    read_at_once,
+    zero_points,
+)
 from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
+from fxmap.sources.onnx.unrolled import fixed_names, unrecorded
 from fxmap.sources.onnx.values import DTYPES, exact, plain
 from fxmap.sources.onnx.writing import has_external_data, write_onnx
 
-_OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT
+_OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT | QUANTIZED
 # Domains whose operators are those of the standard.
 _DOMAINS = ("", "ai.onnx")
 _OLDEST = 9
@@ -70,21 +81,50 @@ class OnnxModel(nn.Module):
         self._paths: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
         self._masks: set[str] = set()
-        states, roles = _initial_states(proto.graph), roles_of(_nodes(proto.graph))
-        for initializer in proto.graph.initializer:
-            value = _tensor(initializer)
-            read = roles.get(initializer.name, set())
-            is_start = initializer.name in states and not value.any()
-            if is_empty_mask(initializer.name, value, read):
-                self._masks.add(initializer.name)
-            if is_start or initializer.name in self._masks or not is_weight(initializer.name, value, read):
-                self._constants[initializer.name] = _exact(value)
+        self.quantized = is_quantized(_nodes(proto.graph))
+        known = {one.name: _tensor(one) for one in proto.graph.initializer}
+        # Where a graph is quantized, exporters write scales as constants, too.
+        known |= _constants_read_by(proto.graph, BORDERS) if self.quantized else {}
+        self._zero_points = zero_points(_nodes(proto.graph), known) if self.quantized else {}
+        self._at_once = self._read_at_once(known)
+        states, roles = _initial_states(proto.graph), roles_of(self._left_to_run())
+        for name, value in known.items():
+            read = roles.get(name, set())
+            is_start = name in states and not value.any()
+            if is_empty_mask(name, value, read):
+                self._masks.add(name)
+            if name in self._paths:
+                continue
+            if any(kind in BORDERS for kind, _ in read):
+                self._hold(name, value.long() if name in self._zero_points else value)
+            elif is_start or name in self._masks or not is_weight(name, value, read):
+                self._constants[name] = _exact(value)
             else:
-                self._hold(initializer.name, value)
+                self._hold(name, value)
+        for node in self._left_to_run() if self.quantized else ():
+            if (name := left_out(node)) and name not in self._paths and node.input[1] in known:
+                self._hold(name, torch.zeros_like(known[node.input[1]], dtype=torch.int64))
+        self._cut = cut_at_zero(proto.graph.node, known) if self.quantized else set()
+        self._fixed = fixed_names(self._part.nodes, {*self._inputs, *self._paths}) if self.quantized else frozenset()
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._dtype = torch.float32
         branches = [node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If"]
         self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
+
+    def _read_at_once(self, known: Mapping[str, Tensor]) -> dict[str, str]:
+        """Hold weights that are dequantized when they are read; return their names by those of the results."""
+        found: dict[str, str] = {}
+        for node in self._part.nodes if self.quantized else ():
+            value = read_at_once(node, known)
+            if value is not None:
+                found[node.output[0]] = node.input[0]
+                if node.input[0] not in self._paths:
+                    self._hold(node.input[0], value)
+        return found
+
+    def _left_to_run(self) -> Iterator[Any]:
+        """Yield the nodes that are not read at once."""
+        return (node for node in _nodes(self.proto.graph) if not self._at_once.keys() & set(node.output))
 
     def _hold(self, name: str, value: Tensor) -> None:
         *parents, last = name.split(".")
@@ -100,7 +140,10 @@ class OnnxModel(nn.Module):
             parents, last = [], f"initializer {len(self._paths)}"
         if not _is_free(owner, last):
             owner, parents, last = self, [], f"initializer {len(self._paths)}"
-        owner.register_parameter(last, nn.Parameter(value, requires_grad=False))
+        if value.is_floating_point():
+            owner.register_parameter(last, nn.Parameter(value, requires_grad=False))
+        else:
+            owner.register_buffer(last, value)
         self._paths[name] = ".".join((*parents, last))
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
@@ -146,13 +189,22 @@ class OnnxModel(nn.Module):
 
     def _run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
         for node in nodes:
-            for name, value in zip(node.output, self._results(node, values), strict=False):
-                values[name] = value
+            with unrecorded(not self._fixed.isdisjoint(node.output)):
+                for name, value in zip(node.output, self._results(node, values), strict=False):
+                    values.setdefault(name, value)
         return values
 
     def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
         attributes = {one.name: _attribute(one) for one in node.attribute}
+        if node.output[0] in self._at_once:
+            return (values[self._at_once[node.output[0]]],)
         inputs: list[Any] = [values[name] if name else None for name in node.input]
+        if node.op_type in BORDERS:
+            inputs[2:] = [values[left_out(node) or node.input[2]]]
+            if not left_out(node):
+                attributes["output_dtype"] = self._zero_points.get(node.input[2], 0)
+        if node.output[0] in self._cut:
+            inputs[0] = torch.relu(inputs[0])
         if node.op_type == "Constant":
             return (self._in_place(_exact(_constant(attributes))),)
         if node.output[0] in self._guarded:
@@ -189,8 +241,10 @@ class OnnxModel(nn.Module):
         A file whose numbers lay in another one beside it is written so again, as `NAME.data`.
 
         Raises:
-            CheckpointError: it cannot be written, or is there already and may not be overwritten.
+            CheckpointError: it cannot be written, is there already and may not be overwritten, or is quantized.
         """
+        if self.quantized:
+            raise CheckpointError(f"{path}: {NOT_WRITTEN}")
         values = {name: self._held(place) for name, place in self._paths.items()}
         write_onnx(self.proto, values, Path(path), external=self.external, overwrite=overwrite)
 
@@ -252,6 +306,19 @@ def _initial_states(graph: Any) -> set[str]:
     return {name for node in _nodes(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
 
 
+def _constants_read_by(graph: Any, operators: Iterable[str]) -> dict[str, Tensor]:
+    """Return what constants some operators read, and what is made of constants alone, by the names of the results."""
+    read = {name for node in _nodes(graph) if node.op_type in operators for name in node.input}
+    known: dict[str, Tensor] = {}
+    for node in graph.node:
+        attributes = {one.name: _attribute(one) for one in node.attribute}
+        if node.op_type == "Constant":
+            known[node.output[0]] = _constant(attributes)
+        elif node.op_type in ("Cast", "ConstantOfShape", "Identity") and node.input[0] in known:
+            known[node.output[0]] = _OPERATORS[node.op_type](known[node.input[0]], **attributes)
+    return {name: value for name, value in known.items() if name in read}
+
+
 def _operator(node: Any) -> str:
     return node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
 
@@ -267,8 +334,13 @@ def _tensor(proto: Any) -> Tensor:
     array = onnx.numpy_helper.to_array(proto)
     if array.dtype.kind in "OSU":
         raise CheckpointError(f"{proto.name}: strings are no tensors here")
-    if str(array.dtype) == "bfloat16":
+    name = str(array.dtype)
+    if name == "bfloat16":
         return torch.from_numpy(array.astype("float32")).to(torch.bfloat16)
+    if name.startswith(("int", "uint")) and array.dtype.kind not in "iu":  # of 2 or 4 bits
+        return torch.from_numpy(array.astype("int8" if name.startswith("int") else "uint8"))
+    if name.startswith("float") and array.dtype.kind != "f":  # of 4, 6 or 8 bits
+        return torch.from_numpy(array.astype("float32"))
     return torch.from_numpy(array.copy())
 
 

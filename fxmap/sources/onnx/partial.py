@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # What these return are extents, of which the numbers that go in say nothing.
-_EXTENTS = ("Shape", "Size")
+EXTENTS = ("Shape", "Size")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def known_part(graph: Any, inputs: list[str], unknown_in: Callable[[Any], Iterat
             edge |= dict.fromkeys(name for name in node.input if name in live and name not in inputs)
             continue
         nodes.append(node)
-        if node.op_type not in _EXTENTS and any(name in live for name in node.input):
+        if node.op_type not in EXTENTS and any(name in live for name in node.input):
             live |= set(node.output)
     made = [one.name for one in graph.output if one.name not in lost]
     return KnownPart(tuple(nodes), tuple(dict.fromkeys((*made, *edge))), tuple(unknown))

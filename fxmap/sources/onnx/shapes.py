@@ -152,7 +152,7 @@ def _cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> T
     if to not in DTYPES:
         raise NotImplementedError(f"Cast to the element type {to}")
     # A file of float32 that is run in float64 stays there.
-    return x if to == 1 and x.dtype is torch.float64 else x.to(DTYPES[to])
+    return x if DTYPES[to] is x.dtype or (to == 1 and x.dtype is torch.float64) else x.to(DTYPES[to])
 
 
 def _one_hot(indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) -> Tensor:
