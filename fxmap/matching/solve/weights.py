@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +104,14 @@ class _Try:
         self.unknown, self.random = unknown_tensors(dst, tables=tables), frozenset(loose_buffers(src, tables=tables))
         ours, theirs = samples.stacked(_count(self.unknown))
         self.source = SourceValues(src, source_tensors(src, self.random), ours)
-        self.solutions: list[Solution] = []
+        self.last: Solution | None = None
         self.begin = Weights.none(Layout.of(dst, self.unknown))
         self.walk = Search(self.source, dst, theirs, self._accept)
+
+    @cached_property
+    def other(self) -> "Checked":
+        """Other weights of the source and other inputs, on which all solutions are checked."""
+        return Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
 
     def search(self, bounds: Bounds, effort: Effort) -> tuple[Solution | None, str]:
         """Search for weights whose expressions hold for other weights of the source, too."""
@@ -115,15 +121,15 @@ class _Try:
         finally:
             effort.spent += own.spent
             logger.info("%s: %d steps, %.2f spent, %s", bounds, self.walk.steps, own.spent, self.walk.why)
-        return (None if found is None else self.solutions[-1]), self.solutions[-1].why if self.solutions else self.walk.why
+        return (None if found is None else self.last), self.walk.why if self.last is None else self.last.why
 
     def _accept(self, found: Weights) -> bool:
-        self.solutions.append(self._solution(found))
-        return self.solutions[-1].equal
+        self.last = self._solution(found)
+        return self.last.equal
 
     def _solution(self, found: Weights) -> Solution:
         made = Expressions(self.source, found).all()
-        other = Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
+        other = self.other
         equal = agree(made, self.networks, other.tensors, other.inputs)
         why = "" if equal else "the expressions do not hold for other weights"
         return Solution(found, self.source, why, made, equal, frozenset(self.unknown), other)
