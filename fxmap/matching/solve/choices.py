@@ -68,7 +68,7 @@ class Fitting:
 
     @cached_property
     def _different(self) -> Tensor:
-        """The source's different values: made once, since copies as large as this between small ones that stay split memory."""
+        """The source's different values: one copy, since large ones between small ones that stay fragment memory."""
         return self.source.columns[:, self.source.prints.firsts]
 
     @staticmethod
