@@ -85,7 +85,7 @@ class _Frozen:
             return f"it cannot be computed by itself: {error}"
         if roles is None:
             return "it is no batch norm"
-        *order, eps = roles
+        order, eps = roles
         shape = self.value.meta["shape"]
         with origins.graph.inserting_before(node):
             flat = [
@@ -96,7 +96,7 @@ class _Frozen:
             made = origins.insert(node, target, (self.value, *flat, False, 0.1, eps), shape)
             return origins.insert(node, getitem, (made, 0), node.meta["shape"])
 
-    def _roles(self) -> tuple[Any, ...] | None:
+    def _roles(self) -> tuple[tuple[fx.Node, ...], float] | None:
         """Return the nodes of weight, bias, mean and variance, and the eps, or None where no choice computes the same."""
         generator = torch.Generator().manual_seed(0)
         drawn = {
@@ -115,14 +115,14 @@ class _Frozen:
             for eps in self._numbers():
                 wanted = flat[weight] / (flat[variance] + eps).sqrt()
                 if _is_same(scale, wanted) and _is_same(shift, flat[bias] - flat[mean] * wanted):
-                    return weight, bias, mean, variance, eps
+                    return (weight, bias, mean, variance), eps
         return None
 
     def _computed(self, drawn: Mapping[fx.Node, Tensor], value: Tensor) -> Tensor:
         known: dict[fx.Node, Any] = {**drawn, self.value: value}
         for one in (*self.weights, *self.chain):
             if one not in known:
-                args, kwargs = fx.map_arg((one.args, one.kwargs), known.__getitem__)  # type: ignore[arg-type]
+                args, kwargs = fx.map_arg((one.args, one.kwargs), known.__getitem__)
                 known[one] = one.target(*args, **kwargs)  # type: ignore[operator]
         result: Tensor = known[self.chain[-1]]
         return result
@@ -143,8 +143,9 @@ def _scaled(node: Any, origins: Origins) -> fx.Node | None:
     one, other = node.args
     if origins.is_weight(one) and node.target in (_ADD, _MUL):
         one, other = other, one
-    is_value = isinstance(one, fx.Node) and one in origins.inputs
-    return one if is_value and origins.is_weight(other) and one.meta.get("shape") == node.meta.get("shape") else None  # type: ignore[union-attr]
+    if not isinstance(one, fx.Node) or one not in origins.inputs or not origins.is_weight(other):
+        return None
+    return one if one.meta.get("shape") == node.meta.get("shape") else None
 
 
 def _behind(nodes: list[fx.Node]) -> list[fx.Node]:

@@ -90,6 +90,9 @@ def solve_weights(src: Network, dst: Network) -> Solution:
     return Solution(None, None, why)
 
 
+# Up to so many weights, a layer that reads many numbers is given as many samples.
+_SMALL = 20_000
+
 # One search may take this share of the effort that is left, and no network is given more than this.
 _SHARE, MOST = 0.4, 20.0
 _BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
@@ -218,7 +221,8 @@ def _count(unknown: dict[str, Tensor]) -> int:
         for tensor in unknown.values()
         if any(extent > 1 for extent in tensor.shape)
     ]
-    return min(max([32, *(int(1.5 * fan) + 16 for fan in fans)]), 320)
+    few = sum(tensor.numel() for tensor in unknown.values()) <= _SMALL
+    return min(max([32, *(int(1.5 * fan) + 16 for fan in fans)]), 1000 if few else 320)
 
 
 def _samples(src: Network, dst: Network) -> Samples:
