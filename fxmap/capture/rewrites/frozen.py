@@ -66,7 +66,7 @@ class _Frozen:
         while (part := _scaled(at, origins)) is not None and (at is node or len(at.users) == 1):
             chain.append(at)
             at = part
-        shape = at.meta.get("shape", ()) if isinstance(at, fx.Node) else ()
+        shape: tuple[int, ...] = at.meta.get("shape", ()) if isinstance(at, fx.Node) else ()
         if len(chain) < 2 or len(shape) < 2:
             return "no value is scaled and shifted by weights alone"
         weights = _behind([part for one in chain for part in one.all_input_nodes if origins.is_weight(part)])
