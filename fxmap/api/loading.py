@@ -11,6 +11,7 @@ from fxmap.api.automap import auto_map
 from fxmap.api.filling import Calibration, Filling, fill
 from fxmap.api.graph_source import refuse_choices, refuse_parts
 from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
+from fxmap.api.numbers import warn_of_numbers
 from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
 from fxmap.api.source_file import SourceFile, refuse_uncomputed
@@ -110,6 +111,7 @@ def _transferred(
     if strict:
         refuse_parts(mapping, src.state_dict(), strict)
     accept(mapping, verify)
+    warn_of_numbers(src.state_dict(), mapping.sources())
     with stage("fill the destination"):
         mapping = fill(mapping, src, part.model, src.state_dict(), options)
     return part.outside(mapping).with_loaded()
@@ -264,4 +266,5 @@ def map_file(
         refuse_two_in_one(file, own)
         warn_of_rest(file, mapping)
     accept(mapping, verify, guessed=src is None)
+    warn_of_numbers(file.state, mapping.sources())
     return mapping, file

@@ -22,6 +22,7 @@ from fxmap.capture.recorder import Recorder, Recording
 from fxmap.capture.recurrent import Unrolled
 from fxmap.capture.rewrites.contract import CONTRACT
 from fxmap.capture.rewrites.driver import sweep
+from fxmap.capture.rewrites.frozen import restore_norms
 from fxmap.capture.rewrites.regroup import REGROUP
 from fxmap.capture.rewrites.writes import AS_STRIDED, RANGES, STACKS, as_reshapes, value_rules
 from fxmap.capture.source import GraphSource
@@ -92,14 +93,19 @@ def _rewrite(recording: Recording, tensors: Mapping[str, Tensor]) -> None:
     # With as_strided, the memory layout must stay unchanged.
     recording.functional &= not any(node.target in AS_STRIDED for node in graph.nodes)
     written = (RANGES, STACKS) if recording.functional else ()
-    for rules in (value_rules(recording.constants), *written, CONTRACT, REGROUP):
-        replaced = sweep(graph, tensors, rules)
+    for rules in (value_rules(recording.constants), *written, CONTRACT, REGROUP, ()):
+        replaced = sweep(graph, tensors, rules) if rules else _norms(recording, tensors)
         if recording.functional:
             for path, names in recording.returned.items():
                 recording.returned[path] = [replaced.get(name, name) for name in names]
     if recording.functional:
         graph.eliminate_dead_code()  # views that were taken anew
         as_reshapes(graph)
+
+
+def _norms(recording: Recording, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Restore frozen norms, unless a value may be written to between the operations that such a norm is made of."""
+    return restore_norms(recording.graph, tensors) if recording.functional or not recording.mutations else {}
 
 
 def _run(

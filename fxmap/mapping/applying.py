@@ -1,7 +1,7 @@
 """Apply a mapping to a state dict, and raise an error where that would be wrong or incomplete."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from fxmap.expressions.base import Expression
 from fxmap.expressions.values import evaluated
 from fxmap.expressions.wrapped import fitted
 from fxmap.forms.stages import PREPARED, PT2E_PREPARED, PT2E_QAT, QAT
-from fxmap.mapping.findings import Findings
+from fxmap.mapping.findings import Findings, Mismatch
 from fxmap.mapping.proof import Status
 from fxmap.model.wrappers import match_prefix
 
@@ -85,6 +85,13 @@ def refuse_incomplete(made: Collection[str], findings: Findings) -> None:
     missing = findings.keys_with(Status.MISSING)
     if findings.mismatched:
         first = findings.mismatched[0]
+        if parts := _tensor_parallel(findings.mismatched):
+            raise LoadError(
+                f"{first.key}: source {first.source} is {list(first.src_shape)}, destination {list(first.dst_shape)}: "
+                f"{len(findings.mismatched)} tensors of the source are a {_nth(parts)} of the destination's, cut along an "
+                f"axis: this is one of {parts} parts of a tensor parallel checkpoint, whose others hold the rest. {count}; "
+                "nothing was written. Join the parts with the tools of the library that wrote them, and load the whole"
+            )
         absent = f"Without a source: {shorten(missing)}, {_how_read(missing, findings)}. " if missing else ""
         raise LoadError(
             f"{first.key}: source {first.source} is {list(first.src_shape)}, destination {list(first.dst_shape)}: "
@@ -99,6 +106,26 @@ def refuse_incomplete(made: Collection[str], findings: Findings) -> None:
             f"{shorten(needed)}: {reason}. {count}; nothing was written. "
             'Pass on_mismatch="keep" to keep the destination\'s own values there.'
         )
+
+
+# So many tensors must be cut alike before a checkpoint is taken for a part of one: a head may be replaced by half of it.
+_CUT_ALIKE = 4
+
+
+def _tensor_parallel(mismatched: Sequence[Mismatch]) -> int:
+    """Return into how many parts all of these tensors were cut along one axis each; 0 where they were not."""
+    found = set()
+    for one in mismatched:
+        if len(one.src_shape) != len(one.dst_shape):
+            return 0
+        ratios = [(a, b) for a, b in zip(one.src_shape, one.dst_shape, strict=True) if a != b]
+        found |= {b // a if len(ratios) == 1 and a and b % a == 0 else 0 for a, b in ratios}
+    cut_matrices = sum(len(one.dst_shape) > 1 for one in mismatched)
+    return found.pop() if len(found) == 1 and cut_matrices >= _CUT_ALIKE else 0
+
+
+def _nth(parts: int) -> str:
+    return {2: "half", 4: "quarter"}.get(parts, f"{parts}th part")
 
 
 def refuse_unknown(made: Collection[str], findings: Findings, own: Mapping[str, Any]) -> None:

@@ -57,3 +57,17 @@ def test_nothing_is_written_where_the_error_is_raised() -> None:
     with pytest.raises(fxmap.ProofError):
         wrong.with_verdict(proof).load_into(dst, src.state_dict())
     assert torch.equal(dst.a.weight, before)
+
+
+def test_one_part_of_a_tensor_parallel_checkpoint_is_called_by_its_name() -> None:
+    whole = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    part = {key: value[:4].clone() for key, value in whole.state_dict().items()}
+    with pytest.raises(fxmap.LoadError, match="one of 2 parts of a tensor parallel checkpoint"):
+        fxmap.load(whole, part)
+
+
+def test_a_head_of_half_the_classes_is_none() -> None:
+    whole = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    other = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    with pytest.raises(fxmap.LoadError, match="was replaced"):
+        fxmap.load(whole, other.state_dict())

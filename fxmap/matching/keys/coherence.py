@@ -57,7 +57,7 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
     found = sorted(pairs)
     ours, theirs = ([_kind(entry) for entry in side] for side in (src, dst))
     counts = Counter((ours[s], theirs[d]) for s, d in found)
-    images, sources = _most(counts), _most(Counter({(d, s): count for (s, d), count in counts.items()}))
+    images, sources = _partners(counts), _partners(Counter({(d, s): count for (s, d), count in counts.items()}))
 
     used = ({s for s, _ in found}, {d for _, d in found})
     # Entries, by kind of name and size, that are matched irregularly or not at all.
@@ -65,18 +65,13 @@ def irregular(pairs: Iterable[tuple[int, int]], src: Sequence[Entry], dst: Seque
     loose |= {(1, theirs[n], dst[n].size) for n in range(len(dst)) if n not in used[1]}
     odd = []
     for s, d in found:
-        here, image, source = counts[ours[s], theirs[d]], images[ours[s]], sources[theirs[d]]
-        ours_odd = counts[ours[s], image] >= _OFTEN * here and _differ_in_words(image, theirs[d])
-        theirs_odd = counts[source, theirs[d]] >= _OFTEN * here and _differ_in_words(source, ours[s])
-        if ours_odd or theirs_odd:
-            odd.append((s, d, ours_odd, theirs_odd))
+        here = _OFTEN * counts[ours[s], theirs[d]]
+        usual = [(1, name, src[s].size) for name in _usual(images[ours[s]], here, theirs[d])]
+        usual += [(0, name, dst[d].size) for name in _usual(sources[theirs[d]], here, ours[s])]
+        if usual:
+            odd.append((s, d, usual))
             loose |= {(0, ours[s], src[s].size), (1, theirs[d], dst[d].size)}
-    return {
-        (s, d)
-        for s, d, ours_odd, theirs_odd in odd
-        if (ours_odd and (1, images[ours[s]], src[s].size) in loose)
-        or (theirs_odd and (0, sources[theirs[d]], dst[d].size) in loose)
-    }
+    return {(s, d) for s, d, usual in odd if not loose.isdisjoint(usual)}
 
 
 def regular(
@@ -104,13 +99,20 @@ def _differ_in_words(one: Module, other: Module) -> bool:
     return re.sub(r"\d+", "", ".".join(one)) != re.sub(r"\d+", "", ".".join(other))
 
 
-def _most(counts: Counter[tuple[Module, Module]]) -> dict[Module, Module]:
-    """Map each name to the name that it is matched with most often."""
-    result: dict[Module, Module] = {}
+def _partners(counts: Counter[tuple[Module, Module]]) -> dict[Module, Counter[Module]]:
+    """Return, for each name, how often it is matched with which."""
+    result: dict[Module, Counter[Module]] = defaultdict(Counter)
     for (one, other), count in counts.items():
-        if one not in result or count > counts[one, result[one]]:
-            result[one] = other
+        result[one][other] = count
     return result
+
+
+def _usual(partners: Counter[Module], least: int, name: Module) -> list[Module]:
+    """Return the names that are matched at least so often, and differ from `name` in words.
+
+    There may be several: the number of a layer (`conv1`) looks like that of a block, and is left out.
+    """
+    return [other for other, count in partners.items() if count >= least and _differ_in_words(other, name)]
 
 
 def _kind(entry: Entry) -> Module:

@@ -4,6 +4,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,6 +66,11 @@ class Fitting:
             self._found[key] = self._fitting(equations, rest)
         return self._found[key]
 
+    @cached_property
+    def _different(self) -> Tensor:
+        """The source's different values: one copy, since large ones between small ones that stay fragment memory."""
+        return self.source.columns[:, self.source.prints.firsts]
+
     @staticmethod
     def _weights(count: int) -> Tensor:
         return torch.linspace(1.0, 2.0, count, dtype=torch.float64).sin()
@@ -76,7 +82,7 @@ class Fitting:
             looks = torch.randn(3, len(equations.basis), generator=generator, dtype=torch.float64)
             self.effort.spend(numbers=len(self.source.prints.firsts) * len(equations.basis) / 4)
             looks = looks - (looks @ equations.basis) @ equations.basis.T
-            self._looks[id(equations)] = equations, looks, looks @ self.source.columns[:, self.source.prints.firsts]
+            self._looks[id(equations)] = equations, looks, looks @ self._different
         _, looks, seen = self._looks[id(equations)]
         return looks, seen
 

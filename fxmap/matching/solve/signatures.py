@@ -17,6 +17,8 @@ from fxmap.matching.solve.systems import Unknown
 _LIMIT = 4_000_000
 _SAMPLES = 16
 _SAME = 1e-9
+# Numbers of gradients that are kept: a value of thousands of elements has one for each, as large as the network.
+_KEPT = 20_000_000
 
 
 class Signatures:
@@ -31,7 +33,7 @@ class Signatures:
         read = [node for node in source.nodes if node.op == "get_attr"]
         self._order = {source.captured.canonical.get(str(node.target)): index for index, node in enumerate(read)}
         self._runs: dict[fx.Node, tuple[Tensor, list[Tensor]] | None] = {}
-        self._found: dict[int, Tensor | None] = {}
+        self._found: dict[int, Tensor] = {}
 
     def solution(self, system: Unknown, element: int, paths: list[str]) -> Tensor | None:
         """Return the numbers of a system whose sum is one of the source's values; None where they are not the source's.
@@ -86,7 +88,10 @@ class Signatures:
             goals = goal[:, element - block.begin].sum()
             found = torch.autograd.grad(goals, leaves, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]
-            self._found[element] = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+            gradient = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+            while self._found and (len(self._found) + 1) * gradient.numel() > _KEPT:
+                del self._found[next(iter(self._found))]
+            self._found[element] = gradient
         return self._found[element]
 
     def _run(self, block: Block) -> tuple[Tensor, list[Tensor]] | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,9 @@ def solve_weights(src: Network, dst: Network) -> Solution:
     return Solution(None, None, why)
 
 
+# Up to so many weights, a layer that reads many numbers is given as many samples.
+_SMALL = 20_000
+
 # One search may take this share of the effort that is left, and no network is given more than this.
 _SHARE, MOST = 0.4, 20.0
 _BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
@@ -103,9 +107,14 @@ class _Try:
         self.unknown, self.random = unknown_tensors(dst, tables=tables), frozenset(loose_buffers(src, tables=tables))
         ours, theirs = samples.stacked(_count(self.unknown))
         self.source = SourceValues(src, source_tensors(src, self.random), ours)
-        self.solutions: list[Solution] = []
+        self.last: Solution | None = None
         self.begin = Weights.none(Layout.of(dst, self.unknown))
         self.walk = Search(self.source, dst, theirs, self._accept)
+
+    @cached_property
+    def other(self) -> "Checked":
+        """Other weights of the source and other inputs, on which all solutions are checked."""
+        return Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
 
     def search(self, bounds: Bounds, effort: Effort) -> tuple[Solution | None, str]:
         """Search for weights whose expressions hold for other weights of the source, too."""
@@ -115,15 +124,15 @@ class _Try:
         finally:
             effort.spent += own.spent
             logger.info("%s: %d steps, %.2f spent, %s", bounds, self.walk.steps, own.spent, self.walk.why)
-        return (None if found is None else self.solutions[-1]), self.solutions[-1].why if self.solutions else self.walk.why
+        return (None if found is None else self.last), self.walk.why if self.last is None else self.last.why
 
     def _accept(self, found: Weights) -> bool:
-        self.solutions.append(self._solution(found))
-        return self.solutions[-1].equal
+        self.last = self._solution(found)
+        return self.last.equal
 
     def _solution(self, found: Weights) -> Solution:
         made = Expressions(self.source, found).all()
-        other = Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
+        other = self.other
         equal = agree(made, self.networks, other.tensors, other.inputs)
         why = "" if equal else "the expressions do not hold for other weights"
         return Solution(found, self.source, why, made, equal, frozenset(self.unknown), other)
@@ -212,7 +221,8 @@ def _count(unknown: dict[str, Tensor]) -> int:
         for tensor in unknown.values()
         if any(extent > 1 for extent in tensor.shape)
     ]
-    return min(max([32, *(int(1.5 * fan) + 16 for fan in fans)]), 320)
+    few = sum(tensor.numel() for tensor in unknown.values()) <= _SMALL
+    return min(max([32, *(int(1.5 * fan) + 16 for fan in fans)]), 1000 if few else 320)
 
 
 def _samples(src: Network, dst: Network) -> Samples:

@@ -1,0 +1,61 @@
+"""Numbers of a source that no model can use: NaN and infinity, and variances below zero, whose root is NaN."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxmap.errors import ProofWarning, shorten
+from fxmap.files.lazy import LazyTensor, materialise
+
+# Bytes of tensors that stay in their file up to which these are read for it, too: they are read once more to be written.
+_READ = 2_000_000_000
+
+
+def warn_of_numbers(state: Mapping[str, Any], read: Collection[str]) -> None:
+    """Warn of tensors that a mapping reads and that hold NaN, infinity or negative variances, with their count.
+
+    A proof draws weights at random and does not see them. Lazy tensors are left out where they are many gigabytes.
+
+    Cost: one look at each number.
+    """
+    lazy = sum(v.numel() * v.element_size() for k in read if isinstance(v := state.get(k), LazyTensor))
+    found = {
+        key: what
+        for key in read
+        if isinstance(value := state.get(key), Tensor)
+        and not value.is_meta
+        and (lazy <= _READ or not isinstance(value, LazyTensor))
+        and (what := _unusable(key, materialise(value)))
+    }
+    if found:
+        shown = shorten([f"{key}: {what}" for key, what in found.items()])
+        warnings.warn(
+            f"{len(found)} tensors of the source hold numbers that no model can use: {shown}. They are taken as they are, "
+            "and what reads them gives NaN or infinity: take a checkpoint from before the training diverged",
+            ProofWarning,
+            stacklevel=4,
+        )
+
+
+def _unusable(key: str, value: Tensor) -> str:
+    """Say how many numbers of a tensor cannot be used; empty where all can.
+
+    >>> _unusable("fc.weight", torch.tensor([1.0, float("nan")])), _unusable("bn.running_var", torch.tensor([-1.0, 1.0]))
+    ('1 of 2 not finite', '1 of 2 below zero')
+    """
+    if not value.is_floating_point() or value.is_quantized or value.layout != torch.strided or value.element_size() < 2:
+        return ""
+    if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
+        count = int((~torch.isfinite(value)).sum())
+        # A mask is filled with infinity.
+        return f"{count} of {value.numel()} not finite" if count and not _is_mask(value) else ""
+    if key.rpartition(".")[2] == "running_var" and (count := int((value < 0).sum())):
+        return f"{count} of {value.numel()} below zero"
+    return ""
+
+
+def _is_mask(value: Tensor) -> bool:
+    return bool(((value == 0) | (value == -torch.inf)).all())
