@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from fxmap.graph.arguments import bind, comparable, default_arguments
 from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, drop_dead
+from fxmap.graph.repeats import repeats
 
 # Arguments that change nothing about the value that an operation computes in eval mode.
 _IRRELEVANT = {
@@ -44,9 +45,13 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
     ops = OpGraph()
     numbers: set[fx.Node] = set()
     names: dict[fx.Node, str] = {}
+    same = repeats(graph)
     for node in graph.nodes:
         if _is_number(node, numbers):
             numbers.add(node)
+            continue
+        if node in same and same[node] in names:
+            names[node] = names[same[node]]
             continue
         if _is_first_result(node):
             # Of an operation with several results, only the first is its value; the others are statistics.

@@ -12,7 +12,7 @@ from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
 from fxmap.matching.solve.places import Places
-from fxmap.matching.solve.readers import readers
+from fxmap.matching.solve.readers import further_apart, readers
 from fxmap.matching.solve.signatures import Signatures
 from fxmap.matching.solve.source import Block, SourceValues
 from fxmap.matching.solve.systems import Equations, Point, Unknown
@@ -41,6 +41,11 @@ class Choice:
     rank: Rank
     recognised: bool
     what: str
+
+    @property
+    def certain(self) -> bool:
+        """Whether all numbers are the source's, and none is 0."""
+        return self.recognised and self.rank[:2] == (0.0, 0.0)
 
     def weights(self, before: Weights) -> Weights:
         """Return the weights with these numbers known."""
@@ -319,7 +324,9 @@ class Choices:
                 solved = self._natural(system, element, solved)
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
-                origins.append(Origin(system.entries, system.equations.columns, element))
+                # Without what is added to it, such as the input beside a branch, it may be a value of its own.
+                alone = self.source.prints.find(wanted)
+                origins.append(Origin(system.entries, system.equations.columns, element if alone is None else alone))
             entries.append(system.entries)
             numbers.append(solved)
             places.append(found)
@@ -335,6 +342,7 @@ class Choices:
             float(unlike),
             float(claimed > 0),
             float(penalty),
+            further_apart(self.point.node, block.node),
             0.0 if block.shape == self.point.shape else 1.0,
             float(self.order[block.node]),
         )

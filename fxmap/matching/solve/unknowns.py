@@ -62,7 +62,7 @@ class Layout:
 
     def tensor(self, path: str, numbers: Tensor) -> Tensor:
         """Return a weight from its numbers, `... n`."""
-        value = numbers.reshape(*numbers.shape[:-1], *self.shapes[path])
+        value = numbers.reshape((*numbers.shape[:-1], *self.shapes[path]))
         return torch.view_as_complex(value.contiguous()) if path in self.complex_ else value
 
 
