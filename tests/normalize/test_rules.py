@@ -133,6 +133,7 @@ SPELLINGS = [
         lambda x: x.masked_fill(~((x.cos() > 0.5) & (x.tanh() < 0.9)), -1e9),
         lambda x: x.masked_fill(~(x.cos() > 0.5), -1e9).masked_fill((x.tanh() < 0.9) == 0, -1e9),
     ),
+    (lambda x: (y := F.relu(x)).sin() + y.cos(), lambda x: F.relu(x).sin() + F.relu(x).cos()),
     (lambda x: x.tanh(), lambda x: stochastic_depth(x.tanh(), 0.1, "row", training=False)),
 ]
 
@@ -155,6 +156,7 @@ NEAR_MISSES = [
     (lambda x: torch.constant_pad_nd(x, (1, 1)), lambda x: F.pad(x, (1, 1), value=0.1)),
     (lambda x: torch.constant_pad_nd(x, (1, 1, 1, 1)), lambda x: F.pad(x, (1, 1, 1, 1), "reflect")),
     (F.relu, lambda x: x * (x > -0.01)),
+    (lambda x: (y := x.amax(2)).sin() + y.cos(), lambda x: x.amax(2).sin() + x.amax(3).cos()),
     (lambda x: x.var(2, correction=0), lambda x: (x * x).mean(3) - x.mean(2) ** 2),
     (lambda x: x.var(2, correction=0), lambda x: (x * x).mean(2) - x.mean(2) * x.tanh().mean(2)),
     (lambda x: x.var(2), lambda x: (x * x).mean(2) - x.mean(2) ** 2),

@@ -208,6 +208,78 @@ def dead(state: State) -> State:
     return {**own, "0.last.0.weight": whole["weight"][..., None], "0.last.0.bias": whole["bias"]}
 
 
+class Scaled(nn.Module):
+    """A branch with a scale behind it, beside its input; or with the scale in its last layer, and a norm by hand."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.folded = nn.Conv1d(4, 4, 3, padding=1), nn.Linear(4, 4), folded
+        self.scale = nn.Parameter(torch.ones(4))
+        if folded:
+            del self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if not self.folded:
+            y = F.layer_norm(y.mT, (4,), eps=1e-5)
+            return x + (self.scale * self.last(F.gelu(y))).mT
+        y = y - y.mean(1, keepdim=True)
+        y = y / (y.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
+        return self.last(F.gelu(y.mT)).mT + x
+
+
+def scaled(state: State) -> State:
+    scale = state["0.scale"]
+    own = {key: state[key] for key in ("0.first.weight", "0.first.bias")}
+    return {**own, "0.last.weight": state["0.last.weight"] * scale[:, None], "0.last.bias": state["0.last.bias"] * scale}
+
+
+class Fused(nn.Module):
+    """Two maps added up with weights that a ReLU keeps positive: in one tensor, or in two of one number each."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.one, self.other, self.apart = nn.Linear(3, 4), nn.Linear(3, 4), apart
+        shapes: list[tuple[int, ...]] = [(), ()] if apart else [(2,)]
+        self.shares = nn.ParameterList(nn.Parameter(torch.ones(shape)) for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.apart:
+            a, b = self.shares[0].relu(), self.shares[1].relu()
+        else:
+            a, b = F.relu(self.shares[0])
+        return (self.one(x) * a + self.other(x.flip(-1)) * b) / (a + b + 1e-4)
+
+
+def fused(state: State) -> State:
+    own = {key: value for key, value in state.items() if "shares" not in key}
+    return {**own, "0.shares.0": state["0.shares.0"][0], "0.shares.1": state["0.shares.0"][1]}
+
+
+class Glued(nn.Module):
+    """A gated layer before a depthwise one with a norm behind it, which is folded: its input is one part of two."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.wide, self.deep, self.folded = nn.Linear(4, 8), nn.Conv1d(4, 4, 3, groups=4, bias=folded), folded
+        self.norm = nn.Identity() if folded else nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.wide(x).chunk(2, -1)
+        if not self.folded:
+            return self.norm(self.deep((a * b.sigmoid()).mT))
+        y = torch.nn.functional.conv2d((a * torch.sigmoid(b)).mT[:, :, None], self.deep.weight[:, :, None], groups=4)
+        assert self.deep.bias is not None
+        return y[:, :, 0] + self.deep.bias[:, None]
+
+
+def glued(state: State) -> State:
+    gain = state["0.norm.weight"] / (state["0.norm.running_var"] + 1e-5).sqrt()
+    own = {key: state[key] for key in ("0.wide.weight", "0.wide.bias")}
+    bias = state["0.norm.bias"] - state["0.norm.running_mean"] * gain
+    return {**own, "0.deep.weight": state["0.deep.weight"] * gain[:, None, None], "0.deep.bias": bias}
+
+
 PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] = {
     "a low-rank update merged": (Adapted(), nn.Linear(6, 8), torch.randn(3, 6), adapted),
     "a convolution as a product": (
@@ -237,6 +309,9 @@ PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] 
     "an ensemble stacked": (Members(), Stacked(), torch.randn(5, 3), stacked),
     "a table beside a bias": (Placed(False), Placed(True), torch.randn(2, 5, 3), placed),
     "a table behind a ReLU that is never reached": (Dead(False), Dead(True), torch.randn(2, 5, 3), dead),
+    "a scale folded beside a residual": (Scaled(False), Scaled(True), torch.randn(2, 4, 6), scaled),
+    "weights of one number each": (Fused(False), Fused(True), torch.randn(4, 3), fused),
+    "a norm folded behind a gate": (Glued(False), Glued(True), torch.randn(2, 6, 4), glued),
     "a standardised weight": (Standardised(), nn.Linear(6, 4), torch.randn(3, 6), standardised),
 }
 
