@@ -26,6 +26,7 @@ from fxmap.model.faults import bounded, gathered
 from fxmap.model.inputs import Forward, Given
 from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.surroundings import undisturbed
+from fxmap.prove.explained import same_operations
 from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
 from fxmap.sources.opened import lacking, unpacked
@@ -137,16 +138,20 @@ def _map(problem: Problem) -> KeyMapping:
         return mapping
     found = _by_runs(problem, mapping, plan) if len(mapping) else mapping
     # Equations are solved with whole tensors in memory.
-    return _by_equations(problem, plan, found) if _is_open(found) and not is_large(problem.dst) else found
+    return _by_equations(problem, plan, found) if _is_open(found, plan) and not is_large(problem.dst) else found
 
 
-def _is_open(mapping: KeyMapping) -> bool:
-    """Whether a key that the output depends on has no source, or a run showed the mapping wrong, or could not be made."""
-    known = mapping.knowledge
+def _is_open(mapping: KeyMapping, plan: Plan) -> bool:
+    """Whether a key that the output depends on has no source, or a run showed the mapping wrong, or could not be made.
+
+    A difference that one operation seems to explain is open where both models have the same such operations.
+    """
+    known, proof = mapping.knowledge, mapping.proof
     if known.blocked:
         return False
     lacking = [key for key in (*mapping.missing, *mapping.mismatched) if key not in known.unread]
-    return bool(known.different or lacking or mapping.proof.refuted or not mapping.proof.forwards)
+    unexplained = proof.differs and same_operations(plan)
+    return bool(known.different or lacking or proof.refuted or not proof.forwards or unexplained)
 
 
 def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMapping:

@@ -1,7 +1,8 @@
 """lstm(x) = its cells, step by step: recurrent layers are recorded as loops over cells.
 
 torch computes the input projection of a layer for all steps at once, and a loop over cells computes it step by step; with
-cells, both models have one graph. Layers with a projection, and packed sequences, are recorded as torch computes them.
+cells, both models have one graph. Of packed sequences, only the rows that are not over go through a cell. Layers with a
+projection are recorded as torch computes them.
 
 fill_diagonal_(x) = fill_(diagonal(x)): torch's kernel uses strides, which functional recordings cannot follow through views.
 
@@ -11,12 +12,15 @@ linear(x) = linear(contiguous(x)): for an x that is not contiguous, torch comput
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from fxmap.capture.packed import numbers_of, packed, padded, run_cells, split
 
 _CELLS: dict[str, Callable[..., Any]] = {
     "lstm": torch.lstm_cell,
@@ -41,6 +45,13 @@ class Unrolled(TorchFunctionMode):
             return func(args[0].contiguous(), *args[1:], **(kwargs or {}))
         if name in _CELLS and not kwargs and _is_plain(args):
             return _unrolled(name, *args)
+        if name in _CELLS and not kwargs and _is_packed(args):
+            return _unrolled_packed(name, *args)
+        if name == "_pack_padded_sequence" and len(args) == 3 and not kwargs:
+            counts = func(*args)[1]
+            return packed(args[0], numbers_of(counts), batch_first=args[2]), counts
+        if name == "_pad_packed_sequence" and len(args) == 5 and not kwargs:
+            return _padded(*args)
         return func(*args, **(kwargs or {}))
 
 
@@ -50,6 +61,56 @@ def _is_plain(args: Any) -> bool:
         return False
     _, _, weights, has_biases, layers, _, training, bidirectional, _ = args
     return not training and len(weights) == layers * (1 + bidirectional) * (4 if has_biases else 2)
+
+
+def _is_packed(args: Any) -> bool:
+    """Whether these are the arguments of such a layer for a packed batch: its rows, and how many there are at each step."""
+    if len(args) != 9 or not isinstance(args[1], Tensor) or not isinstance(args[3], list | tuple):
+        return False
+    _, _, _, weights, has_biases, layers, _, training, bidirectional = args
+    return not training and len(weights) == layers * (1 + bidirectional) * (4 if has_biases else 2)
+
+
+def _unrolled_packed(
+    name: str,
+    data: Tensor,
+    counts: Tensor,
+    state: Any,
+    weights: Any,
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+) -> Any:
+    """Run a recurrent layer on a packed batch as its cells, in eval mode."""
+    last: list[Any] = []
+    directions, count = 1 + bidirectional, 4 if has_biases else 2
+    steps = split(data, numbers_of(counts))
+    for layer in range(layers):
+        outputs: list[list[Tensor]] = []
+        for direction in range(directions):
+            place = layer * directions + direction
+            own = weights[place * count : (place + 1) * count]
+            start = tuple(part[place] for part in state) if name == "lstm" else state[place]
+            made, hidden = run_cells(partial(_cell, name, own), steps, start, backwards=bool(direction))
+            outputs.append(made)
+            last.append(hidden)
+        steps = outputs[0] if directions == 1 else [torch.cat(both, -1) for both in zip(*outputs, strict=True)]
+    if name == "lstm":
+        return torch.cat(steps), *(torch.stack(parts) for parts in zip(*last, strict=True))
+    return torch.cat(steps), torch.stack(last)
+
+
+def _cell(name: str, weights: Any, x: Tensor, state: Any) -> Any:
+    return _CELLS[name](x, state, *weights)
+
+
+def _padded(data: Tensor, sizes: Tensor, batch_first: bool, value: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Pad a packed batch; return it with the length of every sequence."""
+    counts = numbers_of(sizes)
+    lengths = torch.tensor([sum(count > row for count in counts) for row in range(counts[0])])
+    return padded(data, counts, batch_first=batch_first, value=value, steps=steps), lengths
 
 
 def _unrolled(

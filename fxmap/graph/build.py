@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from fxmap.graph.arguments import bind, comparable, default_arguments
 from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.graph.opgraph import CONSTANT, INPUT, OUTPUT, TENSOR, Op, OpGraph, drop_dead
+from fxmap.graph.repeats import repeats
 
 # Arguments that change nothing about the value that an operation computes in eval mode.
 _IRRELEVANT = {
@@ -44,15 +45,21 @@ def build(graph: fx.Graph, tensors: dict[str, Tensor]) -> OpGraph:
     ops = OpGraph()
     numbers: set[fx.Node] = set()
     names: dict[fx.Node, str] = {}
+    same = repeats(graph)
     for node in graph.nodes:
         if _is_number(node, numbers):
             numbers.add(node)
+            continue
+        if node in same and same[node] in names:
+            names[node] = names[same[node]]
             continue
         if _is_first_result(node):
             # Of an operation with several results, only the first is its value; the others are statistics.
             names[node] = names[node.args[0]]
             ops.add(replace(ops.op(names[node]), output=node.name))
             continue
+        if _stands_for_first(node):
+            ops.add(replace(ops.op(names[node.args[0]]), output=node.name))
         op = _op(node, tensors)
         names[node] = op.name
         ops.add(op)
@@ -76,6 +83,18 @@ def _is_first_result(node: fx.Node) -> bool:
         return len(producer.target._schema.returns) > 1
     kind = kind_of(producer)
     return kind in _RANKED or (kind in _WITH_PLACES and isinstance(bind(producer).get("dim"), int))
+
+
+def _stands_for_first(node: fx.Node) -> bool:
+    """Whether a node takes a later result of a call whose first result nothing takes, and no earlier one is taken."""
+    if node.op != "call_function" or kind_of(node) != "getitem" or not isinstance(node.args[1], int):
+        return False
+    producer = node.args[0]
+    if not isinstance(producer, fx.Node) or not isinstance(producer.target, OpOverload):
+        return False
+    taken = [user.args[1] for user in producer.users if kind_of(user) == "getitem"]
+    whole = len(taken) == len(producer.users) and len(producer.target._schema.returns) > 1
+    return whole and all(isinstance(index, int) and index >= node.args[1] for index in taken) and node.args[1] > 0
 
 
 # Calls that return values and their places; some do so where an axis is given, and are of two values otherwise.

@@ -264,7 +264,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
         einsum fft_c2c fft_c2r fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
         fft_irfft fft_irfft2 fft_irfftn fft_r2c fft_rfft fft_rfft2 fft_rfftn grouped_mm inner inverse istft kron
         linalg_det linalg_inv linalg_inv_ex linalg_multi_dot matrix_exp multi_dot mv outer rmatmul stft tensordot
-        upsample upsample_bicubic2d upsample_bicubic2d_aa upsample_bilinear2d upsample_bilinear2d_aa
+        trilinear upsample upsample_bicubic2d upsample_bicubic2d_aa upsample_bilinear2d upsample_bilinear2d_aa
         upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_nearest_exact1d
         upsample_nearest_exact2d upsample_trilinear3d vdot
         """,

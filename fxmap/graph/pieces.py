@@ -5,6 +5,8 @@ compares what such operations read, and not their results alone. Some functions 
 
     sqrt, rsqrt, log, x ** p of x > 0; log1p of x >= 0;  x ** n for whole n;  b ** x for a number b > 0
     values that are filled by constant masks, with a number that values show
+    sqrt, rsqrt of a stored tensor, with a number added to it or not: where the root is a number
+    writes by an index that add up, or of a number into a constant: tables that the index looks up
     norms with eps > 0;  softplus where it turns into the identity beyond 20, where the two differ by 2e-9
 
 Whether an operand is positive follows from signs: squares, means of squares, variances and exponentials are not negative,
@@ -56,7 +58,8 @@ def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor], hidden: Container[s
         if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or (has(op.kind, Trait.ANALYTIC) and op.name not in hidden):
             continue
         places = tuple((argument, ops.op(name).output) for argument, name in operands)
-        found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), op.name not in hidden and _is_analytic(op, read))
+        analytic = op.name not in hidden and (_is_analytic(op, read) or _is_lookup(ops, op) or _is_root_of_stored(ops, op))
+        found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), analytic)
     return found
 
 
@@ -78,6 +81,32 @@ def _is_analytic(op: Op, read: Mapping[str, Sign]) -> bool:
     if op.kind in _NORMS:
         return _eps(op) > 0
     return op.kind == "local_response_norm" and float(op.attribute("k", 1.0)) > 0
+
+
+def _is_lookup(ops: OpGraph, op: Op) -> bool:
+    """Whether a write hides nothing: it adds up, or what it writes to is a constant, and what it writes a number."""
+    if op.kind == "index_put":
+        return op.attribute("accumulate", False) is True
+    operands = ops.operands(op.name)
+    if op.kind != "scatter" or operands.keys() != {"input", "index"}:
+        return False
+    return all(ops.op(name).kind in _CONSTANT for name in operands["input"])
+
+
+def _is_root_of_stored(ops: OpGraph, op: Op) -> bool:
+    """Whether an operation is the root of a stored tensor, with a number added to it: analytic wherever it is a number."""
+    if op.kind not in ("sqrt", "rsqrt"):
+        return False
+    (total,) = ops.operands(op.name).get("input", [""])
+    if total and ops.op(total).kind == TENSOR:
+        return True
+    if not total or ops.op(total).kind != "add" or list(ops.operands(total)) != ["input"]:
+        return False
+    read, numbers = ops.operands(total)["input"], [value for _, value in ops.op(total).attributes]
+    return len(read) == len(numbers) == 1 and ops.op(read[0]).kind == TENSOR
+
+
+_CONSTANT = {CONSTANT, "full", "ones", "zeros"}
 
 
 # Where each has eps if it is not given. None is the machine epsilon of the dtype.

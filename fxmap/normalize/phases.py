@@ -22,7 +22,7 @@ from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
 from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
 from fxmap.normalize.rules.clamping import SELECT_POSITIVE, UNIFY_BOUNDS
 from fxmap.normalize.rules.covering import COVER_MAP
-from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE
+from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE, VARIANCE_OF_MOMENTS
 from fxmap.normalize.rules.filled import FILL_CONSTANT
 from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
@@ -71,8 +71,9 @@ SPELL: tuple[Rule, ...] = (
     SELECT_POSITIVE,
     RESTORE_HARDSIGMOID,
     RESTORE_HARDSWISH,
-    ROOT_OF_VARIANCE,
     UNIFY_SQUARE,
+    VARIANCE_OF_MOMENTS,
+    ROOT_OF_VARIANCE,
     INDEX_TO_EMBEDDING,
     PRODUCT_TO_EMBEDDING,
     STANDARDIZE,

@@ -11,6 +11,7 @@ went through other steps before.
 Cost: that of looking for the cause of each pair that differs.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
 
@@ -18,6 +19,8 @@ from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import OUTPUT
 from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.align.alignment import Pair
+from fxmap.matching.align.signatures import own_attributes
+from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
 from fxmap.prove.aligned import unaligned_before
 from fxmap.prove.causes import attribute_cause, constant_cause, input_cause
@@ -47,6 +50,15 @@ def is_explained(context: Context, first: Pair | None, errors: Mapping[Pair, flo
         return _has_one_alone(context, ours, theirs)
     others = [pair for pair, error in errors.items() if pair != first and error > SINGLE_TOLERANCE and isfinite(error)]
     return all(_explains(context, pair) for pair in (first, *others))
+
+
+def same_operations(plan: Plan) -> bool:
+    """Whether two models have the same activations, norms and pools, with the same attributes, wherever they stand."""
+    found = []
+    for side in (plan.src, plan.dst):
+        ops = [op for op in side.main.ops.ops() if op.kind in NO_WEIGHTS_MAKE_UP]
+        found.append(Counter((op.kind, own_attributes(op)) for op in ops))
+    return found[0] == found[1]
 
 
 def _explains(context: Context, pair: Pair) -> bool:

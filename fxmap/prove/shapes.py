@@ -187,7 +187,9 @@ def more_shapes(
     own = [extent for tensor in examples for extent in tensor.shape[1:]]
     # Code may compare with a product of extents.
     row = max(1, main[0].numel() // max(main.shape[1], 1)) if main.dim() > 1 else 1
-    products = [number // row + 1 for number in numbers if number > 4 * row and number // row > main.shape[1]]
+    products = [
+        number // row + 1 for number in numbers if main.dim() > 1 and number > 4 * row and number // row > main.shape[1]
+    ]
     lengths = dict.fromkeys(n for n in (_LONG, *around, *products, *own, *_ROUND) if n <= longest)
     batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= _CROWD)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]

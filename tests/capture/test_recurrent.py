@@ -28,13 +28,49 @@ def test_cells_step_by_step_compute_what_the_layer_does(kind: str, bidirectional
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_layers_with_a_projection_and_packed_sequences_stay_as_they_are() -> None:
-    projected, plain = nn.LSTM(3, 4, proj_size=2).eval(), nn.GRU(3, 4).eval()
-    x = torch.randn(5, 2, 3)
-    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3]))
+def test_layers_with_a_projection_stay_as_they_are() -> None:
+    projected, x = nn.LSTM(3, 4, proj_size=2).eval(), torch.randn(5, 2, 3)
     with Unrolled():
         assert torch.equal(projected(x)[0], projected(x)[0])
-        assert torch.allclose(plain(packed)[0].data[:2], plain(x)[0][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(LAYERS))
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [4, 1, 4], [2, 5, 3]])
+def test_cells_run_over_packed_sequences_as_the_layer_does(kind: str, lengths: list[int]) -> None:
+    options = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
+    layer = LAYERS[kind](3, 4, num_layers=2, bidirectional=True, **options).eval()
+
+    def run(x: Tensor) -> list[Tensor]:
+        batch = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+        made, state = layer(batch)
+        padded, counts = nn.utils.rnn.pad_packed_sequence(made, padding_value=-1.0, total_length=6)
+        return [padded, counts, *torch.utils._pytree.tree_leaves(state)]
+
+    x = torch.randn(5, 3, 3)
+    expected = run(x)
+    with Unrolled():
+        actual = run(x)
+    for one, other in zip(expected, actual, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+class Packed(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, nn.GRU(3, 4, bidirectional=True))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        batch = nn.utils.rnn.pack_padded_sequence(x.tanh(), lengths, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(getattr(self, self.name)(batch)[0])[0]
+
+
+def test_a_layer_on_packed_sequences_is_mapped_and_proven() -> None:
+    mapping = fxmap.auto_map(
+        Packed("a").eval(), Packed("b").eval(), example_inputs=(torch.randn(4, 2, 3), torch.tensor([4, 2]))
+    )
+    assert mapping.renames == {f"b.{key}": f"a.{key}" for key in nn.GRU(3, 4, bidirectional=True).state_dict()}
+    assert mapping.proof.ok, mapping.proof
 
 
 class Layers(nn.Module):

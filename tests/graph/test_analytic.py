@@ -206,6 +206,7 @@ LINEAR: dict[str, Function] = {
     "affine_grid": lambda x: F.affine_grid(x[:2, :3][None], [1, 1, 3, 3], align_corners=False),
     "affine_grid_generator": lambda x: F.affine_grid(x[:2, :3][None], [1, 1, 3, 3], align_corners=True),
     "baddbmm": lambda x: torch.baddbmm(A.new_zeros(1, 4, 5), x[None], B[None]),
+    "trilinear": lambda x: torch._trilinear(x, x, x.flip(0), [], [], [], [1]),
     "bilinear": lambda x: F.bilinear(x, x, KERNEL[:2, :, :, 0].repeat(1, 1, 2)),
     "bmm": lambda x: torch.bmm(x[None], x.t()[None]),
     "chain_matmul": lambda x: torch.linalg.multi_dot((x, B)),

@@ -86,6 +86,7 @@ SPELLINGS = [
     (lambda x: torch.constant_pad_nd(x, (1, 1)), lambda x: F.pad(x, (1, 1), value=0.0)),
     (lambda x: F.softmax(x, 1), lambda x: F.softmax(x, 1, _stacklevel=5)),
     (lambda x: x.std(1), lambda x: x.var(1).sqrt()),
+    (lambda x: x.var((2, 3), correction=0), lambda x: (x * x).mean((2, 3)) - x.mean((2, 3)) ** 2),
     (F.relu, lambda x: torch.where(x <= 0, 0.0, x)),
     (F.relu, lambda x: x.masked_fill(x < 0, 0)),
     (F.relu, lambda x: (x + x.abs()) / 2),
@@ -132,6 +133,7 @@ SPELLINGS = [
         lambda x: x.masked_fill(~((x.cos() > 0.5) & (x.tanh() < 0.9)), -1e9),
         lambda x: x.masked_fill(~(x.cos() > 0.5), -1e9).masked_fill((x.tanh() < 0.9) == 0, -1e9),
     ),
+    (lambda x: (y := F.relu(x)).sin() + y.cos(), lambda x: F.relu(x).sin() + F.relu(x).cos()),
     (lambda x: x.tanh(), lambda x: stochastic_depth(x.tanh(), 0.1, "row", training=False)),
 ]
 
@@ -154,6 +156,10 @@ NEAR_MISSES = [
     (lambda x: torch.constant_pad_nd(x, (1, 1)), lambda x: F.pad(x, (1, 1), value=0.1)),
     (lambda x: torch.constant_pad_nd(x, (1, 1, 1, 1)), lambda x: F.pad(x, (1, 1, 1, 1), "reflect")),
     (F.relu, lambda x: x * (x > -0.01)),
+    (lambda x: (y := x.amax(2)).sin() + y.cos(), lambda x: x.amax(2).sin() + x.amax(3).cos()),
+    (lambda x: x.var(2, correction=0), lambda x: (x * x).mean(3) - x.mean(2) ** 2),
+    (lambda x: x.var(2, correction=0), lambda x: (x * x).mean(2) - x.mean(2) * x.tanh().mean(2)),
+    (lambda x: x.var(2), lambda x: (x * x).mean(2) - x.mean(2) ** 2),
     (F.relu, lambda x: F.leaky_relu(x, 1e-8)),
     (F.relu, lambda x: (x + x.abs()) / 2 + F.relu(x - 1000)),
     (lambda x: F.threshold(x, 0.25, -2.0), lambda x: torch.where(x >= 0.25, x, -2.0)),

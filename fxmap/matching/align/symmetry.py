@@ -99,6 +99,8 @@ def exchanged_values(graph: OpGraph, one: str, other: str, values: Mapping[str, 
             last = argument == "weight" and op.attribute("axes") == "i o"
             places.append((changed[key].t() if last else changed[key], list(op.rows or range(len(changed[key])))))
         (mine, rows), (its, others) = places
+        if max(rows, default=0) >= len(mine) or max(others, default=0) >= len(its):
+            return None  # rows of the result that are no rows of this operand
         before = mine[rows].clone()
         mine[rows] = its[others]
         its[others] = before

@@ -13,7 +13,7 @@ from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
 from fxmap.matching.solve.places import Places
-from fxmap.matching.solve.readers import readers
+from fxmap.matching.solve.readers import further_apart, readers
 from fxmap.matching.solve.signatures import Signatures
 from fxmap.matching.solve.source import Block, SourceValues
 from fxmap.matching.solve.systems import Equations, Point, Unknown
@@ -42,6 +42,11 @@ class Choice:
     rank: Rank
     recognised: bool
     what: str
+
+    @property
+    def certain(self) -> bool:
+        """Whether all numbers are the source's, and none is 0."""
+        return self.recognised and self.rank[:2] == (0.0, 0.0)
 
     def weights(self, before: Weights) -> Weights:
         """Return the weights with these numbers known."""
@@ -94,7 +99,9 @@ class Fitting:
         looks, products = self._seen(equations)
         seen = products - (looks @ rest)[:, None]
         scale = (source.norms[firsts] + rest.norm()) * looks.norm(dim=1).mean()
-        near = firsts[(seen.abs().amax(0) <= _FITS * scale) & source.varies[firsts]]
+        # Where nothing varies, such as behind a ReLU that no sample reaches, it may be what does not vary in the source.
+        wanted = ~source.varies if _is_still(equations.columns) and _is_still(rest[:, None]) else source.varies
+        near = firsts[(seen.abs().amax(0) <= _FITS * scale) & wanted[firsts]]
         wanted = source.columns[:, near] - rest[:, None]
         left = wanted - basis @ (basis.T @ wanted)
         near = near[left.abs().amax(0) <= _FITS * 1e-1 * wanted.abs().amax(0).clamp_min(1e-30)]
@@ -174,11 +181,25 @@ class Choices:
                 count += 1
                 if count > self.TRIED:
                     return
+        for i in blocks:
+            whole = self._most(i, hits, classes)
+            if whole and not self._again(whole, seen):
+                yield 1, self.source.blocks[i], whole
         for hit, systems in zip(hits, classes, strict=True):
             found = [one for one in self._of_class(systems, hit, blocks) if not self._again(one[2], seen)]
             if found:
                 yield from found[: 3 * self.TRIED]
                 return
+
+    @staticmethod
+    def _most(i: int, hits: list[list[list[int]]], classes: list[list[Unknown]]) -> Assignment:
+        """Return the assignment of the classes that one value has all elements of, if these are most of several."""
+        both = [(hit[i], systems) for hit, systems in zip(hits, classes, strict=True) if len(hit[i]) == len(systems)]
+        return (
+            [pair for hit, systems in both for pair in zip(systems, hit, strict=True)]
+            if len(both) > len(classes) / 2
+            else []
+        )
 
     def _again(self, assignment: Assignment, seen: set[tuple[int, ...]]) -> bool:
         """Whether an assignment has the same values as one before, whose elements were only moved."""
@@ -203,7 +224,7 @@ class Choices:
             natural = {}
             for element, kind in zip(fitting.tolist(), kinds.tolist(), strict=True):
                 if kind not in natural:
-                    natural[kind] = self.fitting.signatures.solution(system, element, self._paths(system)) is not None
+                    natural[kind] = self._signed(system, element) is not None
             keep = torch.tensor([natural[kind] for kind in kinds.tolist()])
             self._refined[key] = fitting[keep] if bool(keep.any()) else fitting
         return self._refined[key]
@@ -282,13 +303,17 @@ class Choices:
 
     def _natural(self, system: Unknown, element: int, solved: Tensor) -> Tensor:
         """Return another solution of a system that has the source's own numbers, where there is one."""
-        natural = self.fitting.signatures.solution(system, element, self._paths(system))
+        natural = self._signed(system, element)
         if natural is not None:
             return natural
         if not system.equations.dependent:
             return solved
         natural = self.gauge.solution(system, element)
         return self._split(system, solved if natural is None else natural)
+
+    def _signed(self, system: Unknown, element: int) -> Tensor | None:
+        """Return the solution of a system that has the numbers of the source which are multiplied by the same."""
+        return self.fitting.signatures.solution(system, element, self._paths(system), self.weights.layout)
 
     def _paths(self, system: Unknown) -> list[str]:
         layout = self.weights.layout
@@ -305,7 +330,9 @@ class Choices:
                 solved = self._natural(system, element, solved)
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
-                origins.append(Origin(system.entries, system.equations.columns, element))
+                # Without what is added to it, such as the input beside a branch, it may be a value of its own.
+                alone = self.source.prints.find(wanted)
+                origins.append(Origin(system.entries, system.equations.columns, element if alone is None else alone))
             entries.append(system.entries)
             numbers.append(solved)
             places.append(found)
@@ -321,12 +348,18 @@ class Choices:
             float(unlike),
             float(claimed > 0),
             float(penalty),
+            further_apart(self.point.node, block.node),
             0.0 if block.shape == self.point.shape else 1.0,
             float(self.order[block.node]),
         )
         what = f"{self.point.node.name} is {block.node.name}"
         doubtful = not recognised or (empty and unlike)
         return Choice(torch.cat(entries), torch.cat(numbers), where, tuple(origins), rank, not doubtful, what)
+
+
+def _is_still(columns: Tensor) -> bool:
+    """Whether columns are the same for all samples."""
+    return bool(((columns - columns[:1]).abs().amax(0) <= 1e-10 * columns.abs().amax(0)).all())
 
 
 def _size(shape: tuple[int, ...]) -> int:

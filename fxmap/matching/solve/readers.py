@@ -1,5 +1,6 @@
 """Readers: by which operations a value is read, through those that only move its elements."""
 
+from collections import Counter
 from functools import cache
 
 from torch import fx
@@ -36,3 +37,24 @@ def reading(node: fx.Node) -> list[fx.Node]:
     for user in node.users:
         found += reading(user) if moves(user) else [user]
     return found
+
+
+# So many operations further on are asked what they are.
+_FURTHER = 4
+
+
+@cache
+def _further(node: fx.Node) -> tuple[frozenset[str], ...]:
+    """Return the kinds of the operations that read a value, of those that read these, and so on."""
+    found, level = [], [node]
+    for _ in range(_FURTHER):
+        level = list(dict.fromkeys(user for one in level for user in reading(one)))
+        found.append(frozenset(kind_of(user) for user in level))
+    return tuple(found)
+
+
+def further_apart(one: fx.Node, other: fx.Node) -> float:
+    """Return how unlike the operations are that read two values, some steps on: from 0 to 1."""
+    ours, theirs = (Counter(kind for level in _further(node) for kind in level) for node in (one, other))
+    size = (ours | theirs).total()
+    return 1.0 - (ours & theirs).total() / size if size else 0.0

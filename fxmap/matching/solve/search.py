@@ -23,6 +23,10 @@ from fxmap.matching.solve.unknowns import Weights
 logger = logging.getLogger(__name__)
 
 
+# So many values are asked for one that is certain.
+_ASKED = 6
+
+
 @dataclass(frozen=True)
 class Bounds:
     """How many choices may have numbers that are not the source's, and whether every value must be one of the source's."""
@@ -69,6 +73,7 @@ class Search:
     ) -> None:
         self.source, self._accept = source, accept
         self.advance = Advance(captured, inputs)
+        self.order = {node: index for index, node in enumerate(self.advance.nodes)}
         self.samples = len(inputs[0])
         self.fitting, self.guesses, self.factorisations = Fitting(source), Guesses(source), Factorisations()
         self.places = Places(source, captured, inputs)
@@ -166,13 +171,19 @@ class Search:
         if not frontier.curved:
             yield from self._outputs(frontier)
             return
-        node = frontier.curved[0]
-        affine = [part for part in node.all_input_nodes if frontier.states[part] is State.AFFINE]
-        fed = [part for part in affine if part in self.advance.fed]
-        if fed:
-            yield from self._choices(frontier, fed[0])
-        else:
-            yield from self._guessed(weights, frontier, node)
+        # What can be solved for comes before what must be guessed, and what is certain before what is not.
+        fed = [part for node in frontier.curved for part in self._affine(frontier, node)[:1]]
+        first: list[Choice] | None = None
+        for part in list(dict.fromkeys(fed))[:_ASKED]:
+            found = self._choices(frontier, part)
+            if found and found[0].certain:
+                yield from found
+                return
+            first = found if first is None else first
+        if first is not None:
+            yield from first
+            return
+        yield from self._guessed(weights, frontier, frontier.curved[0])
 
     def _outputs(self, frontier: Frontier) -> Iterator[Choice | None]:
         returned = self.advance.nodes[-1].all_input_nodes
@@ -185,8 +196,12 @@ class Search:
                 return
         yield None
 
-    def _choices(self, frontier: Frontier, node: fx.Node) -> Iterator[Choice]:
-        """Yield the weights that values of the source give a value, or one that it is made of by a factor or a shift."""
+    def _affine(self, frontier: Frontier, node: fx.Node) -> list[fx.Node]:
+        """Return what a node reads that is affine in unknown weights, and depends on an input."""
+        return [n for n in node.all_input_nodes if frontier.states[n] is State.AFFINE and n in self.advance.fed]
+
+    def _choices(self, frontier: Frontier, node: fx.Node) -> list[Choice]:
+        """Return the weights that values of the source give a value, or one that it is made of by a factor or a shift."""
         found: list[Choice] = []
         at: fx.Node | None = node
         while at is not None:
@@ -198,17 +213,20 @@ class Search:
         if not found:
             self.why = f"no value of the source fits {node.name}"
             logger.debug("    %s", self.why)
-        yield from found
+        return found
 
     def _before(self, frontier: Frontier, node: fx.Node) -> fx.Node | None:
-        """Return the value that another is made of alone, where more than elements are moved."""
-        while True:
-            parts = [part for part in node.all_input_nodes if frontier.states[part] is State.AFFINE]
-            if len(parts) != 1 or parts[0] not in self.advance.fed:
+        """Return the value that another is made of alone, where more than elements are moved: of y - mean(y), that is y."""
+        parts, still = {node}, True
+        while parts and (still or len(parts) > 1):
+            last = max(parts, key=self.order.__getitem__)
+            parts.remove(last)
+            read = [part for part in last.all_input_nodes if frontier.states[part] is State.AFFINE]
+            if any(part not in self.advance.fed for part in read):
                 return None
-            if not moves(node):
-                return parts[0]
-            (node,) = parts
+            still = still and moves(last)
+            parts |= set(read)
+        return parts.pop() if parts else None
 
     def _at(self, frontier: Frontier, node: fx.Node, exact: Block | None) -> list[Choice]:
         systems = Systems(self.advance, frontier, node, self.samples, self.factorisations)
@@ -220,10 +238,14 @@ class Search:
         choices = Choices(self.source, self.fitting, frontier.weights, point, self.places)
         return choices.all() if exact is None else choices.exact(exact)
 
-    def _guessed(self, weights: Weights, frontier: Frontier, node: fx.Node) -> Iterator[Choice]:
-        paths = sorted(
+    def _open(self, weights: Weights, node: fx.Node) -> list[str]:
+        """Return the weights that lead to a value and are not known."""
+        return sorted(
             path for path in self.advance.upstream[node] if path in weights.layout.shapes and weights.unknown(path)
         )
+
+    def _guessed(self, weights: Weights, frontier: Frontier, node: fx.Node) -> Iterator[Choice]:
+        paths = self._open(weights, node)
         attributes = {
             weights.layout.canonical[str(n.target)]: n
             for n in self.advance.nodes
@@ -232,7 +254,8 @@ class Search:
         near = self._near(frontier, node)
         buffers = {path for path in paths if not isinstance(self.advance.captured.tensors[path], nn.Parameter)}
         bent = {path for path in paths if self._bent(weights, frontier, node, path)}
-        for path in sorted(paths, key=lambda path: (path not in bent, path not in buffers)):
+        sizes = {path: weights.layout.place(path).stop - weights.layout.place(path).start for path in paths}
+        for path in sorted(paths, key=lambda path: (path not in bent, path not in buffers, sizes[path])):
             yield from self.guesses.all(path, attributes[path], weights, near)
             if path in bent:
                 return

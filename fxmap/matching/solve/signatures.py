@@ -5,6 +5,8 @@ is multiplied by the same is the same weight, though its number cannot be solved
 value: two biases that are added up, the biases of an ensemble's members. Where it stands for several, it is their sum.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor, fx
 
@@ -12,6 +14,7 @@ from fxmap.matching.solve.numbers import NumberTable
 from fxmap.matching.solve.source import Block, SourceValues, elements, isreal
 from fxmap.matching.solve.stacked import StackedInterpreter, Unstackable, Value, Values
 from fxmap.matching.solve.systems import Unknown
+from fxmap.matching.solve.unknowns import Layout
 
 # Numbers of the source that are followed, times samples.
 _LIMIT = 4_000_000
@@ -35,11 +38,11 @@ class Signatures:
         self._runs: dict[fx.Node, tuple[Tensor, list[Tensor]] | None] = {}
         self._found: dict[int, Tensor] = {}
 
-    def solution(self, system: Unknown, element: int, paths: list[str]) -> Tensor | None:
+    def solution(self, system: Unknown, element: int, paths: list[str], layout: Layout) -> Tensor | None:
         """Return the numbers of a system whose sum is one of the source's values; None where they are not the source's.
 
-        `paths` are the weights that they belong to: of several that are multiplied by one value, names tell which is which,
-        or the order in which they are read.
+        `paths` are the weights that they belong to: of several that are multiplied by one value, sizes and names tell which
+        is which, or the order in which they are read.
         """
         ours = self._gradient(element)
         if ours is None:
@@ -47,7 +50,7 @@ class Signatures:
         columns = system.equations.columns
         solved = torch.zeros(columns.shape[1], dtype=torch.float64)
         for entries, places in _groups(columns[:_SAMPLES], ours):
-            given = self._given(entries, places, paths)
+            given = self._given(entries, places, paths, layout)
             if given is None:
                 return None
             for entry, place in zip(entries, given, strict=False):
@@ -56,7 +59,7 @@ class Signatures:
         error = (columns @ solved - wanted).abs().max()
         return solved if bool(error <= 1e-8 * wanted.abs().max()) else None
 
-    def _given(self, entries: list[int], places: list[int], paths: list[str]) -> list[int] | None:
+    def _given(self, entries: list[int], places: list[int], paths: list[str], layout: Layout) -> list[int] | None:
         """Return the number of the source for each of some entries that are multiplied by one value."""
         if len(entries) == 1 and len(places) > 1:
             total = self.table.sum_of(places)
@@ -64,13 +67,23 @@ class Signatures:
         if len(entries) < len(places):
             return None
         left = sorted(places, key=lambda place: (self._order.get(self.table.owner(place), 0), place))
-        given = []
-        for entry in entries[: len(places)]:
-            name = paths[entry].rpartition(".")[2]
-            best = next((place for place in left if self.table.owner(place).rpartition(".")[2] == name), left[0])
-            left.remove(best)
-            given.append(best)
-        return given
+        rows = sorted(range(min(len(entries), len(places))), key=lambda row: layout.read[paths[entries[row]]])
+        pairs = [
+            (self._unlike(paths[entries[row]], place, layout), i, j, row)
+            for i, row in enumerate(rows)
+            for j, place in enumerate(left)
+        ]
+        given: dict[int, int] = {}
+        for _, _, j, row in sorted(pairs):
+            if row not in given and left[j] not in given.values():
+                given[row] = left[j]
+        return [given[row] for row in range(len(given))]
+
+    def _unlike(self, path: str, place: int, layout: Layout) -> tuple[bool, bool]:
+        """Whether a weight and a tensor of the source have other sizes, and other names."""
+        name = self.table.owner(place)
+        size = prod(layout.shapes[path]) != prod(self.table.shapes[name])
+        return size, name.rpartition(".")[2] != path.rpartition(".")[2]
 
     def _gradient(self, element: int) -> Tensor | None:
         """Return the gradient of a value by all stored numbers, `samples numbers`."""

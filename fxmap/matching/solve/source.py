@@ -53,8 +53,8 @@ class SourceValues:
         begin = total = 0
         for node in self.nodes:
             value = self.values.get(node)
-            if value is None or not value.stacked or node.op == "output":
-                continue
+            if value is None or not value.stacked or node.op == "output" or not isinstance(value.data, Tensor):
+                continue  # the parts of several values are nodes of their own
             for part, tensor in enumerate(elements(value)):
                 flat = tensor.reshape(len(tensor), -1)
                 total += flat.numel()

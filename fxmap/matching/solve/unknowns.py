@@ -12,13 +12,17 @@ from fxmap.capture.captured import Captured
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each weight of the destination begins in the vector of all; `fixed` are the tensors that stay as they are."""
+    """Where each weight of the destination begins in the vector of all; `fixed` are the tensors that stay as they are.
+
+    `read` is the order in which the graph reads them.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     begins: Mapping[str, int]
     fixed: Mapping[str, Tensor]
     complex_: frozenset[str]
     canonical: Mapping[str, str]
+    read: Mapping[str, int]
 
     @classmethod
     def of(cls, captured: Captured, unknown: Mapping[str, Tensor]) -> "Layout":
@@ -32,7 +36,11 @@ class Layout:
             path: tensor.detach() for path, tensor in captured.tensors.items() if captured.canonical[path] not in shapes
         }
         fixed = {path: _double(tensor) for path, tensor in fixed.items()}
-        return cls(shapes, begins, fixed, frozenset(p for p, t in unknown.items() if t.is_complex()), captured.canonical)
+        names = captured.canonical
+        order = dict.fromkeys(names[str(node.target)] for node in captured.graph.nodes if str(node.target) in names)
+        read = {path: index for index, path in enumerate([*order, *(path for path in shapes if path not in order)])}
+        complex_ = frozenset(path for path, tensor in unknown.items() if tensor.is_complex())
+        return cls(shapes, begins, fixed, complex_, names, read)
 
     @property
     def size(self) -> int:
@@ -54,7 +62,7 @@ class Layout:
 
     def tensor(self, path: str, numbers: Tensor) -> Tensor:
         """Return a weight from its numbers, `... n`."""
-        value = numbers.reshape(*numbers.shape[:-1], *self.shapes[path])
+        value = numbers.reshape((*numbers.shape[:-1], *self.shapes[path]))
         return torch.view_as_complex(value.contiguous()) if path in self.complex_ else value
 
 

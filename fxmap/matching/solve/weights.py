@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxmap.expressions.base import Expression
 from fxmap.graph.index_maps import distinct
+from fxmap.graph.kinds import Trait, has
 from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.express import Expressions, agree
 from fxmap.matching.solve.readers import readers
@@ -157,7 +158,7 @@ def source_tensors(src: Network, random: frozenset[str], seed: int = 0) -> dict[
     """Return random weights of the source, and of the buffers in `random`: all different numbers, which float32 has not."""
     generator = torch.Generator().manual_seed(seed)
     assert src.inputs is not None
-    drawn = random_tensors(src, generator)
+    drawn, cut = random_tensors(src, generator), _cut(src)
     made: dict[int, Tensor] = {}
     for path, tensor in drawn.items():
         own = src.tensors[path]
@@ -167,9 +168,20 @@ def source_tensors(src: Network, random: frozenset[str], seed: int = 0) -> dict[
             made[id(tensor)] = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
         elif isinstance(own, nn.Parameter):
             made[id(tensor)] = tensor * (1 + 1e-5 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+            if path in cut:
+                made[id(tensor)] = made[id(tensor)].abs()
     tensors = {path: made.get(id(tensor), tensor) for path, tensor in drawn.items()}
     calibrated, _ = run_calibrated(src, tensors, src.arguments(src.inputs.double()), generator)
     return {path: tensor.detach() for path, tensor in calibrated.items()}
+
+
+def _cut(network: Network) -> set[str]:
+    """Return the real weights that a function of pieces reads itself: the negative numbers of relu(w) would be nothing."""
+    nodes = [node for node in network.graph.nodes if node.op == "get_attr"]
+    found = {str(node.target) for node in nodes if any(not has(kind, Trait.ANALYTIC) for kind, _ in readers(node))}
+    return {
+        path for path, tensor in network.tensors.items() if network.canonical[path] in found and tensor.is_floating_point()
+    }
 
 
 def loose_buffers(network: Network, *, tables: bool) -> set[str]:

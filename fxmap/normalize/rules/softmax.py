@@ -12,26 +12,12 @@ from typing import Any
 from fxmap.graph.arguments import bind
 from fxmap.graph.opgraph import Op, OpGraph
 from fxmap.normalize.rule import Context, Outcome, Rule
-
-
-def _dims(context: Context, name: str) -> Any:
-    """Return the axes that an operation goes along, as the code has them; None where they are not numbers."""
-    node = context.nodes.get(name)
-    dims = None if node is None else bind(node).get("dim", bind(node).get("dims"))
-    dims = [dims] if isinstance(dims, int) else dims
-    return sorted(dims) if isinstance(dims, list | tuple) and all(isinstance(dim, int) for dim in dims) else None
+from fxmap.normalize.rules.axes import axes_of, sole
 
 
 def _keeps(context: Context, name: str) -> bool:
     node = context.nodes.get(name)
     return node is not None and bind(node).get("keepdim") is True
-
-
-def _sole(ops: OpGraph, name: str, kind: str) -> str | None:
-    """Return the one operand of an operation of a kind without attributes; None of others."""
-    operands = ops.operands(name)
-    plain = ops.op(name).kind == kind and not ops.op(name).attributes and list(operands) == ["input"]
-    return operands["input"][0] if plain and len(operands["input"]) == 1 else None
 
 
 def _less_largest(context: Context, name: str, dims: Any) -> tuple[str, str] | None:
@@ -43,7 +29,7 @@ def _less_largest(context: Context, name: str, dims: Any) -> tuple[str, str] | N
     node = context.nodes.get(m)
     # One axis after the other, the last one alone is known.
     whole = node is not None and [part.name for part in node.all_input_nodes] == [ops.op(x).output]
-    same = _sole(ops, m, "amax") == x and _keeps(context, m) and _dims(context, m) == dims
+    same = sole(ops, m, "amax") == x and _keeps(context, m) and axes_of(context, m) == dims
     return (x, m) if same and whole and dims is not None else None
 
 
@@ -53,11 +39,11 @@ def _to_softmax(context: Context, op: Op) -> Outcome:
     if op.attributes or sorted(operands) != ["input", "other"]:
         return "it is no quotient of two values"
     (power,), (total,) = operands["input"], operands["other"]
-    shifted = _sole(ops, power, "exp")
-    if shifted is None or _sole(ops, total, "sum") != power or not _keeps(context, total):
+    shifted = sole(ops, power, "exp")
+    if shifted is None or sole(ops, total, "sum") != power or not _keeps(context, total):
         return "it is not the quotient of powers and their sum"
-    found = _less_largest(context, shifted, _dims(context, total))
-    dims = _dims(context, total)
+    found = _less_largest(context, shifted, axes_of(context, total))
+    dims = axes_of(context, total)
     if dims is None or len(dims) != 1:
         return "it goes along several axes, or which is not known"
     return _written(ops, op, "softmax", found[0] if found else shifted)
@@ -67,7 +53,7 @@ def _without_shift(context: Context, op: Op) -> Outcome:
     """Leave out what a softmax takes from all numbers alike."""
     ops = context.ops
     (before,) = ops.operands(op.name).get("input", [""])
-    found = _less_largest(context, before, _dims(context, op.name)) if before else None
+    found = _less_largest(context, before, axes_of(context, op.name)) if before else None
     return "it reads no difference from the largest" if found is None else _written(ops, op, op.kind, found[0])
 
 
@@ -75,7 +61,7 @@ def _to_logarithm(context: Context, op: Op) -> Outcome:
     """Write the logarithm of a softmax as one operation."""
     ops = context.ops
     (before,) = ops.operands(op.name).get("input", [""])
-    x = _sole(ops, before, "softmax") if before else None
+    x = sole(ops, before, "softmax") if before else None
     return "it is not of a softmax" if x is None else _written(ops, op, "log_softmax", x)
 
 
@@ -88,10 +74,10 @@ def _to_logsumexp(context: Context, op: Op) -> Outcome:
     if len(terms) != 2:
         return "it is not of two values"
     for logarithm, rest in (terms, terms[::-1]) if op.kind == "add" else [terms]:
-        total = _sole(ops, logarithm, "log") or ""
-        power = _sole(ops, total, "sum") if total else None
-        shifted = _sole(ops, power, "exp") if power and _keeps(context, total) else None
-        found = _less_largest(context, shifted, _dims(context, total)) if shifted else None
+        total = sole(ops, logarithm, "log") or ""
+        power = sole(ops, total, "sum") if total else None
+        shifted = sole(ops, power, "exp") if power and _keeps(context, total) else None
+        found = _less_largest(context, shifted, axes_of(context, total)) if shifted else None
         if found and op.kind == "add" and rest == found[1]:
             return _written(ops, op, "logsumexp", found[0])
         if found and op.kind == "sub" and rest == shifted:

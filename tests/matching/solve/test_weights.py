@@ -163,6 +163,123 @@ def stacked(state: State) -> State:
     return {**layers, "0.b": every("0.bias")[:, None], "0.c": every("2.bias")[:, None]}
 
 
+class Placed(nn.Module):
+    """A layer and a table of positions, added up: a bias and rows that are multiplied by the same."""
+
+    def __init__(self, looked: bool) -> None:
+        super().__init__()
+        self.z, self.looked = nn.Linear(3, 4), looked
+        self.a: Any = nn.Embedding(5, 4) if looked else nn.Parameter(torch.ones(5, 4))
+        self.last: Any = nn.Parameter(torch.ones(5, 3)) if looked else nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.z(x) + (self.a(torch.arange(5)) if self.looked else self.a)
+        return torch.cat([y, torch.ones_like(y[..., :1])], -1) @ self.last if self.looked else self.last(y)
+
+
+def placed(state: State) -> State:
+    last = torch.cat([state["0.last.weight"].t(), state["0.last.bias"][None]])
+    own = {key: state[key] for key in ("0.z.weight", "0.z.bias")}
+    return {**own, "0.a.weight": state["0.a"], "0.last": last}
+
+
+class Dead(nn.Module):
+    """A table behind a ReLU that hardly any input reaches: what it is added to never varies."""
+
+    def __init__(self, stacked: bool) -> None:
+        super().__init__()
+        self.first, self.stacked = nn.Linear(3, 4), stacked
+        self.table = nn.Parameter(torch.ones(5, 4))
+        self.last = nn.ModuleList(nn.Linear(4, 2) for _ in range(1 if stacked else 2))
+        if stacked:
+            self.last = nn.ModuleList([nn.Conv1d(4, 4, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = torch.tensor([0.0, 0.0, 0.0, 100.0], dtype=x.dtype)
+        y = F.relu(self.first(x) - low) + self.table
+        if self.stacked:
+            return self.last[0](y.transpose(1, 2)).transpose(1, 2)
+        return torch.cat([layer(y) for layer in self.last], -1)
+
+
+def dead(state: State) -> State:
+    whole = {name: torch.cat([state[f"0.last.{i}.{name}"] for i in (0, 1)]) for name in ("weight", "bias")}
+    own = {key: value for key, value in state.items() if "last" not in key}
+    return {**own, "0.last.0.weight": whole["weight"][..., None], "0.last.0.bias": whole["bias"]}
+
+
+class Scaled(nn.Module):
+    """A branch with a scale behind it, beside its input; or with the scale in its last layer, and a norm by hand."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.folded = nn.Conv1d(4, 4, 3, padding=1), nn.Linear(4, 4), folded
+        self.scale = nn.Parameter(torch.ones(4))
+        if folded:
+            del self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if not self.folded:
+            y = F.layer_norm(y.mT, (4,), eps=1e-5)
+            return x + (self.scale * self.last(F.gelu(y))).mT
+        y = y - y.mean(1, keepdim=True)
+        y = y / (y.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
+        return self.last(F.gelu(y.mT)).mT + x
+
+
+def scaled(state: State) -> State:
+    scale = state["0.scale"]
+    own = {key: state[key] for key in ("0.first.weight", "0.first.bias")}
+    return {**own, "0.last.weight": state["0.last.weight"] * scale[:, None], "0.last.bias": state["0.last.bias"] * scale}
+
+
+class Fused(nn.Module):
+    """Two maps added up with weights that a ReLU keeps positive: in one tensor, or in two of one number each."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.one, self.other, self.apart = nn.Linear(3, 4), nn.Linear(3, 4), apart
+        shapes: list[tuple[int, ...]] = [(), ()] if apart else [(2,)]
+        self.shares = nn.ParameterList(nn.Parameter(torch.ones(shape)) for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.apart:
+            a, b = self.shares[0].relu(), self.shares[1].relu()
+        else:
+            a, b = F.relu(self.shares[0])
+        return (self.one(x) * a + self.other(x.flip(-1)) * b) / (a + b + 1e-4)
+
+
+def fused(state: State) -> State:
+    own = {key: value for key, value in state.items() if "shares" not in key}
+    return {**own, "0.shares.0": state["0.shares.0"][0], "0.shares.1": state["0.shares.0"][1]}
+
+
+class Glued(nn.Module):
+    """A gated layer before a depthwise one with a norm behind it, which is folded: its input is one part of two."""
+
+    def __init__(self, folded: bool) -> None:
+        super().__init__()
+        self.wide, self.deep, self.folded = nn.Linear(4, 8), nn.Conv1d(4, 4, 3, groups=4, bias=folded), folded
+        self.norm = nn.Identity() if folded else nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.wide(x).chunk(2, -1)
+        if not self.folded:
+            return self.norm(self.deep((a * b.sigmoid()).mT))
+        y = torch.nn.functional.conv2d((a * torch.sigmoid(b)).mT[:, :, None], self.deep.weight[:, :, None], groups=4)
+        assert self.deep.bias is not None
+        return y[:, :, 0] + self.deep.bias[:, None]
+
+
+def glued(state: State) -> State:
+    gain = state["0.norm.weight"] / (state["0.norm.running_var"] + 1e-5).sqrt()
+    own = {key: state[key] for key in ("0.wide.weight", "0.wide.bias")}
+    bias = state["0.norm.bias"] - state["0.norm.running_mean"] * gain
+    return {**own, "0.deep.weight": state["0.deep.weight"] * gain[:, None, None], "0.deep.bias": bias}
+
+
 PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] = {
     "a low-rank update merged": (Adapted(), nn.Linear(6, 8), torch.randn(3, 6), adapted),
     "a convolution as a product": (
@@ -190,6 +307,11 @@ PAIRS: dict[str, tuple[nn.Module, nn.Module, Tensor, Callable[[State], State]]] 
     "channels in another order": (Shuffled(False), Shuffled(True), torch.randn(2, 2, 3, 4), shuffled),
     "one matrix for inputs and state": (Recurrent(False), Recurrent(True), torch.randn(2, 3, 3), joined),
     "an ensemble stacked": (Members(), Stacked(), torch.randn(5, 3), stacked),
+    "a table beside a bias": (Placed(False), Placed(True), torch.randn(2, 5, 3), placed),
+    "a table behind a ReLU that is never reached": (Dead(False), Dead(True), torch.randn(2, 5, 3), dead),
+    "a scale folded beside a residual": (Scaled(False), Scaled(True), torch.randn(2, 4, 6), scaled),
+    "weights of one number each": (Fused(False), Fused(True), torch.randn(4, 3), fused),
+    "a norm folded behind a gate": (Glued(False), Glued(True), torch.randn(2, 6, 4), glued),
     "a standardised weight": (Standardised(), nn.Linear(6, 4), torch.randn(3, 6), standardised),
 }
 
@@ -219,6 +341,23 @@ def test_an_effective_weight_is_written_and_read_as_json_and_as_python(name: str
     for key, value in made.items():
         assert torch.equal(again[key], value)
         assert torch.equal(printed[key], value)
+
+
+class Homogeneous(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.ones(7, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, torch.ones_like(x[..., :1])], -1) @ self.matrix
+
+
+def test_a_difference_that_an_activation_seems_to_explain_is_solved_where_both_models_have_it() -> None:
+    src = randomised(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), Homogeneous()), 0)
+    dst = nn.Sequential(Homogeneous(), nn.Tanh(), nn.Linear(6, 6))
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(3, 4, 6))
+    assert mapping.proof.ok, mapping.proof
+    assert set(mapping["0.matrix"].sources()) == {"0.weight", "0.bias"}
 
 
 def test_networks_that_compute_something_else_stay_different() -> None:
