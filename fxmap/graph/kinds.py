@@ -106,15 +106,24 @@ _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def out_of_place(func: Any) -> OpOverload[..., Any] | None:
-    """Return the out-of-place counterpart of an in-place aten operation; None where there is none.
+    """Return the out-of-place counterpart of an in-place aten operation, which takes the same; None where there is none.
 
     >>> out_of_place(torch.ops.aten.relu_.default)
     <OpOverload(op='aten.relu', overload='default')>
+    >>> out_of_place(torch.ops.aten.pow_.Scalar)  # pow.Scalar is the power of a number
+    <OpOverload(op='aten.pow', overload='Tensor_Scalar')>
     """
     name = getattr(getattr(func, "overloadpacket", None), "__name__", "")
     packet = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
-    overload = getattr(func, "_overloadname", "")
-    return getattr(packet, overload) if packet is not None and overload in packet.overloads() else None
+    if packet is None:
+        return None
+    same = [one for one in map(packet.__getattr__, packet.overloads()) if _taken(one) == _taken(func)]
+    return next((one for one in same if one._overloadname == func._overloadname), same[0] if same else None)
+
+
+def _taken(func: Any) -> list[tuple[str, str]]:
+    """Return names and types of what an operation takes, whether it writes to it or not."""
+    return [(one.name, str(one.type)) for one in func._schema.arguments]
 
 
 class Trait(Flag):

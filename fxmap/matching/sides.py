@@ -23,7 +23,7 @@ from fxmap.model.inputs import Given, Inputs
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
-from fxmap.run.example_inputs import guess_inputs
+from fxmap.run.guessed import guess_inputs
 from fxmap.run.shapes import note_pooled
 
 

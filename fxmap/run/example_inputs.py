@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, TENSOR
 from fxmap.model.inputs import Inputs, size_of
 from fxmap.model.restoring import let_through
 from fxmap.normalize.network import Network
+from fxmap.run.guessed import draw
 from fxmap.run.interpreter import ValueInterpreter
 
 logger = logging.getLogger(__name__)
@@ -28,58 +29,6 @@ _SIZES = (32, 48, 64, 96, 128, 144, 160, 176, 192, 208, 224, 256, 299, 320, 384)
 
 
 _LENGTHS = (12, 7, 16, 32)
-
-
-def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
-    """Yield inputs that the models may accept, guessed without a graph from configurations and first layers."""
-    shapes: dict[tuple[Any, ...], int | None] = {}
-    for model in models:
-        shapes |= dict.fromkeys(_configured(model))
-        shapes |= _first_layer(model)
-    for shape, high in shapes.items():
-        tensor = _draw(shape, high, torch.Generator().manual_seed(0))
-        yield Inputs((tensor,), {}, True, size_of(tensor))
-
-
-def _configured(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Yield the input shapes of images that a model or its configuration declares."""
-    for holder in (model, _told(model, "config"), _told(model, "patch_embed")):
-        size = next(
-            (size for name in ("image_size", "img_size") if isinstance(size := _told(holder, name), int | tuple | list)), 0
-        )
-        if isinstance(size, int):
-            size = (size, size)
-        channels = _told(holder, "num_channels")
-        shape = 1, channels if isinstance(channels, int) and channels > 0 else 3, *size
-        if len(shape) == 4 and all(isinstance(part, int) and part > 0 for part in size) and math.prod(shape) <= _MOST:
-            yield shape
-
-
-# An image that a configuration declares has at most so many numbers.
-_MOST = 2**26
-
-
-def _told(holder: object, name: str) -> Any:
-    """Return an attribute; None where there is none, or where the user's code raises instead."""
-    try:
-        return getattr(holder, name, None)
-    except Exception as error:
-        let_through(error)
-        return None
-
-
-def _first_layer(model: nn.Module) -> dict[tuple[int, ...], int | None]:
-    for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            dims = len(module.kernel_size)
-            # A volume of 128 has as many numbers as an image of 1448.
-            sizes = (32, 16, 64, 24, 48) if dims > 2 else (128, 224, 64, 32, 256, 384)
-            return {(1, module.in_channels, *[size] * dims): None for size in sizes}
-        if isinstance(module, nn.Embedding):
-            return {(2, 12): module.num_embeddings}
-        if isinstance(module, nn.Linear):
-            return {(2, 12, module.in_features): None, (2, module.in_features): None}
-    return {}
 
 
 def find_inputs(src: Network, dst: Network, *, count: int = 2) -> list[Inputs]:
@@ -159,14 +108,7 @@ def _entry(captured: Network, name: str) -> tuple[int, int, int | None] | None:
 
 def _random(choice: _Choice, seed: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(_draw(shape, high, generator) for shape, high in zip(choice.shapes, choice.high, strict=True))
-
-
-def _draw(shape: tuple[int, ...], high: int | None, generator: torch.Generator) -> Tensor:
-    """Draw normal numbers, or integers below `high`."""
-    if high is None:
-        return torch.randn(shape, generator=generator, dtype=torch.float32)
-    return torch.randint(0, high, shape, generator=generator)
+    return tuple(draw(shape, high, generator) for shape, high in zip(choice.shapes, choice.high, strict=True))
 
 
 def _room(captured: Network, size: int) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from fxmap.graph.kinds import KINDS, SPELLINGS, Trait, facts, has, kind_of, kinds
+from fxmap.graph.kinds import KINDS, SPELLINGS, Trait, facts, has, kind_of, kinds, out_of_place
 
 
 def test_traits_that_imply_others_do() -> None:
@@ -57,3 +57,12 @@ def test_every_way_to_write_a_sum_is_one_commutative_kind() -> None:
     nodes = [node for node in fx.symbolic_trace(forward).graph.nodes if node.op.startswith("call")]
     assert {kind_of(node) for node in nodes} == {"add"}
     assert has("add", Trait.COMMUTATIVE)
+
+
+def test_what_writes_in_place_and_its_counterpart_take_the_same() -> None:
+    packets = [getattr(torch.ops.aten, name) for name in dir(torch.ops.aten) if name.endswith("_") and name[0] != "_"]
+    pairs = [(one, out_of_place(one)) for packet in packets for one in map(packet.__getattr__, packet.overloads())]
+    found = [(one, pure) for one, pure in pairs if pure is not None]
+    assert len(found) > 100
+    for one, pure in found:
+        assert [str(part.type) for part in one._schema.arguments] == [str(part.type) for part in pure._schema.arguments]

@@ -30,7 +30,8 @@ from fxmap.model.wrappers import unwrap
 from fxmap.normalize.network import Network
 from fxmap.run.calibrator import run_calibrated
 from fxmap.run.distance import distance, is_telling
-from fxmap.run.example_inputs import find_inputs, guess_inputs
+from fxmap.run.example_inputs import find_inputs
+from fxmap.run.guessed import guess_inputs
 from fxmap.run.interpreter import ValueInterpreter
 from fxmap.run.randomize import random_tensors
 
