@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import ProofWarning, shorten
+from fxmap.expressions.functions import is_wrapped
 from fxmap.files.lazy import LazyTensor, materialise
 
 # Bytes of tensors that stay in their file up to which these are read for it, too: they are read once more to be written.
@@ -46,7 +47,13 @@ def _unusable(key: str, value: Tensor) -> str:
     >>> _unusable("fc.weight", torch.tensor([1.0, float("nan")])), _unusable("bn.running_var", torch.tensor([-1.0, 1.0]))
     ('1 of 2 not finite', '1 of 2 below zero')
     """
-    if not value.is_floating_point() or value.is_quantized or value.layout != torch.strided or value.element_size() < 2:
+    if (
+        is_wrapped(value)
+        or not value.is_floating_point()
+        or value.is_quantized
+        or value.layout != torch.strided
+        or value.element_size() < 2
+    ):
         return ""
     if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
         count = int((~torch.isfinite(value)).sum())

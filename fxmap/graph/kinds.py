@@ -115,10 +115,14 @@ def out_of_place(func: Any) -> OpOverload[..., Any] | None:
     """
     name = getattr(getattr(func, "overloadpacket", None), "__name__", "")
     packet = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
-    if packet is None:
+    overload = getattr(func, "_overloadname", "")
+    if packet is None or overload not in packet.overloads():
         return None
-    same = [one for one in map(packet.__getattr__, packet.overloads()) if _taken(one) == _taken(func)]
-    return next((one for one in same if one._overloadname == func._overloadname), same[0] if same else None)
+    named = getattr(packet, overload)
+    if _taken(named) == _taken(func):
+        return named
+    overloads = (getattr(packet, name) for name in packet.overloads())
+    return next((one for one in overloads if _taken(one) == _taken(func)), None)
 
 
 def _taken(func: Any) -> list[tuple[str, str]]:

@@ -61,7 +61,9 @@ def test_every_way_to_write_a_sum_is_one_commutative_kind() -> None:
 
 def test_what_writes_in_place_and_its_counterpart_take_the_same() -> None:
     packets = [getattr(torch.ops.aten, name) for name in dir(torch.ops.aten) if name.endswith("_") and name[0] != "_"]
-    pairs = [(one, out_of_place(one)) for packet in packets for one in map(packet.__getattr__, packet.overloads())]
+    pairs = [
+        (one, out_of_place(one)) for packet in packets for one in (getattr(packet, name) for name in packet.overloads())
+    ]
     found = [(one, pure) for one, pure in pairs if pure is not None]
     assert len(found) > 100
     for one, pure in found:
