@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.common.output import plain, progress, write_json
 from benchmarks.proof.attacks import report
 from benchmarks.proof.attacks.attack import Attack
+from benchmarks.proof.attacks.both_ways import other_verdicts, small_weights_too
 from benchmarks.proof.attacks.equal import EQUAL
 from benchmarks.proof.attacks.kinds import KINDS
 from benchmarks.proof.attacks.measure import Row as AttackRow
@@ -221,6 +222,12 @@ def command(
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Four pairs of models and four cases of a kind.")] = False,
     show: Annotated[bool, typer.Option("--show", help="List the cases that were not located.")] = False,
+    streamed: Annotated[
+        bool,
+        typer.Option(
+            "--streamed", help="Run attacks and equal pairs a second time, with weights that are drawn when they are read."
+        ),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write every case to this file.")] = None,
 ) -> None:
     """Try to have wrong mappings and unequal models proven, judged independently; and equal models, which should be.
@@ -251,6 +258,8 @@ def command(
     if near:
         _print(console, rows, unsound, len(near), seconds, show)
     report.show(console, measured, show)
+    if streamed:
+        measured += _again(console, drawn, measured, show)
     if json_file is not None:
         near_rows = [asdict(row) | {"false": row.is_false, "located": row.located} for row in rows]
         more = {"unsound": unsound, "attacks": report.as_data(measured)}
@@ -292,6 +301,20 @@ def _drawn(names: Names, cap: int | None, seed: int) -> Iterator[tuple[str, Atta
 def _attacked(drawn: list[tuple[str, Attack, bool]]) -> list[AttackRow]:
     rows = (measure(kind, attack, equal=equal) for kind, attack, equal in drawn)
     return list(progress(rows, len(drawn), lambda row: f"{row.kind}: {row.name}"))
+
+
+def _again(console: Console, drawn: list[tuple[str, Attack, bool]], kept: list[AttackRow], show: bool) -> list[AttackRow]:
+    """Run attacks and equal pairs with weights that are drawn when they are read, and print where the verdict is another."""
+    with small_weights_too():
+        rows = (measure(kind, attack, equal=equal, streamed=True) for kind, attack, equal in drawn)
+        again = list(progress(rows, len(drawn), lambda row: f"{row.kind}: {row.name}, streamed"))
+    console.print("with weights that are drawn when they are read:")
+    report.show(console, again, show)
+    others = other_verdicts(kept, again)
+    console.print(f"{len(again) - len(others)} of {len(again)} verdicts are those with weights in memory")
+    for line in others:
+        console.print(line, markup=False, highlight=False)
+    return [replace(row, kind=f"{row.kind}, streamed") for row in again]
 
 
 def _measured(chosen: list[Subject], names: Names, cap: int, seed: int) -> tuple[list[Row], list[str]]:

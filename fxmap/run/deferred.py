@@ -235,6 +235,8 @@ def _embedding(func: Any, weight: Tensor, index: Tensor, *_: Any, **__: Any) -> 
     if not isinstance(weight, Deferred):
         return NotImplemented
     index, count = numbers(index), weight.shape[0]
+    if index.dtype not in (torch.int64, torch.int32):  # as torch does: others would be taken for masks, or cut
+        raise RuntimeError(f"Expected tensor for argument #1 'indices' to have scalar type Long or Int, not {index.dtype}")
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < count):
         raise IndexError("index out of range in self")
     return gathered(weight.recipe, index.reshape(-1)).reshape(*index.shape, *weight.shape[1:])

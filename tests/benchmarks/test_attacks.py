@@ -1,7 +1,9 @@
 import io
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,3 +211,21 @@ def test_the_command_takes_kinds_and_ends_well_without_a_false_proof() -> None:
 def test_a_kind_that_is_not_there_is_refused() -> None:
     result = CliRunner().invoke(app, ["proof", "--only", "no such kind"])
     assert result.exit_code == 2
+
+
+def test_the_command_runs_attacks_both_ways(tmp_path: Path) -> None:
+    arguments = [
+        "proof",
+        "--only",
+        "attack: names of outputs",
+        "--cap",
+        "1",
+        "--streamed",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 verdicts are those with weights in memory" in result.output
+    rows = json.loads((tmp_path / "a.json").read_text())["attacks"]
+    assert [row["kind"] for row in rows] == ["attack: names of outputs", "attack: names of outputs, streamed"]

@@ -147,3 +147,10 @@ def test_drawn_rows_are_the_same_one_by_one_and_by_number() -> None:
         weight = Deferred(drawn("table", (9000, 64), 0.1, seed=1, dtype=dtype))
         index = torch.tensor([8999, 0, 4000, 0, 8191, 8192])
         assert torch.equal(F.embedding(index, weight), weight.recipe.all()[index])
+
+
+def test_a_table_refuses_indices_that_torch_refuses() -> None:
+    weight, values = _pair(8, 6)
+    for table in (weight, values):
+        with pytest.raises(RuntimeError, match="Expected tensor for argument #1 'indices'"):
+            F.embedding(IDS.to(torch.uint8), table)
