@@ -172,10 +172,12 @@ def assign_state(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]
     before = [(holder, dict(holder)) for module in dst.modules() for holder in (module._parameters, module._buffers)]
     try:
         load_state(dst, values, getattr(own, "_metadata", None), assign=True)
-    except Exception as error:
+    except BaseException as error:
         for holder, old in before:
             holder.update(old)  # type: ignore[arg-type]
-        raise _refused(dst, error) from error
+        if isinstance(error, Exception):
+            raise _refused(dst, error) from error
+        raise
 
 
 def _of_its_own(value: Any) -> Any:

@@ -185,3 +185,16 @@ def test_what_cannot_be_put_back_is_named() -> None:
     with pytest.raises(fxmap.LoadError, match=r"_extra_state: could not be put back"):
         fxmap.KeyMapping({"fc.weight": "fc.weight"}).load_into(model, full, on_mismatch="keep")
     assert torch.equal(before, model.fc.weight)
+
+
+def test_an_interrupt_while_tensors_are_assigned_leaves_the_model_as_it_was() -> None:
+    class Interrupted(nn.Linear):
+        def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    dst = nn.Sequential(nn.Linear(3, 3), Interrupted(3, 3))
+    before = {key: value.clone() for key, value in dst.state_dict().items()}
+    new = {key: torch.randn_like(value) for key, value in before.items()}
+    with pytest.raises(KeyboardInterrupt):
+        fxmap.load(dst, new, assign=True)
+    assert all(torch.equal(value, before[key]) for key, value in dst.state_dict().items())
