@@ -118,7 +118,7 @@ def out_of_place(func: Any) -> OpOverload[..., Any] | None:
     overload = getattr(func, "_overloadname", "")
     if packet is None or overload not in packet.overloads():
         return None
-    named = getattr(packet, overload)
+    named: OpOverload[..., Any] = getattr(packet, overload)
     if _taken(named) == _taken(func):
         return named
     overloads = (getattr(packet, name) for name in packet.overloads())
