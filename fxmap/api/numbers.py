@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import ProofWarning, shorten
-from fxmap.expressions.functions import is_wrapped
+from fxmap.expressions.values import below_zero, spoiled
 from fxmap.files.lazy import LazyTensor, materialise
 
 # Bytes of tensors that stay in their file up to which these are read for it, too: they are read once more to be written.
@@ -47,19 +47,10 @@ def _unusable(key: str, value: Tensor) -> str:
     >>> _unusable("fc.weight", torch.tensor([1.0, float("nan")])), _unusable("bn.running_var", torch.tensor([-1.0, 1.0]))
     ('1 of 2 not finite', '1 of 2 below zero')
     """
-    if (
-        is_wrapped(value)
-        or not value.is_floating_point()
-        or value.is_quantized
-        or value.layout != torch.strided
-        or value.element_size() < 2
-    ):
-        return ""
-    if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
-        count = int((~torch.isfinite(value)).sum())
+    if count := spoiled(value):
         # A mask is filled with infinity.
-        return f"{count} of {value.numel()} not finite" if count and not _is_mask(value) else ""
-    if key.rpartition(".")[2] == "running_var" and (count := int((value < 0).sum())):
+        return "" if _is_mask(value) else f"{count} of {value.numel()} not finite"
+    if key.rpartition(".")[2] == "running_var" and (count := below_zero(value)):
         return f"{count} of {value.numel()} below zero"
     return ""
 

@@ -146,10 +146,15 @@ def _has_infinity(expression: Expression) -> bool:
 def _blame(expression: Expression, state: Mapping[str, Any]) -> str:
     """Name the variances below 0 among the sources, which are what makes NaN most often."""
     names = {part.key for tree in _tree(expression) if isinstance(part := getattr(tree, "var", None), Source)}
-    low = [f"{name} has {count} below 0" for name in names if (count := _below(state.get(name)))]
+    low = [f"{name} has {count} below 0" for name in names if (count := below_zero(state.get(name)))]
     return f" ({shorten(sorted(low))})" if low else ""
 
 
-def _below(value: Any) -> int:
+def below_zero(value: Any) -> int:
+    """Count the values of a tensor that are below zero; 0 where there are no values, or no floating-point ones.
+
+    >>> below_zero(torch.tensor([1.0, -1.0])), below_zero("text")
+    (1, 0)
+    """
     plain = isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
     return int((value < 0).sum()) if plain else 0

@@ -9,10 +9,8 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_arg
 
-from fxmap.graph.kinds import Trait, has, kind_of
+from fxmap.graph.kinds import Trait, draws, has, kind_of
 from fxmap.model.tensors import is_whole
-
-_RANDOM = ("rand", "bernoulli", "dropout", "normal", "uniform")
 
 
 class Constants:
@@ -43,7 +41,7 @@ class Constants:
         return is_whole(tensor) or (not isinstance(tensor, nn.Parameter) and (buffers or tensor.is_complex()))
 
     def _is_computed(self, node: fx.Node) -> bool:
-        if node.op != "call_function" or getattr(node.target, "__name__", "").startswith(_RANDOM):
+        if node.op != "call_function" or draws(getattr(node.target, "__name__", "")):
             return False
         if has(kind_of(node), Trait.FILLED):
             return all("shape" in part.meta for part in node.all_input_nodes)

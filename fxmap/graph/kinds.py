@@ -130,6 +130,30 @@ def _taken(func: Any) -> list[tuple[str, str]]:
     return [(one.name, str(one.type)) for one in func._schema.arguments]
 
 
+# Parts of the names of functions that draw numbers.
+_DRAWN = (
+    "bernoulli",
+    "cauchy",
+    "dropout",
+    "exponential",
+    "geometric",
+    "multinomial",
+    "normal",
+    "poisson",
+    "rand",
+    "uniform",
+)
+
+
+def draws(name: str) -> bool:
+    """Whether a function of that name draws numbers, so that two calls with the same arguments return others.
+
+    >>> draws("normal.float_Tensor"), draws("relu.default")
+    (True, False)
+    """
+    return any(part in name for part in _DRAWN)
+
+
 class Trait(Flag):
     """A property that all operations of a kind share.
 

@@ -17,8 +17,7 @@ Cost: linear in the nodes and their arguments.
 from torch import fx
 from torch.fx.node import map_arg
 
-# Parts of the names of functions that draw numbers, or take memory as it is.
-_DRAWN = ("bernoulli", "cauchy", "dropout", "empty", "exponential", "geometric", "multinomial", "normal_", "poisson", "rand")
+from fxmap.graph.kinds import draws
 
 
 def repeats(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -28,7 +27,7 @@ def repeats(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     found: dict[fx.Node, fx.Node] = {}
     met: dict[tuple[object, ...], fx.Node] = {}
     for node in graph.nodes:
-        if node.op not in ("call_function", "call_method", "get_attr") or any(part in _name(node) for part in _DRAWN):
+        if node.op not in ("call_function", "call_method", "get_attr") or _is_new(_name(node)):
             continue
         own = [map_arg(value, lambda part: found.get(part, part)) for value in (node.args, node.kwargs)]
         first = met.setdefault((node.op, node.target, *map(str, own)), node)
@@ -37,12 +36,15 @@ def repeats(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     return {node: first for node, first in found.items() if node.op != "get_attr"}
 
 
+def _is_new(name: str) -> bool:
+    """Whether each call returns something else: drawn numbers, or memory as it is."""
+    return draws(name) or "empty" in name
+
+
 def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _writes(node: fx.Node) -> bool:
     name = _name(node).partition(".")[0]
-    return node.op.startswith("call") and (
-        name in ("setitem", "copy_", "__setitem__") or (name.endswith("_") and name[-2:] != "__")
-    )
+    return node.op.startswith("call") and (name in ("setitem", "__setitem__") or (name.endswith("_") and name[-2:] != "__"))
