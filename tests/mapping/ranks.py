@@ -145,4 +145,8 @@ def _rank(rank: int, world: int, folder: Path, work: Callable[..., None], argume
     where, patience = f"file://{folder}/ranks", timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=patience)
     work(rank, world, folder, *arguments)
+    dist.barrier()
     dist.destroy_process_group()
+    # A thread of gloo may still let go of a tensor when a collective has returned; where Python is being finalized by then, the
+    # thread is ended inside of C++, and the process aborts.
+    os._exit(0)
