@@ -84,22 +84,9 @@ def _unrolled_packed(
     bidirectional: bool,
 ) -> Any:
     """Run a recurrent layer on a packed batch as its cells, in eval mode."""
-    last: list[Any] = []
-    directions, count = 1 + bidirectional, 4 if has_biases else 2
-    steps = split(data, numbers_of(counts))
-    for layer in range(layers):
-        outputs: list[list[Tensor]] = []
-        for direction in range(directions):
-            place = layer * directions + direction
-            own = weights[place * count : (place + 1) * count]
-            start = tuple(part[place] for part in state) if name == "lstm" else state[place]
-            made, hidden = run_cells(partial(_cell, name, own), steps, start, backwards=bool(direction))
-            outputs.append(made)
-            last.append(hidden)
-        steps = outputs[0] if directions == 1 else [torch.cat(both, -1) for both in zip(*outputs, strict=True)]
-    if name == "lstm":
-        return torch.cat(steps), *(torch.stack(parts) for parts in zip(*last, strict=True))
-    return torch.cat(steps), torch.stack(last)
+    states = _states(name, state, layers * (1 + bidirectional))
+    steps, last = _run_layers(name, split(data, numbers_of(counts)), states, weights, has_biases, layers, run_cells)
+    return torch.cat(steps), *_stacked(name, last)
 
 
 def _cell(name: str, weights: Any, x: Tensor, state: Any) -> Any:
@@ -126,28 +113,47 @@ def _unrolled(
     batch_first: bool,
 ) -> Any:
     """Run a recurrent layer as its cells, in eval mode, in which there is no dropout."""
-    last: list[Any] = []
-    directions, count = 1 + bidirectional, 4 if has_biases else 2
-    # Selected one by one, as code with cells does: `unbind` would be another operation.
-    places = range(layers * directions)
-    states = [tuple(part[i] for part in state) if name == "lstm" else state[i] for i in places]
+    states = _states(name, state, layers * (1 + bidirectional))
     axis = 1 if batch_first else 0
     steps = [x.select(axis, i) for i in range(x.shape[axis])]
+    steps, last = _run_layers(name, steps, states, weights, has_biases, layers, _run_steps)
+    result = torch.stack(steps)
+    return result.transpose(0, 1) if batch_first else result, *_stacked(name, last)
+
+
+def _states(name: str, state: Any, count: int) -> list[Any]:
+    """Return the first state of every layer and direction."""
+    # Selected one by one, as code with cells does: `unbind` would be another operation.
+    return [tuple(part[i] for part in state) if name == "lstm" else state[i] for i in range(count)]
+
+
+def _run_layers(
+    name: str, steps: list[Tensor], states: list[Any], weights: Any, has_biases: bool, layers: int, run: Callable[..., Any]
+) -> tuple[list[Tensor], list[Any]]:
+    """Run every layer, in each direction, on what the one before made; return the steps of the last and all last states."""
+    last: list[Any] = []
+    directions, count = len(states) // layers, 4 if has_biases else 2
     for layer in range(layers):
         outputs: list[list[Tensor]] = []
         for direction in range(directions):
             place = layer * directions + direction
-            own, hidden = weights[place * count : (place + 1) * count], states[place]
-            made: list[Tensor] = []
-            for step in reversed(steps) if direction else steps:
-                hidden = _CELLS[name](step, hidden, *own)
-                made.append(hidden[0] if name == "lstm" else hidden)
-            outputs.append(made[::-1] if direction else made)
+            cell = partial(_cell, name, weights[place * count : (place + 1) * count])
+            made, hidden = run(cell, steps, states[place], backwards=bool(direction))
+            outputs.append(made)
             last.append(hidden)
         steps = outputs[0] if directions == 1 else [torch.cat(both, -1) for both in zip(*outputs, strict=True)]
-    result = torch.stack(steps)
-    if batch_first:
-        result = result.transpose(0, 1)
-    if name == "lstm":
-        return result, *(torch.stack(parts) for parts in zip(*last, strict=True))
-    return result, torch.stack(last)
+    return steps, last
+
+
+def _run_steps(cell: Callable[[Tensor, Any], Any], steps: list[Tensor], state: Any, *, backwards: bool) -> Any:
+    """Run a cell over steps that all have every row; return what it makes at each step, and the last state."""
+    made: list[Tensor] = []
+    for step in reversed(steps) if backwards else steps:
+        state = cell(step, state)
+        made.append(state[0] if isinstance(state, tuple) else state)
+    return (made[::-1] if backwards else made), state
+
+
+def _stacked(name: str, last: list[Any]) -> tuple[Tensor, ...]:
+    """Return the last states of all layers as torch returns them: hidden states, and those of the cells of an LSTM."""
+    return tuple(torch.stack(parts) for parts in zip(*last, strict=True)) if name == "lstm" else (torch.stack(last),)
