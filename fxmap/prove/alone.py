@@ -3,13 +3,15 @@
 One model has a convolution where the other has patches and a product, so that neither has a counterpart. Where outputs agree
 at random weights and inputs, and every operation that is made of pieces has its counterpart, the two are one analytic
 function, and the tensors that such an operation reads are right as far as no other tensors would do. So it is exchanged with
-the others of its kind that read tensors of the same shapes; if the outputs never stay the same, it is the right one.
+the others of its kind that read tensors of the same shapes: if the outputs change each time, it is the right one, and where
+they stay the same, the two are tied.
 
 Cost: one forward pass for each pair that is tried, at most 100.
 """
 
 from collections.abc import Container, Mapping
 from dataclasses import replace
+from enum import Enum
 from itertools import pairwise
 
 import torch
@@ -27,32 +29,57 @@ from fxmap.prove.context import Context
 _LIMIT = 100
 
 
-def alone(dst: Side, told: Container[str], tensors: Mapping[str, Tensor], agrees: Agrees) -> set[str]:
-    """Return the operations that read tensors and are not told by a counterpart, which cannot be exchanged with another one.
+def alone(dst: Side, told: Container[str], tensors: Mapping[str, Tensor], agrees: Agrees) -> tuple[set[str], set[str]]:
+    """Return the operations that read tensors, are not told by a counterpart, and are the right ones or tied.
 
     Args:
         dst: the destination.
         told: its operations whose counterparts tell what they are.
         tensors: those of the proof.
         agrees: runs the destination with other tensors.
+
+    Returns:
+        The operations that no exchange with another one leaves open, and the tensors of those which may be exchanged.
     """
     ops = dst.main.ops
-    refuted: dict[frozenset[str], bool] = {}
-    found = set()
+    tried: dict[frozenset[str], Exchange] = {}
+    found, tied = set[str](), set[str]()
     for name in varying_operations(dst):
         if name in told or not ops.tensors(name) or (name in ops.pieces and not ops.pieces[name].analytic):
             continue
         others = [other for other in rivals(ops, name) if len(ops.op(other).rows or ()) == len(ops.op(name).rows or ())]
         for other in others:
             both = frozenset((name, other))
-            if both not in refuted and len(refuted) < _LIMIT:
-                changed = exchanged_values(ops, name, other, tensors) or _exchanged(ops, name, other, tensors)
-                same = all(torch.equal(tensor, tensors[path]) for path, tensor in changed.items())
-                # Copies of one tensor are no choice; of operands that cannot be exchanged nothing is known.
-                refuted[both] = bool(changed) and (same or not agrees({**tensors, **changed}))
-        if all(refuted.get(frozenset((name, other))) for other in others):
+            if both not in tried and len(tried) < _LIMIT:
+                tried[both] = _tried(ops, name, other, tensors, agrees)
+        results = [tried.get(frozenset((name, other)), Exchange.UNKNOWN) for other in others]
+        if Exchange.UNKNOWN not in results:
             found.add(name)
-    return found
+        if Exchange.SAME in results:
+            tied.update(path for tensor in ops.tensors(name).values() for path in ops.stored(tensor))
+    return found, tied
+
+
+class Exchange(Enum):
+    """What exchanging the tensors of two operations does to the outputs."""
+
+    REFUTED = "other outputs, or the tensors are copies"
+    SAME = "the same outputs"
+    UNKNOWN = "not run"
+
+
+def _tried(ops: OpGraph, one: str, other: str, tensors: Mapping[str, Tensor], agrees: Agrees) -> Exchange:
+    changed = exchanged_values(ops, one, other, tensors) or _exchanged(ops, one, other, tensors)
+    if not changed:
+        return Exchange.UNKNOWN  # operands that cannot be exchanged
+    if all(torch.equal(tensor, tensors[path]) for path, tensor in changed.items()):
+        return Exchange.REFUTED  # copies of one tensor are no choice
+    if not agrees({**tensors, **changed}):
+        return Exchange.REFUTED
+    # Of tensors behind a gate that is far no exchange shows: neither does it show where only one of them is changed.
+    theirs = {path for tensor in ops.tensors(other).values() for path in ops.stored(tensor)}
+    halves = ({path: changed[path] for path in changed if (path in theirs) is half} for half in (False, True))
+    return Exchange.UNKNOWN if any(agrees({**tensors, **half}) for half in halves) else Exchange.SAME
 
 
 def _exchanged(ops: OpGraph, one: str, other: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

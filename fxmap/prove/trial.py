@@ -58,6 +58,7 @@ from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_round
 from fxmap.prove.examine import Examination, Examiner
 from fxmap.prove.graph_runs import TROUBLE, GraphRuns
 from fxmap.prove.influence import Influence, influence_of
+from fxmap.prove.neutral import without_merged
 from fxmap.prove.own_code import OwnCode
 from fxmap.prove.parts import part_of_source
 from fxmap.prove.passes import Passes
@@ -148,16 +149,19 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     windows = windows_of_one(plan)
     if not evidence.agree and (evidence.parted or evidence.graph_error > evidence.exact):
         sound = witnessed(trial.agreement(context, evidence), sound)
+    tied = set[str]()
     if agree:
-        sound |= alone(plan.dst, sound, weights.dst, lambda other: trial.agrees(other, first))
+        found, tied = alone(plan.dst, sound, weights.dst, lambda other: trial.agrees(other, first))
+        sound |= found
         sound |= told_apart(plan.dst.main.ops, verdict.unclear, weights.dst, lambda other: trial.agrees(other, first))
     if not evidence.own_code.trouble:
         own_tables = evidence.own_code.tables
         examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables, evidence.outputs)
         examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
-    tied = summands(context, influence.sizes, lambda other: trial.agrees(other, first)) if agree else ()
+    tied |= summands(context, influence.sizes, lambda other: trial.agrees(other, first)) if agree else set()
     proof = with_ties(conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count), plan.dst, tied)
+    proof = without_merged(proof, mapping, plan.dst)
     note = f"{shorten(windows)}: an average over a window as large as the map, equal to a mean for inputs of this size alone"
     return replace(proof, notes=(*proof.notes, note)) if windows else proof
 

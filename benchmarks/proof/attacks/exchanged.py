@@ -19,6 +19,7 @@ def attacks() -> Iterator[Attack]:
     yield from _modulated()
     yield from _branches()
     yield from _towers()
+    yield from _several()
 
 
 # -- gates of a cell ------------------------------------------------------------------------------------------------------
@@ -261,3 +262,11 @@ def _towers() -> Iterator[Attack]:
         ("logaddexp", lambda a, c: torch.logaddexp(a, c) - 2 * c, lambda a, c: (a.exp() + c.exp()).log() - 2 * c),
     ):
         yield pair(f"two towers meet in {name}", (towers, meeting(one)), (order, meeting(other)), dict, (5, 6))
+
+
+def _several() -> Iterator[Attack]:
+    """Yield four layers on one input, some of which may be exchanged."""
+    four = {"a": linear(6, 8), "c": linear(6, 8), "d": linear(6, 8), "e": linear(6, 8), "b": linear(8, 3)}
+    yield pair("a product of complex numbers, and its real part spelled out",
+               (four, lambda m, x: m.b((torch.complex(m.a(x), m.c(x)) * torch.complex(m.d(x), m.e(x))).real)),
+               (_reversed(four), lambda m, x: m.b(m.a(x) * m.d(x) - m.c(x) * m.e(x))), dict, (5, 6))  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.proof.attacks.attack import Attack
+from benchmarks.proof.attacks.attack import Attack, Build
 from benchmarks.proof.attacks.roles import Layers, Truth, conv, linear, pair, renamed
 
 
@@ -17,6 +17,7 @@ def attacks() -> Iterator[Attack]:
     yield from _merged_maps()
     yield from _rows()
     yield from _interleaved()
+    yield from _neutral()
 
 
 # -- a layer that holds what two layers of the source hold ------------------------------------------------------------------
@@ -192,5 +193,28 @@ def _interleaved() -> Iterator[Attack]:
         (maxout, lambda m, x: m.b(torch.maximum(*m.a(x).chunk(2, -1)))),
         (maxout, lambda m, x: m.b(m.a(x).view(-1, 8, 2).amax(-1))),
         lambda s: {**renamed(s, b="b"), "a.weight": _interleave(s["a.weight"]), "a.bias": _interleave(s["a.bias"])},
+        (5, 6),
+    )
+
+
+# -- a tensor that leaves everything as it is when it is built -----------------------------------------------------------
+
+
+class _Filled(nn.Module):
+    """A tensor of zeros, which training moves away from 0."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(shape))
+
+
+def _neutral() -> Iterator[Attack]:
+    layers: dict[str, Build] = {"a": linear(6, 8), "b": linear(8, 3), "p": linear(6, 4, bias=False)}
+    layers["v"] = lambda: _Filled(8, 4)
+    yield pair(
+        "a low-rank update of zeros, through sinh",
+        (layers, lambda m, x: m.b(torch.tanh(m.a(x) + F.linear(m.p(x), m.v.b)))),
+        (layers, lambda m, x: m.b(torch.tanh(m.a(x) + torch.einsum("bi,oi->bo", m.p(x), torch.sinh(m.v.b))))),
+        lambda s: {**s, "v.b": s["v.b"].asinh()},
         (5, 6),
     )
