@@ -1,4 +1,4 @@
-"""Numbers of the code in an ONNX graph: exporters write `x * 0.5` with a tensor of one number; torch's graphs hold the number.
+"""Numbers of the code in ONNX graphs: exporters write `x * 0.5` with a tensor of one number, torch's graphs hold the number.
 
 >>> import onnx.helper as oh
 >>> half = oh.make_node("Constant", [], ["half"], value_float=0.5)
