@@ -140,11 +140,11 @@ def _engine() -> Any:
     torch.backends.quantized.engine = before
 
 
-FILES = [{}, {"per_channel": False}, {"signed": True}, {"float_weights": True}]
+FILES: list[dict[str, Any]] = [{}, {"per_channel": False}, {"signed": True}, {"float_weights": True}]
 
 
 @pytest.mark.parametrize("options", FILES, ids=lambda options: "-".join(options) or "usual")
-def test_a_float_model_takes_the_dequantized_weights_and_is_proven(options: dict[str, bool]) -> None:
+def test_a_float_model_takes_the_dequantized_weights_and_is_proven(options: dict[str, Any]) -> None:
     proto, dst = File(**options).proto(), Net().eval()
     mapping = fxmap.load(dst, proto)
     assert mapping.ok
@@ -155,7 +155,7 @@ def test_a_float_model_takes_the_dequantized_weights_and_is_proven(options: dict
 
 
 @pytest.mark.parametrize("options", FILES, ids=lambda options: "-".join(options) or "usual")
-def test_an_int8_model_takes_integers_and_ranges(options: dict[str, bool], tmp_path: Path) -> None:
+def test_an_int8_model_takes_integers_and_ranges(options: dict[str, Any], tmp_path: Path) -> None:
     proto, dst = File(**options).proto(), int8(1)
     onnx.save(proto, tmp_path / "q.onnx")
     mapping = fxmap.load(dst, tmp_path / "q.onnx")

@@ -152,27 +152,28 @@ def _cut_off(ours: QuantizedPlaces, taken: set[Site]) -> str:
     Around an operation that clips, the two ranges tell: the narrower one is a bound of the source's function. A mean is
     narrower than what it is made of, so that its range tells nothing.
     """
-    for name in ours.operations.values():
-        op = ours.model.captured.ops.op(name)
-        if clipped(op, 0.0, 0.0) is None:
-            continue
-        before, behind = ours.before(name)[-1:], ours.own((name, ()))[:1]
-        if not before or not behind or (before[0] in taken) == (behind[0] in taken):
-            continue
-        one, other = ours.real(before[0]), ours.real(behind[0])
-        image = None if one is None else clipped(op, *one[:2])
-        if one is None or other is None or image is None:
-            continue
-        inner, outer = (image, other) if before[0] in taken else (other, image)
-        # Ends are rounded to steps.
-        step = max(one[2], other[2])
-        if outer[0] - inner[0] > step or inner[1] - outer[1] > step:
-            place = "behind" if before[0] in taken else "before"
-            return (
-                f"the source cuts values off {place} {ours.describe((name, ()))} at {outer[0]:.4g} and {outer[1]:.4g}, where the "
-                f"destination has the range {inner[0]:.4g} to {inner[1]:.4g} of {before[0] if before[0] in taken else behind[0]}"
-            )
-    return ""
+    return next((why for name in ours.operations.values() if (why := _cut_around(ours, name, taken))), "")
+
+
+def _cut_around(ours: QuantizedPlaces, name: str, taken: set[Site]) -> str:
+    op = ours.model.captured.ops.op(name)
+    if clipped(op, 0.0, 0.0) is None:
+        return ""
+    sites = [*ours.before(name)[-1:], *ours.own((name, ()))[:1]]
+    if len(sites) != 2 or (sites[0] in taken) == (sites[1] in taken):
+        return ""
+    before, behind = (ours.real(site) for site in sites)
+    image = None if before is None else clipped(op, *before[:2])
+    if before is None or behind is None or image is None:
+        return ""
+    place, inner, outer = ("behind", image, behind[:2]) if sites[0] in taken else ("before", behind[:2], image)
+    step = max(before[2], behind[2])  # ends are rounded to steps
+    if outer[0] - inner[0] <= step and inner[1] - outer[1] <= step:
+        return ""
+    return (
+        f"the source cuts values off {place} {ours.describe((name, ()))} at {outer[0]:.4g} and {outer[1]:.4g}, "
+        f"where the destination has the range {inner[0]:.4g} to {inner[1]:.4g}"
+    )
 
 
 def _taken(ours: QuantizedPlaces, theirs: QuantizedPlaces, found: Mapping[Site, Site]) -> Taken:
