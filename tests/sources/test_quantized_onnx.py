@@ -40,8 +40,16 @@ class Net(nn.Module):
 class File:
     """A QDQ file as onnxruntime writes it: a relu is left out where the range behind it starts at 0."""
 
-    def __init__(self, per_channel: bool = True, signed: bool = False, float_weights: bool = False) -> None:
+    def __init__(
+        self,
+        per_channel: bool = True,
+        signed: bool = False,
+        float_weights: bool = False,
+        before_relu: tuple[float, float] | None = None,
+        behind_relu: tuple[float, float] = (0.0, 25.0),
+    ) -> None:
         self.per_channel, self.float_weights = per_channel, float_weights
+        self.before_relu, self.behind_relu = before_relu, behind_relu
         self.kind = np.int8 if signed else np.uint8
         self.nodes: list[Any] = []
         self.values: dict[str, Any] = {}
@@ -83,7 +91,9 @@ class File:
         x = self.pair("x", -4.0, 4.0)
         weight = self.weight("c.w", normal((8, 3, 3, 3)))
         y = self.add("Conv", [x, weight, self.bias("c.b", normal(8), "x", "c.w")], "y")
-        pooled = self.add("GlobalAveragePool", [self.pair(y, 0.0, 25.0)], "pooled")
+        if self.before_relu is not None:
+            y = self.add("Relu", [self.pair(y, *self.before_relu)], "r")
+        pooled = self.add("GlobalAveragePool", [self.pair(y, *self.behind_relu)], "pooled")
         flat = self.add("Flatten", [self.pair(pooled, 0.0, 8.0)], "flat")
         head = self.weight("f.w", normal((4, 8)))
         self.add("Gemm", [flat, head, self.bias("f.b", normal(4), "pooled", "f.w")], "z", transB=1)
@@ -103,9 +113,9 @@ class File:
         )
 
 
-def int8(seed: int) -> nn.Module:
+def int8(seed: int, fused: tuple[str, ...] = ("conv", "norm", "relu")) -> nn.Module:
     torch.manual_seed(seed)
-    made = fuse_modules(Net().eval(), [["conv", "norm", "relu"]])
+    made = fuse_modules(Net().eval(), [list(fused)])
     made.qconfig = get_default_qconfig("fbgemm")
     prepare(made, inplace=True)
     made(X * 0.1)
@@ -130,11 +140,11 @@ def _engine() -> Any:
     torch.backends.quantized.engine = before
 
 
-FILES = [{}, {"per_channel": False}, {"signed": True}, {"float_weights": True}]
+FILES: list[dict[str, Any]] = [{}, {"per_channel": False}, {"signed": True}, {"float_weights": True}]
 
 
 @pytest.mark.parametrize("options", FILES, ids=lambda options: "-".join(options) or "usual")
-def test_a_float_model_takes_the_dequantized_weights_and_is_proven(options: dict[str, bool]) -> None:
+def test_a_float_model_takes_the_dequantized_weights_and_is_proven(options: dict[str, Any]) -> None:
     proto, dst = File(**options).proto(), Net().eval()
     mapping = fxmap.load(dst, proto)
     assert mapping.ok
@@ -145,7 +155,7 @@ def test_a_float_model_takes_the_dequantized_weights_and_is_proven(options: dict
 
 
 @pytest.mark.parametrize("options", FILES, ids=lambda options: "-".join(options) or "usual")
-def test_an_int8_model_takes_integers_and_ranges(options: dict[str, bool], tmp_path: Path) -> None:
+def test_an_int8_model_takes_integers_and_ranges(options: dict[str, Any], tmp_path: Path) -> None:
     proto, dst = File(**options).proto(), int8(1)
     onnx.save(proto, tmp_path / "q.onnx")
     mapping = fxmap.load(dst, tmp_path / "q.onnx")
@@ -159,6 +169,24 @@ def test_an_int8_model_takes_integers_and_ranges(options: dict[str, bool], tmp_p
     if not options:
         held = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
         assert np.array_equal(dst.state_dict()["conv.weight"].int_repr().numpy(), held["c.w_quantized"])
+
+
+@pytest.mark.parametrize("high", [25.0, 12.0, 2.0])
+def test_a_range_behind_a_relu_that_cuts_off_does_so_in_an_int8_model_with_one_range_for_both(high: float) -> None:
+    proto, dst = File(before_relu=(-25.0, 25.0), behind_relu=(0.0, high)).proto(), int8(1, ("conv", "norm"))
+    mapping = fxmap.load(dst, proto)
+    assert mapping.ok
+    assert error(dst, proto) < 0.1  # a step of the output is 0.08 of these; without the cut at 2 it is 2.2
+    assert float(dst.state_dict()["conv.scale"]) == pytest.approx(high / 255)
+
+
+def test_a_range_before_a_relu_that_cuts_off_is_not_left_out() -> None:
+    proto, dst = File(before_relu=(-25.0, 1.0), behind_relu=(0.0, 12.0)).proto(), int8(1)
+    with pytest.raises(fxmap.MissingCalibration):
+        fxmap.load(dst, proto)
+    notes = " ".join(str(note) for note in fxmap.auto_map(proto, dst).knowledge.notes)
+    assert "cuts values off before relu" in notes
+    assert fxmap.load(dst, File(before_relu=(-25.0, 12.0), behind_relu=(0.0, 12.0)).proto()).ok
 
 
 def test_a_relu_that_was_left_out_is_one_again() -> None:
@@ -224,6 +252,19 @@ def test_a_quantized_file_is_no_destination_and_says_so(tmp_path: Path) -> None:
         open_onnx(tmp_path / "q.onnx").save(tmp_path / "new.onnx")
 
 
+def bound_of(made: Any) -> Tensor:
+    """Return by how much outputs may differ where another kernel computes means: by what is at a border of rounding.
+
+    A mean that lies in the middle between two integers (18 of 36 is nothing rare) becomes one or the other, as its last bit
+    in float32 is. Such a step of the pool goes through the weights of the last layer; rounding its sum adds one step.
+    """
+    conv = made.conv(made.quant(X))
+    means = (conv.int_repr().double() - conv.q_zero_point()).mean((2, 3))
+    at_border = ((means - means.floor() - 0.5).abs() < 1e-3).double()
+    weight = made.fc.weight().dequantize().double().abs()
+    return 1.01 * (at_border * conv.q_scale()) @ weight.T + 1.01 * float(made.fc.scale)
+
+
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_what_torch_exports_is_loaded_with_integers_and_ranges(dynamo: bool, tmp_path: Path) -> None:
     src, file = int8(0), tmp_path / "q.onnx"
@@ -243,4 +284,6 @@ def test_what_torch_exports_is_loaded_with_integers_and_ranges(dynamo: bool, tmp
     mapping = fxmap.load(dst, file)
     assert mapping.ok
     with torch.no_grad():
-        assert float((dst(X) - src(X)).abs().max()) <= 3.5 * float(dst.state_dict()["fc.scale"])
+        difference = (dst(X) - src(X)).abs()
+    assert bool((difference <= bound_of(dst)).all())
+    assert float(bound_of(dst).mean()) < 3 * float(dst.state_dict()["fc.scale"])

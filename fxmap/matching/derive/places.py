@@ -118,6 +118,19 @@ class QuantizedPlaces:
         """Return the sites of a place, preceded by the site whose range an int8 kernel keeps there, if there is one."""
         return self.own(place) or [*self._kept(place)[:1], *self.sites.get(place, [])]
 
+    def before(self, name: str) -> list[Site]:
+        """Return the sites of what an operation reads as its only data, with nothing between but what moves elements."""
+        data = _data(self.nodes[self.model.captured.ops.op(name).output])
+        place = self._at(list(self._behind(data[0]))) if len(data) == 1 else None
+        return [] if place is None else self.own(place)
+
+    def real(self, site: Site) -> tuple[float, float, float] | None:
+        """Return the least and the largest number of a site, and its step; None where they are not numbers."""
+        scale, zero_point, low, high = self.numbers(site)
+        if isinstance(scale, str) or isinstance(zero_point, str):
+            return None
+        return (float(low) - zero_point) * scale, (float(high) - zero_point) * scale, scale
+
     def shared(self) -> Iterator[tuple[str, list[Site]]]:
         """Yield operations that keep the scale of their inputs, with the sites of the inputs."""
         for name in self.operations.values() if self.model.stays else ():

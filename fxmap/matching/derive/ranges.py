@@ -20,6 +20,7 @@ from fxmap.expressions.layout import Reshape
 from fxmap.forms.sites import RangeRef, Site
 from fxmap.matching.align.alignment import Pair
 from fxmap.matching.derive.places import Place, QuantizedPlaces, Quantizer
+from fxmap.matching.derive.saturation import clipped
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def take_over(
     if isinstance(inside, str):
         return inside
     found |= inside
-    conflict = _shared_by_several(ours, theirs, partners, found)
+    found |= _behind_what_clips(ours, theirs, partners, found)
+    conflict = _shared_by_several(ours, theirs, partners, found) or _cut_off(ours, set(found.values()))
     return conflict or _taken(ours, theirs, found)
 
 
@@ -116,12 +118,62 @@ def _shared_by_several(
     """Return the message that a destination kernel keeps its input's range where the source has two ranges; else empty."""
     for name, before in theirs.shared():
         if theirs.model.captured.ops.op(name).kind != "cat":
-            continue  # what one input becomes is in the input's range: it is rounded with that, and nothing is cut off
+            continue  # it is rounded with the input's range; `_cut_off` tells whether the source's own range cuts values off
         behind = ours.own((partners.get(name, ""), ()))[:1]
         ranges = {ours.numbers(found[site]) if site in found else theirs.numbers(site) for site in before}
         if behind and ranges != {ours.numbers(behind[0])}:
             return f"the destination has one range before and behind {theirs.describe((name, ()))}, the source several"
     return ""
+
+
+def _behind_what_clips(
+    ours: QuantizedPlaces, theirs: QuantizedPlaces, partners: Mapping[str, str], found: Mapping[Site, Site]
+) -> dict[Site, Site]:
+    """Return the source's range behind a relu or the like for a destination that has one range before and behind it.
+
+    Where nothing else reads what is before, saturation at the range behind does what the relu does, and what that range cuts
+    off besides is cut off, too.
+    """
+    ops, more = theirs.model.captured.ops, dict[Site, Site]()
+    for name, before in theirs.shared():
+        own, behind = theirs.before(name)[-1:], ours.own((partners.get(name, ""), ()))[:1]
+        if clipped(ops.op(name), 0.0, 0.0) is None or own != before or own[0] not in found or not behind:
+            continue
+        read = [producer for names in ops.operands(name).values() for producer in names]
+        alone = len(read) == 1 and len(ops.users(read[0])) == 1
+        if alone and behind[0].high - behind[0].low == own[0].high - own[0].low:
+            more[own[0]] = behind[0]
+    return more
+
+
+def _cut_off(ours: QuantizedPlaces, taken: set[Site]) -> str:
+    """Return the message that a range of the source which the destination does not have cuts values off; else empty.
+
+    Around an operation that clips, the two ranges tell: the narrower one is a bound of the source's function. A mean is
+    narrower than what it is made of, so that its range tells nothing.
+    """
+    return next((why for name in ours.operations.values() if (why := _cut_around(ours, name, taken))), "")
+
+
+def _cut_around(ours: QuantizedPlaces, name: str, taken: set[Site]) -> str:
+    op = ours.model.captured.ops.op(name)
+    if clipped(op, 0.0, 0.0) is None:
+        return ""
+    sites = [*ours.before(name)[-1:], *ours.own((name, ()))[:1]]
+    if len(sites) != 2 or (sites[0] in taken) == (sites[1] in taken):
+        return ""
+    before, behind = (ours.real(site) for site in sites)
+    image = None if before is None else clipped(op, *before[:2])
+    if before is None or behind is None or image is None:
+        return ""
+    place, inner, outer = ("behind", image, behind[:2]) if sites[0] in taken else ("before", behind[:2], image)
+    step = max(before[2], behind[2])  # ends are rounded to steps
+    if outer[0] - inner[0] <= step and inner[1] - outer[1] <= step:
+        return ""
+    return (
+        f"the source cuts values off {place} {ours.describe((name, ()))} at {outer[0]:.4g} and {outer[1]:.4g}, "
+        f"where the destination has the range {inner[0]:.4g} to {inner[1]:.4g}"
+    )
 
 
 def _taken(ours: QuantizedPlaces, theirs: QuantizedPlaces, found: Mapping[Site, Site]) -> Taken:

@@ -23,6 +23,25 @@ from fxmap.matching.align.alignment import Pair
 _BOUNDS = {"hardtanh": (("min_val", -1.0), ("max_val", 1.0)), "clamp": (("min", None), ("max", None))}
 
 
+def clipped(op: Op, low: float, high: float) -> tuple[float, float] | None:
+    """Return the range of an operation's results where its input is in a range; None unless it clips, or chooses, alone.
+
+    >>> clipped(Op("a", "relu"), -3.0, 3.0), clipped(Op("a", "max_pool"), -3.0, 3.0), clipped(Op("a", "mean"), -3.0, 3.0)
+    ((0.0, 3.0), (-3.0, 3.0), None)
+    """
+    if op.kind in ("max_pool", "adaptive_max_pool"):
+        return low, high
+    if op.kind == "relu":
+        return max(low, 0.0), max(high, 0.0)
+    if op.kind not in _BOUNDS:
+        return None
+    least, most = (op.attribute(name, default) for name, default in _BOUNDS[op.kind])
+    for bound, choose in ((least, max), (most, min)):
+        if isinstance(bound, int | float):
+            low, high = choose(low, float(bound)), choose(high, float(bound))
+    return low, high
+
+
 def upper_bound(op: Op) -> float | None:
     """Return the `b` of an operation that clamps to 0..b; None for any other.
 

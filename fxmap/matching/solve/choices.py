@@ -63,6 +63,10 @@ class Fitting:
         self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
 
+    def spend_on(self, effort: Effort) -> None:
+        """Count what is done from now on."""
+        self.effort = self.gauge.effort = self.signatures.effort = effort
+
     def __call__(self, system: Unknown) -> Tensor:
         """Return the elements of the source's values that some weights give, in ascending order."""
         equations, rest = system.equations, system.rest
@@ -103,6 +107,7 @@ class Fitting:
         wanted = ~source.varies if _is_still(equations.columns) and _is_still(rest[:, None]) else source.varies
         near = firsts[(seen.abs().amax(0) <= _FITS * scale) & wanted[firsts]]
         wanted = source.columns[:, near] - rest[:, None]
+        self.effort.spend(numbers=source.columns.shape[1] + len(near) * basis.numel() / 4)
         left = wanted - basis @ (basis.T @ wanted)
         near = near[left.abs().amax(0) <= _FITS * 1e-1 * wanted.abs().amax(0).clamp_min(1e-30)]
         classes = torch.zeros(len(firsts), dtype=torch.bool)

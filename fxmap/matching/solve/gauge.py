@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
+from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.source import Block, SourceValues, elements
 from fxmap.matching.solve.stacked import StackedInterpreter, Value, Values
 from fxmap.matching.solve.systems import Unknown
@@ -19,7 +20,7 @@ class Gauge:
     """Chooses among the solutions of systems whose columns depend on one another."""
 
     def __init__(self, source: SourceValues) -> None:
-        self.source = source
+        self.source, self.effort = source, Effort(float("inf"))
         self._inputs: dict[int, tuple[object, list[int] | None]] = {}
         self._runs: dict[tuple[fx.Node, ...], tuple[Tensor, list[Tensor]]] = {}
 
@@ -62,6 +63,7 @@ class Gauge:
         goal, leaves = self._runs[key]
         if not goal.requires_grad:
             return None
+        self.effort.spend(runs=len(leaves), numbers=2 * goal.numel() + sum(leaf.numel() for leaf in leaves))
         found = torch.autograd.grad(goal.flatten()[element - block.begin], leaves, retain_graph=True, allow_unused=True)
         pairs = zip(nodes, found, leaves, strict=True)
         return {node: (torch.zeros_like(leaf) if part is None else part).flatten() for node, part, leaf in pairs}
@@ -69,6 +71,7 @@ class Gauge:
     def _run(self, goal: fx.Node, nodes: Sequence[fx.Node]) -> tuple[Tensor, list[Tensor]]:
         """Run the source from some nodes on, for the first sample, so that its result can be differentiated by them."""
         interpreter = StackedInterpreter(self.source.captured)
+        interpreter.effort = self.effort
         values: Values = {node: value.first(1) for node, value in self.source.values.items()}
         leaves = [values[node].tensors()[0].detach().clone().requires_grad_(True) for node in nodes]
         behind = set(nodes)

@@ -87,7 +87,8 @@ class Search:
         Raises:
             OutOfEffort: there is none within the effort.
         """
-        self.advance.interpreter.effort = self.fitting.effort = effort
+        self.advance.interpreter.effort = effort
+        self.fitting.spend_on(effort)
         return self._go(weights, None, bounds, 0)
 
     def _go(self, weights: Weights, before: Frontier | None, bounds: Bounds, depth: int) -> Weights | None:

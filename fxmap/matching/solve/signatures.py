@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
+from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.numbers import NumberTable
 from fxmap.matching.solve.source import Block, SourceValues, elements, isreal
 from fxmap.matching.solve.stacked import StackedInterpreter, Unstackable, Value, Values
@@ -20,6 +21,8 @@ from fxmap.matching.solve.unknowns import Layout
 _LIMIT = 4_000_000
 _SAMPLES = 16
 _SAME = 1e-9
+# How often the numbers of a gradient are gone over.
+_PASSES = 6
 # Numbers of gradients that are kept: a value of thousands of elements has one for each, as large as the network.
 _KEPT = 20_000_000
 
@@ -28,7 +31,7 @@ class Signatures:
     """The gradients of the source's values by its own numbers."""
 
     def __init__(self, source: SourceValues) -> None:
-        self.source = source
+        self.source, self.effort = source, Effort(float("inf"))
         self.table: NumberTable = source.numbers
         names = [name for name in self.table.names if not name.startswith("%")]
         self.size = sum(int(torch.Size(self.table.shapes[name]).numel()) for name in names)
@@ -49,6 +52,7 @@ class Signatures:
             return None
         columns = system.equations.columns
         solved = torch.zeros(columns.shape[1], dtype=torch.float64)
+        self.effort.spend(numbers=_PASSES * columns.shape[1] * ours.shape[1])
         for entries, places in _groups(columns[:_SAMPLES], ours):
             given = self._given(entries, places, paths, layout)
             if given is None:
@@ -99,6 +103,7 @@ class Signatures:
         if element not in self._found:
             goal, leaves = run
             goals = goal[:, element - block.begin].sum()
+            self.effort.spend(runs=len(leaves), numbers=2 * goal.numel() + _PASSES * sum(leaf.numel() for leaf in leaves))
             found = torch.autograd.grad(goals, leaves, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]
             gradient = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
@@ -121,6 +126,7 @@ class Signatures:
         if any(leaf.is_complex() for leaf in leaves.values()):
             return None
         interpreter = StackedInterpreter(source.captured)
+        interpreter.effort = self.effort
         values: Values = {node: value.first(count) for node, value in source.values.items()}
         fresh: set[fx.Node] = set()
         with torch.enable_grad():

@@ -17,6 +17,9 @@ from fxmap.matching.solve.stacked import Value
 # So many samples more than unknowns make a system overdetermined.
 MARGIN = 6
 
+# How often the numbers of a gradient are gone over: made, joined, and asked for those that are not 0.
+_PASSES = 6
+
 # So many samples tell which elements one weight moves.
 _MOVED = 3
 
@@ -137,8 +140,13 @@ class Systems:
         """Return which unknown entries the value depends on, by one backward pass."""
         generator = torch.Generator().manual_seed(17)
         cotangent = torch.randn(self.value.shape, generator=generator, dtype=torch.float64)
-        (gradient,) = torch.autograd.grad((self.value * cotangent).sum(), self.leaf, retain_graph=True)
+        (gradient,) = self._backward((self.value * cotangent).sum(), self.leaf, self.value)
         return self.free & (gradient.abs().amax(0) > 0)
+
+    def _backward(self, goal: Tensor, leaf: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradient of a goal that is made of a value; a large table costs as much as it has rows, read or not."""
+        self.advance.interpreter.effort.spend(runs=len(self.paths), numbers=2 * value.numel() + _PASSES * leaf.numel())
+        return torch.autograd.grad(goal, leaf, retain_graph=True)
 
     def _moved(self, entry: int) -> list[int]:
         """Return the elements of the value that one entry moves: in the first samples, or if it moves none in all."""
@@ -154,14 +162,12 @@ class Systems:
 
     def _gradient(self, element: int) -> Tensor:
         """Return the columns of the system of one element, `samples entries`."""
-        self.advance.interpreter.effort.spend(runs=len(self.paths), numbers=2 * self.value.numel())
-        (gradient,) = torch.autograd.grad(self.value[:, element].sum(), self.leaf, retain_graph=True)
+        (gradient,) = self._backward(self.value[:, element].sum(), self.leaf, self.value)
         return gradient * self.free
 
     def _short(self, element: int) -> Tensor:
         """Return the first rows of the columns of the system of one element."""
-        self.advance.interpreter.effort.spend(runs=len(self.paths), numbers=2 * self.small.numel())
-        (gradient,) = torch.autograd.grad(self.small[:, element].sum(), self.small_leaf, retain_graph=True)
+        (gradient,) = self._backward(self.small[:, element].sum(), self.small_leaf, self.small)
         return gradient * self.free
 
     def point(self, shape: tuple[int, ...]) -> Point:

@@ -22,7 +22,9 @@ from fxmap.errors import CheckpointError, shorten
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
+from fxmap.sources.onnx.numbers import numbers_of, with_number
 from fxmap.sources.onnx.partial import known_part
+from fxmap.sources.onnx.protos import attribute_of, constant_nodes, constant_of, exact_tensor, nodes_of, tensor_of
 from fxmap.sources.onnx.quantized import (
     BORDERS,
     NOT_WRITTEN,
@@ -38,7 +40,7 @@ from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
 from fxmap.sources.onnx.unrolled import fixed_names, unrecorded
-from fxmap.sources.onnx.values import DTYPES, exact, plain
+from fxmap.sources.onnx.values import DTYPES, plain
 from fxmap.sources.onnx.writing import has_external_data, write_onnx
 
 _OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT | QUANTIZED
@@ -81,11 +83,11 @@ class OnnxModel(nn.Module):
         self._paths: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
         self._masks: set[str] = set()
-        self.quantized = is_quantized(_nodes(proto.graph))
-        known = {one.name: _tensor(one) for one in proto.graph.initializer}
+        self.quantized = is_quantized(nodes_of(proto.graph))
+        known = {one.name: tensor_of(one) for one in proto.graph.initializer}
         # Where a graph is quantized, exporters write scales as constants, too.
         known |= _constants_read_by(proto.graph, BORDERS) if self.quantized else {}
-        self._zero_points = zero_points(_nodes(proto.graph), known) if self.quantized else {}
+        self._zero_points = zero_points(nodes_of(proto.graph), known) if self.quantized else {}
         self._at_once = self._read_at_once(known)
         states, roles = _initial_states(proto.graph), roles_of(self._left_to_run())
         for name, value in known.items():
@@ -98,7 +100,7 @@ class OnnxModel(nn.Module):
             if any(kind in BORDERS for kind, _ in read):
                 self._hold(name, value.long() if name in self._zero_points else value)
             elif is_start or name in self._masks or not is_weight(name, value, read):
-                self._constants[name] = _exact(value)
+                self._constants[name] = exact_tensor(value)
             else:
                 self._hold(name, value)
         for node in self._left_to_run() if self.quantized else ():
@@ -107,8 +109,9 @@ class OnnxModel(nn.Module):
         self._cut = cut_at_zero(proto.graph.node, known) if self.quantized else set()
         self._fixed = fixed_names(self._part.nodes, {*self._inputs, *self._paths}) if self.quantized else frozenset()
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
+        self._numbers = numbers_of(self._part.nodes, self._constants | constant_nodes(self._part.nodes))
         self._dtype = torch.float32
-        branches = [node.name or "If" for node in _nodes(proto.graph) if node.op_type == "If"]
+        branches = [node.name or "If" for node in nodes_of(proto.graph) if node.op_type == "If"]
         self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
 
     def _read_at_once(self, known: Mapping[str, Tensor]) -> dict[str, str]:
@@ -124,7 +127,7 @@ class OnnxModel(nn.Module):
 
     def _left_to_run(self) -> Iterator[Any]:
         """Yield the nodes that are not read at once."""
-        return (node for node in _nodes(self.proto.graph) if not self._at_once.keys() & set(node.output))
+        return (node for node in nodes_of(self.proto.graph) if not self._at_once.keys() & set(node.output))
 
     def _hold(self, name: str, value: Tensor) -> None:
         *parents, last = name.split(".")
@@ -195,7 +198,7 @@ class OnnxModel(nn.Module):
         return values
 
     def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
-        attributes = {one.name: _attribute(one) for one in node.attribute}
+        attributes = {one.name: attribute_of(one) for one in node.attribute}
         if node.output[0] in self._at_once:
             return (values[self._at_once[node.output[0]]],)
         inputs: list[Any] = [values[name] if name else None for name in node.input]
@@ -206,7 +209,7 @@ class OnnxModel(nn.Module):
         if node.output[0] in self._cut:
             inputs[0] = torch.relu(inputs[0])
         if node.op_type == "Constant":
-            return (self._in_place(_exact(_constant(attributes))),)
+            return (self._in_place(exact_tensor(constant_of(attributes))),)
         if node.output[0] in self._guarded:
             softmax = self._guarded[node.output[0]]
             axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
@@ -216,8 +219,10 @@ class OnnxModel(nn.Module):
             return (without(inputs[mask], inputs[1 - mask]),)
         if node.op_type == "If":
             branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
-            inner = self._run(branch.node, dict(values) | {one.name: _tensor(one) for one in branch.initializer})
+            inner = self._run(branch.node, dict(values) | {one.name: tensor_of(one) for one in branch.initializer})
             return tuple(inner[one.name] for one in branch.output)
+        if (found := with_number(node, inputs, self._numbers)) is not None:
+            return (found,)
         if node.op_type in OF_OPSET:
             found = OF_OPSET[node.op_type](*inputs, self._opset, **attributes)
         elif node.op_type in OF_OUTPUTS:
@@ -293,27 +298,19 @@ def _unknown_in(node: Any) -> Iterator[str]:
                 yield from _unknown_in(inner)
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
-
-
 def _initial_states(graph: Any) -> set[str]:
     """Return what recurrent operators read as their first states, which is no weight where it is zero."""
-    return {name for node in _nodes(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
+    return {name for node in nodes_of(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
 
 
 def _constants_read_by(graph: Any, operators: Iterable[str]) -> dict[str, Tensor]:
     """Return what constants some operators read, and what is made of constants alone, by the names of the results."""
-    read = {name for node in _nodes(graph) if node.op_type in operators for name in node.input}
+    read = {name for node in nodes_of(graph) if node.op_type in operators for name in node.input}
     known: dict[str, Tensor] = {}
     for node in graph.node:
-        attributes = {one.name: _attribute(one) for one in node.attribute}
+        attributes = {one.name: attribute_of(one) for one in node.attribute}
         if node.op_type == "Constant":
-            known[node.output[0]] = _constant(attributes)
+            known[node.output[0]] = constant_of(attributes)
         elif node.op_type in ("Cast", "ConstantOfShape", "Identity") and node.input[0] in known:
             known[node.output[0]] = _OPERATORS[node.op_type](known[node.input[0]], **attributes)
     return {name: value for name, value in known.items() if name in read}
@@ -326,56 +323,6 @@ def _operator(node: Any) -> str:
 def _is_known(node: Any) -> bool:
     known = _OPERATORS.keys() | OF_OPSET.keys() | OF_OUTPUTS.keys() | {"Constant", "If"}
     return node.domain in _DOMAINS and node.op_type in known
-
-
-def _tensor(proto: Any) -> Tensor:
-    import onnx.numpy_helper
-
-    array = onnx.numpy_helper.to_array(proto)
-    if array.dtype.kind in "OSU":
-        raise CheckpointError(f"{proto.name}: strings are no tensors here")
-    name = str(array.dtype)
-    if name == "bfloat16":
-        return torch.from_numpy(array.astype("float32")).to(torch.bfloat16)
-    if name.startswith(("int", "uint")) and array.dtype.kind not in "iu":  # of 2 or 4 bits
-        return torch.from_numpy(array.astype("int8" if name.startswith("int") else "uint8"))
-    if name.startswith("float") and array.dtype.kind != "f":  # of 4, 6 or 8 bits
-        return torch.from_numpy(array.astype("float32"))
-    return torch.from_numpy(array.copy())
-
-
-def _exact(value: Tensor) -> Tensor:
-    if value.dtype is not torch.float32 or value.numel() != 1:
-        return value
-    return torch.tensor(exact(value.item()), dtype=torch.float64).reshape(value.shape)
-
-
-def _attribute(proto: Any) -> Any:
-    import onnx.helper
-
-    value = onnx.helper.get_attribute_value(proto)
-    if isinstance(value, bytes):
-        return value.decode()
-    if proto.HasField("t"):
-        return _tensor(value)
-    if isinstance(value, float):
-        return exact(value)
-    if proto.strings:
-        return [one.decode() for one in value]
-    return list(value) if proto.ints or proto.floats else value
-
-
-def _constant(attributes: Mapping[str, Any]) -> Tensor:
-    if "value" in attributes:
-        value: Tensor = attributes["value"]
-        return value
-    for name, dtype in (("value_int", torch.int64), ("value_ints", torch.int64)):
-        if name in attributes:
-            return torch.tensor(attributes[name], dtype=dtype)
-    for name in ("value_float", "value_floats"):
-        if name in attributes:
-            return torch.tensor(attributes[name], dtype=torch.float32)
-    raise CheckpointError(f"a Constant of {', '.join(attributes)}: only tensors and numbers are understood")
 
 
 def _example(declared: Any) -> Tensor:

@@ -372,3 +372,39 @@ def test_a_program_of_other_operations_than_those_of_aten_is_refused() -> None:
 
     with pytest.raises(ValueError, match="aten alone"):
         run_program([torch.ones(1)], '[["prims.sin.default", [{"value": 0}], {}]]')
+
+
+class Positions(nn.Module):
+    """Rows that are added at each position: of a table that is longer than what is read of it, or as they are."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.words, self.place, self.last = nn.Embedding(20, 8), nn.Embedding(rows, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        made: Tensor = self.last(torch.tanh(self.words(ids) + self.place.weight[:5]))
+        return made
+
+
+def test_a_search_over_a_long_table_ends_and_says_what_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxmap.matching.solve import effort, weights
+
+    counted, made, grad, spend = [0.0], [0], torch.autograd.grad, effort.Effort.spend
+
+    def counting(self: Any, *, runs: float = 0, numbers: float = 0) -> None:
+        counted[0] += numbers
+        spend(self, runs=runs, numbers=numbers)
+
+    def differentiated(goal: Any, leaves: Any, *args: Any, **kwargs: Any) -> Any:
+        made[0] += sum(leaf.numel() for leaf in ([leaves] if isinstance(leaves, Tensor) else leaves))
+        return grad(goal, leaves, *args, **kwargs)
+
+    monkeypatch.setattr(effort.Effort, "spend", counting)
+    monkeypatch.setattr(torch.autograd, "grad", differentiated)
+    monkeypatch.setattr(weights, "MOST", 0.5)
+    src, dst = randomised(Positions(5), 0), randomised(Positions(2000), 1)
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randint(0, 20, (2, 5)))
+    assert made[0] > 0
+    assert counted[0] >= made[0]
+    assert not mapping.ok
+    assert mapping.missing == ["place.weight"]
