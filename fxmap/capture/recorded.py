@@ -23,6 +23,7 @@ from fxmap.capture.recurrent import Unrolled
 from fxmap.capture.rewrites.contract import CONTRACT
 from fxmap.capture.rewrites.driver import sweep
 from fxmap.capture.rewrites.frozen import restore_norms
+from fxmap.capture.rewrites.real_parts import as_real_parts
 from fxmap.capture.rewrites.regroup import REGROUP
 from fxmap.capture.rewrites.writes import AS_STRIDED, RANGES, STACKS, as_reshapes, value_rules
 from fxmap.capture.source import GraphSource
@@ -94,7 +95,7 @@ def _rewrite(recording: Recording, tensors: Mapping[str, Tensor]) -> None:
     recording.functional &= not any(node.target in AS_STRIDED for node in graph.nodes)
     written = (RANGES, STACKS) if recording.functional else ()
     for rules in (value_rules(recording.constants), *written, CONTRACT, REGROUP, ()):
-        replaced = sweep(graph, tensors, rules) if rules else _norms(recording, tensors)
+        replaced = sweep(graph, tensors, rules) if rules else _spelled_out(recording, tensors)
         if recording.functional:
             for path, names in recording.returned.items():
                 recording.returned[path] = [replaced.get(name, name) for name in names]
@@ -103,9 +104,11 @@ def _rewrite(recording: Recording, tensors: Mapping[str, Tensor]) -> None:
         as_reshapes(graph)
 
 
-def _norms(recording: Recording, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Restore frozen norms, unless a value may be written to between the operations that such a norm is made of."""
-    return restore_norms(recording.graph, tensors) if recording.functional or not recording.mutations else {}
+def _spelled_out(recording: Recording, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Restore frozen norms and real arithmetic, unless something may be written to between what they are made of."""
+    if recording.mutations and not recording.functional:
+        return {}
+    return as_real_parts(recording.graph, tensors) | restore_norms(recording.graph, tensors)
 
 
 def _run(

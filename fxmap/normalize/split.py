@@ -16,6 +16,7 @@ it is. Rows are then listed by response, in the same order for every layout.
 import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -193,7 +194,7 @@ class _Flow:
                 push(node)
 
     def _move(self, node: fx.Node, trace: _Propagated) -> Any:
-        """Return the channel of every element behind a step, the first one where channels are added; None if not known."""
+        """Return the channel of every element behind a step, of those that are added the one with the largest factor."""
         kind = kind_of(node)
         if has(kind, Trait.IDENTITY) or kind == "neg":
             return trace.numbers[node.all_input_nodes[0]]
@@ -204,10 +205,28 @@ class _Flow:
             except (RuntimeError, NotImplementedError):
                 return None  # constants have no values on the meta device
             return moved - 1 if isinstance(moved, Tensor) else [part - 1 for part in moved]
-        own = [trace.numbers[part].expand(node.meta["shape"]) for part in node.all_input_nodes if part in trace.numbers]
+        added = sorted((p for p in node.all_input_nodes if p in trace.numbers), key=lambda p: -self._factor(p, trace))
+        own = [trace.numbers[part].expand(node.meta["shape"]) for part in added]
         for other in own[1:]:
             trace.mix(own[0], other)
         return own[0] if len(own) == 1 else torch.where(own[0] >= 0, own[0], own[1])
+
+    def _factor(self, node: fx.Node, trace: _Propagated) -> float:
+        """Return the mean size of the tables that a value was multiplied by since the layer, or since channels were added.
+
+        In a rotary embedding, of which the first position turns nothing, a channel's cosines are larger than its sines.
+        """
+        factor = 1.0
+        while node is not trace.layer:
+            inner = [part for part in node.all_input_nodes if part in trace.numbers]
+            if len(inner) != 1:
+                break
+            for part in node.all_input_nodes if kind_of(node) == "mul" else ():
+                if part not in trace.numbers:
+                    with suppress(RuntimeError, NotImplementedError):  # no values on the meta device
+                        factor *= float(self.known.value(part).abs().double().mean())
+            node = inner[0]
+        return factor
 
     def _shifted(self, part: fx.Node, trace: _Propagated) -> Any:
         if part in trace.numbers:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.capture.captured import Captured
+from fxmap.graph.constants import Constants
 
 _aten = torch.ops.aten
 # What computes nothing: a run of the user's code saves and puts back the model's own tensors, which are in float32.
@@ -47,17 +48,22 @@ class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def behind_tables(captured: Captured, mapped: set[str]) -> dict[str, str]:
     """Return the fx nodes that depend on a table in single precision, each with the table's name.
 
-    A table is a constant of the graph, or a buffer of the model that is not `mapped`. Small integers, powers of two and
-    masks do not count: float32 holds them exactly in few digits, so that every library rounds them alike.
+    A table is a constant of the graph, a buffer of the model that is not `mapped`, or what the code computes from constants
+    as complex numbers, whose parts are rounded otherwise than cosines and sines. Small integers, powers of two and masks do
+    not count: float32 holds them exactly in few digits, so that every library rounds them alike.
     """
     tables = {
         name: value
         for name, value in {**captured.tensors, **captured.constants}.items()
         if name not in mapped and not isinstance(captured.tensors.get(name), torch.nn.Parameter) and _is_rounded(value)
     }
+    numbers = [node for node in captured.graph.nodes if node.meta.get("dtype") is torch.complex64]
+    known = Constants(captured.graph, captured.tensors, captured.constants, buffers=True).nodes if numbers else {}
+    computed = {node for node in numbers if node in known and node.op == "call_function"}
     behind: dict[str, str] = {}
-    for node in captured.graph.nodes if tables else ():
+    for node in captured.graph.nodes if tables or computed else ():
         name = str(node.target) if node.op == "get_attr" and str(node.target) in tables else None
+        name = name or (node.name if node in computed else None)
         name = name or next((behind[part.name] for part in node.all_input_nodes if part.name in behind), None)
         if name is not None:
             behind[node.name] = name
@@ -65,6 +71,7 @@ def behind_tables(captured: Captured, mapped: set[str]) -> dict[str, str]:
 
 
 def _is_rounded(value: Tensor) -> bool:
+    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
     if value.is_meta or not value.is_floating_point() or value.numel() < 2:
         return False
     return not torch.equal(value, value.to(torch.bfloat16).to(value.dtype))

@@ -26,7 +26,29 @@ def _pairs(x: Tensor, angle: Tensor) -> Tensor:
     return torch.stack((one * cos - other * sin, other * cos + one * sin), -1).flatten(-2)
 
 
-LAYOUTS = {"half": _half, "pairs": _pairs}
+def _complex(x: Tensor, angle: Tensor) -> Tensor:
+    numbers = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(numbers * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+
+
+def _complex_halves(x: Tensor, angle: Tensor) -> Tensor:
+    numbers = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat((numbers.real, numbers.imag), -1)
+
+
+def _exchanged(x: Tensor, angle: Tensor) -> Tensor:
+    """Pairs again, with the addends of one sum the other way round."""
+    one, other = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((one * angle.cos() - other * angle.sin(), one * angle.sin() + other * angle.cos()), -1).flatten(-2)
+
+
+LAYOUTS = {
+    "half": _half,
+    "pairs": _pairs,
+    "complex": _complex,
+    "complex halves": _complex_halves,
+    "exchanged": _exchanged,
+}
 
 
 class Attention(nn.Module):
@@ -77,6 +99,20 @@ def test_layouts_map_to_one_another(ours: bool, theirs: bool, groups: int, rotat
         assert torch.allclose(src(y), dst(y), atol=1e-5)
     if layouts[0] == layouts[1] and ours == theirs:
         assert mapping.renames == {key: key for key in dst.state_dict()}
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(
+    "layouts", [("complex", "half"), ("half", "complex"), ("complex halves", "pairs"), ("exchanged", "half")]
+)
+def test_complex_numbers_and_exchanged_addends_are_followed_without_equations(
+    joined: bool, layouts: tuple[str, str]
+) -> None:
+    src = randomised(Attention(layouts[0], joined=joined, groups=1, rotated=SIZE // 2), 1).eval()
+    dst = randomised(Attention(layouts[1], groups=1, rotated=SIZE // 2), 2).eval()
+    mapping = fxmap.auto_map(src, dst, example_inputs=X)
+    assert mapping.proof.ok, str(mapping)
+    assert "equations" not in str(mapping.trace)
 
 
 def test_the_wrong_layout_is_never_proven() -> None:
