@@ -120,7 +120,8 @@ class _Solver:
         return 1 + max((max(rows) for rows, _ in self.pieces[of] if rows), default=-1) if known is None else known
 
     def _is_covered(self, of: Expression) -> bool:
-        return {row for rows, _ in self.pieces[of] for row in rows} == set(range(self.total(of)))
+        known, total = {row for rows, _ in self.pieces[of] for row in rows}, self.total(of)
+        return len(known) == total and known == set(range(total))
 
     def _extent(self, of: Expression, axis: int) -> int | None:
         shape = shape_of(of, self.shapes)

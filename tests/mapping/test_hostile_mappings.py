@@ -1,5 +1,6 @@
 """Mappings and states from elsewhere: what cannot be computed, compared or turned round is an error of fxmap's own."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from torch import nn
 
 import fxmap
 from fxmap.expressions.base import Source
-from fxmap.expressions.layout import Columns, Slice
+from fxmap.expressions.layout import Columns, Gather, Slice
+from fxmap.expressions.serial import parse
 
 
 @pytest.mark.parametrize("text", ["reshape(weight, [])", "reshape(weight, [999999999999])", "permute(weight, [5])"])
@@ -40,3 +42,22 @@ def test_nested_tensors_are_no_fault() -> None:
     with pytest.raises(fxmap.FxmapError) as found:
         fxmap.load(nn.Linear(3, 2), state, src=nn.Linear(3, 2), verify=False)
     assert not isinstance(found.value, fxmap.InternalError)
+
+
+@pytest.mark.parametrize(
+    "data", [{"op": "gather", "of": {"op": "source", "key": "a"}, "rows": []}, {"op": "concat", "parts": []}]
+)
+def test_what_is_made_of_nothing_is_refused(data: Any) -> None:
+    with pytest.raises(fxmap.MappingError, match="is empty"):
+        parse(data)
+
+
+def test_an_expression_without_a_status_is_refused() -> None:
+    text = json.loads(fxmap.KeyMapping({"a": "b"}).to_json())
+    text["knowledge"]["statuses"] = {}
+    with pytest.raises(fxmap.MappingError, match="'a' has an expression, and no status"):
+        fxmap.KeyMapping.from_json(json.dumps(text))
+
+
+def test_rows_far_apart_are_not_counted_one_by_one() -> None:
+    assert "b" not in fxmap.KeyMapping({"a": Gather(Source("b"), (4, 2**62))}).inverse()
