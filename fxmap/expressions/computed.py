@@ -70,9 +70,10 @@ def _check(program: str, count: int) -> None:
         MappingError: it is none.
     """
     try:
+        programs.check_program(program, count)
         _shown(program, ["x"] * count)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, StopIteration) as error:
-        raise MappingError(f"no program of {count} tensors: {program[:80]!r}") from error
+        raise MappingError(f"no program of {count} tensors: {program[:80]!r}: {error}") from error
 
 
 def _shown(program: str, names: list[str]) -> str:

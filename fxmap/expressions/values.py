@@ -32,7 +32,7 @@ FAULTS = (
     RuntimeError,
     ValueError,
     TypeError,
-    IndexError,
+    LookupError,
     AttributeError,
     NotImplementedError,
     ArithmeticError,
