@@ -54,7 +54,7 @@ from fxmap.cli.progress import Report, progress, shown
 from fxmap.cli.references import FactoryError, UsageError
 from fxmap.cli.statuses import Exit
 from fxmap.errors import DifferentNetworks, FxmapError, InternalError, LoadError, ProofError
-from fxmap.model.faults import words
+from fxmap.model.faults import is_fault, place_of_user, words
 from fxmap.trace import progress as stages
 
 # For a pipe, which has no width of its own.
@@ -280,6 +280,13 @@ def _working(work: Callable[[Report], commands.Outcome]) -> commands.Outcome:
         raise FactoryError(f"code of a model called sys.exit({error.code!r}): nothing is known of its mapping") from error
     except OSError as error:
         raise FxmapError(f"the system refused it: {error}") from error
+    except Exception as error:
+        if isinstance(error, FxmapError) or hasattr(error, "format_message") or is_fault(error):
+            raise
+        # Where nothing else answered: a state_dict, an attribute.
+        raise FactoryError(f"code of a model raised {words(error)}{place_of_user(error)}") from error
+    except BaseException as error:  # what no code catches, but for what it means: a GeneratorExit, or a kind of the user's
+        raise FactoryError(f"code of a model raised {words(error)}: nothing is known of its mapping") from error
 
 
 def _finish(outcome: commands.Outcome, json_wanted: bool) -> None:

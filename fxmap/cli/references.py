@@ -34,6 +34,7 @@ from fxmap.errors import FxmapError
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.files.reading import existing
 from fxmap.model.weightless import without_weights
+from fxmap.model.well_formed import refuse_malformed
 from fxmap.sources.opened import Carried, carries_graph, opened
 from fxmap.trace import stage
 
@@ -143,6 +144,7 @@ def _resolved(text: str, weights: str | None) -> nn.Module | Checkpoint:
         raise FactoryError(f"{text}: building it raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise FactoryError(f"{text}: returned a {type(model).__name__}, not a model (torch.nn.Module)")
+    refuse_malformed([model])
     return model.eval() or model
 
 

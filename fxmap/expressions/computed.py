@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from fxmap.errors import MappingError
 from fxmap.expressions import programs
 from fxmap.expressions.base import Expression
 from fxmap.expressions.call import Call, Function
@@ -29,6 +30,9 @@ class Computed(Call):
     function: ClassVar[Function] = programs.run_program
     parts: tuple[Expression, ...]
     program: str
+
+    def __post_init__(self) -> None:
+        _check(self.program, len(self.parts))
 
     def __str__(self) -> str:
         return _shown(self.program, list(map(str, self.parts)))
@@ -51,9 +55,25 @@ class Stretch(Call):
     probes: tuple[int, ...]
     read: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        _check(self.program, len(self.shapes) + len(self.parts))
+
     def __str__(self) -> str:
         names = [*(f"x{i or ''}" for i in range(len(self.shapes))), *map(str, self.parts)]
         return f"effective_weight({_shown(self.program, names)})"
+
+
+def _check(program: str, count: int) -> None:
+    """Refuse text that is no program of so many operands.
+
+    Raises:
+        MappingError: it is none.
+    """
+    try:
+        programs.check_program(program, count)
+        _shown(program, ["x"] * count)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, StopIteration) as error:
+        raise MappingError(f"no program of {count} tensors: {program[:80]!r}: {error}") from error
 
 
 def _shown(program: str, names: list[str]) -> str:

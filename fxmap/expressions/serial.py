@@ -18,6 +18,10 @@ from fxmap.expressions.scheme import Scheme
 _NOT_IN_JSON = ("inf", "-inf", "nan")
 
 
+# Fields that name what a tensor is made of; a program may need no operands.
+_NEVER_EMPTY = ("parts", "rows", "order")
+
+
 # Integers from here on are no int64, which is what torch takes.
 _NO_INTEGER = 2**63
 
@@ -52,6 +56,8 @@ def parse(data: object) -> Expression:
         values[name] = _parse_field(raw, types[name])
         if values[name] is None:
             raise MappingError(f"{kind.op}: {name} has a value of the wrong type in {data!r}")
+        if values[name] == () and name in _NEVER_EMPTY and "program" not in types:
+            raise MappingError(f"{kind.op}: {name} is empty in {data!r}")
     try:
         return kind(**values)
     except TypeError as error:

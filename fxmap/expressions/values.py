@@ -28,11 +28,11 @@ from fxmap.expressions.packing import is_object, unpack
 from fxmap.expressions.qparams import check_quantized
 
 # What torch raises for operands that do not fit.
-_FAULTS = (
+FAULTS = (
     RuntimeError,
     ValueError,
     TypeError,
-    IndexError,
+    LookupError,
     AttributeError,
     NotImplementedError,
     ArithmeticError,
@@ -65,7 +65,7 @@ def evaluated(key: str, expression: Expression, state: Mapping[str, Any], *, qua
         raise MappingError(f"{key} = {expression}: {error}") from error
     except FxmapError:
         raise
-    except _FAULTS as error:
+    except FAULTS as error:
         raise MappingError(f"{key} = {expression}: cannot be computed: {type(error).__name__}: {error}") from error
     _warn_of_spoiled(key, expression, value, state)
     return value

@@ -151,10 +151,12 @@ _DONE = object()
 
 def _bytes_of(value: Tensor) -> int:
     """Return the bytes that a tensor has when it is copied, which for one of stride 0 are more than it has now."""
-    return 0 if value.is_meta else value.numel() * value.element_size()
+    return 0 if value.is_meta or value.is_nested else value.numel() * value.element_size()
 
 
 def _check_tensor(value: Tensor, where: str, name: object) -> None:
+    if value.is_nested:
+        raise CheckpointError(f"{where}: {name}: a nested tensor, which has no shape. Store its parts: tensor.unbind()")
     if value.is_meta or is_wrapped(value) or not value.is_quantized:
         return
     try:

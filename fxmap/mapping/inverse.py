@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fxmap.errors import FxmapError
 from fxmap.expressions.arithmetic import Scaled
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose, take
 from fxmap.expressions.simplify import Shapes, shape_of, simplify
+from fxmap.expressions.values import FAULTS
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.proof import Status
 
@@ -61,6 +63,10 @@ def invert(
     )
 
 
+# A tensor has no more rows; a slice of a mapping from elsewhere may say so.
+_MOST_ROWS = 2**26
+
+
 class _Solver:
     """The source keys that are solved, and the rows that are known of others, and of tensors made from them."""
 
@@ -74,7 +80,7 @@ class _Solver:
         match made:
             case Source(key):
                 self.found.setdefault(key, value)
-            case Slice(of, start, stop):
+            case Slice(of, start, stop) if start >= 0 and stop - start <= _MOST_ROWS:
                 self.pieces.setdefault(of, []).append((tuple(range(start, stop)), value))
             case Gather(of, rows):
                 self.pieces.setdefault(of, []).append((rows, value))
@@ -114,7 +120,8 @@ class _Solver:
         return 1 + max((max(rows) for rows, _ in self.pieces[of] if rows), default=-1) if known is None else known
 
     def _is_covered(self, of: Expression) -> bool:
-        return {row for rows, _ in self.pieces[of] for row in rows} == set(range(self.total(of)))
+        known, total = {row for rows, _ in self.pieces[of] for row in rows}, self.total(of)
+        return len(known) == total and known == set(range(total))
 
     def _extent(self, of: Expression, axis: int) -> int | None:
         shape = shape_of(of, self.shapes)
@@ -163,7 +170,7 @@ def _comes_back(key: str, back: Mapping[str, Expression], expressions: Mapping[s
     state = _numbered({source: shapes[source] for source in sorted(needed)})
     try:
         again = back[key].evaluate({own: expressions[own].evaluate(state) for own in used})
-    except (RuntimeError, IndexError):
+    except (*FAULTS, FxmapError):
         return False
     return again.shape == state[key].shape and torch.equal(again, state[key].to(again.dtype))
 

@@ -375,6 +375,8 @@ def _state(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
 
 def _expression(key: str, value: object) -> Expression:
     """Return an expression unchanged, a source key as a rename, and the text of an expression as that expression."""
+    if not isinstance(key, str):
+        raise MappingError(f"{key!r}: a key of a destination is text")
     if isinstance(value, str):
         try:
             return read(value)

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxmap.errors import FxmapError
+from fxmap.errors import FxmapError, MappingError
 from fxmap.expressions import arithmetic, base, layout, stored
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.regions import Region, cut, evaluate_region, whole
-from fxmap.expressions.values import evaluated
+from fxmap.expressions.values import FAULTS, evaluated
 from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.mapping.applying import evaluate, sources_of
 from fxmap.model.wrappers import match_prefix
@@ -79,7 +79,13 @@ class LazyState(Mapping[str, Any]):
         """Return a value that is still lazy where it is a tensor of the source, or rows of one; any other is made."""
         expression = self._expressions[key]
         if _is_made_of(expression, _MOVING) and is_plain(expression, self._state):
-            return expression.evaluate(self._state)  # numbers are not computed, and need not be looked at
+            try:
+                return expression.evaluate(self._state)  # numbers are not computed, and need not be looked at
+            except FxmapError:
+                raise
+            except FAULTS as error:
+                text = f"cannot be computed: {type(error).__name__}: {error}"
+                raise MappingError(f"{key} = {expression}: {text}") from error
         return evaluated(key, expression, self._state)
 
     def lazy(self, key: str) -> Any:

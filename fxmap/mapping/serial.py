@@ -46,7 +46,10 @@ def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
         if data["fxmap"] != _FORMAT:
             raise MappingError(f"a mapping of format {data['fxmap']!r}; this fxmap reads format {_FORMAT}")
         expressions = {str(key): parse(value) for key, value in data["expressions"].items()}
-        return expressions, _findings(dict(data["knowledge"]))
+        findings = _findings(dict(data["knowledge"]))
+        if strangers := [key for key in expressions if key not in findings.statuses]:
+            raise MappingError(f"not a mapping that fxmap wrote: {strangers[0]!r} has an expression, and no status")
+        return expressions, findings
     except MappingError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:

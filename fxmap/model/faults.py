@@ -75,10 +75,16 @@ def is_fault(error: BaseException) -> bool:
     """
     if isinstance(error, InternalError):
         return True
-    if isinstance(error, FxmapError | MemoryError | OSError | Warning):
+    if isinstance(error, FxmapError | MemoryError | OSError | Warning) or _is_full(error):
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(file.startswith(_OURS) for file in files) and all(map(_is_tool, files))
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether torch says that memory ran out: of a device by a class of its own, of the machine by words alone."""
+    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return in_words or isinstance(error, torch.OutOfMemoryError)
 
 
 def _is_tool(file: str) -> bool:
@@ -179,6 +185,16 @@ def _place(error: BaseException) -> str:
         if frame.f_code.co_filename.startswith(_OURS)
     ]
     return f", at fxmap/{own[-1][0].removeprefix(_OURS)}:{own[-1][1]}" if own else ""
+
+
+def place_of_user(error: BaseException) -> str:
+    """Name the last line outside of fxmap and torch at which an exception passed: that of the user's own code."""
+    frames = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith((_OURS, _TORCH, "<"))
+    ]
+    return f", at {frames[-1][0]}:{frames[-1][1]}" if frames else ""
 
 
 def _level() -> int:

@@ -103,6 +103,8 @@ def plain(tensor: Tensor) -> Tensor:
         tensor = tensor.to_dense()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
+    # Views that are conjugated or negated when they are read: some operations refuse them.
+    tensor = tensor.resolve_conj().resolve_neg()
     return tensor.to(_WIDE[tensor.dtype]) if tensor.dtype in _WIDE else tensor
 
 

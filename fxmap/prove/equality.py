@@ -17,6 +17,7 @@ from torch import Tensor
 from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import Op
 from fxmap.mapping.proof import TOLERANCE
+from fxmap.model.tensors import plain
 from fxmap.run.distance import distance
 
 
@@ -44,7 +45,7 @@ def same_tensors(src: Op, ours: Mapping[str, Tensor], dst: Op, theirs: Mapping[s
 def _equal(src: Op, ours: Mapping[str, Tensor], dst: Op, theirs: Mapping[str, Tensor], argument: str) -> bool:
     a, b = _part(src, argument, ours[argument]), _part(dst, argument, theirs[argument])
     # Axes of extent 1 say how a tensor is broadcast.
-    return torch.equal(a.squeeze(), b.squeeze())
+    return torch.equal(plain(a).squeeze(), plain(b).squeeze())
 
 
 def effective(op: Op, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:

@@ -132,7 +132,9 @@ def _compared(made: LazyState, key: str, value: Any, progress: Callable[[int], N
         return Difference(key, "not in the file")
     if not isinstance(value, Tensor):
         return Difference(key, f"{type(value).__name__} in the file, no tensor")
-    described = made.described(key)
+    described: Any = made.described(key)
+    if not isinstance(getattr(described, "dtype", None), torch.dtype):
+        return Difference(key, f"a tensor in the file, the mapping makes a {type(described).__name__}")
     if tuple(described.shape) != tuple(value.shape):
         return Difference(key, f"{list(value.shape)} in the file, the mapping makes {list(described.shape)}")
     kinds = [tensor.is_floating_point() or tensor.is_complex() for tensor in (described, value)]
@@ -145,7 +147,7 @@ def _compared(made: LazyState, key: str, value: Any, progress: Callable[[int], N
             return _difference(made, key, value, region)
         done += found.nbytes
         progress(done)
-    return described.dtype != value.dtype
+    return bool(described.dtype != value.dtype)
 
 
 def _block(made: LazyState, key: str, value: Tensor, region: Region) -> tuple[Tensor, Tensor]:

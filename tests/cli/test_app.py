@@ -172,3 +172,43 @@ def test_a_bug_has_a_status_of_its_own_and_a_traceback_for_the_report(
     assert "Traceback" in err
     if words:
         assert json.loads(out)["status"] == 5
+
+
+STATEFUL = """
+from torch import nn
+
+
+class Raising(nn.Linear):
+    def state_dict(self, *args, **kwargs):
+        raise RuntimeError("no state")
+
+
+def raising(): return Raising(3, 2)
+
+
+def looping():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].owner = model
+    return model
+
+
+def leaving(): raise GeneratorExit
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("raising", r"code of a model raised RuntimeError: no state, at .*net\.py:7"),
+        ("looping", r"0\.owner: a module of a Sequential that holds this module itself"),
+        ("leaving", r"code of a model raised GeneratorExit"),
+    ],
+)
+def test_what_code_of_a_model_raises_is_no_fault(
+    factory: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(STATEFUL)
+    assert status_of("map", f"{tmp_path}/net.py:{factory}()", "torch.nn:Linear(3, 2)", "--json") == Exit.REFUSED
+    captured = capsys.readouterr()
+    assert re.search(words, json.loads(captured.out)["error"])
+    assert "Traceback" not in captured.err

@@ -147,6 +147,6 @@ def _rank(rank: int, world: int, folder: Path, work: Callable[..., None], argume
     work(rank, world, folder, *arguments)
     dist.barrier()
     dist.destroy_process_group()
-    # A thread of gloo may still let go of a tensor when a collective has returned; where Python is being finalized by then, the
-    # thread is ended inside of C++, and the process aborts.
+    # A thread of gloo may still let go of a tensor when a collective has returned; where Python is being finalized by then,
+    # the thread is ended inside of C++, and the process aborts.
     os._exit(0)

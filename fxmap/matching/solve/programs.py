@@ -10,6 +10,7 @@ from torch._ops import OpOverload
 
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.computed import Computed, Stretch
+from fxmap.expressions.programs import operation
 from fxmap.matching.solve.source import SourceValues
 
 # Constants of a graph up to this size are written into a program.
@@ -24,7 +25,7 @@ def computed(source: SourceValues, goal: fx.Node) -> Expression:
     """Return what the source computes of its weights alone at a node.
 
     Raises:
-        NotAProgram: it has an operation that is not one of aten.
+        NotAProgram: it has an operation that no program has.
     """
     paths, steps = _program(source, goal, [])
     return Computed(tuple(map(Source, paths)), json.dumps(steps))
@@ -36,7 +37,7 @@ def stretch(
     """Return the matrix of what the source does between some nodes and another: see `Stretch`.
 
     Raises:
-        NotAProgram: it has an operation that is not one of aten, or the goal depends on inputs beside the given ones.
+        NotAProgram: it has an operation that no program has, or the goal depends on inputs beside the given ones.
     """
     paths, steps = _program(source, goal, inputs)
     shapes = tuple(tuple(source.values[node].data.shape[1:]) for node in inputs)
@@ -79,8 +80,11 @@ def _between(goal: fx.Node, stops: Collection[fx.Node]) -> set[fx.Node]:
 def _name(node: fx.Node) -> str:
     if isinstance(node.target, OpOverload):
         name = str(node.target)
-        if name.startswith("aten."):
-            return name
+        try:
+            operation(name)
+        except ValueError as error:
+            raise NotAProgram(f"{node.name}: {error}") from error
+        return name
     if getattr(node.target, "__name__", "") == "getitem":
         return "getitem"
     raise NotAProgram(f"{node.name}: {node.target} is not an operation of aten")
