@@ -28,6 +28,7 @@ from torch import Tensor
 from fxmap.model.inputs import Inputs, names_of
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
+from fxmap.prove.beside import beside_tensors
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
@@ -186,7 +187,7 @@ class Auditor:
                     ours = inputs[which].map(_with_gradient) if gradients else inputs[which]
                     output, decisions = self.log.watched(which, partial(call, ours), forced)
                     outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
-                    beside.append(dict(_beside(output)))
+                    beside.append(dict(beside_tensors(output)))
                     seen.append(decisions)
         except Exception as error:  # whatever a model raises on inputs that it does not accept
             let_through(error)
@@ -206,7 +207,7 @@ class Auditor:
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
         if not forced:
-            self.log.add(inputs, *seen)
+            self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), *seen)
         batch = common_batch(inputs[0].flat())
         if named is None:
             pairs += [(value, beside[1][name]) for name, value in beside[0].items() if name in beside[1]]
@@ -248,21 +249,6 @@ def describe(title: str, inputs: Both, shape: Shape) -> str:
     what = _TITLES.get(title, title)
     scaled = f", scaled by {min(shape.scales):g} to {max(shape.scales):g}" if shape.scales else ""
     return f"{' and '.join(dict.fromkeys(texts))} ({what}{scaled})"
-
-
-def _beside(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield what is beside the tensors of an output, with its place: numbers, and tensors of objects of the user's."""
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        yield name, torch.tensor(float(value), dtype=torch.float64)
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _beside(part, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            yield from _beside(part, f"{name}.{index}")
-    elif not isinstance(value, Tensor) and hasattr(value, "__dict__") and not isinstance(value, type | torch.nn.Module):
-        parts = {key: part for key, part in vars(value).items() if isinstance(part, Tensor)}
-        yield from ((f"{name}.{key}", part.detach()) for key, part in parts.items())
 
 
 def paired(ours: Named, theirs: Named, pairing: Sequence[tuple[int, int]]) -> tuple[list[tuple[Tensor, Tensor]], str]:

@@ -20,10 +20,14 @@ Source: branch coverage and concolic execution, Godefroid, Klarlund and Sen, DAR
 """
 
 import linecache
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from dis import opmap
+from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +70,21 @@ class Decisions(TorchFunctionMode):
         self.reads = False
         self.lengths = False
         self.forced = forced
+        self._kept: dict[str, Any] = {}
+
+    def __enter__(self) -> "Decisions":
+        """Begin to watch; functions of `math` hand on what is watched."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._kept = {name: getattr(math, name) for name in _MATH}
+        for name, plain in self._kept.items():
+            setattr(math, name, _handing_on(plain))
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """End to watch."""
+        for name, plain in self._kept.items():
+            setattr(math, name, plain)
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Watch what leaves a tensor: truth values, numbers, sizes, and places that were chosen."""
@@ -77,9 +96,9 @@ class Decisions(TorchFunctionMode):
         elif name in _READS or (name == "__getitem__" and _is_choice(args[1])):
             if type(result) is bool:
                 return self.decided(result, by_value=True)
+            self.reads = self.reads or _site(by_value=True) is not None
             if name == "item" and type(result) in (int, float):
                 return (_Whole if type(result) is int else _Real)(result).watched(self, by_value=True)
-            self.reads = self.reads or _site(by_value=True) is not None
         elif name == "__len__":
             self.lengths = self.lengths or _site(by_value=True) is not None
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
@@ -153,7 +172,18 @@ def _site(by_value: bool) -> Site | None:
     file = frame.f_code.co_filename
     if file.startswith((_TORCH, _FXMAP)):
         return None
-    return Site(file, frame.f_lineno, id(frame.f_code), frame.f_lasti, by_value)
+    return Site(file, frame.f_lineno, id(frame.f_code), _expressions(frame.f_code)[frame.f_lasti // 2], by_value)
+
+
+@cache
+def _expressions(code: CodeType) -> list[int]:
+    """Return, for each instruction, itself; of those that make one call the first: Python chooses one of them."""
+    first: dict[Any, int] = {}
+    steps = enumerate(zip(code.co_positions(), code.co_code[::2], strict=True))
+    return [first.setdefault(place, index) if step in _CALLING else index for index, (place, step) in steps]
+
+
+_CALLING = {opmap[name] for name in ("PRECALL", "CALL") if name in opmap}
 
 
 class _Watched:
@@ -192,12 +222,33 @@ def _computed(kind: type, name: str) -> Callable[..., Any]:
     plain = getattr(kind, name)
 
     def compute(self: Any, *others: Any) -> Any:
-        result = plain(self, *others)
-        if type(result) is int:
-            return _Whole(result).watched(self.seen, by_value=self.by_value)
-        return _Real(result).watched(self.seen, by_value=self.by_value) if type(result) is float else result
+        return _as_watched(plain(self, *others), self)
 
     return compute
+
+
+def _as_watched(result: Any, by: "_Watched") -> Any:
+    """Return what was computed of a watched number, watched as well."""
+    if type(result) is int:
+        return _Whole(result).watched(by.seen, by_value=by.by_value)
+    if type(result) is tuple:
+        return tuple(_as_watched(part, by) for part in result)
+    return _Real(result).watched(by.seen, by_value=by.by_value) if type(result) is float else result
+
+
+def _handing_on(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of numbers whose result is watched if one of the numbers is."""
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        result = plain(*args, **kwargs)
+        watched = next((value for value in args if isinstance(value, _Watched)), None)
+        if watched is None:
+            return result
+        return (
+            watched.seen.decided(result, by_value=watched.by_value) if type(result) is bool else _as_watched(result, watched)
+        )
+
+    return function
 
 
 def _truth(kind: type) -> Callable[[Any], bool]:
@@ -205,12 +256,19 @@ def _truth(kind: type) -> Callable[[Any], bool]:
     return lambda self: self.seen.decided(plain(self), by_value=self.by_value)
 
 
-_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod")
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "divmod", "and", "or", "xor", "lshift", "rshift")
+_UNARY = ("__neg__", "__abs__", "__round__", "__floor__", "__ceil__", "__trunc__", "__invert__", "bit_length")
+# Functions of numbers, of which code may choose by the results.
+_MATH = (
+    *("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "isqrt", "pow", "fabs", "floor", "ceil", "trunc"),
+    *("gcd", "fmod", "remainder", "copysign", "hypot", "sin", "cos", "tan", "tanh", "atan", "isclose"),
+)
 for _kind, _plain in ((_Whole, int), (_Real, float)):
     for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
         setattr(_kind, _name, _compared(_plain, _name))
-    for _name in (*(f"__{side}{name}__" for name in _ARITHMETIC for side in ("", "r")), "__neg__", "__abs__"):
-        setattr(_kind, _name, _computed(_plain, _name))
+    for _name in (*(f"__{side}{name}__" for name in _ARITHMETIC for side in ("", "r")), *_UNARY):
+        if hasattr(_plain, _name):
+            setattr(_kind, _name, _computed(_plain, _name))
     setattr(_kind, "__bool__", _truth(_plain))  # noqa: B010 -- as the others
     setattr(_kind, "__hash__", _plain.__hash__)  # noqa: B010 -- an equality without a hash would take it away
 
@@ -222,7 +280,10 @@ class Log:
     Attributes:
         outcomes: by place, the outcomes of the decisions there; for the source, and for the destination.
         reached: by place, the inputs that led there first.
-        numbers, sizes: what values and sizes were compared with.
+        met: by place, inputs that led to one outcome alone, by their shapes and by the outcome.
+        last: the decisions of both models in the last run that was compared.
+        compared: what values were compared with, in the source and in the destination.
+        sizes: what sizes were compared with.
         reads: whether values left tensors in a way that is not watched further.
         lengths: whether code asked for the length of a tensor, which is not watched further.
         unwatched: the models, 0 or 1, that do not run while they are watched.
@@ -230,7 +291,9 @@ class Log:
 
     outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
     reached: dict[Site, Any] = field(default_factory=dict)
-    numbers: set[float] = field(default_factory=set)
+    met: dict[Site, dict[object, dict[bool, Any]]] = field(default_factory=dict)
+    last: tuple[Decisions, ...] = ()
+    compared: tuple[set[float], set[float]] = field(default_factory=lambda: (set(), set()))
     sizes: set[int] = field(default_factory=set)
     reads: bool = False
     lengths: bool = False
@@ -252,17 +315,30 @@ class Log:
             self.unwatched.add(which)
             return value, Decisions()
         finally:
-            self.numbers |= seen.numbers
+            self.compared[which].update(seen.numbers)
             self.sizes |= seen.sizes
             self.reads |= seen.reads
             self.lengths |= seen.lengths
 
-    def add(self, inputs: Any, *seen: Decisions) -> None:
-        """Note the decisions of a run that was compared."""
+    def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
+        """Note the decisions of a run that was compared, on inputs of these shapes."""
+        self.last = seen
         for outcomes, one in zip(self.outcomes, seen, strict=True):
             for site, found in one.outcomes.items():
                 outcomes.setdefault(site, set()).update(found)
                 self.reached.setdefault(site, inputs)
+                if len(found) == 1:
+                    self.met.setdefault(site, {}).setdefault(shapes, {}).setdefault(next(iter(found)), inputs)
+
+    @property
+    def numbers(self) -> set[float]:
+        """What values were compared with."""
+        return self.compared[0] | self.compared[1]
+
+    def outcome(self, site: Site) -> bool | None:
+        """Return which way the last run went at a place; None if both, or none."""
+        found = set[bool]().union(*(seen.outcomes.get(site, ()) for seen in self.last))
+        return found.pop() if len(found) == 1 else None
 
     @property
     def by_value(self) -> bool:

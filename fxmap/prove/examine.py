@@ -21,11 +21,11 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
+from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further
-from fxmap.prove.limits import limits_of, numbers_of, words_of
-from fxmap.prove.manners import signature_of
+from fxmap.prove.limits import limits_of, numbers_of, sequences_of, words_of
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
@@ -180,11 +180,11 @@ class Examiner:
         sampler, limits = Sampler.of(both, self.tables), limits_of(src.model, dst.model)
         budget = Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
         found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest)
-        signatures = signature_of(src.main.module, both[0]), signature_of(dst.main.module, both[1])
+        signatures = interface_of(src.main.module, both[0]), interface_of(dst.main.module, both[1])
         if not whole:
             return found
         models = src.model, dst.model
-        names = Held(limits, numbers_of(*models), words_of(*models))
+        names = Held(limits, numbers_of(*models), words_of(*models), sequences_of(*models))
         return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized)
 
     def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:

@@ -28,26 +28,30 @@ from torch import Tensor
 from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
+from fxmap.prove.arguments import Signatures
 from fxmap.prove.audit import Audit, Auditor, describe, difference
+from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.decisions import Site
-from fxmap.prove.manners import SEED, Signatures, manners
-from fxmap.prove.samples import Both, Sampler
+from fxmap.prove.manners import SEED, manners
+from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
-from fxmap.prove.special import specials
+from fxmap.prove.special import far, ladder, specials
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How much an audit may run: other manners, special values, further sizes, and the longest sequence.
 
-    `always` is how many further sizes run even where no decision by sizes is open.
+    `always` is how many further sizes run even where no decision by sizes is open; `turns` is how many decisions by values,
+    and how many lengths, are followed to where they turn.
     """
 
-    manners: int = 30
-    values: int = 200
-    sizes: int = 80
+    manners: int = 50
+    values: int = 400
+    sizes: int = 160
     longest: int = 1100
-    always: int = 24
+    always: int = 60
+    turns: int = 30
 
     @classmethod
     def of(cls, numbers: int) -> "Budget":
@@ -59,27 +63,32 @@ class Budget:
         if numbers <= _TINY:
             return cls()
         if numbers <= _SMALL:
-            return cls(4, 6, 3, EXTENTS.longest, 0)
-        return cls(3, 2, 1, EXTENTS.longest, 0) if numbers <= _HUGE else cls.least()
+            return cls(4, 6, 3, EXTENTS.longest, 0, 2)
+        return cls(3, 2, 1, EXTENTS.longest, 0, 0) if numbers <= _HUGE else cls.least()
 
     @classmethod
     def least(cls) -> "Budget":
         """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
-        return cls(1, 1, 1, 0, 0)
+        return cls(1, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What models and their code name, as candidates: sizes, values, and words for arguments."""
+    """What models and their code name, as candidates: sizes, values, words for arguments, and several values in turn."""
 
     limits: Sequence[int] = ()
     numbers: Sequence[float] = ()
     words: Sequence[str] = ()
+    sequences: Sequence[tuple[int, ...]] = ()
 
 
+# Lengths between which decisions by sizes are followed to where they turn.
+_LADDER = (1, 9, 21, 40, 64, 101, 150, 256, 380, 513, 800, 1030)
 _TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
 # The longest sequence of the least budget: the logits of more tokens take more memory than a layer.
 _FEW = 32
+# The most numbers of inputs that come before others.
+_MANY = 100_000
 
 
 def further(
@@ -106,8 +115,11 @@ def further(
     runs = _Runs(auditor, found.sampler, budget, held)
     steps: tuple[Callable[[Audit], Audit], ...] = (
         lambda found: runs.manners(found, signatures),
+        runs.scaled,
         runs.values,
         lambda found: found if sized else runs.sizes(found),
+        lambda found: found if sized else runs.lengths(found),
+        runs.turns,
         runs.forced,
     )
     for step in steps:
@@ -142,7 +154,8 @@ class _Runs:
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
         one_sided, settled = dict[str, None](), set[str]()
-        for manner in manners(self.sampler, shape, signatures, lambda: [value for _, value in outputs()], self.held.words):
+        values = lambda: [value for _, value in outputs()]  # noqa: E731 -- used once
+        for manner in manners(self.sampler, shape, signatures, values, self.held.words, self._larger(found)):
             if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
@@ -159,6 +172,17 @@ class _Runs:
                 break
         unknown = [name for name in one_sided if name not in settled]
         return replace(found, unlike=", ".join(unknown)) if unknown and not found.refuted else found
+
+    def _larger(self, found: Audit) -> list[Both]:
+        """Return the accepted inputs of the largest batch, and those with the largest sample, if the models are small."""
+        accepted = [both for both in found.samples if sum(value.numel() for value in both[0].flat()) <= _MANY]
+        if self.budget != Budget() or not accepted:
+            return []
+        keys: tuple[Callable[[Both], int], ...] = (
+            lambda both: common_batch(both[0].flat()) or 0,
+            lambda both: sum(map(_count, both[0].flat())),
+        )
+        return list({id(both): both for both in (max(accepted, key=key) for key in keys)}.values())
 
     @torch.no_grad()
     def _accepts(self, call: Callable[[Inputs], Any], inputs: Inputs) -> bool:
@@ -186,6 +210,18 @@ class _Runs:
             let_through(error)
             return []
 
+    def scaled(self, found: Audit) -> Audit:
+        """Run numbers far above and far below all others, if the models are small."""
+        if self.budget != Budget():
+            return found
+        for text, both in far(self.sampler, self.small(found, 3)):
+            tried = self._tried(found, text, both)
+            # An exponential has no value there in one spelling, and one in another.
+            found = found if tried.error == float("inf") else tried
+            if found.refuted:
+                break
+        return found
+
     def values(self, found: Audit) -> Audit:
         """Run special values, where the code of a model decides by values."""
         log = self.auditor.log
@@ -193,10 +229,22 @@ class _Runs:
             return found
         shape = self.small(found, 3)
         numbers = list(dict.fromkeys((*sorted(log.numbers, key=abs), *self.held.numbers)))
-        for text, both in islice(specials(self.sampler, shape, numbers), self.budget.values):
+        if log.reads and self.budget == Budget():
+            found = self._ladder(found, shape)
+        if found.refuted:
+            return found
+        for text, both in islice(specials(self.sampler, shape, numbers, self.held.sequences), self.budget.values):
             found = self._tried(found, text, both)
             if found.refuted:
                 return found
+        return found
+
+    def _ladder(self, found: Audit, shape: Shape) -> Audit:
+        """Run inputs on a ladder of scales: what code computes of numbers that have left tensors is not seen."""
+        for text, both in ladder(self.sampler, shape):
+            found = self._tried(found, text, both)
+            if found.refuted:
+                break
         return found
 
     def sizes(self, found: Audit) -> Audit:
@@ -216,6 +264,38 @@ class _Runs:
                 break
         return found
 
+    def lengths(self, found: Audit) -> Audit:
+        """Run the lengths between two at which a decision by sizes went different ways, up to where it turns."""
+        for extent in sorted({extent for shape in found.accepted for extent in shape.sizes}):
+            found = found if found.refuted else self._lengths(found, extent)
+        return found
+
+    def _lengths(self, found: Audit, extent: int) -> Audit:
+        if self.budget != Budget():
+            return found
+        outcomes: dict[int, dict[Site, bool]] = {}
+        beyond = [by * limit + 1 for limit in self.held.limits for by in (1, 2)]
+        queue = [length for length in (*_LADDER, *beyond) if length <= 4 * self.budget.longest]
+        for runs in range(self.budget.turns + len(queue)):
+            length = queue[runs] if runs < len(queue) else next(gaps(outcomes), 0)
+            if not length or found.refuted:
+                break
+            found = self._tried(found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs))
+            outcomes[length] = single([seen.outcomes for seen in self.auditor.log.last])
+        return found
+
+    def turns(self, found: Audit) -> Audit:
+        """Run inputs between those that led a decision by values one way and the other."""
+        result = [found]
+
+        def run(both: Both) -> None:
+            result[0] = self._tried(result[0], "between two inputs that are told apart", both)
+
+        for _ in turns(self.sampler, self.auditor.log, run, self.budget.turns):
+            if result[0].refuted:
+                break
+        return result[0]
+
     def forced(self, found: Audit) -> Audit:
         """Turn round the decisions by values that went one way in all runs."""
         sites = list(self.auditor.log.open(by_value=True))
@@ -226,9 +306,10 @@ class _Runs:
         return found
 
     def _elsewhere(self, site: Site, sites: list[Site]) -> Iterator[Site]:
-        """Yield the decisions of the other model alone, one of which may be the same in other words."""
+        """Yield the decisions of the other model alone, one of which may be the same in other words: with equal numbers."""
         ours, theirs = self.auditor.log.outcomes
-        if (site in ours) != (site in theirs):
+        one, other = self.auditor.log.compared
+        if one == other and (site in ours) != (site in theirs):
             yield from (
                 other for other in sites if (other in ours) == (site in theirs) and (other in theirs) == (site in ours)
             )

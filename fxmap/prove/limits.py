@@ -12,7 +12,7 @@ Source: constants of the code under test as inputs, Fraser and Arcuri, The seed 
 
 from collections.abc import Iterator, Sequence
 from inspect import isfunction, unwrap
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from torch import nn
 
 # Larger numbers are no lengths.
 _LARGEST = 100_000
+# The longest sequence of ids.
+_IN_TURN = 8
+_EMPTY = CellType()
 # How many calls deep functions are read.
 _DEPTH = 3
 
@@ -39,10 +42,16 @@ def numbers_of(*models: nn.Module) -> list[float]:
     return [value for value in found if abs(value) <= _LARGEST and value not in (0, 1)]
 
 
-def _in_code(models: Sequence[nn.Module]) -> Iterator[Any]:
+def _in_code(models: Sequence[nn.Module], *, whole: bool = False) -> Iterator[Any]:
     for model in models:
         for function in _functions(model, [value for module in model.modules() for value in vars(module).values()]):
-            yield from _constants(function.__code__)
+            yield from _constants(function.__code__, whole=whole)
+
+
+def sequences_of(*models: nn.Module) -> list[tuple[int, ...]]:
+    """Return the short sequences of whole numbers that the code of models names, as candidates for ids in turn."""
+    held = dict.fromkeys(value for value in _in_code(models, whole=True) if type(value) is tuple)
+    return [value for value in held if 1 < len(value) <= _IN_TURN and all(type(part) is int for part in value)]
 
 
 def words_of(*models: nn.Module) -> list[str]:
@@ -62,10 +71,11 @@ def _held(models: Sequence[nn.Module]) -> Iterator[Any]:
         ]
         holders += [vars(value) for holder in holders for value in holder.values() if hasattr(value, "to_dict")]
         values = [value for holder in holders for value in holder.values()]
-        values += [part for value in values if isinstance(value, dict) for part in value.values()]
+        values += [part for value in values if isinstance(value, dict) for item in value.items() for part in item]
         for function in _functions(model, values):
             values += [function.__globals__.get(name) for name in function.__code__.co_names]
             values += _constants(function.__code__)
+            values += [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
         yield from values
 
 
@@ -82,7 +92,7 @@ def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:
         yield function
         called = [function.__globals__.get(name) for name in function.__code__.co_names] if depth < _DEPTH else []
         called += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        called += [cell.cell_contents for cell in function.__closure__ or ()]
+        called += [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
         waiting += [(other, depth + 1) for other in called if isfunction(other)]
 
 
@@ -90,9 +100,12 @@ def _is_torch(module: str | None) -> bool:
     return (module or "").partition(".")[0] == "torch"
 
 
-def _constants(code: CodeType) -> Iterator[Any]:
+def _constants(code: CodeType, *, whole: bool = False) -> Iterator[Any]:
+    """Yield the constants of code, and of the functions inside of it; parts of sequences, or these as a `whole`."""
     for value in code.co_consts:
         if isinstance(value, CodeType):
-            yield from _constants(value)
+            yield from _constants(value, whole=whole)
+        elif whole:
+            yield value
         else:
-            yield from value if isinstance(value, tuple) else (value,)
+            yield from value if isinstance(value, tuple | frozenset) else (value,)

@@ -14,14 +14,16 @@ as int32
 with gradients, not contiguous
 without a batch
 with one more axis
+expanded
 in a second call
+in a call after 2 others
+in a call after 4 others
 
 Cost: none; each is one run of both models, on small inputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from inspect import Parameter, Signature, signature
 from itertools import islice
 from typing import Any
 
@@ -29,12 +31,14 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.model.inputs import Inputs
+from fxmap.prove.arguments import Signatures, options
 from fxmap.prove.samples import Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import Shape
 
-Signatures = tuple[Signature | None, Signature | None]
 # How many arguments that were left out are tried.
 _ARGUMENTS, _WORDS = 40, 6
+# The calls before one.
+_CALLS = (2, 4)
 # Of the values of all these calls.
 SEED = 23
 
@@ -65,11 +69,12 @@ def manners(
     signatures: Signatures,
     outputs: Callable[[], Sequence[Tensor]] = tuple,
     words: Sequence[str] = (),
+    earlier: Sequence[Both] = (),
 ) -> Iterator[Manner]:
     """Yield calls of both models that differ in their manner, each with words for it.
 
     `outputs` returns those of the source for inputs of this shape: an argument that was left out may be like one of them.
-    `words` are what the code compares arguments with.
+    `words` are what the code compares arguments with, and `earlier` are inputs of other shapes, which may come first.
     """
     values = sampler.values(shape, seed=SEED)
     strided, whole = [_strided(value) for value in values], [_int32(Role.NUMBERS, value) for value in values]
@@ -86,17 +91,29 @@ def manners(
     yield from _broadcast(sampler, values)
     both = sampler.both_of(values)
     yield from _lists(both)
+    yield from (Manner(text, _cast(sampler, changed)) for text, changed in _layouts(values))
     if signatures[0] is not None and signatures[1] is not None:
-        yield from islice(_options(both, (signatures[0], signatures[1]), outputs, words[:_WORDS]), _ARGUMENTS)
-    earlier = sampler.draw(shape, SEED + 1)
-    yield Manner("in a second call", (_after(earlier[0], both[0]), _after(earlier[1], both[1])))
+        for option in islice(options(both, (signatures[0], signatures[1]), outputs, words[:_WORDS]), _ARGUMENTS):
+            yield Manner(option.text, option.both, optional=True, left_out=option.left_out)
+    yield from _later_calls(both, sampler.draw(shape, SEED + 1), earlier)
 
 
 def _strided(value: Tensor) -> Tensor:
-    """Return the same numbers in another order of memory."""
-    if value.dim() < 2:
+    """Return the same numbers in another order of memory, as a part of a larger tensor."""
+    if not value.dim():
         return value
-    return value.transpose(-1, -2).contiguous().transpose(-1, -2)
+    turned = value.transpose(-1, -2) if value.dim() > 1 else value
+    inner = torch.cat([turned, turned])[len(turned) :]
+    return inner.transpose(-1, -2) if value.dim() > 1 else inner
+
+
+def _layouts(values: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the same numbers with the channels last, and one row that is there once and counts for all."""
+    if any(value.dim() == 4 for value in values):
+        last = torch.channels_last
+        yield "channels last", [v.contiguous(memory_format=last) if v.dim() == 4 else v for v in values]
+    if any(value.dim() > 1 and len(value) > 1 for value in values):
+        yield "expanded", [v[:1].expand(v.shape) if v.dim() > 1 else v for v in values]
 
 
 def _int32(role: Role, value: Tensor) -> Tensor:
@@ -175,11 +192,26 @@ def _broadcast(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
                 yield Manner(f"with one {text} of {sampler.slots[i].name}", _cast(sampler, changed))
 
 
-def _after(earlier: Inputs, inputs: Inputs) -> Inputs:
-    """Return inputs of a model that is called on earlier ones first, and may keep something of them."""
+def _later_calls(both: Both, alike: Both, others: Sequence[Both]) -> Iterator[Manner]:
+    """Yield the inputs as those of a second call, of one that follows other shapes, and of the next few ones."""
+    yield Manner("in a second call", _after([alike], both))
+    for other in others:
+        yield Manner(f"in a call after {other[0].size}", _after([other], both))
+        yield Manner(f"of {other[0].size} after {both[0].size}", _after([both], other))
+    for count in _CALLS:
+        yield Manner(f"in a call after {count} others", _after([alike] * count, both))
 
+
+def _after(earlier: Sequence[Both], both: Both) -> Both:
+    """Return inputs of both models that are called on earlier ones first, and may keep something of them."""
+    ours, theirs = (_in_turn([first[side] for first in earlier], both[side]) for side in (0, 1))
+    return ours, theirs
+
+
+def _in_turn(earlier: Sequence[Inputs], inputs: Inputs) -> Inputs:
     def forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        earlier.call(model)
+        for first in earlier:
+            first.map(Tensor.clone).call(model)
         return replace(inputs, args=args, kwargs=kwargs).call(model)
 
     return replace(inputs, forward=forward)
@@ -206,90 +238,3 @@ def _listed(inputs: Inputs, place: int, count: int) -> Inputs:
     items = args[place]
     args[place] = (items + [item.flip(0) if item.dim() else item for item in items] + items)[:count]
     return replace(inputs, args=tuple(args))
-
-
-def _options(
-    both: Both, signatures: tuple[Signature, Signature], outputs: Callable[[], Sequence[Tensor]], words: Sequence[str]
-) -> Iterator[Manner]:
-    """Yield other values of arguments that both models name alike: those left out, and those that are no tensors."""
-    try:
-        bound = [_bound(inputs, signature) for inputs, signature in zip(both, signatures, strict=True)]
-    except TypeError:
-        return  # the arguments are not those of the signature
-    for name in _shared(signatures):
-        defaults = [signature.parameters[name].default for signature in signatures]
-        given = [arguments.get(name, default) for arguments, default in zip(bound, defaults, strict=True)]
-        if given[0] is None and given[1] is None:
-            options = _left_out(name, bound[0], outputs)
-        elif type(given[0]) in (bool, int, float, str) and type(given[0]) is type(given[1]) and given[0] == given[1]:
-            options = _switched(given[0], words)
-        else:
-            continue
-        for value in options:
-            text = f"with {name}={value!r}" if not isinstance(value, Tensor) else f"with {name}"
-            changed = _with(both[0], bound[0], name, value), _with(both[1], bound[1], name, value)
-            absent = name if given[0] is None and isinstance(value, Tensor) else ""
-            yield Manner(text, changed, optional=True, left_out=absent)
-
-
-def _shared(signatures: tuple[Signature, Signature]) -> Iterator[str]:
-    kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    for name, parameter in signatures[0].parameters.items():
-        other = signatures[1].parameters.get(name)
-        if other is not None and parameter.kind in kinds and other.kind in kinds:
-            yield name
-
-
-def _bound(inputs: Inputs, signature: Signature) -> dict[str, Any]:
-    return dict(signature.bind(*inputs.args, **inputs.kwargs).arguments)
-
-
-def _with(inputs: Inputs, bound: Mapping[str, Any], name: str, value: Any) -> Inputs:
-    """Return inputs with one argument set: in its place if it was given by place, by its name otherwise."""
-    if name in inputs.kwargs or name not in bound:
-        return replace(inputs, kwargs={**inputs.kwargs, name: value})
-    place = list(bound).index(name)
-    if place >= len(inputs.args):
-        return inputs
-    return replace(inputs, args=(*inputs.args[:place], value, *inputs.args[place + 1 :]))
-
-
-def _switched(value: Any, words: Iterable[str]) -> list[Any]:
-    if type(value) is bool:
-        return [not value]
-    if type(value) is str:
-        return [other for other in (*words, "?") if other != value]
-    others = (value + 1, 0, 1, 2) if type(value) is int else (2 * value + 1, value / 2, 0.0)
-    return [other for other in others if other != value]
-
-
-def _left_out(name: str, bound: Mapping[str, Any], outputs: Callable[[], Sequence[Tensor]]) -> list[Any]:
-    """Return what may stand for a tensor that the example left out, by its name and the tensors that are given."""
-    given = [value for value in bound.values() if isinstance(value, Tensor)]
-    if not given:
-        return []
-    main = given[0]
-    positions = main.shape[:2] if main.dim() > 1 else main.shape
-    if "mask" in name:
-        mask = torch.ones(positions, dtype=torch.long)
-        mask[..., -1] = 0
-        return [mask, mask.bool()]
-    if "position" in name:
-        return [torch.arange(positions[-1]).flip(0).expand(positions).contiguous()]
-    if "type" in name or name.endswith(("ids", "_id")):
-        return [torch.arange(positions[-1]).remainder(2).expand(positions).contiguous()]
-    if "label" in name or name in ("target", "targets", "y_true"):
-        return [
-            torch.arange(positions[-1]).remainder(2).expand(positions).contiguous(),
-            torch.arange(positions[0]).remainder(2),
-        ]
-    like = {value.shape: value for value in (*outputs()[:1], *given[:2]) if value.is_floating_point()}
-    return [*(value.detach().flip(0) for value in like.values()), 1, 0, (2,), (3, 3), True]
-
-
-def signature_of(model: nn.Module, inputs: Inputs) -> Signature | None:
-    """Return the signature of a model's forward; None where a function of the user calls the model."""
-    try:
-        return signature(model.forward) if inputs.forward is None else None
-    except (TypeError, ValueError):
-        return None

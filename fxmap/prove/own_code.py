@@ -120,4 +120,12 @@ class _Calling(nn.Module):
     def forward(self) -> Any:
         """Run the model on the inputs, set to eval mode again, since some models compute tables from parameters then."""
         self.module.eval()
-        return self.inputs.map(Tensor.clone).call(self.module)  # code may write to them
+        return self.inputs.map(_copy).call(self.module)  # code may write to them
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Return a copy that lies in memory as the tensor does, which code may ask for."""
+    if tensor.storage_offset() == 0 and 0 not in tensor.stride():
+        return tensor.clone()
+    memory = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+    return tensor.new_empty(0).set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())

@@ -190,8 +190,10 @@ def more_shapes(
     products = [
         number // row + 1 for number in numbers if main.dim() > 1 and number > 4 * row and number // row > main.shape[1]
     ]
-    lengths = dict.fromkeys(n for n in (_LONG, *around, *products, *own, *_ROUND) if n <= longest)
-    batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= _CROWD)
+    pieces = [by * number + 1 for number in numbers for by in (2, 1)]
+    lengths = dict.fromkeys(n for n in (_LONG, *around, _LONGER, *products, *own, *pieces, *_ROUND) if n <= longest)
+    crowd = longest if longest > EXTENTS.longest else _CROWD
+    batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= crowd)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
     columns.append([Shape(batch) for batch in batches])
     columns.append([Shape(n, sizes={extent: n}) for n in (2, 5, 3, 1) for extent in sorted(moved)])
@@ -220,7 +222,7 @@ def _layouts(place: int, example: Tensor) -> list[Shape]:
 # Lengths that code asks for: divisible by small numbers, powers of two, short ones.
 _ROUND = (1, 2, 8, 10, 3, 16, 20, 4, 5, 6, 32, 64, 100, 12, 14, 15, 24, 30, 128, 256, 40, 50, 60)
 # Longer than most cuts that code makes without a comparison.
-_LONG = 500
+_LONG, _LONGER = 500, 1030
 # The largest map and batch among these.
 _WIDEST, _CROWD = 640, 40
 

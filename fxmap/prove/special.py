@@ -17,6 +17,7 @@ Source: boundary values and constants of the code under test, Myers, The Art of 
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from math import log
 
 import torch
 import torch.nn.functional as F
@@ -28,25 +29,49 @@ from fxmap.prove.shapes import Shape
 Form = tuple[str, Tensor]
 # How many numbers that code names are tried.
 _NUMBERS = 24
+_FAR = (1e7, 1e-7)
+# The ladder of scales.
+_LOWEST, _HIGHEST, _STEP = 0.03, 300.0, 1.08
 
 
-def specials(sampler: Sampler, shape: Shape, numbers: Sequence[float]) -> Iterator[tuple[str, Both]]:
+def specials(
+    sampler: Sampler, shape: Shape, numbers: Sequence[float], sequences: Sequence[tuple[int, ...]] = ()
+) -> Iterator[tuple[str, Both]]:
     """Yield special inputs of both models, each with words that say what is special.
 
     Args:
         sampler: the inputs.
         shape: of every draw.
         numbers: those that the models compare with.
+        sequences: whole numbers that their code names in turn.
     """
     values = sampler.values(shape, seed=17)
     order = sorted(enumerate(sampler.slots), key=lambda item: item[1].role is not Role.MASK)
     forms = [
         [(f"{slot.name} {text}", [*values[:i], value.to(slot.example.dtype), *values[i + 1 :]]) for text, value in found]
         for i, slot in order
-        for found in [list(_forms(slot, values[i], numbers))]
+        for found in [[*_sequences(slot, values[i], sequences), *_forms(slot, values[i], numbers)]]
     ]
     for text, changed in (*_together(sampler.slots, values), *_in_turn(forms)):
         yield text, sampler.both_of(changed)
+
+
+def far(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:
+    """Yield numbers far above and far below those of all other runs."""
+    yield from _times(sampler, shape, _FAR)
+
+
+def ladder(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:
+    """Yield numbers of many scales, each a little larger than the one before."""
+    yield from _times(sampler, shape, [_LOWEST * _STEP**i for i in range(round(log(_HIGHEST / _LOWEST, _STEP)))])
+
+
+def _times(sampler: Sampler, shape: Shape, scales: Sequence[float]) -> Iterator[tuple[str, Both]]:
+    values = sampler.values(shape, seed=17)
+    numbers = [slot.role is Role.NUMBERS for slot in sampler.slots]
+    for scale in scales if any(numbers) else ():
+        changed = [value * scale if scaled else value for scaled, value in zip(numbers, values, strict=True)]
+        yield f"{scale:.3g} times as large", sampler.both_of(changed)
 
 
 def _in_turn(lists: Sequence[Sequence[tuple[str, list[Tensor]]]]) -> Iterator[tuple[str, list[Tensor]]]:
@@ -102,7 +127,23 @@ def _forms(slot: Slot, values: Tensor, numbers: Sequence[float]) -> Iterator[For
     for c in known[:_NUMBERS]:
         yield f"with {c:g}", _placed(values, c)
         yield f"all {c:g}", torch.full_like(values, c)
+        if not whole:
+            yield f"all beyond {c:g}", torch.full_like(values, 1.5 * c + 1)
+            yield f"around {c:g}", values + c
     yield from _integers(slot, values) if whole else _floats(values)
+
+
+def _sequences(slot: Slot, values: Tensor, sequences: Sequence[tuple[int, ...]]) -> Iterator[Form]:
+    """Put whole numbers one after the other at the beginning of every row, and at its end."""
+    if slot.role not in (Role.INDICES, Role.INTEGERS) or values.dim() < 2:
+        return
+    for parts in sequences:
+        if len(parts) <= values.shape[1] and (slot.role is Role.INTEGERS or 0 <= min(parts) <= max(parts) < slot.rows):
+            numbers = torch.tensor(parts, dtype=values.dtype).view(-1, *[1] * (values.dim() - 2))
+            for text, start in (("beginning", 0), ("ending", values.shape[1] - len(parts))):
+                changed = values.clone()
+                changed[:, start : start + len(parts)] = numbers
+                yield f"{text} with {parts}", changed
 
 
 def _placed(values: Tensor, number: float) -> Tensor:
@@ -156,6 +197,8 @@ def _floats(values: Tensor) -> Iterator[Form]:
     yield "of one value for all positions", values.narrow(along, 0, 1).expand(values.shape).clone()
     yield "of large whole numbers", (values.abs() * 500).round()
     yield "beyond 10", values + 100
+    for scale in (1e4, 1e6, 1e9, 1e12, 1e-6, 1e-12):
+        yield f"{scale:g} times as large", values * scale
     yield "0 or 1", (values > 0).to(values.dtype)
     rows = values.clone()
     rows[0] = 0
@@ -179,6 +222,12 @@ def _masks(slot: Slot, values: Tensor) -> Iterator[Form]:
         yield "of one padding", middle
         yield "with one hole", torch.arange(values.shape[-1]).expand(values.shape).ne(values.shape[-1] // 2).eq(usual)
     yield "empty", ~full
+    if slot.example.dtype is not torch.bool:
+        numbers = torch.arange(values.numel()).reshape(values.shape) % 4
+        yield "of numbers below 0", -numbers
+        yield "of large numbers", numbers * 50
+        if slot.example.is_floating_point():
+            yield "of fractions", numbers / 4
     yield "random", torch.rand(values.shape, generator=torch.Generator().manual_seed(3)) > 0.5
 
 

@@ -1,5 +1,6 @@
 """Further runs of an audit: each pair parts behind a decision of its code, which leaves nothing in a graph."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,16 @@ PARTING: dict[str, tuple[Callable[..., Any], Any]] = {
     "divisible batches": (lambda h, x, *_: -h if x.shape[0] % 3 == 0 else h, FLOATS),
     "three in a list": (lambda h, x, *_: -h if len(x) == 3 else h, ([FLOATS, FLOATS + 1],)),
     "an argument that was left out": (lambda h, x, mask, _: h if mask is None else -h, IDS),
+    "a spread above other numbers": (lambda h, x, *_: -h if bool(x.std() > 2.2) and not bool(x.std() > 2.5) else h, FLOATS),
+    "a logarithm of Python": (lambda h, x, *_: -h if math.log(x.abs().max().item()) > 12 else h, FLOATS),
+    "numbers of numpy": (lambda h, x, *_: -h if (abs(x.detach().numpy()) > 2e6).any() else h, FLOATS),
+    "one of a set of lengths": (lambda h, x, *_: -h if x.shape[1] in {37, 211} else h, FLOATS),
+    "a power of the length": (lambda h, x, *_: -h if x.shape[1] ** 2 > 10**6 else h, FLOATS),
+    "an area between two": (lambda h, x, *_: -h if 5000 < x.shape[1] * x.shape[1] < 5100 else h, FLOATS),
+    "a large batch": (lambda h, x, *_: -h if len(x) > 64 else h, FLOATS),
+    "ids in turn": (lambda h, x, *_: -h if tuple(x[0, :2].tolist()) == (4, 9) else h, IDS),
+    "a part of a larger tensor": (lambda h, x, *_: -h if x.storage_offset() > 0 else h, FLOATS),
+    "one row for all": (lambda h, x, *_: -h if x.stride(0) == 0 else h, FLOATS),
     "another number of steps": (lambda h, x, mask, n: h if n == 1 else -h, (IDS, MASK, 1)),
 }
 
@@ -95,7 +106,7 @@ def _each(change: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
     """Return a function that loops over places of the input that no draw has, and negates where there are any."""
 
     def function(h: Tensor, x: Tensor, *_: Any) -> Tensor:
-        for _place in change(x.abs() > 10_000_000):
+        for _place in change((x.sin() * 1000).abs() > 10_000_000):
             return -h
         return h
 
@@ -117,3 +128,114 @@ def test_a_loop_over_places_that_no_input_has_is_turned_round(places: Callable[[
     assert not proof.ok
     assert "the models' own code decides by values" in proof.reason
     assert fxmap.auto_map(other, other, example_inputs=FLOATS).proof.ok
+
+
+def test_two_decisions_by_other_numbers_part_between_them() -> None:
+    """Whatever is drawn is far from both: inputs between those that are told apart come close."""
+
+    def turned_at(number: float) -> Net:
+        return Net(lambda h, x, *_: -h if bool((x[0] - x[-1]).std() > number) else h, on=True)
+
+    proof = fxmap.auto_map(turned_at(2.0), turned_at(2.1), example_inputs=FLOATS).proof
+    assert not proof.ok
+    assert "between two inputs" in proof.reason
+    assert fxmap.auto_map(turned_at(2.0), turned_at(2.0), example_inputs=FLOATS).proof.ok
+
+
+def test_decisions_that_no_input_meets_are_one_only_if_they_compare_with_equal_numbers() -> None:
+    def turned_at(number: float) -> Net:
+        return Net(lambda h, x, *_: -h if bool((x.sin() * 1000).sum() > number) else h, on=True)
+
+    def turned_by_any(number: float) -> Net:
+        return Net(lambda h, x, *_: -h if bool(((x.sin() * 1000).sum() > number).any()) else h, on=True)
+
+    assert fxmap.auto_map(turned_at(1e7), turned_by_any(1e7), example_inputs=FLOATS).proof.ok
+    assert not fxmap.auto_map(turned_at(1e7), turned_by_any(2e7), example_inputs=FLOATS).proof.ok
+
+
+class Called(nn.Module):
+    """A layer whose forward takes more than the example has; `on` says whether it heeds it."""
+
+    def __init__(self, on: bool) -> None:
+        super().__init__()
+        self.a, self.on = nn.Linear(8, 8), on
+
+
+class Shifted(Called):
+    def forward(self, x: Tensor, shifts: tuple[int, int] = (0, 0)) -> Tensor:
+        h: Tensor = torch.tanh(self.a(x))
+        return h.roll(shifts if self.on else shifts[::-1], (1, 2))
+
+
+class Worded(Called):
+    def forward(self, x: Tensor, **words: Any) -> Tensor:
+        h: Tensor = torch.tanh(self.a(x))
+        return h * words.get("scale", 1.0) if self.on else h
+
+
+class Summed(Called):
+    def forward(self, *xs: Tensor) -> Tensor:
+        h = sum((torch.tanh(self.a(x)) for x in xs), torch.zeros(()))
+        return -h if self.on and len(xs) > 1 else h
+
+
+class Batched(Called):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        h: Tensor = torch.tanh(self.a(batch["x"]))
+        if "mask" in batch:
+            h = h * (batch["mask"] if self.on else 1 - batch["mask"])[..., None]
+        return h
+
+
+class Activated(Called):
+    def forward(self, x: Tensor, act: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
+        return act(self.a(x)) if self.on else torch.tanh(self.a(x))
+
+
+@pytest.mark.parametrize("model", [Shifted, Worded, Summed, Batched, Activated])
+def test_what_the_example_leaves_out_is_given(model: type[Called]) -> None:
+    example: Any = ({"x": FLOATS},) if model is Batched else FLOATS
+    proof = fxmap.auto_map(model(False), model(True), example_inputs=example).proof
+    assert not proof.ok
+    assert fxmap.auto_map(model(True), model(True), example_inputs=example).proof.ok
+
+
+class Keeping(nn.Module):
+    """A model that keeps the table of the largest batch that it has seen, or makes it anew."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self.a, self.keep, self.table = nn.Linear(8, 8), keep, torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.keep or len(self.table) < len(x):
+            self.table = torch.linspace(0, 1, len(x) + 1, dtype=x.dtype)
+        h: Tensor = self.a(x)
+        return h * self.table[1 : len(x) + 1].view(-1, *[1] * (x.dim() - 1))
+
+
+def test_what_a_model_keeps_of_a_larger_call_is_seen() -> None:
+    proof = fxmap.auto_map(Keeping(False), Keeping(True), example_inputs=FLOATS).proof
+    assert not proof.ok
+
+
+class Held:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def test_what_objects_inside_of_outputs_hold_is_compared() -> None:
+    assert not fxmap.auto_map(_Returning(1.0), _Returning(2.0), example_inputs=FLOATS).proof.ok
+    assert fxmap.auto_map(_Returning(1.0), _Returning(1.0), example_inputs=FLOATS).proof.ok
+
+
+class _Returning(Net):
+    """Returns an output, and an object that holds an object that holds a list of tensors."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(lambda h, *_: h, on=False)
+        self.factor = factor
+
+    def forward(self, x: Any, mask: Any = None, n: int = 1) -> Any:
+        h = super().forward(x, mask, n)
+        return h, Held(Held([h * self.factor]))
