@@ -45,7 +45,7 @@ def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
     """
     further = _further(*models)
     shapes: dict[_Shape, int | None] = {}
-    for read in (_configured, _first_layers, _patches, _first_tensors):
+    for read in (_configured, _first_layers, _patches, _first_tensors, _lengths):
         for model in models:
             for shape, high in read(model):
                 shapes.setdefault(shape, high)
@@ -179,6 +179,31 @@ def _first_tensors(model: nn.Module) -> Iterator[tuple[_Shape, int | None]]:
         else:
             widths = dict.fromkeys(reversed(weight.shape))
             yield from ((shape, None) for n in widths for shape in ((2, 12, n), (2, n)))
+
+
+def _lengths(model: nn.Module) -> Iterator[tuple[_Shape, int | None]]:
+    """Yield rows of other lengths and widths, maps one after another in time: what tensors of a fixed length may meet.
+
+    A matrix over positions has their number as an extent, and so does one over all positions of all channels, as a multiple.
+    A layer that reads a state beside the input is wider than that.
+    """
+    layer = next((module for module in model.modules() if _width(module) or isinstance(module, nn.Conv2d)), None)
+    if layer is None:
+        return
+    width = layer.in_channels if isinstance(layer, nn.Conv2d) else _width(layer)
+    extents = dict.fromkeys(extent for tensor in model.parameters() for extent in tensor.shape if 1 < extent < _LONG)
+    multiples = dict.fromkeys(n // m for n in extents for m in extents if n % m == 0 and n > m)
+    widths = [width, *(width - extent for extent in extents if extent < width)][:4]
+    if isinstance(layer, nn.Conv2d):
+        yield from (((2, 3, channels, 16, 16), None) for channels in widths)
+        return
+    lengths = [n for n in dict.fromkeys((*extents, *multiples)) if n != 12][:8]
+    yield from (((2, length, width), None) for length in lengths)
+    yield from (((2, 12, channels), None) for channels in widths[1:])
+
+
+# A longer sequence than this is no likely guess.
+_LONG = 300
 
 
 def _of_nodes(shapes: dict[_Shape, int | None]) -> Iterator[tuple[_Shape, int | None]]:
