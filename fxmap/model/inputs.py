@@ -5,8 +5,9 @@
 ('1x3x8x8', '1x3x8x8 (other values)', 1)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -104,12 +105,20 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
 
 
 def others(inputs: Inputs, seed: int) -> Inputs:
-    """Return inputs of the same shapes with other values: random numbers, and the same integers in another order."""
+    """Return inputs of the same shapes with other values: random numbers, and the same integers in another order.
+
+    Columns of integers may index tables of different sizes, so that a number stays in its column where samples differ there.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
             return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+        samples = tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 and tensor.numel() else tensor.reshape(-1, 1)
+        order = torch.rand(samples.shape, generator=generator).argsort(0)
+        mixed = samples.gather(0, order).reshape(tensor.shape)
+        if not torch.equal(mixed, tensor):
+            return mixed
         return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].reshape(tensor.shape)
 
     return inputs.map(draw, size=f"{inputs.size} (other values)")
@@ -157,19 +166,38 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool(torch.equal(one.to(other.dtype), other))
 
 
+def permuted(tensors: Sequence[Tensor], tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
+    """Return the first of some tensors that a tensor is with its axes in another order, and this order.
+
+    >>> x = torch.randn(1, 3, 4, 4)
+    >>> permuted([x], x.permute(0, 2, 3, 1))
+    (0, (0, 2, 3, 1))
+    """
+    for i, other in enumerate(tensors):
+        if other.dim() == tensor.dim() <= 5 and other.numel() == tensor.numel():
+            for order in permutations(range(tensor.dim())):
+                if _equal(other.permute(order), tensor):
+                    return i, order
+    return None
+
+
 def as_shared(changed: Inputs, before: Inputs, other: Inputs, other_before: Inputs) -> Inputs:
     """Return one model's changed inputs, with every tensor that both models share replaced by the other model's new one.
+
+    One that has the axes of the other model's in another order has them in this order then.
 
     Args:
         changed, before: the inputs of this model, after and before the change.
         other, other_before: those of the other model.
     """
-    own, drawn = before.flat(), other.flat()
+    own, drawn, theirs = before.flat(), other.flat(), other_before.flat()
     places = iter(enumerate(counterparts(before, other_before)))
 
     def change(tensor: Tensor) -> Tensor:
         place, shared = next(places)
-        return tensor if shared is None or drawn[shared].dtype != own[place].dtype else drawn[shared]
+        link = permuted(theirs, own[place]) if shared is None else None
+        value = drawn[shared] if shared is not None else None if link is None else drawn[link[0]].permute(link[1])
+        return tensor if value is None or value.dtype != own[place].dtype else value
 
     return changed.map(change)
 

@@ -27,7 +27,7 @@ from fxmap.normalize.rules.filled import FILL_CONSTANT
 from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
 from fxmap.normalize.rules.largest import JOIN_LARGEST, UNIFY_LARGEST
-from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, RESTORE_LINEAR
+from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, MERGE_MOVED_BIAS, RESTORE_LINEAR
 from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING, PRODUCT_TO_EMBEDDING
 from fxmap.normalize.rules.masked import FILL_BY_MASK, FILL_BY_SUM, PASS_CONSTANT_MASKS, SIMPLIFY_MASKS, deep_sums
 from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON
@@ -40,6 +40,7 @@ from fxmap.normalize.rules.pooling import POOL_TO_MEAN
 from fxmap.normalize.rules.scaling import PASS_SCALING
 from fxmap.normalize.rules.softmax import LOG_OF_SOFTMAX, RESTORE_LOGSUMEXP, RESTORE_SOFTMAX, SHIFT_SOFTMAX
 from fxmap.normalize.rules.squaring import UNIFY_SQUARE
+from fxmap.normalize.rules.stacked_pools import STACK_POOLS
 from fxmap.normalize.rules.standard import STANDARDIZE
 from fxmap.normalize.rules.stored_weights import MERGE_STORED_WEIGHT, count_stored_weights
 from fxmap.normalize.rules.sums import FLATTEN_SUM
@@ -61,6 +62,7 @@ SPELL: tuple[Rule, ...] = (
     PAD_BY_NUMBER,
     PAD_IN_LAYER,
     CUT_IN_LAYER,
+    STACK_POOLS,
     UNIFY_LARGEST,
     JOIN_LARGEST,
     CONSTANT_AS_NUMBER,
@@ -94,6 +96,7 @@ READ_THROUGH: tuple[Rule, ...] = (
     PASS_CONSTANT_MASKS,
     PASS_NEAREST,
     PASS_MOVEMENT,
+    MERGE_MOVED_BIAS,
     PASS_REPETITION,
     PASS_SCALING,
     FLATTEN_SUM,

@@ -16,12 +16,11 @@ a size that is a power of two. Two functions that differ elsewhere agree on it. 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from fxmap.model.inputs import Inputs, counterparts, names_of, size_of
+from fxmap.model.inputs import Inputs, counterparts, names_of, permuted, size_of
 from fxmap.prove.shapes import Shape
 
 Both = tuple[Inputs, Inputs]
@@ -122,6 +121,8 @@ class Sampler:
         if slot.role is Role.INTEGERS:
             top = int(example.max()) if example.numel() else 0
             low = int(not self.largest and example.numel() > 0 and int(example.min()) > 0)
+            if not self.largest and example.dim() == 1 and self._counts(top):
+                return _lengths(shape.sizes.get(top, top), extents, generator).to(example.dtype)
             high = max(1, top) if not self.largest else max(self.largest, 2 * top * (self.largest == DRAWS.integers[0]))
             return torch.randint(low, high + 1, extents, generator=generator).to(example.dtype)
         values = torch.randn(extents, generator=generator, dtype=torch.float64)
@@ -132,6 +133,17 @@ class Sampler:
         if shape.scales and values.dim():
             values = _scaled(values, shape.scales, generator)
         return values.to(example.dtype)
+
+    def _counts(self, top: int) -> bool:
+        """Whether a number is an extent of another input: then it is a length."""
+        return any(top in slot.example.shape[1:] for slot in self.slots)
+
+
+def _lengths(longest: int, extents: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw lengths, of which one is the longest: code makes its mask as long as that."""
+    drawn = torch.randint(1, longest + 1, extents, generator=generator)
+    drawn[:1] = longest
+    return drawn
 
 
 def _scaled(values: Tensor, scales: Sequence[float], generator: torch.Generator) -> Tensor:
@@ -205,18 +217,9 @@ def _links(both: Both) -> tuple[Link, ...]:
     ours, theirs = (inputs.flat() for inputs in both)
     places = counterparts(both[1], both[0])
     return tuple(
-        _permuted(ours, tensor) if place is None else (place, tuple(range(tensor.dim())))
+        permuted(ours, tensor) if place is None else (place, tuple(range(tensor.dim())))
         for place, tensor in zip(places, theirs, strict=True)
     )
-
-
-def _permuted(ours: Sequence[Tensor], tensor: Tensor) -> Link:
-    for i, other in enumerate(ours):
-        if other.dim() == tensor.dim() <= 5 and other.numel() == tensor.numel():
-            for order in permutations(range(tensor.dim())):
-                if other.permute(order).shape == tensor.shape and torch.equal(other.permute(order).to(tensor.dtype), tensor):
-                    return i, order
-    return None
 
 
 def common_batch(tensors: Sequence[Tensor]) -> int | None:

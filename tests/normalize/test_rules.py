@@ -124,6 +124,8 @@ SPELLINGS = [
     ),
     (lambda x: F.max_pool2d(x, 3, 2, 1), lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=-math.inf), 3, 2)),
     (lambda x: F.avg_pool2d(x, 3, 2, 1), lambda x: F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)),
+    (lambda x: F.max_pool2d(x, 5, 1, 2), lambda x: F.max_pool2d(F.max_pool2d(x, 3, 1, 1), 3, 1, 1)),
+    (lambda x: F.max_pool2d(x, 5, 2, 2), lambda x: F.max_pool2d(F.max_pool2d(x, 3, 1, 1), 3, 2, 1)),
     (lambda x: F.interpolate(x, scale_factor=2).tanh(), lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3).tanh()),
     (
         lambda x: x.masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf).softmax(-1),
@@ -175,6 +177,8 @@ NEAR_MISSES = [
     (lambda x: x.softmax(1), lambda x: (x - x.amax(1, keepdim=True)).clamp(min=-30).softmax(1)),
     (lambda x: x.softmax(1), lambda x: (x - x.amax(2, keepdim=True)).softmax(1)),
     (lambda x: F.max_pool2d(x, 3, 2, 1), lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)),
+    (lambda x: F.max_pool2d(x, 5, 2, 2), lambda x: F.max_pool2d(F.max_pool2d(x, 3, 2, 1), 3, 1, 1)),
+    (lambda x: F.max_pool2d(x, 5, 1, 2), lambda x: F.max_pool2d(F.max_pool2d(x, 3, 1), 3, 1, 1)),
     (lambda x: F.max_pool2d(x, 3, 2, 1), lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=-50.0), 3, 2)),
     (lambda x: F.interpolate(x, scale_factor=1.5), lambda x: F.interpolate(x, scale_factor=2)),
     (

@@ -1,5 +1,7 @@
 """Inputs of an audit: drawn by role, in other shapes, the same for both models in their own order and layout."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -116,3 +118,11 @@ def test_a_text_may_be_padded_on_the_left() -> None:
     (mask,) = sampler(torch.ones(2, 6, dtype=torch.long)).draw(Shape(4, padded=True), seed=0)[0].flat()
     assert mask[1].tolist() == [0, 0, 0, 1, 1, 1]
     assert mask[2].tolist() == [1] * 6
+
+
+def test_lengths_reach_the_end_of_what_they_count() -> None:
+    lengths = replace(sampler({"x": torch.randn(3, 9, 4), "lengths": torch.tensor([9, 5, 2])}), largest=0)
+    for seed in range(5):
+        numbers, drawn = lengths.draw(Shape(sizes={9: 6}), seed)[0].flat()
+        assert numbers.shape[1] == int(drawn.max()) == 6
+        assert int(drawn.min()) > 0

@@ -54,4 +54,56 @@ def test_a_name_says_which_guess_comes_first() -> None:
 
 
 def test_one_argument_is_guessed_as_before() -> None:
-    assert [len(inputs.args) for inputs in guess_inputs(nn.Linear(3, 2))] == [1, 1]
+    assert {len(inputs.args) for inputs in guess_inputs(nn.Linear(3, 2))} == {1}
+
+
+def _shapes(*models: nn.Module) -> list[list[tuple[int, ...]]]:
+    return [[tuple(value.shape) for value in inputs.flat()] for inputs in guess_inputs(*models)]
+
+
+def test_a_small_map_is_tried_first_where_no_kernel_is_larger_than_the_last_map() -> None:
+    assert _shapes(nn.Conv2d(3, 4, 3))[0] == [(1, 3, 32, 32)]
+    strided = nn.Sequential(*(nn.Conv2d(3, 3, 3, 2, 1) for _ in range(4)))
+    assert _shapes(strided)[0] == [(1, 3, 64, 64)]
+
+
+def test_a_linear_layer_over_patches_may_read_an_image() -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.positions = nn.Linear(3 * 8 * 8, 16), torch.zeros(16, 16)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return image
+
+    assert [(1, 3, 32, 32)] in _shapes(Patches())
+
+
+def test_a_layer_that_is_not_torchs_own_tells_its_width() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_channels, self.weight = 7, nn.Parameter(torch.zeros(5, 7))
+
+    assert [(2, 7)] in _shapes(Own())
+
+
+def test_the_extents_of_a_stored_matrix_are_widths() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(5, 7))
+
+    assert {(2, 5), (2, 7)} <= {one for (one,) in _shapes(Product())}
+
+
+def test_columns_of_ids_are_as_many_as_tables() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.tables = nn.Linear(4, 3), nn.ModuleList([nn.Embedding(3, 2), nn.Embedding(4, 2)])
+
+        def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
+            return numbers + categories
+
+    assert [(2, 4), (2, 2)] in _shapes(Mixed())

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 
 from fxmap.graph.opgraph import INPUT
 from fxmap.matching.align.alignment import Evidence
+from fxmap.matching.align.signatures import own_attributes
 from fxmap.matching.align.view import View
 
 
@@ -91,7 +92,18 @@ class PartialMatching:
             for argument, i in neighbours:
                 if i not in taken:
                     groups[argument, view.kinds[i], view.shapes[i]][side].append(i)
-        return [(a[0], b[0]) for a, b in groups.values() if len(a) == len(b) == 1]
+        forced = [(a[0], b[0]) for a, b in groups.values() if len(a) == len(b) == 1]
+        return [(s, d) for s, d in forced if not self._better(s, [i for _, i in dst if i not in self.backward], d)]
+
+    def _better(self, s: int, rivals: list[int], d: int) -> bool:
+        """Whether a rival has the attributes of an operation, which its only partner at this argument has not.
+
+        Two models may join windows of several sizes in another order.
+        """
+        own = own_attributes(self.src.ops[s])
+        return own_attributes(self.dst.ops[d]) != own and any(
+            own_attributes(self.dst.ops[other]) == own and self.compatible(s, other) for other in rivals
+        )
 
     def unique(self, labels: Sequence[Sequence[Hashable]], evidence: Evidence) -> None:
         """Match free operations whose label occurs exactly once among the free operations of each side."""

@@ -127,7 +127,8 @@ def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, compositio
     """Return expressions of stored tensors, for a destination operand that is composed in the same way as its counterpart.
 
     Both have the same terms, each of elements of one tensor, at the same places: then the tensors correspond as a whole,
-    including elements that are not read. The result is empty if the two are composed differently.
+    including elements that are not read. The source's may have more rows, before these and behind them, as a table of
+    positions of which the first ones are kept for padding. The result is empty if the two are composed differently.
     """
     while isinstance(made, Reshape):
         made = made.of
@@ -142,12 +143,26 @@ def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, compositio
         if source is None or target is None or a.factor != b.factor or target in pairs:
             return {}
         ours, other = src.numbering.places[source], ops.numbering.places[target]
-        if ours.size != other.size or a.numbers.numel() != b.numbers.numel():
+        if a.numbers.numel() != b.numbers.numel():
             return {}
-        if not torch.equal(a.numbers.flatten() - ours.begin, b.numbers.flatten() - other.begin):
+        ahead = distinct(a.numbers.flatten() - ours.begin - b.numbers.flatten() + other.begin)
+        found = _rows_from(source, ours, other, ahead[0]) if len(ahead) == 1 else None
+        if found is None:
             return {}
-        pairs[target] = Source(source) if ours.shape == other.shape else Reshape(Source(source), other.shape)
+        pairs[target] = found
     return pairs
+
+
+def _rows_from(path: str, ours: Place, other: Place, ahead: int) -> Expression | None:
+    """Return the rows of a source tensor that a destination tensor is, if its elements stand so far ahead; else None."""
+    whole, width = Source(path), prod(ours.shape[1:])
+    if ahead or ours.size != other.size:
+        if ahead < 0 or ahead + other.size > ours.size or ahead % width or other.size % width:
+            return None
+        first = ahead // width
+        made = take(whole, tuple(range(first, first + other.size // width)), ours.shape[0])
+        return made if (other.size // width, *ours.shape[1:]) == other.shape else Reshape(made, other.shape)
+    return whole if ours.shape == other.shape else Reshape(whole, other.shape)
 
 
 @dataclass(frozen=True, slots=True)

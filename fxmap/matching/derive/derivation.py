@@ -30,12 +30,12 @@ from dataclasses import dataclass, field, replace
 
 from fxmap.expressions.arithmetic import Shifted, Size, WeightNormed
 from fxmap.expressions.base import Expression, Source, substitute
-from fxmap.expressions.layout import Columns
 from fxmap.expressions.simplify import simplify
 from fxmap.expressions.stored import SpectralNormed, Times
 from fxmap.graph.opgraph import OpGraph
 from fxmap.mapping.findings import Mismatch
 from fxmap.matching.align.alignment import Alignment
+from fxmap.matching.derive.channel_orders import in_order, ordered_tensors
 from fxmap.matching.derive.composed import composed_expression, corresponding_parts, solve_parts
 from fxmap.matching.derive.layer_pair import LayerPair, Piece, assemble
 
@@ -81,9 +81,9 @@ def derive(
     found = derive_operands(src, dst, alignment, absorb_eps=absorb_eps)
     expressions = dict(found.expressions)
     for name, order in (columns or {}).items():
-        weight = dst.tensors(name)["weight"].key
-        if weight in expressions:
-            expressions[weight] = Columns(expressions[weight], order)
+        for key, axis in ordered_tensors(dst, name).items():
+            if key in expressions:
+                expressions[key] = in_order(expressions[key], order, axis)
     return in_stored_tensors(replace(found, expressions=expressions), src, dst)
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from fxmap.matching.align.alignment import Alignment, Evidence, Pair
+from fxmap.matching.derive.channel_orders import channels_read, ordered_tensors
 from fxmap.matching.derive.derivation import derive_operands, in_stored_sources, in_stored_tensors
 from fxmap.matching.search.channels import order_of_channels
 from fxmap.matching.search.destination import DestinationRun
@@ -38,27 +40,25 @@ def give_weights(
 def reorder_channels(
     source: SourceRun, run: DestinationRun, layer: RecordedLayer, partner: RecordedLayer, expected: Tensor
 ) -> tuple[int, ...] | None:
-    """Permute the input channels of a layer's weight to the order in which it reads them, if its output is then `expected`.
+    """Permute a layer's weights to the order in which it reads its channels, if its output is then `expected`.
 
+    Input channels of a layer that mixes them, and the numbers that a norm or a depthwise layer has for each channel.
     `expected` is the fingerprint of that output. Returns the order, or None if there is none; nothing is changed then.
     """
-    weight = run.captured.ops.tensors(layer.name).get("weight")
-    if weight is None or weight.key not in run.tensors or len(layer.inputs) != 1 or len(partner.inputs) != 1:
+    ops, axis = run.captured.ops, channels_read(run.captured.ops, layer.name)
+    if axis is None or len(layer.inputs) != 1 or len(partner.inputs) != 1:
         return None
-    op = run.captured.ops.op(layer.name)
-    axis = {"convolution": 1, "linear": -1}.get(op.kind)
     ours, theirs = source.values.get(partner.inputs[0]), run.value(layer.inputs[0])
-    if axis is None or op.attribute("groups", 1) != 1 or op.attribute("axes"):
-        return None
-    if not is_data(ours) or not is_data(theirs):
+    if not is_data(ours) or not is_data(theirs) or not -ours.dim() <= axis < ours.dim() or ours.dim() != theirs.dim():
         return None
     order = order_of_channels(*(value.movedim(axis, 0).flatten(1) for value in (ours, theirs)))
-    before = run.tensors[weight.key]
-    if order is None or before.shape[1] != len(order):
+    keys = ordered_tensors(ops, layer.name)
+    if order is None or not all(key in run.tensors and run.tensors[key].shape[of] == len(order) for key, of in keys.items()):
         return None
-    run.write(layer, {weight.key: before[:, list(order)]})
+    before = {key: run.tensors[key] for key in keys}
+    run.write(layer, {key: run.tensors[key].index_select(of, torch.tensor(order)) for key, of in keys.items()})
     value = run.value(layer.output)
     if isinstance(value, Tensor) and same_prints(fingerprint(layer.read(value)), expected):
         return order
-    run.write(layer, {weight.key: before})
+    run.write(layer, before)
     return None

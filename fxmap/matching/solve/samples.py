@@ -12,7 +12,12 @@ Accepts = Callable[[Inputs, Inputs], bool]
 
 
 class Samples:
-    """Draws of the inputs of both models: floats as the example's are spread, integers over all that both models accept."""
+    """Draws of the inputs of both models: floats as the example's are spread, integers over all that both models accept.
+
+    With `held`, integers stay as they are: sizes of values may depend on them, as on edges from a node to itself.
+    """
+
+    held = False
 
     def __init__(self, src: Inputs, dst: Inputs, accepts: Accepts, sizes: tuple[int, ...]) -> None:
         """Begin from example inputs; `sizes` are numbers of rows that a table of the models has."""
@@ -35,8 +40,9 @@ class Samples:
         theirs = [torch.stack(list(tensors)) for tensors in zip(*(other.flat() for _, other in drawn), strict=True)]
         return ours, theirs
 
-    @staticmethod
-    def _drawn(tensor: Tensor, high: Tensor | None, generator: torch.Generator) -> Tensor:
+    def _drawn(self, tensor: Tensor, high: Tensor | None, generator: torch.Generator) -> Tensor:
+        if self.held and not tensor.is_floating_point() and not tensor.is_complex():
+            return tensor
         if tensor.is_floating_point():
             low, top = float(tensor.min()), float(tensor.max())
             if low >= 0 and tensor.numel() > 1 and top > low:

@@ -242,14 +242,20 @@ def _samples(src: Network, dst: Network) -> Samples:
     assert dst.inputs is not None
 
     def accepts(ours: Inputs, theirs: Inputs) -> bool:
+        return runs(([tensor[None] for tensor in ours.flat()], [tensor[None] for tensor in theirs.flat()]))
+
+    def runs(stacked: tuple[list[Tensor], list[Tensor]]) -> bool:
         try:
-            for network, inputs in ((src, ours), (dst, theirs)):
+            for network, inputs in zip((src, dst), stacked, strict=True):
                 tensors = {path: in_double(tensor.detach()) for path, tensor in network.tensors.items()}
-                run(network, tensors, [tensor[None] for tensor in inputs.flat()])
+                run(network, tensors, inputs)
         except (RuntimeError, IndexError, Unstackable):
             return False
         return True
 
     sizes = {extent for network in (src, dst) for tensor in network.tensors.values() for extent in tensor.shape}
     offsets = {size - step for size in sizes for step in range(0, 1)}
-    return Samples(src.inputs, dst.inputs, accepts, tuple(offsets))
+    samples = Samples(src.inputs, dst.inputs, accepts, tuple(offsets))
+    if any(not tensor.is_floating_point() for tensor in src.inputs.flat()):
+        samples.held = not runs(samples.stacked(3))
+    return samples

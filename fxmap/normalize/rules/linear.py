@@ -3,7 +3,8 @@
 Holds for every input: it is how torch computes a linear layer. The weight is `o i`, read through one transposition; where
 it is read as it is, it is `i o` (GPT-2's Conv1D), which the attribute "axes" says.
 
-linear(x, w) + b = linear(x, w, b), where b has one number for each output channel and nothing else reads the product.
+linear(x, w) + b = linear(x, w, b), where b has one number for each output channel and nothing else reads the product; so for
+convolutions, and where the product and b are moved before they are added, such that each channel meets its number.
 """
 
 import math
@@ -64,59 +65,109 @@ def _weight(context: Context, name: str) -> tuple[str, str, bool] | str:
 
 def _moved(context: Context, name: str, shape: tuple[int, ...]) -> Tensor | None:
     """Return the numbers of a parameter's elements, moved as an fx node moves the parameter."""
-    path, node = list[fx.Node](), context.nodes[name]
-    while node.op != "get_attr" and len(node.all_input_nodes) == 1:
+    value, node = _carried(context.nodes[name], "", torch.arange(math.prod(shape)).view(shape))
+    return value if node.op == "get_attr" else None
+
+
+def _carried(node: fx.Node, start: str, value: Tensor) -> tuple[Tensor | None, fx.Node]:
+    """Return a value at the node `start`, moved as on the way to another node; and where that way begins."""
+    path = list[fx.Node]()
+    while node.name != start and node.op != "get_attr" and len(node.all_input_nodes) == 1:
         path.append(node)
         (node,) = node.all_input_nodes
-    value = torch.arange(math.prod(shape)).view(shape)
     try:
         for step in reversed(path):
             value = call(step, partial(_given, value))
     except (RuntimeError, TypeError, AttributeError):
-        return None
-    return value if node.op == "get_attr" else None
+        return None, node
+    return value, node
 
 
 def _given(value: Tensor, _: fx.Node) -> Tensor:
     return value
 
 
-def _merge_bias(context: Context, op: Op) -> Outcome:
-    """Give a linear layer the bias that is added behind it."""
-    ops, parts = context.ops, _added_bias(context.ops, op.name)
+def _merge_bias(context: Context, op: Op, moved_too: bool = False) -> Outcome:
+    """Give a layer the bias that is added behind it. Before joined layers are split, channels have to stay on their axis."""
+    ops, parts = context.ops, _added_bias(context, op.name, moved_too)
     if isinstance(parts, str):
         return parts
     layer, between, bias = parts
+    moved = [name for name in ops.operands(op.name)["input"] if name not in (layer, bias, *between)]
     ops.add(replace(ops.op(layer), output=op.output))
     ops.network.add_edge(bias, layer, argument="bias")
     users = ops.substitute(op.name, layer)
     ops.network.remove_nodes_from(between)
-    return (layer, bias, *users)
+    return (layer, bias, *users, *ops.drop_unread(moved))
 
 
-def _added_bias(ops: OpGraph, name: str) -> tuple[str, list[str], str] | str:
+def _added_bias(context: Context, name: str, moved_too: bool) -> tuple[str, list[str], str] | str:
     """Return the layer, the movement between it and the sum, and the bias; or why there is none."""
-    operands = ops.operands(name).get("input", [])
-    biases = [producer for producer in operands if ops.op(producer).kind == TENSOR]
-    if len(operands) != 2 or len(biases) != 1:
+    ops, operands = context.ops, context.ops.operands(name).get("input", [])
+    ways = {producer: _way(ops, producer) for producer in operands}
+    biases = [producer for producer, way in ways.items() if ops.op(way[-1]).kind == TENSOR]
+    if len(operands) != 2 or len(ways) != 2 or len(biases) != 1:
         return "it does not add one tensor of the state dict to one value"
-    (layer,) = set(operands) - set(biases)
-    between: list[str] = []
-    while has(ops.op(layer).kind, Trait.VIEW) and len(ops.users(layer)) == 1:
-        between.append(layer)
-        (layer,) = ops.operands(layer)["input"]
-    tensors = ops.tensors(layer)
-    if ops.op(layer).kind != "linear" or "weight" not in tensors:
-        return "what the tensor is added to is no linear layer"
-    if "bias" in tensors:
-        return "the layer has a bias already"
-    if len(ops.users(layer)) != 1:
+    (moved,) = ways.keys() - set(biases)
+    *between, layer = ways[moved]
+    bias, tensors = ways[biases[0]][-1], ops.tensors(layer)
+    if not has(ops.op(layer).kind, Trait.AFFINE) or "weight" not in tensors:
+        return "what the tensor is added to is no affine layer"
+    if "bias" in tensors or any(argument.startswith("norm.") for argument in tensors):
+        return "the layer has a bias or a norm already"
+    if any(len(ops.users(passed)) != 1 for passed in (*between, layer)):
         return "the layer's output has other consumers"
     channels = affine_shape(ops.op(layer), tensors["weight"])[0]
-    return (layer, between, biases[0]) if ops.op(biases[0]).shape == (channels,) else "it is not one number a channel"
+    if ops.op(bias).shape != (channels,):
+        return "it is not one number a channel"
+    viewed = bias in operands and all(has(ops.op(passed).kind, Trait.VIEW) for passed in between)
+    plain = not moved_too and viewed and ops.op(layer).kind == "linear"
+    if not plain and (ops.op(layer).rows is not None or not _meet(context, name, layer, bias, moved_too)):
+        return "channels do not meet their own numbers, or not on their axis"
+    return layer, between, bias
+
+
+def _way(ops: OpGraph, name: str) -> list[str]:
+    """Return a value and what it is moved from, up to what is not moved."""
+    way = [name]
+    while has(ops.op(way[-1]).kind, Trait.MOVEMENT) and list(ops.operands(way[-1])) == ["input"]:
+        way.append(ops.operands(way[-1])["input"][0])
+    return way
+
+
+def _meet(context: Context, name: str, layer: str, bias: str, moved_too: bool) -> bool:
+    """Whether a sum gives each channel of a layer its own number of a tensor, wherever these are moved."""
+    ops, node = context.ops, context.nodes[name]
+    made, weight = context.nodes.get(ops.op(layer).output), ops.tensors(layer)["weight"].shape or ()
+    (channels,), rank = ops.op(bias).shape or (0,), len(weight) - 1
+    shape = tuple(made.meta.get("shape", ())) if made is not None else ()
+    if made is None or not all(isinstance(extent, int) for extent in shape) or len(shape) < rank:
+        return False
+    numbers = torch.arange(channels)
+    spread = numbers.view(-1, *[1] * (rank - 1)).expand(shape)
+    carried = [_carried(part, made.name, spread if _leads(part, made) else numbers) for part in node.all_input_nodes]
+    values = [value for value, _ in carried if value is not None]
+    if len(values) != 2 or sorted(start is made for _, start in carried) != [False, True]:
+        return False
+    try:
+        one, other = values[0] + torch.zeros_like(values[1]), values[1] + torch.zeros_like(values[0])
+        kept = one.transpose(ops.op(layer).channel_axis, -1)
+        kept_numbers = numbers.expand(kept.shape)
+    except (RuntimeError, IndexError):
+        return False
+    return torch.equal(one, other) and (moved_too or torch.equal(kept, kept_numbers))
+
+
+def _leads(node: fx.Node, start: fx.Node) -> bool:
+    while node is not start and node.op != "get_attr" and len(node.all_input_nodes) == 1:
+        (node,) = node.all_input_nodes
+    return node is start
 
 
 RESTORE_LINEAR = Rule("restore linear layers", kinds(Trait.MATRIX_PRODUCT), _restore)
 
 
 MERGE_ADDED_BIAS = Rule("merge added biases", frozenset({"add"}), _merge_bias)
+
+
+MERGE_MOVED_BIAS = Rule("merge moved biases", frozenset({"add"}), partial(_merge_bias, moved_too=True))

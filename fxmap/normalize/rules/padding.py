@@ -142,20 +142,24 @@ def _sides(context: Context, op: Op) -> list[Sides] | None:
 
 
 def _rank(context: Context, op: Op) -> int | None:
-    """Return how many axes the map of a layer has."""
-    weight = context.ops.tensors(op.name).get("weight")
-    if op.kind == "convolution":
-        return len(weight.shape) - 2 if weight is not None and weight.shape else None
-    node = context.nodes.get(op.name)
+    """Return how many axes the map of a layer has.
+
+    A convolution's weight tells it, or the operation's name or strides: the weight may be moved before it is read.
+    """
+    weight, node = context.ops.tensors(op.name).get("weight"), context.nodes.get(op.name)
+    if op.kind == "convolution" and weight is not None and weight.shape:
+        return len(weight.shape) - 2
     name = "" if node is None else getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
-    return next((rank for rank in (1, 2, 3) if f"{rank}d" in name), None)
+    strides = () if node is None or name != "convolution" else bind(node).get("stride", ())
+    named = next((rank for rank in (1, 2, 3) if f"{rank}d" in name), None)
+    return named or (len(strides) if isinstance(strides, list | tuple) and strides else None)
 
 
 def _same(context: Context, op: Op, arguments: dict[str, Any], rank: int) -> list[Sides] | None:
-    weight, dilation = context.ops.tensors(op.name)["weight"], arguments.get("dilation", 1)
+    weight, dilation = context.ops.tensors(op.name).get("weight"), arguments.get("dilation", 1)
     dilations = [dilation] * rank if isinstance(dilation, int) else list(dilation)
     dilations = dilations * rank if len(dilations) == 1 else dilations
-    if len(dilations) != rank or not all(isinstance(n, int) for n in dilations):
+    if weight is None or len(dilations) != rank or not all(isinstance(n, int) for n in dilations):
         return None
     totals = [n * (extent - 1) for n, extent in zip(dilations, (weight.shape or ())[2:], strict=True)]
     return [(total // 2, total - total // 2) for total in totals]

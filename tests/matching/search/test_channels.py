@@ -55,3 +55,27 @@ def test_dead_channels_follow_their_neighbours() -> None:
     assert order_of_channels(torch.cat((one, other)), torch.cat((other, one))) == (3, 4, 5, 0, 1, 2)
     assert order_of_channels(one, one) is None
     assert order_of_channels(one, other) is None
+
+
+class Dense(nn.Module):
+    """Layers that join what they make to what they read, behind it or before it, and norms over the join."""
+
+    def __init__(self, *, before: bool) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in (3, 5))
+        self.convs = nn.ModuleList([nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(5, 2, 3, padding=1)])
+        self.depthwise, self.head, self.before = nn.Conv2d(7, 7, 3, groups=7), nn.Conv2d(7, 4, 1), before
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            made = conv(torch.sigmoid(norm(x)))
+            x = torch.cat([made, x] if self.before else [x, made], 1)
+        mapped: Tensor = self.head(torch.tanh(self.depthwise(x)))
+        return mapped
+
+
+def test_norms_and_depthwise_layers_behind_a_join_in_another_order_have_their_numbers_in_that_order() -> None:
+    src, dst = (randomised(Dense(before=before), int(before)).eval() for before in (False, True))
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 3, 6, 6))
+    assert mapping.ok
+    assert torch.equal(mapping.apply(src.state_dict())["norms.1.bias"], src.state_dict()["norms.1.bias"][[3, 4, 0, 1, 2]])
