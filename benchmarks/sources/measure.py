@@ -80,7 +80,8 @@ def _judge(
     row.mapped, row.proven = sum(key in made for key in floats), mapping.proof.ok
     row.reason = "" if mapping.proof.ok else f"{mapping.proof.reason} {mapping.proof.divergence or ''}"[:300]
     row.floor = sum(key in held and _same(held[key], truth[key]) for key in floats)
-    filled = dst.state_dict() | {key: value.to(truth[key]) for key, value in made.items()}
+    filled = dst.state_dict()  # its metadata, which some models ask for, would be lost in a new dict
+    filled.update({key: value.to(truth[key]) for key, value in made.items()})
     dst.load_state_dict(filled)
     # The destination had other values: a key that is read and was not filled shows in its outputs. What is not read, such
     # as the token of masks, may be in no file; where the exporter has folded norms, other values compute the same.

@@ -29,7 +29,8 @@ from fxmap.model.surroundings import undisturbed
 from fxmap.prove.explained import same_operations
 from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
-from fxmap.sources.opened import lacking, unpacked
+from fxmap.sources.layout import turned
+from fxmap.sources.opened import has_written_norms, lacking, unpacked
 from fxmap.trace import Trace, recording, stage
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def auto_map(
     source = ours if isinstance(ours, nn.Module | Checkpoint) else open_checkpoint(ours, wanted=theirs.state_dict())
     one, other = runnable(source, theirs, streamed if verify else False)
     with recording() as steps, gathered() as faults:
-        mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps, run=bool(verify)))
+        mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps or has_written_norms(ours), run=bool(verify)))
     proof = mapping.proof
     if not verify:
         proof = Proof.not_asked(mapping.knowledge.statuses, "verify=False; fxmap.verify(src, dst, mapping) proves it")
@@ -119,7 +120,7 @@ def auto_map(
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
     state = source.state_dict() if isinstance(source, nn.Module) else source.state
-    unknown = [Note(text, NoteKind.CHECKPOINT) for text in (lacking(ours, theirs),) if text]
+    unknown = [Note(text, NoteKind.CHECKPOINT) for text in (lacking(ours, theirs), turned(ours, theirs)) if text]
     notes = (*mapping.knowledge.notes, *(Note(text, NoteKind.FAULT) for text in faults), *unknown)
     knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state), notes=notes)
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)

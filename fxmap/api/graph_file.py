@@ -10,6 +10,7 @@ from fxmap.api.verdict import Verify
 from fxmap.errors import CheckpointError
 from fxmap.files.checkpoint import Source
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.sources.layout import in_one_layout
 from fxmap.sources.onnx.quantized import NOT_WRITTEN
 from fxmap.sources.opened import opened
 
@@ -57,7 +58,7 @@ def fill_graph_file(
         weights=weights,
         strict=strict,
         on_mismatch=on_mismatch,
-        example_inputs=carried.inputs if example_inputs is None else example_inputs,
+        example_inputs=in_one_layout(carried.model, carried.inputs, src, None) if example_inputs is None else example_inputs,
         verify=verify,
         allow_code=allow_code,
     )

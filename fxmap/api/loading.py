@@ -23,6 +23,7 @@ from fxmap.model.faults import bounded
 from fxmap.model.inputs import Forward
 from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.surroundings import undisturbed
+from fxmap.sources.layout import in_one_layout
 from fxmap.sources.opened import opened, unpacked
 from fxmap.trace import stage
 
@@ -182,7 +183,9 @@ def load(
     refuse_uninitialised(source=src, destination=dst)
     carried = opened(checkpoint_file, allow_code, example_inputs) if src is None else None
     model = None if carried is None else carried.model
-    inputs = carried.inputs if carried is not None and example_inputs is None else example_inputs
+    inputs = example_inputs
+    if carried is not None and example_inputs is None:
+        inputs = in_one_layout(carried.model, carried.inputs, part_of(dst, into).model, None)
     where = str(checkpoint_file) if isinstance(checkpoint_file, str | Path) else type(checkpoint_file).__name__
     if carried is not None:
         refuse_choices(where, weights=weights, lora_alpha=lora_alpha)

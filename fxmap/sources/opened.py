@@ -20,6 +20,7 @@ from fxmap.files.atomic import whole_file
 from fxmap.files.strangers import is_script
 from fxmap.model.inputs import as_inputs
 from fxmap.model.tensors import tensors_of
+from fxmap.sources.layout import in_one_layout
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
 from fxmap.sources.onnx.unrolled import unrolled
 from fxmap.sources.scripted import ScriptedModel
@@ -88,9 +89,17 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
         CheckpointError: as `opened`.
     """
     ours, theirs = opened(src, allow_code, example_inputs), opened(dst, allow_code, example_inputs)
+    one, other = src if ours is None else ours.model, dst if theirs is None else theirs.model
+    if isinstance(one, OnnxModel):
+        one.read_norms()
+    inputs = [
+        in_one_layout(carried.model, carried.inputs, to, example_inputs)
+        for carried, to in ((ours, other), (theirs, one))
+        if carried is not None
+    ]
     if example_inputs is None:
-        example_inputs = next((one.inputs for one in (ours, theirs) if one is not None and one.inputs is not None), None)
-    return src if ours is None else ours.model, dst if theirs is None else theirs.model, example_inputs
+        example_inputs = next((given for given in inputs if given is not None), None)
+    return one, other, example_inputs
 
 
 def lacking(*models: object) -> str:
@@ -103,6 +112,15 @@ def lacking(*models: object) -> str:
     if not names:
         return ""
     return f"operators of the file that are not known, behind which nothing is mapped: {', '.join(names)}"
+
+
+def has_written_norms(model: object) -> bool:
+    """Whether a file has batch norms that its exporter wrote out, whose eps is 0.
+
+    >>> has_written_norms(nn.Linear(2, 2))
+    False
+    """
+    return isinstance(model, OnnxModel) and model.has_written_norms
 
 
 _SCRIPTS = (".ts", ".pt", ".pth", ".torchscript", ".jit")

@@ -22,9 +22,19 @@ from fxmap.errors import CheckpointError, shorten
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
+from fxmap.sources.onnx.norms import Norm, written_out
 from fxmap.sources.onnx.numbers import numbers_of, with_number
 from fxmap.sources.onnx.partial import known_part
-from fxmap.sources.onnx.protos import attribute_of, constant_nodes, constant_of, exact_tensor, nodes_of, tensor_of
+from fxmap.sources.onnx.protos import (
+    attribute_of,
+    constant_nodes,
+    constant_of,
+    exact_tensor,
+    example_of,
+    is_image,
+    nodes_of,
+    tensor_of,
+)
 from fxmap.sources.onnx.quantized import (
     BORDERS,
     NOT_WRITTEN,
@@ -40,7 +50,7 @@ from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
 from fxmap.sources.onnx.unrolled import fixed_names, unrecorded
-from fxmap.sources.onnx.values import DTYPES, plain
+from fxmap.sources.onnx.values import plain
 from fxmap.sources.onnx.writing import has_external_data, write_onnx
 
 _OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT | QUANTIZED
@@ -67,6 +77,7 @@ class OnnxModel(nn.Module):
         super().__init__()
         self.proto = proto
         self.external = False
+        self.channels_first = False
         self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
         held = {one.name for one in proto.graph.initializer}
         self._inputs = [one.name for one in proto.graph.input if one.name not in held]
@@ -110,9 +121,28 @@ class OnnxModel(nn.Module):
         self._fixed = fixed_names(self._part.nodes, {*self._inputs, *self._paths}) if self.quantized else frozenset()
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._numbers = numbers_of(self._part.nodes, self._constants | constant_nodes(self._part.nodes))
+        self._norms: dict[str, Norm] = {}
         self._dtype = torch.float32
         branches = [node.name or "If" for node in nodes_of(proto.graph) if node.op_type == "If"]
         self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
+
+    @property
+    def has_written_norms(self) -> bool:
+        """Whether norms that the file has written out are read as norms; their eps is 0, and no other one is meant."""
+        return bool(self._norms)
+
+    def read_norms(self) -> None:
+        """Read norms that a source has written out as norms; in a file that is filled there is no place for a variance."""
+        if self.quantized or self._norms:
+            return
+        held = {name: self._held(path) for name, path in self._paths.items()}
+        self._norms = {norm.output: norm for norm in written_out(self._part.nodes, held, self._part.outputs)}
+        for norm in self._norms.values():
+            for name in filter(None, (norm.mean, norm.factor, norm.shift)):
+                owner, _, last = self._paths[name].rpartition(".")
+                setattr(self.get_submodule(owner), last, nn.Parameter(held[name].detach().reshape(-1), requires_grad=False))
+            for name, value in norm.missing(held).items():
+                self._hold(name, value)
 
     def _read_at_once(self, known: Mapping[str, Tensor]) -> dict[str, str]:
         """Hold weights that are dequantized when they are read; return their names by those of the results."""
@@ -151,7 +181,7 @@ class OnnxModel(nn.Module):
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""
-        given = dict(zip(self._inputs, args, strict=False)) | kwargs
+        given = self._turned(dict(zip(self._inputs, args, strict=False)) | kwargs)
         lacking = [name for name in self._inputs if name not in given]
         if lacking:
             raise TypeError(f"the ONNX graph takes {', '.join(self._inputs)}; not given: {', '.join(lacking)}")
@@ -180,6 +210,28 @@ class OnnxModel(nn.Module):
                     f"{one.name}: the file declares the shape {[n or '?' for n in extents]}, not {list(value.shape)}"
                 )
 
+    def fits(self, values: Sequence[Any]) -> bool:
+        """Whether values, in the order of the inputs, have the shapes that the file declares."""
+        try:
+            self._refuse_other_shapes(self._turned(dict(zip(self._inputs, values, strict=False))))
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The inputs that the file declares as images with channels last, such as `[1, 224, 224, 3]`.
+
+        With `channels_first` they are given as torch's models take them.
+        """
+        found = [one.name for one in self.proto.graph.input if is_image(one.type.tensor_type) and one.name in self._inputs]
+        return tuple(found)
+
+    def _turned(self, given: dict[str, Any]) -> dict[str, Any]:
+        if not self.channels_first:
+            return given
+        return given | {name: given[name].permute(0, 2, 3, 1) for name in self.images if name in given}
+
     def _in_place(self, value: Tensor) -> Tensor:
         """Return a single number in the precision of the run."""
         return value.to(self._dtype) if value.dtype is torch.float64 and value.numel() == 1 else value
@@ -191,7 +243,10 @@ class OnnxModel(nn.Module):
         return value
 
     def _run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
+        inner = {name for norm in self._norms.values() for name in norm.inner}
         for node in nodes:
+            if not inner.isdisjoint(node.output):
+                continue
             with unrecorded(not self._fixed.isdisjoint(node.output)):
                 for name, value in zip(node.output, self._results(node, values), strict=False):
                     values.setdefault(name, value)
@@ -199,8 +254,8 @@ class OnnxModel(nn.Module):
 
     def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
         attributes = {one.name: attribute_of(one) for one in node.attribute}
-        if node.output[0] in self._at_once:
-            return (values[self._at_once[node.output[0]]],)
+        if (special := self._special(node, values)) is not None:
+            return (special,)
         inputs: list[Any] = [values[name] if name else None for name in node.input]
         if node.op_type in BORDERS:
             inputs[2:] = [values[left_out(node) or node.input[2]]]
@@ -210,19 +265,10 @@ class OnnxModel(nn.Module):
             inputs[0] = torch.relu(inputs[0])
         if node.op_type == "Constant":
             return (self._in_place(exact_tensor(constant_of(attributes))),)
-        if node.output[0] in self._guarded:
-            softmax = self._guarded[node.output[0]]
-            axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
-            return (safe_softmax(values[softmax.input[0]], axis),)
-        if node.op_type == "Add" and not self._masks.isdisjoint(node.input):
-            mask = 0 if node.input[0] in self._masks else 1
-            return (without(inputs[mask], inputs[1 - mask]),)
         if node.op_type == "If":
             branch = attributes["then_branch"] if bool(plain(inputs[0])) else attributes["else_branch"]
             inner = self._run(branch.node, dict(values) | {one.name: tensor_of(one) for one in branch.initializer})
             return tuple(inner[one.name] for one in branch.output)
-        if (found := with_number(node, inputs, self._numbers)) is not None:
-            return (found,)
         if node.op_type in OF_OPSET:
             found = OF_OPSET[node.op_type](*inputs, self._opset, **attributes)
         elif node.op_type in OF_OUTPUTS:
@@ -231,6 +277,22 @@ class OnnxModel(nn.Module):
             found = _OPERATORS[node.op_type](*inputs, **attributes)
         return found if isinstance(found, tuple) else (found,)
 
+    def _special(self, node: Any, values: Mapping[str, Any]) -> Tensor | None:
+        """Return the result of a node that ends several which are read as one, or that is read at once; None for others."""
+        output = node.output[0] if node.output else ""
+        if output in self._at_once:
+            found: Tensor = values[self._at_once[output]]
+            return found
+        if (norm := self._norms.get(output)) is not None:
+            return norm(values[norm.entry], [values[name] for name in norm.names()])
+        if (softmax := self._guarded.get(output)) is not None:
+            axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
+            return safe_softmax(values[softmax.input[0]], axis)
+        if node.op_type == "Add" and not self._masks.isdisjoint(node.input):
+            mask, other = node.input if node.input[0] in self._masks else reversed(node.input)
+            return without(values[mask], values[other])
+        return with_number(node, [values.get(name) for name in node.input], self._numbers)
+
     @property
     def input_names(self) -> tuple[str, ...]:
         """The names of the graph's inputs that are no initializers."""
@@ -238,7 +300,10 @@ class OnnxModel(nn.Module):
 
     def example_inputs(self) -> dict[str, Tensor]:
         """Return inputs of the shapes that the file declares; an extent that it leaves open is 2, or 64 for maps."""
-        return {one.name: _example(one.type.tensor_type) for one in self.proto.graph.input if one.name in self._inputs}
+        made = {one.name: example_of(one.type.tensor_type) for one in self.proto.graph.input if one.name in self._inputs}
+        return made | (
+            {name: made[name].permute(0, 3, 1, 2).contiguous() for name in self.images} if self.channels_first else {}
+        )
 
     def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write the file anew, with the present values of the parameters, whole or not at all.
@@ -250,7 +315,9 @@ class OnnxModel(nn.Module):
         """
         if self.quantized:
             raise CheckpointError(f"{path}: {NOT_WRITTEN}")
-        values = {name: self._held(place) for name, place in self._paths.items()}
+        shapes = {one.name: tuple(one.dims) for one in self.proto.graph.initializer}
+        values = {name: self._held(place) for name, place in self._paths.items() if name in shapes}
+        values = {name: value.reshape(shapes[name]) for name, value in values.items()}
         write_onnx(self.proto, values, Path(path), external=self.external, overwrite=overwrite)
 
 
@@ -323,14 +390,3 @@ def _operator(node: Any) -> str:
 def _is_known(node: Any) -> bool:
     known = _OPERATORS.keys() | OF_OPSET.keys() | OF_OUTPUTS.keys() | {"Constant", "If"}
     return node.domain in _DOMAINS and node.op_type in known
-
-
-def _example(declared: Any) -> Tensor:
-    extents = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in declared.shape.dim]
-    is_map = len(extents) > 3
-    shape = [extent or (64 if is_map and axis > 1 else 2 if axis == 0 else 8) for axis, extent in enumerate(extents)]
-    dtype = DTYPES.get(declared.elem_type, torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator).to(dtype)
-    return torch.randint(0, 2, shape, generator=generator).to(dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError
-from fxmap.sources.onnx.values import exact
+from fxmap.sources.onnx.values import DTYPES, exact
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
@@ -93,3 +93,22 @@ def constant_of(attributes: Mapping[str, Any]) -> Tensor:
         if name in attributes:
             return torch.tensor(attributes[name], dtype=torch.float32)
     raise CheckpointError(f"a Constant of {', '.join(attributes)}: only tensors and numbers are understood")
+
+
+def is_image(declared: Any) -> bool:
+    """Whether a declared type is that of images with channels last: up to four channels, behind maps."""
+    extents = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in declared.shape.dim]
+    is_real = DTYPES.get(declared.elem_type, torch.float32).is_floating_point
+    return is_real and len(extents) == 4 and 0 < extents[3] <= 4 and not 0 < extents[1] <= 4
+
+
+def example_of(declared: Any) -> Tensor:
+    """Return a tensor of a declared type; an extent that it leaves open is 2, or 64 for maps."""
+    extents = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in declared.shape.dim]
+    is_map = len(extents) > 3
+    shape = [extent or (64 if is_map and axis > 1 else 2 if axis == 0 else 8) for axis, extent in enumerate(extents)]
+    dtype = DTYPES.get(declared.elem_type, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)

@@ -1,0 +1,109 @@
+"""Batch norms that an exporter wrote out behind a convolution: `(x - mean) * factor + shift`, with one number a channel.
+
+Exporters of Keras and JAX compute the factor of a norm, `gamma / sqrt(var + eps)`, and leave the rest as it is. As a norm of
+variance 1 and eps 0 it is what it was, so that it is folded, and made of, as any other norm.
+
+>>> import onnx.helper as oh
+>>> parts = (("Conv", "xw", "a"), ("Mul", "as", "b"), ("Add", "bt", "y"))
+>>> nodes = [oh.make_node(kind, list(inputs), [output]) for kind, inputs, output in parts]
+>>> held = {"w": torch.ones(4, 2, 3, 3), "s": torch.ones(4, 1, 1), "t": torch.ones(4, 1, 1)}
+>>> written_out(nodes, held, ["y"])
+[Norm(entry='a', is_last=False, output='y', mean='', factor='s', shift='t', inner=('b',))]
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The operators of a norm, in their order, and whether their operands commute.
+_STEPS = (("Sub", False), ("Mul", True), ("Add", True))
+_TO_LAST = {4: [0, 2, 3, 1], 5: [0, 2, 3, 4, 1]}
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm of a value: the names of its tensors, empty where it has none; `is_last` says that the result is turned.
+
+    `entry` has its channels first. `inner` are values between it and the `output`, which nothing else reads.
+    """
+
+    entry: str
+    is_last: bool
+    output: str
+    mean: str
+    factor: str
+    shift: str
+    inner: tuple[str, ...]
+
+    def names(self) -> tuple[str, str, str, str]:
+        """Return names for mean, variance, factor and shift; those that the file lacks are made up."""
+        return (
+            self.mean or f"{self.factor}:running_mean", f"{self.factor}:running_var", self.factor,
+            self.shift or f"{self.factor}:bias",
+        )  # fmt: skip
+
+    def missing(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the file does not hold: the variance, and a mean or a shift of zeros."""
+        mean, variance, factor, shift = self.names()
+        zeros = torch.zeros(held[factor].numel())
+        return {variance: zeros + 1, **({} if self.mean else {mean: zeros}), **({} if self.shift else {shift: zeros})}
+
+    def __call__(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """Normalise a value with channels first, by mean, variance, factor and shift."""
+        mean, variance, factor, shift = tensors
+        made = torch.nn.functional.batch_norm(x, mean, variance, factor, shift, False, 0.0, 0.0)
+        return made.permute(_TO_LAST[made.dim()]) if self.is_last else made
+
+
+def written_out(nodes: Iterable[Any], held: Mapping[str, Tensor], outputs: Iterable[str]) -> list[Norm]:
+    """Find the norms that are written out behind convolutions.
+
+    Args:
+        nodes: onnx.NodeProtos in their order.
+        held: weights by their names.
+        outputs: the names of the graph's outputs.
+    """
+    nodes = list(nodes)
+    uses = Counter(name for node in nodes for name in node.input) + Counter(outputs)
+    readers = {name: node for node in nodes for name in node.input if uses[name] == 1}
+    found = (_behind(node, readers, held) for node in nodes if node.op_type in ("Conv", "ConvTranspose"))
+    return [
+        norm
+        for norm in found
+        if norm is not None and all(uses[name] == 1 for name in (norm.mean, norm.factor, norm.shift) if name)
+    ]
+
+
+def _behind(layer: Any, readers: Mapping[str, Any], held: Mapping[str, Tensor]) -> Norm | None:
+    value = entry = layer.output[0]
+    weight = held.get(layer.input[1])
+    if weight is None:
+        return None
+    group = next((one.i for one in layer.attribute if one.name == "group"), 1)
+    channels = weight.shape[0] if layer.op_type == "Conv" else weight.shape[1] * group
+    node, rank = readers.get(value), weight.dim()
+    is_last = node is not None and node.op_type == "Transpose" and list(node.attribute[0].ints) == _TO_LAST.get(rank)
+    inner: list[str] = []
+    if is_last and node is not None:
+        inner.append(node.output[0])
+        value, node = node.output[0], readers.get(node.output[0])
+    shape = [channels] if is_last else [channels] + [1] * (rank - 2)
+    tensors = {"Sub": "", "Mul": "", "Add": ""}
+    for kind, commutes in _STEPS:
+        if node is None or node.op_type != kind:
+            continue
+        other = node.input[1] if node.input[0] == value else node.input[0] if commutes else ""
+        if other not in held or held[other].numel() != channels or list(held[other].squeeze().shape) != [channels]:
+            break
+        if list(held[other].shape)[-len(shape) :] != shape:
+            break
+        tensors[kind] = other
+        inner.append(node.output[0])
+        value, node = node.output[0], readers.get(node.output[0])
+    if not tensors["Mul"] or channels == 1:
+        return None
+    return Norm(entry, is_last, value, tensors["Sub"], tensors["Mul"], tensors["Add"], tuple(inner[:-1]))

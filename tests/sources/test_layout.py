@@ -1,0 +1,94 @@
+"""Files that take images with channels last are mapped into models that take channels first."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxmap
+from fxmap.sources.onnx.model import OnnxModel
+
+onnx = pytest.importorskip("onnx")
+from onnx import helper, numpy_helper, reference  # noqa: E402 - after importorskip
+
+RNG = np.random.default_rng(0)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        return y
+
+
+def channels_last() -> Any:
+    """Make what Keras' exporters write: turned before and behind each convolution, a norm as a product and sums."""
+    held = {
+        "kernel": RNG.standard_normal((8, 3, 3, 3)), "mean": RNG.standard_normal((1, 1, 1, 8)),
+        "factor": RNG.uniform(0.5, 1.5, (1, 1, 1, 8)), "beta": RNG.standard_normal((1, 1, 1, 8)),
+        "fc": RNG.standard_normal((8, 5)), "fc_bias": RNG.standard_normal(5),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["a"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["a", "kernel"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 2, 3, 1]),
+        helper.make_node("Sub", ["c", "mean"], ["d"]),
+        helper.make_node("Mul", ["d", "factor"], ["e"]),
+        helper.make_node("Add", ["e", "beta"], ["f"]),
+        helper.make_node("Relu", ["f"], ["g"]),
+        helper.make_node("ReduceMean", ["g", "axes"], ["h"], keepdims=0),
+        helper.make_node("Gemm", ["h", "fc", "fc_bias"], ["y"]),
+    ]
+    made = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()]
+    made.append(numpy_helper.from_array(np.array([1, 2]), "axes"))
+    info = [helper.make_tensor_value_info(*one) for one in (("x", 1, [2, 9, 10, 3]), ("y", 1, [2, 5]))]
+    graph = helper.make_graph(nodes, "net", info[:1], info[1:], made)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+@pytest.mark.parametrize("given", [None, torch.randn(2, 3, 9, 10)])
+def test_a_file_with_channels_last_is_loaded_into_a_model_with_channels_first(given: Tensor | None) -> None:
+    proto, dst = channels_last(), Net().eval()
+    mapping = fxmap.load(dst, proto, example_inputs=given)
+    assert mapping.ok
+    assert not mapping.missing
+    assert "channels last" in str(mapping.knowledge.notes)
+    x = RNG.standard_normal((2, 9, 10, 3)).astype(np.float32)
+    (expected,) = reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    found = dst(torch.from_numpy(x).permute(0, 3, 1, 2)).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_is_run_with_channels_last_unless_it_is_told_otherwise() -> None:
+    model, x = OnnxModel(channels_last()), torch.randn(2, 9, 10, 3)
+    before = model(x)
+    model.channels_first = True
+    assert torch.equal(model(x.permute(0, 3, 1, 2)), before)
+    assert model.example_inputs()["x"].shape == (2, 3, 9, 10)
+    with pytest.raises(ValueError, match="declares the shape"):
+        model(x)
+
+
+def test_norms_that_are_written_out_fill_norms_and_are_folded_where_there_is_none() -> None:
+    proto, plain = channels_last(), Net().eval()
+    plain.norm = nn.Identity()  # type: ignore[assignment]
+    held = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in proto.graph.initializer}
+    mapping = fxmap.load(plain, proto)
+    assert mapping.ok
+    factor, mean, beta = (held[name].flatten() for name in ("factor", "mean", "beta"))
+    torch.testing.assert_close(plain.conv.weight, held["kernel"] * factor[:, None, None, None], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(plain.conv.bias, beta - mean * factor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_with_channels_last_is_filled_from_a_model_with_channels_first(tmp_path: Any) -> None:
+    onnx.save(channels_last(), tmp_path / "a.onnx")
+    src = Net().eval()
+    torch.save(src.state_dict(), tmp_path / "w.pth")
+    with pytest.raises((fxmap.LoadError, fxmap.ProofError)):  # it has no place for a variance, and says which key is open
+        fxmap.convert(tmp_path / "w.pth", tmp_path / "b.onnx", dst=tmp_path / "a.onnx", src=src)
+    assert not (tmp_path / "b.onnx").exists()
