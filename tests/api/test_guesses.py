@@ -105,3 +105,20 @@ def test_what_stands_beside_the_prefix_of_the_source_model_is_no_part_of_it() ->
     mapping = fxmap.load(dst, state, src=Scaled(), example_inputs=torch.randn(2, 3))
     assert "beside the weights of src" in mapping.left_in_file["text_projection"]
     assert torch.equal(dst.fc.weight, tower.fc.weight)
+
+
+def test_buffers_on_the_meta_device_that_no_file_has_are_named() -> None:
+    class Angles(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            self.register_buffer("angles", torch.arange(3.0), persistent=False)
+
+    with torch.device("meta"):
+        dst = Angles()
+    with pytest.warns(fxmap.ProofWarning, match="1 buffers of the destination are on the meta device .*: angles"):
+        fxmap.load(dst, Angles().state_dict(), assign=True)
+    with fxmap.without_weights():
+        dst = Angles()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", fxmap.ProofWarning)
+        fxmap.load(dst, Angles().state_dict(), assign=True)
