@@ -8,6 +8,7 @@ Cost: linear in the number of keys; the numbers of a few tensors are read, where
 """
 
 from collections.abc import Mapping
+from itertools import filterfalse
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def lone(view: View, wanted: Mapping[str, Any]) -> dict[str, str]:
     (['fc.weight'], {})
     """
     theirs = {key.rpartition(".")[2] for key in wanted}
-    left = [key for key in view.keys() if key not in view.made]
+    left = list(filterfalse(view.made.__contains__, view.keys()))
     result = {
         key.rpartition("_")[0]: f"{key} is {_PARTS[last]}: {_WAY_OUT}"
         for key in left
