@@ -1,5 +1,6 @@
 """Filling: write the mapped tensors into a destination, and calibrate the activation ranges that it needs from data."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.loss_notes import FilledCopy, noted
-from fxmap.errors import ArgumentError, QuantizationError
+from fxmap.errors import ArgumentError, ProofWarning, QuantizationError, shorten
 from fxmap.expressions.base import contains
 from fxmap.expressions.quantized import Requantized
 from fxmap.expressions.values import evaluated
@@ -76,6 +77,8 @@ def fill(
     if (calibration is None and not mapping.knowledge.literals) or (calibration == "keep" and not stage.has_ranges):
         # `accept` has judged it
         mapping.load_into(dst, state, options.on_mismatch, verify=False, assign=options.assign)
+        if options.assign:
+            _warn_of_unwritten(dst)
         return mapping
     state = {key: materialise(value) for key, value in state.items()}
     if options.on_mismatch == "raise":
@@ -146,6 +149,19 @@ def _calibrate(
             saved.put_back()  # once more: an interrupt may have come before the first
             raise
     return filled
+
+
+def _warn_of_unwritten(dst: nn.Module) -> None:
+    """Warn of buffers on the meta device that no state dict has, and that thus got no numbers."""
+    held = dst.state_dict(keep_vars=True).keys()
+    left = [name for name, value in dst.named_buffers() if value.is_meta and name not in held]
+    if left:
+        warnings.warn(
+            f"{len(left)} buffers of the destination are on the meta device and in no state dict, so that they have no "
+            f"numbers: {shorten(left)}. Build the model in fxmap.without_weights(), where buffers have theirs",
+            ProofWarning,
+            stacklevel=4,
+        )
 
 
 def _calibrated(mapping: KeyMapping, kept: set[str], prefix: str) -> KeyMapping:

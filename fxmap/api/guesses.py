@@ -1,36 +1,36 @@
 """What a file without its model leaves unsaid: tensors that nothing reads, keys that keep their values, tensors in one."""
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxmap.api.source_file import SourceFile
 from fxmap.errors import LoadError, ProofWarning, shorten
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.model.tied import tied
+from fxmap.model.tied import tied, tied_in
 from fxmap.model.wrappers import spell
 
 
-def refuse_two_in_one(file: SourceFile, own: Mapping[str, Any]) -> None:
-    """Refuse a file with different values for keys of the destination that are one tensor.
+def refuse_two_in_one(file: SourceFile, dst: nn.Module) -> None:
+    """Refuse a file with different values for keys that are one tensor in its model, or else in the destination.
 
     Raises:
         LoadError: there are such keys.
     """
+    model, who = (dst, "the destination") if file.src is None else (file.src, f"src ({type(file.src).__name__})")
+    own = model.state_dict()
     names = {name: key for key, name in spell(file.state, own).names.items()}
-    for keys in tied(own):
+    for keys in (*tied(own), *tied_in(model)):
         held = {key: file.state[names[key]] for key in keys if key in names}
         tensors = {key: value for key, value in held.items() if isinstance(value, Tensor) and not value.is_meta}
         first, *others = [*tensors, ""]
         for key in filter(None, others):
             if not _same(tensors[first], tensors[key]):
                 raise LoadError(
-                    f"{first} and {key} are one tensor in the destination, and two with different values in {file.where}: "
-                    "the destination has tied what was not tied when the file was saved. Nothing was written. Build it "
-                    "without tying these weights, or drop one of the two keys from the file"
+                    f"{first} and {key} are one tensor in {who}, and two with different values in {file.where}: {who} has "
+                    "tied what was not tied when the file was saved. Nothing was written. Build it without tying these "
+                    "weights, or drop one of the two keys from the file"
                 )
 
 

@@ -249,6 +249,8 @@ def map_file(
     if src is None:
         refuse_alone(found, dst)
     file = SourceFile.of(found, src)
+    if src is not None:
+        refuse_two_in_one(file, dst)
     mapping = auto_map(
         found if file.src is None else file.src,
         dst,
@@ -266,7 +268,7 @@ def map_file(
     complete(mapping, on_mismatch)
     file.account(mapping, strict)
     if src is None:
-        refuse_two_in_one(file, own)
+        refuse_two_in_one(file, dst)
         warn_of_rest(file, mapping)
     accept(mapping, verify, guessed=src is None)
     warn_of_numbers(file.state, mapping.sources())

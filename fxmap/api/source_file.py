@@ -187,7 +187,13 @@ class SourceFile:
         known = self.src.state_dict()
         read = used | {key for key, twin in _tied(known).items() if twin in used or key in used}
         strange = left_over({key: value for key, value in self.state.items() if key in used or key not in known}, used)
-        return [*strange, *self._unread(mapping, known, read)]
+        return [*map(self._placed, strange), *self._unread(mapping, known, read)]
+
+    def _placed(self, one: LeftOver) -> LeftOver:
+        """Return a left over key; one that stands outside of the prefix that src has in the file is no part of src."""
+        if not one.grave or "lora_" in one.key or self._is_inside(one.key):
+            return one
+        return LeftOver(one.key, "a part of its own, beside the weights of src")
 
     def _unread(self, mapping: KeyMapping, known: Mapping[str, Any], read: set[str]) -> list[LeftOver]:
         """List unread keys that both the source model and the file have; some with another value in the file are grave."""

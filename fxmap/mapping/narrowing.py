@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fxmap.errors import LoadError
 from fxmap.expressions.functions import is_wrapped
+from fxmap.files.lazy import materialise
 
 
 def refuse_narrowed(key: str, value: Tensor, own: Tensor) -> None:
@@ -33,8 +34,19 @@ def refuse_narrowed(key: str, value: Tensor, own: Tensor) -> None:
         _refuse_wrapped(key, value, own)
 
 
-def _is_plain(value: Tensor) -> bool:
-    return not is_wrapped(value) and not value.is_quantized and value.layout == torch.strided
+def is_kept(value: Tensor, own: Tensor) -> bool:
+    """Whether a destination of whole numbers or of true and false holds each number of a value of another kind as it is.
+
+    Old files have masks as bytes, and counters in floating point. Whole numbers for a weight in floating point are another
+    thing: they may be those of a quantized one.
+
+    >>> is_kept(torch.tensor([0.0, 3.0]), torch.zeros(2, dtype=torch.int64)), is_kept(torch.tensor([1]), torch.zeros(1))
+    (True, False)
+    """
+    if own.is_floating_point() or own.is_complex() or own.is_quantized or value.is_meta:
+        return False
+    made = materialise(value)
+    return torch.equal(made.to(own.dtype).to(made.dtype), made)
 
 
 def _refuse_wrapped(key: str, value: Tensor, own: Tensor) -> None:

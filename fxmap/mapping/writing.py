@@ -17,7 +17,7 @@ from fxmap.forms.qat_norms import divisors
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.journal import Journal, bound_of
 from fxmap.mapping.lazy_state import is_plain_tensor, storage_of
-from fxmap.mapping.narrowing import refuse_narrowed
+from fxmap.mapping.narrowing import is_kept, refuse_narrowed
 from fxmap.mapping.proof import Status
 from fxmap.mapping.saved import Saved
 from fxmap.model.restoring import let_through
@@ -258,9 +258,8 @@ def check_fits(key: str, value: Any, own: Any, *, assign: bool = False, numbers:
             f"{key}: source {value.dtype} {value.qscheme()}, destination {own.dtype} {own.qscheme()}: torch would take it, "
             "and read it wrongly. Nothing was written"
         )
-    if value.dtype != own.dtype and (
-        value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
-    ):
+    differ = value.is_floating_point() != own.is_floating_point() or torch.bool in (value.dtype, own.dtype)
+    if value.dtype != own.dtype and differ and (assign or not numbers or not is_kept(value, own)):
         raise LoadError(
             f"{key}: source {value.dtype}, destination {own.dtype}: the values would change. Nothing was written; convert "
             "the source tensor first, if that is meant"
@@ -272,7 +271,7 @@ def check_fits(key: str, value: Any, own: Any, *, assign: bool = False, numbers:
             f"{key}: the destination is on the meta device, where nothing can be written. Pass assign=True, or give it "
             'memory first: dst.to_empty(device="cpu")'
         )
-    if numbers and not assign and value.dtype != own.dtype:
+    if numbers and not assign and value.dtype != own.dtype and not differ:
         refuse_narrowed(key, materialise(value), own)
 
 

@@ -259,3 +259,24 @@ def test_a_layer_whose_adapter_cannot_be_merged_is_not_read_without_it() -> None
     mapping = fxmap.auto_map(state, plain(8))
     assert not len(mapping)
     assert any("lora_alpha" in note for note in mapping.knowledge.notes)
+
+
+@pytest.mark.parametrize("name", ["weight_orig", "weight_v", "weight_g"])
+def test_half_of_a_computed_weight_is_not_taken_for_the_weight(name: str) -> None:
+    plain = nn.Linear(4, 4)
+    file = {f"0.{name}": plain.weight.detach(), "0.bias": plain.bias.detach()}
+    with pytest.raises(fxmap.LoadError, match=rf"0\.{name} is .* the file lacks"):
+        fxmap.load(nn.Sequential(nn.Linear(4, 4)), file)
+
+
+def test_eight_bits_without_the_scale_that_others_have_are_refused_and_unscaled_ones_are_weights() -> None:
+    weights = [torch.randn(4, 4) for _ in range(2)]
+    file: dict[str, Tensor] = {f"{n}.weight": w.to(torch.float8_e4m3fn) for n, w in enumerate(weights)}
+    dst = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    fxmap.load(dst, file)
+    assert torch.equal(dst.state_dict()["1.weight"], file["1.weight"].float())
+    with pytest.raises(fxmap.LoadError, match=r"1\.weight has 8 bits .* while 0\.weight has one"):
+        fxmap.load(dst, file | {"0.weight_scale": torch.ones(1)})
+    full = (weights[1] / weights[1].abs().max() * 448).to(torch.float8_e4m3fn)
+    with pytest.raises(fxmap.LoadError, match="up to the largest of its dtype"):
+        fxmap.load(dst, file | {"1.weight": full})

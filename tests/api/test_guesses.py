@@ -81,3 +81,44 @@ def test_equal_tensors_of_the_file_are_not(tied: bool) -> None:
     src, dst = Tied(tied=True), Tied(tied=tied)
     fxmap.load(dst, src.state_dict())
     assert torch.equal(dst.out.weight, src.table.weight)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_source_model_that_ties_what_the_file_does_not_is_refused(device: str) -> None:
+    with torch.device(device):
+        src = Tied(tied=True)
+    with pytest.raises(fxmap.LoadError, match=r"are one tensor in src \(Tied\), and two with different values"):
+        fxmap.load(Tied(tied=False), Tied(tied=False).state_dict(), src=src)
+
+
+def test_what_stands_beside_the_prefix_of_the_source_model_is_no_part_of_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.fc = nn.Parameter(torch.ones(3)), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * self.scale
+
+    tower, dst = Scaled(), Scaled()
+    state = {f"visual.{key}": value for key, value in tower.state_dict().items()} | {"text_projection": torch.randn(3, 3)}
+    mapping = fxmap.load(dst, state, src=Scaled(), example_inputs=torch.randn(2, 3))
+    assert "beside the weights of src" in mapping.left_in_file["text_projection"]
+    assert torch.equal(dst.fc.weight, tower.fc.weight)
+
+
+def test_buffers_on_the_meta_device_that_no_file_has_are_named() -> None:
+    class Angles(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            self.register_buffer("angles", torch.arange(3.0), persistent=False)
+
+    with torch.device("meta"):
+        dst = Angles()
+    with pytest.warns(fxmap.ProofWarning, match="1 buffers of the destination are on the meta device .*: angles"):
+        fxmap.load(dst, Angles().state_dict(), assign=True)
+    with fxmap.without_weights():
+        dst = Angles()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", fxmap.ProofWarning)
+        fxmap.load(dst, Angles().state_dict(), assign=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxmap
 
@@ -198,3 +198,39 @@ def test_an_interrupt_while_tensors_are_assigned_leaves_the_model_as_it_was() ->
     with pytest.raises(KeyboardInterrupt):
         fxmap.load(dst, new, assign=True)
     assert all(torch.equal(value, before[key]) for key, value in dst.state_dict().items())
+
+
+class _Places(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.zeros(3, dtype=torch.int64))
+        self.register_buffer("mask", torch.zeros(3, dtype=torch.bool))
+        self.weight = nn.Parameter(torch.zeros(3))
+
+
+def test_whole_numbers_and_masks_of_another_dtype_are_written_where_they_are_kept() -> None:
+    state = {
+        "places": torch.tensor([2.0, 0.0, 1.0]),
+        "mask": torch.tensor([1, 0, 1], dtype=torch.uint8),
+        "weight": torch.ones(3),
+    }
+    dst = _Places()
+    fxmap.KeyMapping({key: key for key in state}).load_into(dst, state)
+    own = dst.state_dict()
+    assert own["places"].tolist() == [2, 0, 1]
+    assert own["mask"].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("places", torch.tensor([0.5, 0.0, 1.0])),
+        ("mask", torch.tensor([2, 0, 1], dtype=torch.uint8)),
+        ("weight", torch.tensor([1, 2, 3])),  # perhaps numbers of a quantized weight
+    ],
+)
+def test_numbers_that_another_dtype_changes_are_refused(key: str, value: Tensor) -> None:
+    dst = _Places()
+    state = dst.state_dict() | {key: value}
+    with pytest.raises(fxmap.LoadError, match="the values would change"):
+        fxmap.KeyMapping({name: name for name in state}).load_into(dst, state)

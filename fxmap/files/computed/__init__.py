@@ -24,6 +24,7 @@ import torch
 from fxmap.expressions.base import Expression
 from fxmap.files.computed.int8 import is_int8, ranges, weights_of_int8
 from fxmap.files.computed.kind import CannotCompute, Kind, Settings, View, Weight
+from fxmap.files.computed.lone import lone
 from fxmap.files.computed.lora import ADAPTERS, SAVED, WRAPPED
 from fxmap.files.computed.packed_bits import CODES, WORDS
 from fxmap.files.computed.parametrized import PRUNING, SPECTRAL_NORM, WEIGHT_NORM
@@ -133,6 +134,7 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
     if not any(map(_parametrized, wanted)):
         left = {stem for stem in map(_parametrized, view.keys()) if stem and stem not in same}
         refused |= dict.fromkeys(sorted(left), "a parametrization that is not known here")
+    refused |= {stem: why for stem, why in lone(view, wanted).items() if stem not in same}
     read = {part: weight.key for weight in view.made.values() for part in weight.parts if part in state}
     # A float model has no ranges of activations.
     read |= dict.fromkeys(ranges(state) if int8 == (True, False) else (), "")
