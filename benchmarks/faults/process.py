@@ -230,6 +230,8 @@ class Strange(Exception):
 
 
 _ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+# What an interrupt or an alarm of the user means may never be lost; memory that ran out is passed on as well.
+_PASSED = (*_ENDS, MemoryError, TimeoutError)
 _RAISED: tuple[type[BaseException], ...] = (
     *(ValueError, RuntimeError, KeyError, AssertionError, StopIteration, NotImplementedError, ZeroDivisionError),
     *(TimeoutError, RecursionError, AttributeError, UnicodeError, OSError, MemoryError, Strange, *_ENDS),
@@ -245,8 +247,7 @@ def exceptions(rng: random.Random, folder: Path) -> str:
         if runs[0] == at:
             raise kind
 
-    # What a user's interrupt means may never be lost; memory that ran out is passed on as well.
-    return _tried(rng, (act,), lambda error: issubclass(kind, (*_ENDS, MemoryError)) and isinstance(error, kind))
+    return _tried(rng, (act,), lambda error: issubclass(kind, _PASSED) and isinstance(error, kind))
 
 
 def signals(rng: random.Random, folder: Path) -> str:

@@ -66,7 +66,11 @@ def undisturbed(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
 
 
 def _neutral(models: Sequence[nn.Module]) -> Iterator[AbstractContextManager[object]]:
-    """Yield the contexts that undo what the caller may be in: fake tensors, inference mode, autocast, another device."""
+    """Yield the contexts that undo what the caller may be in: transforms of functions, fake tensors, inference mode, ..."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+        yield temporarily_clear_interpreter_stack()
     yield unset_fake_temporarily()
     if torch.is_inference_mode_enabled():
         yield torch.inference_mode(False)
