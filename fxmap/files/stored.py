@@ -13,7 +13,7 @@ import errno
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +60,17 @@ class Stored:
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
 
-    def copy(self, region: Region, target: int, size: int, done: Callable[[memoryview], object]) -> None:
+    def copy(
+        self, region: Region, target: int, buffer: memoryview, beside: Executor, done: Callable[[memoryview], object]
+    ) -> None:
         """Copy the bytes of a region of whole rows to the end of an open file, inside the system where it can do that.
 
         Args:
             region: of which only the first axis is cut.
             target: the descriptor of a file that is open for writing.
-            size: of a block.
-            done: called with every block, which is gone when it returns, in another thread than the copying one.
+            buffer: memory of the size of a block.
+            beside: of one thread, which reads while this one copies.
+            done: called in that thread with every block, which is gone when it returns.
 
         Raises:
             CheckpointError: as `read`.
@@ -76,10 +79,9 @@ class Stored:
         self.stamp.check(self.path)
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         offset, left = self.offset + (region[0][0] * row if region else 0), math.prod(extents(region)) * self.dtype.itemsize
-        buffer = memoryview(bytearray(min(size, left)))
-        with _opened(self.path) as source, ThreadPoolExecutor(1) as beside:
+        with _opened(self.path) as source:
             while left:
-                block = buffer[: min(size, left)]
+                block = buffer[:left]
                 read = beside.submit(self._fill_and_call, source, block, offset, done)
                 _copy_range(source, target, offset, len(block))
                 read.result()

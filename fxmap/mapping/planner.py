@@ -19,6 +19,7 @@ from torch import Tensor
 from fxmap.errors import LoadError, MappingError, shorten
 from fxmap.expressions.base import Expression
 from fxmap.expressions.regions import Region, cut, evaluate_region, extents, whole
+from fxmap.expressions.values import FAULTS
 from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.mapping.lazy_state import description
 from fxmap.mapping.narrowing import refuse_narrowed
@@ -90,18 +91,18 @@ class Loading:
     def _want(self, key: str, value: Tensor) -> None:
         shape = tuple(value.shape)
         local: Tensor = value.to_local() if is_dtensor(value) else value  # type: ignore[attr-defined]
-        region = region_of(value) if is_dtensor(value) else whole(shape)
-        if local.numel() and region is None:
-            raise LoadError(f"{key}: the part on this rank is no block of the tensor. Load it with mapping.load_into(model)")
-        if not local.numel() or region is None:
+        if not local.numel():
             return
+        region = region_of(key, value) if is_dtensor(value) else whole(shape)
+        if region is None:
+            raise LoadError(f"{key}: the part on this rank is no block of the tensor. Load it with mapping.load_into(model)")
         wanted, found = _Wanted(key, local.detach(), region), list[Request]()
         expression = self.mapping[key]
         state = {name: self._bare(name, found) for name in expression.sources()}
         described = description(expression, state)
         if described is not None and tuple(described.shape) != shape:
             raise LoadError(f"{key}: source {list(described.shape)}, destination {list(shape)}. Nothing was written")
-        materialise(evaluate_region(expression, state, region))
+        _evaluated(wanted, expression, state)
         wanted.requests = tuple(dict.fromkeys(found))
         self.wanted[key] = wanted
 
@@ -151,7 +152,7 @@ class Loading:
             return
         expression = self.mapping[wanted.key]
         state = {name: self._read(wanted, name) for name in expression.sources()}
-        made = materialise(evaluate_region(expression, state, wanted.region))
+        made = _evaluated(wanted, expression, state)
         refuse_narrowed(wanted.key, made, wanted.local)
         with torch.no_grad():
             wanted.local.copy_(made)
@@ -165,3 +166,21 @@ class Loading:
         number, _, key = item.dest_index.fqn.partition(":")
         wanted = self.wanted[key]
         return wanted, wanted.requests[int(number)]
+
+
+def _evaluated(wanted: _Wanted, expression: Expression, state: Mapping[str, Any]) -> Tensor:
+    """Evaluate the region that is wanted.
+
+    Raises:
+        LoadError: the expression cannot be evaluated without its numbers, or with them.
+    """
+    try:
+        made: Tensor = materialise(evaluate_region(expression, state, wanted.region))
+    except FAULTS as error:
+        raise LoadError(
+            f"{wanted.key} = {expression}: cannot be made from parts of its sources: {type(error).__name__}: {error}. "
+            "Load it with mapping.load_into(model, checkpoint), which reads them whole"
+        ) from error
+    if not isinstance(made, Tensor) or made.shape != wanted.local.shape:
+        raise LoadError(f"{wanted.key} = {expression}: makes no tensor of the shape {list(wanted.local.shape)}")
+    return made

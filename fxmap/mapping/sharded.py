@@ -41,10 +41,11 @@ def load_sharded(dst: nn.Module, made: LazyState, findings: Findings) -> Loaded:
         LoadError: keys, shapes or dtypes do not fit, or a rank failed, or ended; this rank's parts are as they were.
     """
     own = dst.state_dict()
-    _together(lambda: _check(made, own))
+    held: dict[str, list[Tensor]] = {}
+    _together(lambda: _check(made, own, held))
     with Journal() as journal:
         try:
-            _together(lambda: _write(made, own, journal))
+            _together(lambda: _write(made, own, held, journal))
         except BaseException:
             journal.restore()
             raise
@@ -86,7 +87,8 @@ def _together(work: Callable[[], None]) -> None:
         ) from failure
 
 
-def _check(made: LazyState, own: Mapping[str, Any]) -> None:
+def _check(made: LazyState, own: Mapping[str, Any], held: dict[str, list[Tensor]]) -> None:
+    """Check all that can be known before the first write, and note which indices this rank holds."""
     refuse_strangers(made, own)
     for key in made:
         check_fits(key, made.lazy(key), own[key], numbers=False)
@@ -96,38 +98,61 @@ def _check(made: LazyState, own: Mapping[str, Any]) -> None:
             f"{shorten(partial)}: its DTensor is a partial sum, which no single rank can write. Nothing was written; "
             "redistribute it to Shard or Replicate first"
         )
+    held.update((key, held_here(key, own[key])) for key in made if is_dtensor(own[key]) and own[key].to_local().numel())
 
 
-def _write(made: LazyState, own: Mapping[str, Any], journal: Journal) -> None:
+def _write(made: LazyState, own: Mapping[str, Any], held: Mapping[str, list[Tensor]], journal: Journal) -> None:
     with torch.no_grad():
         for key in made:
             local = own[key].to_local() if is_dtensor(own[key]) else own[key]
             if not local.numel():
                 continue
-            part = _part_of(made, key, own[key])
+            part = _part_of(made, key, held.get(key))
             refuse_narrowed(key, part, local)
             journal.save(key, local)
             local.copy_(part)
 
 
-def _part_of(made: LazyState, key: str, own: Any) -> Tensor:
+def _part_of(made: LazyState, key: str, held: list[Tensor] | None) -> Tensor:
     """Return the part of a tensor that this rank holds."""
-    if not is_dtensor(own):
+    if held is None:
         value: Tensor = made[key]
         return value
-    indices = [held_indices(own, axis) for axis in range(own.dim())]
-    region = _region(indices)
+    region = _region(held)
     if region is not None:
         return made.part(key, region)
     value = made[key]
-    for axis, held in enumerate(indices):
-        value = value.index_select(axis, held)
+    for axis, indices in enumerate(held):
+        value = value.index_select(axis, indices)
     return value
 
 
-def region_of(own: Any) -> Region | None:
-    """Return the part of a DTensor that this rank holds, as a block; None where it is none."""
-    return _region([held_indices(own, axis) for axis in range(own.dim())])
+def region_of(key: str, own: Any) -> Region | None:
+    """Return the part of a DTensor that this rank holds, as a block; None where it is none.
+
+    Raises:
+        LoadError: as `held_here`.
+    """
+    return _region(held_here(key, own))
+
+
+def held_here(key: str, own: Any) -> list[Tensor]:
+    """Return which indices of each axis of a DTensor this rank holds.
+
+    Raises:
+        LoadError: torch cannot tell, or the tensor on this rank has another shape, so that the mesh does not divide it as
+            torch would.
+    """
+    how = f"{key}: {list(own.shape)} as {list(own.placements)} on a mesh of {list(own.device_mesh.shape)}"
+    advice = "Nothing was written; shard it by torch (fully_shard, distribute_tensor), on a mesh that divides its axes"
+    try:
+        held = [held_indices(own, axis) for axis in range(own.dim())]
+    except Exception as error:
+        raise LoadError(f"{how}: torch cannot tell which part this rank holds: {error}. {advice}") from error
+    here, wanted = list(own.to_local().shape), [len(indices) for indices in held]
+    if here != wanted:
+        raise LoadError(f"{how}: this rank has {here}, and would have {wanted}. {advice}")
+    return held
 
 
 def held_indices(own: Any, axis: int) -> Tensor:

@@ -66,7 +66,11 @@ def undisturbed(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
 
 
 def _neutral(models: Sequence[nn.Module]) -> Iterator[AbstractContextManager[object]]:
-    """Yield the contexts that undo what the caller may be in: fake tensors, inference mode, autocast, another device."""
+    """Yield the contexts that undo what the caller may be in: transforms of functions, fake tensors, inference mode, ..."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+        yield temporarily_clear_interpreter_stack()
     yield unset_fake_temporarily()
     if torch.is_inference_mode_enabled():
         yield torch.inference_mode(False)
@@ -157,8 +161,28 @@ _PROCESS = _Process()
 
 
 def _process() -> list[Step]:
-    """Return the steps that put back random states, settings and warning filters."""
-    return [_random_state(), *settings(), _filters()]
+    """Return the steps that put back random states, settings, warning filters, and half of an import."""
+    return [_random_state(), *settings(), _filters(), _imports()]
+
+
+def _imports() -> Step:
+    """Return the step that forgets packages whose import was interrupted.
+
+    Python forgets the package, and keeps its modules. Imported again, the package takes these for loaded, and lacks their
+    names for good.
+    """
+    before = set(sys.modules)
+
+    def forget() -> None:
+        for name in [name for name in list(sys.modules) if name not in before and _is_orphan(name)]:
+            sys.modules.pop(name, None)
+
+    return forget
+
+
+def _is_orphan(name: str) -> bool:
+    parents = name.split(".")[:-1]
+    return any(".".join(parents[: depth + 1]) not in sys.modules for depth in range(len(parents)))
 
 
 def _random_state() -> Step:

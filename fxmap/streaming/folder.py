@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -147,8 +148,8 @@ def _write_shards(partial: Path, work: Work, finished: dict[str, int], progress:
 def _write_shard(partial: Path, shard: Shard, work: Work, progress: Callable[[int], None], done: int) -> int:
     """Write one file, which has its name when it is whole; returns its checksum."""
     temporary = partial / f"{shard.name}.part"
-    with temporary.open("wb", buffering=0) as file:
-        summed = _Summed(file)
+    with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        summed = _Summed(file, beside)
         summed.write(memoryview(shard.header()))
         for entry in shard.entries:
             _write_tensor(entry, work.make(entry.key), summed)
@@ -165,14 +166,18 @@ def _write_tensor(entry: Entry, value: Tensor, summed: "_Summed") -> None:
         summed.write(bytes_of(fitting(entry, materialise(value))))
     else:
         stored, region = place
-        stored.copy(region, summed.file.fileno(), _BLOCK, summed.add)
+        stored.copy(region, summed.file.fileno(), summed.buffer, summed.beside, summed.add)
 
 
 class _Summed:
-    """A file that is written from begin to end, and the checksum of what was."""
+    """A file that is written from begin to end, and the checksum of what was.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.checksum = file, Checksum()
+    Its buffer and its thread are those of all tensors: to make them for each took longer than to copy it.
+    """
+
+    def __init__(self, file: IO[bytes], beside: Executor) -> None:
+        self.file, self.beside, self.checksum = file, beside, Checksum()
+        self.buffer = memoryview(bytearray(_BLOCK))
 
     def add(self, block: memoryview) -> None:
         """Count bytes that were written to the file by other means."""

@@ -61,10 +61,23 @@ def test_exponents_are_fitted_to_generated_networks_alone() -> None:
 
 
 def test_every_column_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
-    row = Row("case", "generated", 10, 1.0, {"align": 1.0}, 1.0, 1.0, 1.0, 1.0, 1.0, mapped=7, missing=3, peak_mb=5)
+    row = Row("case", "generated", 10, 1.0, {"align": 1.0}, 1.0, 1.0, 1.0, 1.0, mapped=7, missing=3, peak_mb=5)
     _print([row], 1.0)
     shown = capsys.readouterr().out
     # The table is wider than a pipe, and so it is a list.
     assert all(
         text in shown for text in ("M params 1.0", "operations 10", "align 1.00", "mapped 7", "missing 3", "peak MB 5")
     )
+
+
+def test_what_is_asked_is_counted_in_forwards(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        Row("fast", "real", seconds={"prove": 2.8}, seconds_map=0.5, seconds_both=0.1, seconds_double=0.2),
+        Row("slow", "real", seconds={"prove": 3.0}, seconds_map=1.3, seconds_both=0.1, seconds_double=0.2),
+        Row("not run", "real", failure="ended"),
+    ]
+    assert [round(row.map_forwards or 0) for row in rows] == [2, 10, 0]
+    assert [round(row.proof_forwards or 0) for row in rows] == [14, 15, 0]
+    _print(rows, 1.0)
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "of 2 real models 1 are mapped in 2 forwards of both and 0.3 s, and 1 proven in 14 forwards" in shown

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fxmap
@@ -216,6 +217,16 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def _transformed(enter: Callable[..., Any], leave: Callable[[], Any], *arguments: Any) -> Iterator[None]:
+    """Be inside of a function that torch.func transforms."""
+    enter(*arguments)
+    try:
+        yield
+    finally:
+        leave()
+
+
 SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no gradients": torch.no_grad,
     "inference": torch.inference_mode,
@@ -226,6 +237,8 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "default dtype bfloat16": lambda: _default_dtype(torch.bfloat16),
     "anomalies": lambda: torch.autograd.set_detect_anomaly(True, check_nan=True),
     "deterministic": _deterministic,
+    "a vmap": lambda: _transformed(_functorch._vmap_increment_nesting, _functorch._vmap_decrement_nesting, 3, "error"),
+    "a gradient": lambda: _transformed(_functorch._grad_increment_nesting, _functorch._grad_decrement_nesting),
     "as usual": nullcontext,
 }
 
@@ -234,7 +247,8 @@ def modes() -> list[Any]:
     """Return the modes that this thread is in."""
     stacks = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
     switches = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
-    return [*stacks, *switches, torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()]
+    transforms = len(_functorch.get_interpreter_stack() or ())
+    return [transforms, *stacks, *switches, torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()]
 
 
 @pytest.mark.parametrize("around", SURROUNDINGS)

@@ -9,6 +9,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 import fxmap
+from fxmap.expressions.base import Source
+from fxmap.expressions.computed import Computed
 
 MAPPING = fxmap.KeyMapping({"q": "qkv[0:4]", "both": "concat(w, qkv[2:3])", "t": "transpose(w)", "sum": "w + w", "n": "n"})
 
@@ -49,3 +51,17 @@ def test_a_value_of_another_shape_is_refused_before_anything_is_read(
     with pytest.raises(CheckpointException, match=r"both: source .4, 3., destination .3, 3.. Nothing was written"):
         load(state, checkpoint_id=tmp_path, planner=MAPPING.load_planner(), no_dist=True)
     assert not state["q"].any()
+
+
+def test_what_cannot_be_told_without_numbers_is_refused_by_name(source: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save({"square": torch.eye(3), **source}, checkpoint_id=tmp_path, no_dist=True)
+    program = '[["aten.linalg_inv.default", [{"value": 0}], {}]]'
+    mapping = fxmap.KeyMapping({"made": Computed((Source("square"),), program)})
+    made = {"made": torch.zeros(3, 3)}
+    with pytest.raises(CheckpointException, match=r"made = linalg_inv\(square\): cannot be made from parts of its sources"):
+        load(made, checkpoint_id=tmp_path, planner=mapping.load_planner(), no_dist=True)
+    assert not made["made"].any()
+    model = torch.nn.Module()
+    model.made = torch.nn.Parameter(made["made"])
+    mapping.load_into(model, tmp_path)
+    assert torch.equal(model.made, torch.eye(3))
