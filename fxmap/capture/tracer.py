@@ -24,8 +24,8 @@ from fxmap.errors import CaptureError
 from fxmap.model.replica import named_tensors
 from fxmap.model.restoring import begin, carry_out, finish
 
-# Tables that torch.fx fills in the globals of modules; two traces at once would undo each other's.
-_LOCK = threading.RLock()
+# Held while functions in the globals of modules are replaced, or put back: two at once would undo each other's.
+REPLACING = threading.RLock()
 
 # A model of 5,000 layers has some 50,000.
 _MOST_NODES = 300_000
@@ -76,7 +76,7 @@ class FunctionTracer(fx.Tracer):
         forward = type(root).forward
         called, args = self.create_args_for_root(forward, True, concrete_args)
         with (
-            _LOCK,
+            REPLACING,
             self.eager,
             _said_to_trace(),
             _wrapped(self._autowrap_search, self._autowrap_function_ids) as wrap,

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from dis import opmap
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -33,7 +33,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fxmap.model.restoring import let_through
+from fxmap.capture.tracer import REPLACING
+from fxmap.model.restoring import begin, finish, let_through
 
 
 class Site(NamedTuple):
@@ -70,20 +71,18 @@ class Decisions(TorchFunctionMode):
         self.reads = False
         self.lengths = False
         self.forced = forced
-        self._kept: dict[str, Any] = {}
+        self._leave = partial(_MATH.leave, self)
 
     def __enter__(self) -> "Decisions":
         """Begin to watch; functions of `math` hand on what is watched."""
+        begin(self._leave)
+        _MATH.watch(self)
         super().__enter__()  # type: ignore[no-untyped-call]
-        self._kept = {name: getattr(math, name) for name in _MATH}
-        for name, plain in self._kept.items():
-            setattr(math, name, _handing_on(plain))
         return self
 
     def __exit__(self, *raised: Any) -> None:
         """End to watch."""
-        for name, plain in self._kept.items():
-            setattr(math, name, plain)
+        finish(self._leave)
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -251,6 +250,30 @@ def _handing_on(plain: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class _Math:
+    """Functions of `math` that hand on what is watched, from the first watcher of all threads to the last."""
+
+    def __init__(self) -> None:
+        self.watchers: set[Decisions] = set()
+        self.replaced: dict[str, tuple[Any, Any]] = {}
+
+    def watch(self, watcher: Decisions) -> None:
+        with REPLACING:
+            if not self.watchers:
+                plain = {name: getattr(math, name) for name in _FUNCTIONS}
+                self.replaced = {name: (function, _handing_on(function)) for name, function in plain.items()}
+            self.watchers.add(watcher)
+            for name, (_, handing_on) in self.replaced.items():
+                setattr(math, name, handing_on)
+
+    def leave(self, watcher: Decisions) -> None:
+        with REPLACING:
+            self.watchers.discard(watcher)
+            for name, (plain, handing_on) in self.replaced.items() if not self.watchers else ():
+                if getattr(math, name) is handing_on:  # and nobody else's
+                    setattr(math, name, plain)
+
+
 def _truth(kind: type) -> Callable[[Any], bool]:
     plain: Callable[[Any], bool] = getattr(kind, "__bool__")  # noqa: B009 -- for the type checker
     return lambda self: self.seen.decided(plain(self), by_value=self.by_value)
@@ -259,10 +282,11 @@ def _truth(kind: type) -> Callable[[Any], bool]:
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "divmod", "and", "or", "xor", "lshift", "rshift")
 _UNARY = ("__neg__", "__abs__", "__round__", "__floor__", "__ceil__", "__trunc__", "__invert__", "bit_length")
 # Functions of numbers, of which code may choose by the results.
-_MATH = (
+_FUNCTIONS = (
     *("log", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "isqrt", "pow", "fabs", "floor", "ceil", "trunc"),
     *("gcd", "fmod", "remainder", "copysign", "hypot", "sin", "cos", "tan", "tanh", "atan", "isclose"),
 )
+_MATH = _Math()
 for _kind, _plain in ((_Whole, int), (_Real, float)):
     for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
         setattr(_kind, _name, _compared(_plain, _name))

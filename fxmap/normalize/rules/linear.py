@@ -144,7 +144,10 @@ def _meet(context: Context, name: str, layer: str, bias: str, moved_too: bool) -
     if made is None or not all(isinstance(extent, int) for extent in shape) or len(shape) < rank:
         return False
     numbers = torch.arange(channels)
-    spread = numbers.view(-1, *[1] * (rank - 1)).expand(shape)
+    try:
+        spread = numbers.view(-1, *[1] * (rank - 1)).expand(shape)
+    except RuntimeError:
+        return False  # its rows are not on the axis of its channels
     carried = [_carried(part, made.name, spread if _leads(part, made) else numbers) for part in node.all_input_nodes]
     values = [value for value, _ in carried if value is not None]
     if len(values) != 2 or sorted(start is made for _, start in carried) != [False, True]:
