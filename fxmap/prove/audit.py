@@ -53,6 +53,7 @@ class Audit:
         alone: batches of one, of numbers from 0 to 1 and below 0, that were drawn and not run.
         accepted: the shapes of the runs.
         special: what was special in the further runs that both models accepted, in words.
+        numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
         untaken: a decision by values that went one way in all runs, and behind which the models differ.
         unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
@@ -71,6 +72,7 @@ class Audit:
     untaken: str = ""
     unlike: str = ""
     special: tuple[str, ...] = field(default=(), repr=False)
+    numbers: tuple[float, ...] = field(default=(), repr=False)
     sampler: Sampler | None = field(default=None, repr=False)
 
     @property
@@ -166,6 +168,8 @@ class Auditor:
         gradients: bool = False,
         forced: frozenset[Site] = frozenset(),
         named: Container[str] | None = None,
+        watched: bool = True,
+        chance: float | None = None,
     ) -> tuple[float, str, Named] | None:
         """Run both models, and return their difference, or why their outputs do not pair, and the destination's outputs.
 
@@ -174,6 +178,8 @@ class Auditor:
             gradients: run with gradients, which some code asks for.
             forced: places of decisions that are turned round.
             named: the names of the outputs that are compared, if not all are.
+            watched: whether the decisions of the code are watched: torch has other code for calls that nothing watches.
+            chance: what is drawn at random, from 0 to 1, if not torch's own numbers.
 
         Returns:
             None where one of them does not accept the inputs, or there are no finite outputs to compare.
@@ -185,7 +191,10 @@ class Auditor:
             with torch.set_grad_enabled(gradients):
                 for which, call in enumerate((self.src, self.dst)):
                     ours = inputs[which].map(_with_gradient) if gradients else inputs[which]
-                    output, decisions = self.log.watched(which, partial(call, ours), forced)
+                    run = partial(call, ours)
+                    output, decisions = (
+                        self.log.watched(which, run, forced, chance) if watched else (_unseen(run), Decisions())
+                    )
                     outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
                     beside.append(dict(beside_tensors(output)))
                     seen.append(decisions)
@@ -206,12 +215,18 @@ class Auditor:
             return 0.0, unpaired, outputs[1]
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
-        if not forced:
+        if not forced and chance is None:
             self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), *seen)
         batch = common_batch(inputs[0].flat())
         if named is None:
             pairs += [(value, beside[1][name]) for name, value in beside[0].items() if name in beside[1]]
         return max(difference(a, b, batch) for a, b in pairs), "", outputs[1]
+
+
+def _unseen(run: Callable[[], Any]) -> Any:
+    """Run code while nothing watches the functions of torch that it calls."""
+    with torch._C.DisableTorchFunction():
+        return run()
 
 
 def _with_gradient(value: Tensor) -> Tensor:

@@ -257,6 +257,15 @@ def without_decisions(proof: Proof, decisions: Iterable[str]) -> Proof:
     return replace(proof, ok=False, reason=f"{reason}: other inputs may take another branch")
 
 
+def without_scripts(proof: Proof, names: Iterable[str]) -> Proof:
+    """Return a proof that is not ok where one model alone has scripted code that decides; `names` are its functions."""
+    found = list(dict.fromkeys(names))
+    if not found or not proof.ok:
+        return proof
+    reason = f"scripted code that decides, in one of the models alone ({shorten(found)}): no run turns its decisions round"
+    return replace(proof, ok=False, reason=f"{reason}; give the model the function before torch.jit.script")
+
+
 def without_writes(proof: Proof, written: Iterable[str]) -> Proof:
     """Return a proof that is not ok where a graph leaves out in-place writes; `written` names these operations."""
     found = list(dict.fromkeys(written))

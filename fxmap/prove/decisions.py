@@ -60,17 +60,20 @@ class Decisions(TorchFunctionMode):
         sizes: what sizes were compared with.
         reads: whether values left tensors in a way that is not watched further.
         lengths: whether code asked for the length of a tensor, which is not watched further.
+        draws: whether code draws numbers.
         forced: places at which decisions by values are turned round.
+        chance: what is drawn at random, from 0 to 1, if not torch's own numbers.
     """
 
-    def __init__(self, forced: frozenset[Site] = frozenset()) -> None:
+    def __init__(self, forced: frozenset[Site] = frozenset(), chance: float | None = None) -> None:
         super().__init__()
         self.outcomes: dict[Site, set[bool]] = {}
         self.numbers: set[float] = set()
         self.sizes: set[int] = set()
         self.reads = False
         self.lengths = False
-        self.forced = forced
+        self.draws = False
+        self.forced, self.chance = forced, chance
         self._leave = partial(_MATH.leave, self)
 
     def __enter__(self) -> "Decisions":
@@ -90,6 +93,9 @@ class Decisions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         args = self._chosen(name, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
+        if name in _CHANCES:
+            self.draws = True
+            return result if self.chance is None else _CHANCES[name](result, self.chance)
         if name in _COMPARISONS:
             self.numbers.update(value for value in args[1:2] if type(value) in (int, float))
         elif name in _READS or (name == "__getitem__" and _is_choice(args[1])):
@@ -143,6 +149,13 @@ _COMPARISONS = {
 _READS = {
     *("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy", "__array__"),
     *("equal", "allclose", "is_nonzero", "nonzero", "unique", "unique_consecutive", "masked_select", "argwhere"),
+}
+# Functions that draw numbers, and what they return where chance is given.
+_CHANCES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    **dict.fromkeys(("rand", "rand_like"), torch.full_like),
+    **dict.fromkeys(("randn", "randn_like"), lambda drawn, chance: torch.full_like(drawn, 12 * chance - 6)),
+    "bernoulli": lambda drawn, chance: torch.full_like(drawn, round(chance)),
+    **dict.fromkeys(("uniform_", "normal_", "bernoulli_"), lambda drawn, chance: drawn.fill_(chance)),
 }
 _FXMAP = str(Path(__file__).resolve().parents[1])
 _TORCH = str(Path(torch.__file__).resolve().parent)
@@ -310,6 +323,7 @@ class Log:
         sizes: what sizes were compared with.
         reads: whether values left tensors in a way that is not watched further.
         lengths: whether code asked for the length of a tensor, which is not watched further.
+        draws: whether code draws numbers.
         unwatched: the models, 0 or 1, that do not run while they are watched.
     """
 
@@ -321,11 +335,14 @@ class Log:
     sizes: set[int] = field(default_factory=set)
     reads: bool = False
     lengths: bool = False
+    draws: bool = False
     unwatched: set[int] = field(default_factory=set)
 
-    def watched(self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset()) -> tuple[Any, Decisions]:
+    def watched(
+        self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
+    ) -> tuple[Any, Decisions]:
         """Run a model and watch it, if it runs then as it does otherwise."""
-        seen = Decisions(forced)
+        seen = Decisions(forced, chance)
         if which in self.unwatched:
             return run(), seen
         try:
@@ -343,6 +360,7 @@ class Log:
             self.sizes |= seen.sizes
             self.reads |= seen.reads
             self.lengths |= seen.lengths
+            self.draws |= seen.draws
 
     def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
         """Note the decisions of a run that was compared, on inputs of these shapes."""

@@ -11,11 +11,12 @@ here are answered by the audit, and by changing tensors and running again:
 Cost: the audit, and about two forward passes of each model for each of the other questions.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
@@ -23,16 +24,16 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
+from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise
 from fxmap.prove.choose_inputs import InputPair
-from fxmap.prove.further import Budget, Held, further
+from fxmap.prove.further import Budget, Held, further, smallest
 from fxmap.prove.limits import limits_of, numbers_of, sequences_of, words_of
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
+from fxmap.prove.special import specials
 from fxmap.prove.tables import extra_state, has_counterpart
 from fxmap.prove.weights import Weights, held, mapped_weights
-from fxmap.run.deferred import Deferred
-from fxmap.run.drawn import drawn
 from fxmap.run.precision import SinglePrecision
 
 
@@ -49,6 +50,8 @@ class Tolerances:
 
 
 TOLERANCES = Tolerances()
+# Layers that torch runs by other code where there are no gradients, and nothing watches.
+_FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 # Weights are scaled by these factors: up, for operations behind a norm that takes the scale of the inputs away; and down so
 # far that a constant that is added to a norm before a division shows.
 _FACTORS = (3.0, 1e-6)
@@ -56,10 +59,8 @@ _FACTORS = (3.0, 1e-6)
 # many times that as they have operations.
 _LAST_DIGITS = 1e-15
 _ROUNDING = 100.0
-# A tensor is changed by these multiples of its size: enough to pass a step of rounding, to move an argmax,
-# or to bring scores to where a mask fills them with -100. With each stands by how much outputs have to move, relative to
-# them: the largest, which brings scores to masks of -1e4, leaves ten digits of sixteen.
-_CHANGES = ((2.0, 1e-10), (1e3, 1e-10), (1e6, 1e-6))
+# How many special samples are tried with changed tensors.
+_SPECIAL = 200
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,10 @@ class Examiner:
         unmapped = [*self._unmapped(samples), *extra_state(self.plan.src.model)]
         return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
 
+    @property
+    def _budget(self) -> Budget:
+        return Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
+
     def _audited(self, both: Both) -> Audit:
         found = self._audit(both, TOLERANCES.double)
         if found.refuted and self._is_no_difference(found.error, self.weights, found.samples[-1]):
@@ -142,7 +147,7 @@ class Examiner:
         """
         generator = torch.Generator().manual_seed(11)
         noisy = {
-            path: tensor * (1 + _LAST_DIGITS * _noise(tensor, generator)) if tensor.is_floating_point() else tensor
+            path: tensor * (1 + _LAST_DIGITS * noise(tensor, generator)) if tensor.is_floating_point() else tensor
             for path, tensor in weights.src.items()
         }
         self.passes.add(2)
@@ -178,14 +183,15 @@ class Examiner:
             self.counts,
         )
         sampler, limits = Sampler.of(both, self.tables), limits_of(src.model, dst.model)
-        budget = Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
+        budget = self._budget
         found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest)
         signatures = interface_of(src.main.module, both[0]), interface_of(dst.main.module, both[1])
         if not whole:
             return found
         models = src.model, dst.model
         names = Held(limits, numbers_of(*models), words_of(*models), sequences_of(*models))
-        return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized)
+        fast = any(isinstance(module, _FAST) for model in models for module in model.modules())
+        return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized, fast=fast)
 
     def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
         """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""
@@ -236,7 +242,21 @@ class Examiner:
         def outputs(tensors: Mapping[str, Tensor], sample: Both) -> Named:
             return named_outputs(call_own(side, tensors, sample[1]))
 
-        return self._found(inert, own, before, outputs)
+        moving = self._found(inert, own, before, outputs)
+        # What the graph does not read is matched, whatever it moves.
+        rest = [path for path in inert if path not in moving and path in side.main.read]
+        return moving + self._found(rest, own, self._special(found, outputs) if rest else (), outputs)
+
+    @torch.no_grad()
+    def _special(self, found: Audit, outputs: Callable[[Mapping[str, Tensor], Both], Named]) -> Iterator[tuple[Both, Named]]:
+        """Yield special samples with their outputs: a key may move what no draw reaches, such as what is beyond a number."""
+        if found.sampler is None or not found.samples or not self._budget.always:
+            return
+        for _, sample in islice(specials(found.sampler, smallest(found, 3), found.numbers), _SPECIAL):
+            try:
+                yield sample, outputs(self.weights.dst, sample)
+            except Exception as error:  # whatever a model raises on what it does not accept
+                let_through(error)
 
     def _unmapped(self, samples: Sequence[Both]) -> list[str]:
         """Return the source's tensors that move its outputs and have no counterpart in the destination."""
@@ -270,7 +290,7 @@ class Examiner:
         for key in tables:
             (path,) = self.plan.dst.names(key.removeprefix(self.plan.dst.prefix))
             sources = held(self.plan.src, set(self.mapping[key].sources()))
-            changed = {p: _disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
+            changed = {p: disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
             after = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
             if after is None:
                 continue
@@ -292,7 +312,7 @@ class Examiner:
         self,
         paths: list[str],
         own: Mapping[str, Tensor],
-        before: Sequence[tuple[Both, Named]],
+        before: Iterable[tuple[Both, Named]],
         outputs: Callable[[Mapping[str, Tensor], Both], Named],
     ) -> list[str]:
         """Return the tensors that move a model's outputs; all are changed at once first, then halves of them.
@@ -301,14 +321,15 @@ class Examiner:
         """
         if not paths:
             return []
+        before = list(before)
 
         def moves(some: list[str]) -> bool:
             for sample, expected in before:
                 # Large changes are for decisions (an argmax, a rounding), small samples have these as well.
-                for change, least in _CHANGES if sample is before[0][0] else _CHANGES[:1]:
+                for change, least in CHANGES if sample is before[0][0] else CHANGES[:1]:
                     self.passes.add()
                     try:
-                        moved = outputs({**own, **{path: _disturbed(own[path], change) for path in some}}, sample)
+                        moved = outputs({**own, **{path: disturbed(own[path], change) for path in some}}, sample)
                     except Exception as error:  # an index out of range: the tensor is read
                         let_through(error)
                         return True
@@ -320,7 +341,7 @@ class Examiner:
             return False
 
         with torch.no_grad():
-            return _by_halves(paths, moves)
+            return by_halves(paths, moves)
 
 
 def _telling(samples: Sequence[Both]) -> list[Both]:
@@ -339,42 +360,5 @@ def _telling(samples: Sequence[Both]) -> list[Both]:
     return list({id(both): both for both in found}.values())
 
 
-def _by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str]:
-    """Return the members of a list that make a test true: O(m log n) tests for m members of n."""
-    if not moves(paths):
-        return []
-    if len(paths) == 1:
-        return paths
-    middle = len(paths) // 2
-    return [*_by_halves(paths[:middle], moves), *_by_halves(paths[middle:], moves)]
-
-
 def _is_weight(tensor: Tensor, factor: float) -> bool:
     return (tensor.is_floating_point() or tensor.is_complex()) and (factor < 1 or tensor.dim() > 1)
-
-
-def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor | float:
-    """Return normal numbers for a tensor; one for all of it where its own numbers are not in memory."""
-    noise = torch.randn(() if isinstance(tensor, Deferred) else tensor.shape, generator=generator, dtype=torch.float64)
-    return noise if noise.dim() else float(noise)
-
-
-def _disturbed(tensor: Tensor, by: float = _CHANGES[0][0]) -> Tensor:
-    """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted."""
-    generator = torch.Generator().manual_seed(7)
-    if isinstance(tensor, Deferred):
-        size = float(tensor.abs().mean())
-        return Deferred(drawn("disturbed", tensor.shape, by * (size or 1.0), 7)) - tensor
-    if tensor.is_floating_point() or tensor.is_complex():
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-        if not tensor.is_complex() and bool((tensor > 0).all()):
-            return (tensor * noise.exp()).to(tensor.dtype)  # a variance stays positive
-        size = float(tensor.abs().mean()) if tensor.numel() else 0.0
-        return (by * (size or 1.0) * noise + (tensor.flip(0) if tensor.dim() else tensor)).to(tensor.dtype)
-    order = torch.randperm(tensor.numel(), generator=generator)
-    changed = tensor.flatten()[order].reshape(tensor.shape)
-    if not torch.equal(changed, tensor):
-        return changed
-    # All equal, or one: some of them are changed.
-    some = (torch.arange(tensor.numel()) % 2 == 0).reshape(tensor.shape)
-    return torch.where(some, ~tensor if tensor.dtype is torch.bool else tensor + 1, tensor)

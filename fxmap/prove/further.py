@@ -82,6 +82,8 @@ class Held:
     sequences: Sequence[tuple[int, ...]] = ()
 
 
+# The least that chance gives, and next to the most.
+_ENDS = (0.0, 1 - 1e-9)
 # Lengths between which decisions by sizes are followed to where they turn.
 _LADDER = (1, 9, 21, 40, 64, 101, 150, 256, 380, 513, 800, 1030)
 _TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
@@ -99,6 +101,7 @@ def further(
     signatures: Signatures = (None, None),
     held: Held = Held(),
     sized: bool = False,
+    fast: bool = False,
 ) -> Audit:
     """Compare two models further, up to the first difference.
 
@@ -109,12 +112,15 @@ def further(
         signatures: those of the two models' forwards, if what the example leaves out may be tried.
         held: what the models hold.
         sized: keep the spatial size of maps.
+        fast: whether torch may run layers of the models by other code where nobody watches.
     """
     if found.refuted or found.unpaired or not found.samples or found.sampler is None:
         return found
     runs = _Runs(auditor, found.sampler, budget, held)
     steps: tuple[Callable[[Audit], Audit], ...] = (
         lambda found: runs.manners(found, signatures),
+        lambda found: runs.unwatched(found) if fast else found,
+        runs.chance,
         runs.scaled,
         runs.values,
         lambda found: found if sized else runs.sizes(found),
@@ -125,7 +131,17 @@ def further(
     for step in steps:
         if not found.refuted:
             found = step(found)
-    return found
+    return replace(found, numbers=tuple(sorted(auditor.log.numbers, key=abs)))
+
+
+def smallest(found: Audit, batch: int) -> Shape:
+    """Return the smallest shape of a run, in another batch and without scales."""
+    # A sequence of one token says little.
+    sizes = [
+        (any(extent < 3 for value in inputs.flat() for extent in value.shape[1:]), sum(map(_count, inputs.flat())))
+        for inputs, _ in found.samples
+    ]
+    return replace(found.accepted[sizes.index(min(sizes))], batch=batch, scales=(), form="", padded=False)
 
 
 @dataclass(frozen=True)
@@ -139,14 +155,7 @@ class _Runs:
 
     def small(self, found: Audit, batch: int) -> Shape:
         """Return the smallest shape that both models have accepted, in another batch and without scales."""
-        # A sequence of one token says little.
-        sizes = [
-            (any(extent < 3 for value in inputs.flat() for extent in value.shape[1:]), sum(map(_count, inputs.flat())))
-            for inputs, _ in found.samples
-        ]
-        shape = found.accepted[sizes.index(min(sizes))]
-        few = 2 if self.budget.values < Budget().values else batch
-        return replace(shape, batch=few, scales=(), form="", padded=False)
+        return smallest(found, 2 if self.budget.values < Budget().values else batch)
 
     def manners(self, found: Audit, signatures: Signatures) -> Audit:
         """Call both models in other manners."""
@@ -209,6 +218,18 @@ class _Runs:
         except Exception as error:  # whatever a model raises on so few samples
             let_through(error)
             return []
+
+    def unwatched(self, found: Audit) -> Audit:
+        """Run without gradients and without watching: torch has fast paths for such calls."""
+        return self._tried(found, "on torch's fast paths", self.sampler.draw(self.small(found, 3), SEED), watched=False)
+
+    def chance(self, found: Audit) -> Audit:
+        """Run with chance at its ends, where code draws numbers: what is rare under one seed is not met otherwise."""
+        for end in _ENDS if self.auditor.log.draws else ():
+            if not found.refuted:
+                inputs = self.sampler.draw(self.small(found, 3), SEED)
+                found = self._tried(found, f"where what is drawn is {end:.3g}", inputs, chance=end)
+        return found
 
     def scaled(self, found: Audit) -> Audit:
         """Run numbers far above and far below all others, if the models are small."""
@@ -318,11 +339,9 @@ class _Runs:
         outcome = self.auditor.compare(self.auditor.log.reached[site], forced=forced)
         return outcome is None or bool(outcome[1]) or outcome[0] <= self.auditor.tolerance
 
-    def _tried(
-        self, found: Audit, text: str, both: Both, *, gradients: bool = False, named: set[str] | None = None
-    ) -> Audit:
+    def _tried(self, found: Audit, text: str, both: Both, **manner: Any) -> Audit:
         """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here."""
-        outcome = self.auditor.compare(both, gradients=gradients, named=named)
+        outcome = self.auditor.compare(both, **manner)
         if outcome is None or outcome[1]:
             return found
         if outcome[0] <= self.auditor.tolerance:

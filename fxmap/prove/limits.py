@@ -63,6 +63,16 @@ def words_of(*models: nn.Module) -> list[str]:
     return sorted({value for value in _held(models) if type(value) is str and value.isidentifier()})
 
 
+def held_by(model: nn.Module) -> Iterator[Any]:
+    """Yield what a model and the code of its forwards hold: modules, attributes, constants, functions by name.
+
+    >>> "bilinear" in list(held_by(nn.Upsample(scale_factor=2, mode="bilinear")))
+    True
+    """
+    yield from model.modules()
+    yield from _held([model])
+
+
 def _held(models: Sequence[nn.Module]) -> Iterator[Any]:
     for model in models:
         holders = [vars(module) for module in model.modules()]

@@ -51,7 +51,15 @@ from fxmap.prove.aligned import aligned, without_exchanged
 from fxmap.prove.alone import alone, summands, with_ties
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
-from fxmap.prove.conclude import behind, conclude, open_keys, still_tensors, without_decisions, without_writes
+from fxmap.prove.conclude import (
+    behind,
+    conclude,
+    open_keys,
+    still_tensors,
+    without_decisions,
+    without_scripts,
+    without_writes,
+)
 from fxmap.prove.context import Context
 from fxmap.prove.divergence import Verdict, judge
 from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
@@ -62,6 +70,7 @@ from fxmap.prove.neutral import without_merged
 from fxmap.prove.own_code import OwnCode
 from fxmap.prove.parts import part_of_source
 from fxmap.prove.passes import Passes
+from fxmap.prove.scripted import decisions_alone
 from fxmap.prove.streamed import as_streamed
 from fxmap.prove.weights import Weights, differentiable, held, mapped_weights
 from fxmap.prove.witnesses import witnessed
@@ -99,7 +108,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
         let_through(error)
         proof = Proof(statuses=statuses, reason=left("running both models", error))
     unseen = [name for side in (plan.src, plan.dst) for name in vars(side.model).get("unseen_decisions", ())]
-    proof = as_streamed(proof, mapping, plan)
+    proof = without_scripts(as_streamed(proof, mapping, plan), decisions_alone(plan.src.model, plan.dst.model))
     return without_decisions(without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations)), unseen)
 
 
