@@ -18,6 +18,7 @@ from benchmarks.proof.attacks import (
     parts,
     sizes,
     state,
+    turns,
     views,
 )
 from benchmarks.proof.attacks.attack import Attack
@@ -39,5 +40,6 @@ KINDS: dict[str, Callable[[], Iterator[Attack]]] = {
     "attack: decisions by values": lambda: both_ways(decisions.values()),
     "attack: decisions by sizes": lambda: both_ways(decisions.sizes()),
     "attack: manners of calling": lambda: both_ways(decisions.calls()),
+    "attack: turns between draws": lambda: both_ways(turns.attacks()),
     "attack: parts that are none": lambda: both_ways(parts.attacks()),
 }
