@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dis import get_instructions
 from inspect import Parameter, Signature, unwrap
+from itertools import combinations
 from types import CodeType
 from typing import Any
 
@@ -36,6 +37,8 @@ class Interface(Signature):
 Signatures = tuple[Interface | None, Interface | None]
 # How many words that code looks up are tried.
 _WORDS = 6
+# How many shapes of two tensors that are left out are tried.
+_SHAPES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,13 @@ def options(
         bound = [_bound(inputs, signature) for inputs, signature in zip(both, signatures, strict=True)]
     except TypeError:
         return  # the arguments are not those of the signature
+    absent = list[tuple[str, list[Any]]]()
     for name in _shared(signatures):
         defaults = [signature.parameters[name].default for signature in signatures]
         given = [arguments.get(name, default) for arguments, default in zip(bound, defaults, strict=True)]
         if given[0] is None and given[1] is None:
             options = _left_out(name, bound[0], outputs)
+            absent.append((name, options))
         elif _is_switch(given[0]) and type(given[0]) is type(given[1]) and given[0] == given[1]:
             options = _switched(given[0], words)
         else:
@@ -79,6 +84,22 @@ def options(
         for value in options:
             changed = _with(both[0], bound[0], name, value), _with(both[1], bound[1], name, value)
             yield Option(_shown(name, value), changed, name if given[0] is None and isinstance(value, Tensor) else "")
+
+    yield from _together(both, absent)
+
+
+def _together(both: Both, absent: Sequence[tuple[str, list[Any]]]) -> Iterator[Option]:
+    """Yield two arguments that the example leaves out, both of one shape."""
+    for (one, ours), (other, theirs) in combinations(absent, 2):
+        for first in ours[:_SHAPES]:
+            second = next((v for v in theirs if isinstance(first, Tensor) and _is_like(v, first)), None)
+            if second is not None:
+                more = [replace(inputs, kwargs={**inputs.kwargs, one: first, other: second}) for inputs in both]
+                yield Option(f"with {one} and {other}", (more[0], more[1]))
+
+
+def _is_like(value: Any, other: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == other.shape and value.dtype is other.dtype
 
 
 def _shown(name: str, value: Any) -> str:

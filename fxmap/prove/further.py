@@ -9,7 +9,7 @@ in all runs is forced to go the other way; where the models differ then, the oth
 >>> auditor = Auditor(lambda i: i.args[0], lambda i: i.args[0] * (2 if bool((i.args[0] == 1).all()) else 1), 1e-9)
 >>> sampler = Sampler.of((as_inputs(torch.zeros(2, 3, dtype=torch.float64)),) * 2, ({}, {}))
 >>> further(auditor, auditor.audit(sampler)).refuted
-'3x3 (argument 0 all 1)'
+'3x10 (argument 0 all 1)'
 
 Cost: bounded by the number of runs, on inputs no larger than a small draw.
 Source: as in `decisions`, `special` and `manners`.
@@ -82,6 +82,8 @@ class Held:
     sequences: Sequence[tuple[int, ...]] = ()
 
 
+# The shortest sequences of special values.
+_LEAST = 5
 # The least that chance gives, and next to the most.
 _ENDS = (0.0, 1 - 1e-9)
 # Lengths between which decisions by sizes are followed to where they turn.
@@ -134,11 +136,13 @@ def further(
     return replace(found, numbers=tuple(sorted(auditor.log.numbers, key=abs)))
 
 
-def smallest(found: Audit, batch: int) -> Shape:
-    """Return the smallest shape of a run, in another batch and without scales."""
-    # A sequence of one token says little.
+def smallest(found: Audit, batch: int, *, least: int = 3) -> Shape:
+    """Return the smallest shape of a run, in another batch and without scales.
+
+    Extents are `least` or more, if there is such a shape: a sequence of one token says little.
+    """
     sizes = [
-        (any(extent < 3 for value in inputs.flat() for extent in value.shape[1:]), sum(map(_count, inputs.flat())))
+        (any(extent < least for value in inputs.flat() for extent in value.shape[1:]), sum(map(_count, inputs.flat())))
         for inputs, _ in found.samples
     ]
     return replace(found.accepted[sizes.index(min(sizes))], batch=batch, scales=(), form="", padded=False)
@@ -155,7 +159,7 @@ class _Runs:
 
     def small(self, found: Audit, batch: int) -> Shape:
         """Return the smallest shape that both models have accepted, in another batch and without scales."""
-        return smallest(found, 2 if self.budget.values < Budget().values else batch)
+        return smallest(found, 2) if self.budget != Budget() else smallest(found, batch, least=_LEAST)
 
     def manners(self, found: Audit, signatures: Signatures) -> Audit:
         """Call both models in other manners."""

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from fxmap.model.inputs import Inputs
 from fxmap.prove.arguments import Signatures, options
@@ -108,12 +109,14 @@ def _strided(value: Tensor) -> Tensor:
 
 
 def _layouts(values: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield the same numbers with the channels last, and one row that is there once and counts for all."""
+    """Yield the same numbers with the channels last, with one row that is there once for all, and as sparse tensors."""
     if any(value.dim() == 4 for value in values):
         last = torch.channels_last
         yield "channels last", [v.contiguous(memory_format=last) if v.dim() == 4 else v for v in values]
     if any(value.dim() > 1 and len(value) > 1 for value in values):
         yield "expanded", [v[:1].expand(v.shape) if v.dim() > 1 else v for v in values]
+    if any(value.dim() == 2 and value.is_floating_point() for value in values):
+        yield "sparse", [v.to_sparse() if v.dim() == 2 and v.is_floating_point() else v for v in values]
 
 
 def _int32(role: Role, value: Tensor) -> Tensor:
@@ -218,23 +221,37 @@ def _in_turn(earlier: Sequence[Inputs], inputs: Inputs) -> Inputs:
 
 
 def _lists(both: Both) -> Iterator[Manner]:
-    """Yield one more and one less item in every list of tensors, as of images."""
+    """Yield one more and one less item in everything that holds several tensors, as a list of images."""
     ours, theirs = both
     for place, items in enumerate(ours.args):
         other = theirs.args[place] if place < len(theirs.args) else None
-        if not (_is_list(items) and _is_list(other)) or len(items) != len(other or ()):
+        if other is None or type(items) is not type(other) or not (_is_several(items) and _is_several(other)):
+            continue
+        if len(items) != len(other):
             continue
         for count in (len(items) + 1, len(items) + 2, len(items) - 1):
             if count:
-                yield Manner(f"with {count} tensors in a list", (_listed(ours, place, count), _listed(theirs, place, count)))
+                text = f"with {count} tensors in a {type(items).__name__}"
+                yield Manner(text, (_listed(ours, place, count), _listed(theirs, place, count)))
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, Tensor) for item in value)
+def _is_several(value: Any) -> bool:
+    """Whether a value is a list, a tuple or a dict of tensors, or of such."""
+    parts = list(value.values()) if type(value) is dict else value
+    return type(parts) in (list, tuple) and bool(parts) and all(isinstance(p, Tensor) or _is_several(p) for p in parts)
 
 
 def _listed(inputs: Inputs, place: int, count: int) -> Inputs:
     args = list(inputs.args)
     items = args[place]
-    args[place] = (items + [item.flip(0) if item.dim() else item for item in items] + items)[:count]
+    named: dict[Any, Any] = dict(items) if type(items) is dict else dict(enumerate(items))
+    more = [_turned(part) for part in named.values()] + list(named.values())
+    kept = dict(list(named.items())[:count])
+    extra = {f"more_{i}": part for i, part in enumerate(more[: count - len(kept)])}
+    changed = {**kept, **extra}
+    args[place] = changed if type(items) is dict else type(items)(changed.values())
     return replace(inputs, args=tuple(args))
+
+
+def _turned(part: Any) -> Any:
+    return tree_map(lambda item: item.flip(0) if isinstance(item, Tensor) and item.dim() else item, part)

@@ -125,7 +125,7 @@ class _Calling(nn.Module):
 
 def _copy(tensor: Tensor) -> Tensor:
     """Return a copy that lies in memory as the tensor does, which code may ask for."""
-    if tensor.storage_offset() == 0 and 0 not in tensor.stride():
+    if tensor.layout is not torch.strided or (tensor.storage_offset() == 0 and 0 not in tensor.stride()):
         return tensor.clone()
-    memory = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
-    return tensor.new_empty(0).set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.as_strided((count,), (1,), 0).clone().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

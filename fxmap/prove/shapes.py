@@ -16,7 +16,7 @@ batch [(13, {6: 3}), (13, {}), (5, {6: 3}), (5, {})]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import permutations, zip_longest
 
 from torch import Tensor
 
@@ -209,6 +209,11 @@ def _more_maps(rank: int, around: Sequence[int], numbers: Sequence[int], longest
         thin = [(24, 96), (93, 21), (5, 40), (40, 4), (3, 9)]
         thin += [pair for edge in edges if edge <= 64 for pair in ((edge, 2 * edge + 3), (2 * edge + 3, edge))]
         thin += [pair for edge in edges if 64 < edge <= longest for pair in ((16, edge), (edge, 16))]
+        thin += [
+            (by * edge, by * other)
+            for edge, other in permutations([number for number in numbers if 2 < number <= 20][:4], 2)
+            for by in (-(-16 // edge),)
+        ]
         yield [Shape(1, spatial=pair) for pair in thin]
 
 
