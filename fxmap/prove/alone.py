@@ -123,6 +123,32 @@ def summands(context: Context, sizes: Mapping[str, float], agrees: Agrees) -> se
     return found
 
 
+def factors(dst: Side, tensors: Mapping[str, Tensor], agrees: Agrees) -> set[str]:
+    """Return the tensors of two products, one right behind the other: exchanged, they leave the outputs as they are.
+
+    Args:
+        dst: the destination.
+        tensors: those of the proof.
+        agrees: runs the destination with other tensors.
+    """
+    ops, found = dst.main.ops, set[str]()
+    for name in varying_operations(dst):
+        users = {user for user, _ in ops.users(name)}
+        pair = _factor(ops, name), _factor(ops, users.pop()) if len(users) == 1 else ""
+        if not all(pair) or pair[0] == pair[1] or tensors[pair[0]].shape != tensors[pair[1]].shape:
+            continue
+        one, other = tensors[pair[0]], tensors[pair[1]]
+        if not torch.equal(one, other) and agrees({**tensors, pair[0]: other, pair[1]: one}):
+            found |= set(pair)
+    return found
+
+
+def _factor(ops: OpGraph, name: str) -> str:
+    """Return the path of the one tensor that a product reads; empty if the operation is none, or reads several."""
+    read = [path for tensor in ops.tensors(name).values() for path in ops.stored(tensor)]
+    return read[0] if ops.op(name).kind == "mul" and len(read) == 1 else ""
+
+
 def _placed(context: Context) -> set[str]:
     """Return the tensors of layers that structure has aligned, and that read several of them on both sides."""
     src, dst = context.src.main.ops, context.dst.main.ops

@@ -48,7 +48,7 @@ from fxmap.model.kernels import DoubleKernels
 from fxmap.model.restoring import let_through
 from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
-from fxmap.prove.alone import alone, summands, with_ties
+from fxmap.prove.alone import alone, factors, summands, with_ties
 from fxmap.prove.alternatives import told_apart
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
 from fxmap.prove.conclude import (
@@ -168,7 +168,9 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
         examiner = Examiner(mapping, plan, weights, evidence.returned, passes, bool(windows), own_tables, evidence.outputs)
         examined = examiner.run(chosen.first, still_tensors(mapping, plan.dst, evidence, sound), agree)
         verdict = trial.located(context, evidence, verdict, examined)
-    tied |= summands(context, influence.sizes, lambda other: trial.agrees(other, first)) if agree else set()
+    if agree:
+        tied |= summands(context, influence.sizes, lambda other: trial.agrees(other, first))
+        tied |= factors(plan.dst, weights.dst, lambda other: trial.agrees(other, first))
     proof = with_ties(conclude(mapping, plan.dst, evidence, verdict, sound, examined, passes.count), plan.dst, tied)
     proof = without_merged(proof, mapping, plan.dst)
     note = f"{shorten(windows)}: an average over a window as large as the map, equal to a mean for inputs of this size alone"
