@@ -158,7 +158,7 @@ def _is_open(mapping: KeyMapping, plan: Plan) -> bool:
 def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMapping:
     """Solve for the destination's weights; return what is known without that if nothing better is found."""
     with stage(EQUATIONS.name) as note:
-        outcome = attempted(EQUATIONS, problem, (Outcome(plan=plan, left="keys are open"),))
+        outcome = attempted(EQUATIONS, problem, (Outcome(before, plan, left="keys are open"),))
         note("" if outcome.mapping is None else f"{len(outcome.mapping)} keys", left=outcome.left)
     if outcome.mapping is None or outcome.plan is None:
         return before

@@ -1,8 +1,8 @@
 """Solve for the weights of one network so that it computes what another does."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -60,8 +60,12 @@ class Solution:
         }
 
 
-def solve_weights(src: Network, dst: Network) -> Solution:
-    """Find weights of `dst` that make it compute what `src` computes, on random weights of `src`."""
+def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expression]] = ()) -> Solution:
+    """Find weights of `dst` that make it compute what `src` computes, on random weights of `src`.
+
+    `known` are expressions of some of the destination's tensors, by path, which may be right: with each of these in turn,
+    the other tensors alone are solved for first.
+    """
     assert src.inputs is not None
     assert dst.inputs is not None
     samples = _samples(src, dst)
@@ -71,16 +75,26 @@ def solve_weights(src: Network, dst: Network) -> Solution:
         return Solution(None, None, f"the destination has more than {LARGEST} weights, too many to solve for")
     if not same_outputs(src, dst):
         return Solution(None, None, "the models return tensors of other sizes")
-    why = ""
-    effort = Effort(min(3.0 + 2e-2 * len(dst.graph.nodes) + 2e-5 * size, MOST))
-    tries: list[_Try] = []
+    most = min(3.0 + 2e-2 * len(dst.graph.nodes) + 2e-5 * size, MOST)
+    for given in known:
+        if given and unknown.keys() - given.keys():
+            found = _search((src, dst), samples, Effort(_SHARE * most), given)
+            if found.equal:
+                return found
+    return _search((src, dst), samples, Effort(most), {})
+
+
+def _search(
+    networks: tuple[Network, Network], samples: Samples, effort: Effort, known: Mapping[str, Expression]
+) -> Solution:
+    """Search within wider and wider bounds."""
+    why, tries = "", list[_Try]()
+    same = unknown_tensors(networks[1], tables=False).keys() == unknown_tensors(networks[1], tables=True).keys()
     for bounds in _BOUNDS:
-        for index, tables in enumerate((False, True)):
-            if tables and unknown_tensors(dst, tables=False).keys() == unknown.keys():
-                break
+        for index, tables in enumerate((False,) if same else (False, True)):
             try:
                 if index == len(tries):
-                    tries.append(_Try((src, dst), samples, tables=tables))
+                    tries.append(_Try(networks, samples, known, tables=tables))
                 found, why = tries[index].search(bounds, effort)
             except OutOfEffort as error:
                 found, why = None, str(error)
@@ -102,12 +116,19 @@ _BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000
 class _Try:
     """One way to tell weights from tables; see `unknown_tensors`."""
 
-    def __init__(self, networks: tuple[Network, Network], samples: Samples, *, tables: bool) -> None:
+    def __init__(
+        self, networks: tuple[Network, Network], samples: Samples, known: Mapping[str, Expression], *, tables: bool
+    ) -> None:
         src, dst = networks
-        self.networks, self.samples = networks, samples
-        self.unknown, self.random = unknown_tensors(dst, tables=tables), frozenset(loose_buffers(src, tables=tables))
+        self.networks, self.samples, self.known = networks, samples, known
+        self.unknown = {path: one for path, one in unknown_tensors(dst, tables=tables).items() if path not in known}
+        self.random = frozenset(loose_buffers(src, tables=tables))
         ours, theirs = samples.stacked(_count(self.unknown))
-        self.source = SourceValues(src, source_tensors(src, self.random), ours)
+        tensors = source_tensors(src, self.random)
+        self.source = SourceValues(src, tensors, ours)
+        if known:
+            values = {path: made.evaluate(tensors, quantized=False) for path, made in known.items()}
+            dst = replace(dst, tensors={path: values.get(dst.canonical[path], own) for path, own in dst.tensors.items()})
         self.last: Solution | None = None
         self.begin = Weights.none(Layout.of(dst, self.unknown))
         self.walk = Search(self.source, dst, theirs, self._accept)
@@ -132,7 +153,7 @@ class _Try:
         return self.last.equal
 
     def _solution(self, found: Weights) -> Solution:
-        made = Expressions(self.source, found).all()
+        made = {**self.known, **Expressions(self.source, found).all()}
         other = self.other
         equal = agree(made, self.networks, other.tensors, other.inputs)
         why = "" if equal else "the expressions do not hold for other weights"

@@ -12,6 +12,8 @@ from torch import nn
 
 from fxmap.capture.recorded import RECORDED
 from fxmap.errors import CaptureError
+from fxmap.expressions.base import Expression
+from fxmap.mapping.proof import Status
 from fxmap.matching.derive.derivation import Derivation
 from fxmap.matching.draft import mapping_of
 from fxmap.matching.plan import Plan
@@ -37,7 +39,7 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
         return Outcome(left=f"the models cannot be run side by side: {error}")
     with stage("solve") as note:
         try:
-            found = solve_weights(plan.src.main, plan.dst.main)
+            found = solve_weights(plan.src.main, plan.dst.main, _known(earlier, plan))
         except Exception as error:  # whatever an operation of a model raises on stacked inputs
             let_through(error)
             return Outcome(left=left("solving for the weights", error))
@@ -46,6 +48,21 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
         return Outcome(left=found.why or "no weights were found that make both models equal")
     plan = _with(plan, found)
     return Outcome(mapping_of(plan), plan, certain=True)
+
+
+def _known(earlier: tuple[Outcome, ...], plan: Plan) -> list[dict[str, Expression]]:
+    """Return what is known of the destination's tensors: what was proven, and all that was mapped."""
+    before = next((outcome.mapping for outcome in earlier if outcome.mapping is not None), None)
+    if before is None or plan.src.prefix or plan.dst.prefix:
+        return []
+    src, dst = plan.src.main, plan.dst.main
+    every = {
+        key: made
+        for key, made in before.items()
+        if dst.canonical.get(key) == key and all(source in src.tensors for source in made.sources())
+    }
+    proven = {key: made for key, made in every.items() if before.status(key) in (Status.PROVEN, Status.TIED)}
+    return [proven, every]
 
 
 def _recorded(src: nn.Module, problem: Problem, known: Plan) -> Plan:
