@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fxmap.errors import CheckpointError, shorten
 from fxmap.sources.onnx.elementwise import ELEMENTWISE
+from fxmap.sources.onnx.flat import flattened, inside
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
 from fxmap.sources.onnx.layers import LAYERS
 from fxmap.sources.onnx.norms import Norm, written_out
@@ -75,7 +76,7 @@ class OnnxModel(nn.Module):
 
     def __init__(self, proto: Any) -> None:
         super().__init__()
-        self.proto = proto
+        self.proto = proto = flattened(proto)
         self.external = False
         self.channels_first = False
         self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
@@ -83,6 +84,7 @@ class OnnxModel(nn.Module):
         self._inputs = [one.name for one in proto.graph.input if one.name not in held]
         self._part = known_part(proto.graph, self._inputs, _unknown_in)
         self.lacking = self._part.unknown
+        self.held_inside = inside(proto.graph)
         if self._opset < _OLDEST or not self._part.outputs:
             what = (
                 f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(self.lacking)}"
