@@ -50,6 +50,7 @@ from fxmap.sources.onnx.recurrent import RECURRENT
 from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
 from fxmap.sources.onnx.roles import is_weight, roles_of
 from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
+from fxmap.sources.onnx.turned import TO_FIRST, TO_LAST, on_maps, perm_of
 from fxmap.sources.onnx.unrolled import fixed_names, unrecorded
 from fxmap.sources.onnx.values import plain
 from fxmap.sources.onnx.writing import has_external_data, write_onnx
@@ -124,6 +125,8 @@ class OnnxModel(nn.Module):
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._numbers = numbers_of(self._part.nodes, self._constants | constant_nodes(self._part.nodes))
         self._norms: dict[str, Norm] = {}
+        self._biases: dict[str, str] = {}
+        self._is_turned = any(perm_of(node) == TO_FIRST for node in self._part.nodes) and not self.quantized
         self._dtype = torch.float32
         branches = [node.name or "If" for node in nodes_of(proto.graph) if node.op_type == "If"]
         self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
@@ -131,7 +134,7 @@ class OnnxModel(nn.Module):
     @property
     def has_written_norms(self) -> bool:
         """Whether norms that the file has written out are read as norms; their eps is 0, and no other one is meant."""
-        return bool(self._norms)
+        return any(norm.factor for norm in self._norms.values())
 
     def read_norms(self) -> None:
         """Read norms that a source has written out as norms; in a file that is filled there is no place for a variance."""
@@ -139,6 +142,7 @@ class OnnxModel(nn.Module):
             return
         held = {name: self._held(path) for name, path in self._paths.items()}
         self._norms = {norm.output: norm for norm in written_out(self._part.nodes, held, self._part.outputs)}
+        self._biases = {norm.entry: norm.shift for norm in self._norms.values() if not norm.factor}
         for norm in self._norms.values():
             for name in filter(None, (norm.mean, norm.factor, norm.shift)):
                 owner, _, last = self._paths[name].rpartition(".")
@@ -246,19 +250,41 @@ class OnnxModel(nn.Module):
 
     def _run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
         inner = {name for norm in self._norms.values() for name in norm.inner}
+        maps: dict[str, Tensor] = {}
         for node in nodes:
             if not inner.isdisjoint(node.output):
                 continue
             with unrecorded(not self._fixed.isdisjoint(node.output)):
-                for name, value in zip(node.output, self._results(node, values), strict=False):
+                found = self._turned_result(node, values, maps) if self._is_turned else None
+                for name, value in zip(node.output, found or self._results(node, values), strict=False):
                     values.setdefault(name, value)
         return values
 
-    def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
-        attributes = {one.name: attribute_of(one) for one in node.attribute}
+    def _turned_result(self, node: Any, values: Mapping[str, Any], maps: dict[str, Tensor]) -> Sequence[Any] | None:
+        """Return the results of a node that turns maps, or that computes on turned ones; None for others."""
+        perm = perm_of(node)
+        if perm == TO_FIRST and node.input[0] in maps:
+            return (maps[node.input[0]],)
+        made: Any = None
+        if perm == TO_LAST:
+            made = values[node.input[0]]
+        elif (norm := self._norms.get(node.output[0] if node.output else "")) is not None and norm.is_last:
+            made = norm(values[norm.entry], [values[name] for name in norm.names()])
+        elif any(name in maps for name in node.input):
+            attributes = {one.name: attribute_of(one) for one in node.attribute}
+            made = on_maps(node, values, maps, attributes, lambda given, other: self._results(node, given, other)[0])
+        if made is None:
+            return None
+        maps[node.output[0]] = made
+        return (made.permute(TO_LAST),)
+
+    def _results(self, node: Any, values: Mapping[str, Any], attributes: dict[str, Any] | None = None) -> Sequence[Any]:
+        attributes = {one.name: attribute_of(one) for one in node.attribute} if attributes is None else attributes
         if (special := self._special(node, values)) is not None:
             return (special,)
         inputs: list[Any] = [values[name] if name else None for name in node.input]
+        if node.output and node.output[0] in self._biases:
+            inputs[2:] = [values[self._biases[node.output[0]]]]
         if node.op_type in BORDERS:
             inputs[2:] = [values[left_out(node) or node.input[2]]]
             if not left_out(node):
