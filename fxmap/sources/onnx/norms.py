@@ -12,7 +12,7 @@ variance 1 and eps 0 it is what it was, so that it is folded, and made of, as an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ _TO_LAST = {4: [0, 2, 3, 1]}
 class Norm:
     """A norm of a value: the names of its tensors, empty where it has none; `is_last` says that the result is turned.
 
-    Without a factor it is a bias that is added behind the layer, and which belongs to it. `entry` has its channels first. `inner` are values between it and the `output`, which nothing else reads.
+    Without a factor it is a bias that is added behind the layer, and which belongs to it.
+    `entry` has its channels first. `inner` are values between it and the `output`, which nothing else reads.
     """
 
     entry: str
@@ -81,6 +82,24 @@ def written_out(nodes: Iterable[Any], held: Mapping[str, Tensor], outputs: Itera
         for norm in found
         if norm is not None and all(uses[name] == 1 for name in (norm.mean, norm.factor, norm.shift) if name)
     ]
+
+
+def kernel_chains(nodes: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the names of kernels that are moved before a convolution reads them, and the nodes that move them.
+
+    Kernels that are too large for an exporter to fold are turned in the graph: `[kh, kw, c, 1]` to `[c, 1, kh, kw]`.
+    """
+    nodes = list(nodes)
+    made = {output: node for node in nodes for output in node.output}
+    uses = Counter(name for node in nodes for name in node.input)
+    for layer in nodes:
+        chain: list[Any] = []
+        name = layer.input[1] if layer.op_type in ("Conv", "ConvTranspose") else ""
+        while name in made and made[name].op_type in ("Reshape", "Transpose") and uses[name] == 1:
+            chain.insert(0, made[name])
+            name = made[name].input[0]
+        if chain and uses[name] == 1:
+            yield name, chain
 
 
 def _behind(layer: Any, readers: Mapping[str, Any], held: Mapping[str, Tensor]) -> Norm | None:
