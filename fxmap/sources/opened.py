@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxmap.errors import CheckpointError
+from fxmap.errors import CheckpointError, shorten
 from fxmap.files.atomic import whole_file
 from fxmap.files.strangers import is_script
 from fxmap.model.inputs import as_inputs
@@ -103,15 +103,19 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
 
 
 def lacking(*models: object) -> str:
-    """Return a sentence on the operators of files that are not known; empty where there are none.
+    """Return a sentence on what is not understood of files: operators, and weights inside of branches; empty for nothing.
 
     >>> lacking(nn.Linear(2, 2))
     ''
     """
-    names = [name for model in models if isinstance(model, OnnxModel) for name in model.lacking]
-    if not names:
-        return ""
-    return f"operators of the file that are not known, behind which nothing is mapped: {', '.join(names)}"
+    files = [model for model in models if isinstance(model, OnnxModel)]
+    names, held = ([name for model in files for name in getattr(model, part)] for part in ("lacking", "held_inside"))
+    told = []
+    if names:
+        told.append(f"operators of the file that are not known, behind which nothing is mapped: {shorten(names)}")
+    if held:
+        told.append(f"weights inside of branches or loops of the file, which are no keys: {shorten(held)}")
+    return "; ".join(told)
 
 
 def has_written_norms(model: object) -> bool:

@@ -106,3 +106,84 @@ def test_unused_and_shared_initializers_are_keys_like_others() -> None:
     mapping = fxmap.auto_map(src, Two())
     assert mapping.renames == {"a.weight": "one", "b.weight": "one"}
     assert "unused" in mapping.unexpected
+
+
+def branch(output: str, *nodes: Any, **initializers: Any) -> Any:
+    held = [numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in initializers.items()]
+    return helper.make_graph(list(nodes), output, [], [helper.make_tensor_value_info(output, 1, None)], held)
+
+
+def behind_tanh(*nodes: Any, **initializers: Any) -> Any:
+    return proto(
+        linear("x", "one", "g"), helper.make_node("Tanh", ["g"], ["h"]), *nodes, one=weight(), two=weight(), **initializers
+    )
+
+
+def chosen(condition: str) -> Any:
+    """Make a choice between two layers whose weights are inside, an initializer in one and a `Constant` in the other."""
+    inner = helper.make_node("Constant", [], ["hidden"], value=numpy_helper.from_array(np.float32(weight()), "hidden"))
+    then = branch("t", linear("h", "deep", "t"), deep=weight())
+    return helper.make_node(
+        "If", [condition], ["y"], then_branch=then, else_branch=branch("e", inner, linear("h", "hidden", "e"))
+    )
+
+
+@pytest.mark.parametrize(("condition", "name"), [(True, "deep"), (False, "hidden")])
+def test_weights_in_a_branch_that_is_always_taken_are_keys(condition: bool, name: str) -> None:
+    src = behind_tanh(chosen("c"))
+    src.graph.initializer.append(numpy_helper.from_array(np.array(condition), "c"))
+    mapping = fxmap.load(dst := Two(), src, strict=False)
+    assert mapping.ok
+    assert mapping.renames == {"a.weight": "one", "b.weight": name}
+    assert dst.b.weight.abs().sum() > 0
+
+
+def test_weights_in_branches_that_inputs_decide_are_named() -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["h"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "zero"], ["c"]),
+        chosen("c"),
+    ]
+    mapping = fxmap.auto_map(behind_tanh(*nodes, zero=0.0), Two())
+    assert mapping.renames.get("a.weight") == "one"
+    assert not mapping.ok
+    assert "weights inside of branches or loops of the file, which are no keys: hidden, deep" in str(mapping.knowledge.notes)
+
+
+def test_weights_that_are_constants_of_the_graph_are_keys() -> None:
+    held = helper.make_node("Constant", [], ["kernel"], value=numpy_helper.from_array(np.float32(weight()), "any"))
+    mapping = fxmap.auto_map(behind_tanh(held, linear("h", "kernel", "y")), Two())
+    assert mapping.ok
+    assert mapping.renames == {"a.weight": "one", "b.weight": "kernel"}
+
+
+@pytest.mark.parametrize("change", [{"raw_data": b"123"}, {"dims": [2**31, 2**31]}, {"data_type": 0}, {"data_type": 77}])
+def test_a_tensor_whose_numbers_do_not_fit_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    src = proto(linear("x", "one", "y"), one=weight())
+    held = src.graph.initializer[0]
+    for field, value in change.items():
+        if field == "dims":
+            held.dims[:] = value
+        else:
+            setattr(held, field, value)
+    (tmp_path / "a.onnx").write_bytes(src.SerializeToString())
+    with pytest.raises(fxmap.CheckpointError, match=r"a\.onnx: one: no tensor of the shape"):
+        fxmap.auto_map(tmp_path / "a.onnx", Two())
+
+
+@pytest.mark.parametrize("kind", ["Expand", "Tile", "ConstantOfShape", "Pad"])
+def test_a_graph_that_asks_for_more_than_the_memory_is_not_run(kind: str) -> None:
+    size = np.array({"Pad": [0, 2**40, 0, 0], "Tile": [2**40, 1]}.get(kind, [2**40, 2, 4]))
+    inputs = ["size"] if kind == "ConstantOfShape" else ["h", "size"]
+    src = behind_tanh(helper.make_node(kind, inputs, ["k"]), helper.make_node("ReduceMax", ["k"], ["y"]))
+    src.graph.initializer.append(numpy_helper.from_array(size, "size"))
+    with pytest.raises(ValueError, match="more than"):
+        OnnxModel(src)(torch.ones(2, 4))
+    assert not fxmap.auto_map(src, Two()).ok
+
+
+def test_an_input_of_any_size_is_not_made() -> None:
+    src = proto(linear("x", "one", "y"), one=weight())
+    src.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**40
+    with pytest.raises(fxmap.CheckpointError, match="an input of the shape"):
+        fxmap.auto_map(src, Two())

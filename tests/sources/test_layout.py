@@ -92,3 +92,56 @@ def test_a_file_with_channels_last_is_filled_from_a_model_with_channels_first(tm
     with pytest.raises((fxmap.LoadError, fxmap.ProofError)):  # it has no place for a variance, and says which key is open
         fxmap.convert(tmp_path / "w.pth", tmp_path / "b.onnx", dst=tmp_path / "a.onnx", src=src)
     assert not (tmp_path / "b.onnx").exists()
+
+
+def padded() -> Any:
+    """Make a graph that pads, joins, gates and averages on turned maps, with a kernel that is turned in the graph."""
+    held = {
+        "kernel": RNG.standard_normal((3, 3, 3, 1)), "bias": RNG.standard_normal((1, 1, 1, 3)),
+        "wide": RNG.standard_normal((4, 6, 1, 1)), "half": np.array(0.5), "gate": RNG.standard_normal((6, 6, 1, 1)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"], perm=[0, 3, 1, 2]),
+        helper.make_node("Reshape", ["kernel", "shape"], ["k"]),
+        helper.make_node("Transpose", ["k"], ["l"], perm=[3, 2, 0, 1]),
+        helper.make_node("Conv", ["b", "l"], ["c"], group=3),
+        helper.make_node("Transpose", ["c"], ["d"], perm=[0, 2, 3, 1]),
+        helper.make_node("Add", ["d", "bias"], ["e"]),
+        helper.make_node("Sigmoid", ["e"], ["f"]),
+        helper.make_node("Concat", ["e", "f"], ["g"], axis=3),
+        helper.make_node("ReduceMean", ["g", "axes"], ["h"], keepdims=1),
+        helper.make_node("Transpose", ["h"], ["i"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["i", "gate"], ["j"]),
+        helper.make_node("Transpose", ["j"], ["m"], perm=[0, 2, 3, 1]),
+        helper.make_node("Mul", ["g", "m"], ["n"]),
+        helper.make_node("Sub", ["n", "half"], ["o"]),
+        helper.make_node("Transpose", ["o"], ["p"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["p", "wide"], ["q"]),
+        helper.make_node("Transpose", ["q"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    made = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()]
+    integers = {"axes": [1, 2], "pads": [0, 1, 2, 0, 0, 3, 0, 0], "shape": [3, 3, 1, 3]}
+    made += [numpy_helper.from_array(np.array(value), name) for name, value in integers.items()]
+    info = [helper.make_tensor_value_info(*one) for one in (("x", 1, [2, 9, 10, 3]), ("y", 1, None))]
+    graph = helper.make_graph(nodes, "net", info[:1], info[1:], made)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+@pytest.mark.parametrize("make", [channels_last, padded])
+def test_what_is_computed_with_channels_first_is_what_the_reference_computes(make: Any) -> None:
+    proto = make()
+    x = RNG.standard_normal((2, 9, 10, 3)).astype(np.float32)
+    (expected,) = reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    model = OnnxModel(proto)
+    np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-4)
+    model.read_norms()
+    np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_was_read_as_a_source_is_not_written(tmp_path: Any) -> None:
+    model = OnnxModel(padded())
+    model.read_norms()
+    assert model.state_dict()["kernel"].shape == (3, 1, 3, 3)
+    with pytest.raises(fxmap.CheckpointError, match="open the file anew"):
+        model.save(tmp_path / "a.onnx")

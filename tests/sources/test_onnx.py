@@ -176,7 +176,9 @@ def test_a_file_is_filled_with_the_weights_of_another_model(tmp_path: Path) -> N
     dst = open_onnx(tmp_path / "a.onnx")
     fxmap.transfer(src, dst, example_inputs=ids)
     dst.save(tmp_path / "b.onnx")
-    (found,) = reference.ReferenceEvaluator(str(tmp_path / "b.onnx")).run(None, {dst.input_names[0]: ids.numpy()})
+    (found,) = reference.ReferenceEvaluator(str(tmp_path / "b.onnx")).run(
+        None, {next(iter(dst.example_inputs())): ids.numpy()}
+    )
     with torch.no_grad():
         np.testing.assert_allclose(found, src(ids).numpy(), rtol=1e-4, atol=1e-5)
 

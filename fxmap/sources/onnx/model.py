@@ -11,7 +11,7 @@ So an ONNX model is captured, matched and proven as any other model is; its file
 (['fc.weight'], tensor([[ 6., 15.]]))
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.errors import CheckpointError, shorten
-from fxmap.sources.onnx.elementwise import ELEMENTWISE
+from fxmap.sources.onnx.flat import flattened, inside
 from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, safe_softmax, without
-from fxmap.sources.onnx.layers import LAYERS
-from fxmap.sources.onnx.norms import Norm, written_out
+from fxmap.sources.onnx.norms import Norm, kernel_chains, written_out
 from fxmap.sources.onnx.numbers import numbers_of, with_number
+from fxmap.sources.onnx.operators import DOMAINS, OPERATORS, constants_read_by, initial_states, unknown_in
 from fxmap.sources.onnx.partial import known_part
 from fxmap.sources.onnx.protos import (
     attribute_of,
@@ -38,24 +38,20 @@ from fxmap.sources.onnx.protos import (
 from fxmap.sources.onnx.quantized import (
     BORDERS,
     NOT_WRITTEN,
-    QUANTIZED,
     cut_at_zero,
     is_quantized,
     left_out,
     read_at_once,
     zero_points,
 )
-from fxmap.sources.onnx.recurrent import RECURRENT
-from fxmap.sources.onnx.reductions import OF_OPSET, REDUCTIONS
+from fxmap.sources.onnx.reductions import OF_OPSET
 from fxmap.sources.onnx.roles import is_weight, roles_of
-from fxmap.sources.onnx.shapes import OF_OUTPUTS, SHAPES
+from fxmap.sources.onnx.shapes import OF_OUTPUTS
+from fxmap.sources.onnx.turned import TO_FIRST, TO_LAST, on_maps, perm_of
 from fxmap.sources.onnx.unrolled import fixed_names, unrecorded
 from fxmap.sources.onnx.values import plain
 from fxmap.sources.onnx.writing import has_external_data, write_onnx
 
-_OPERATORS: dict[str, Callable[..., Any]] = ELEMENTWISE | REDUCTIONS | SHAPES | LAYERS | RECURRENT | QUANTIZED
-# Domains whose operators are those of the standard.
-_DOMAINS = ("", "ai.onnx")
 _OLDEST = 9
 
 
@@ -75,14 +71,15 @@ class OnnxModel(nn.Module):
 
     def __init__(self, proto: Any) -> None:
         super().__init__()
-        self.proto = proto
+        self.proto = proto = flattened(proto)
         self.external = False
         self.channels_first = False
-        self._opset = max((one.version for one in proto.opset_import if one.domain in _DOMAINS), default=1)
+        self._opset = max((one.version for one in proto.opset_import if one.domain in DOMAINS), default=1)
         held = {one.name for one in proto.graph.initializer}
         self._inputs = [one.name for one in proto.graph.input if one.name not in held]
-        self._part = known_part(proto.graph, self._inputs, _unknown_in)
+        self._part = known_part(proto.graph, self._inputs, unknown_in)
         self.lacking = self._part.unknown
+        self.held_inside = inside(proto.graph)
         if self._opset < _OLDEST or not self._part.outputs:
             what = (
                 f"opset {self._opset}" if self._opset < _OLDEST else f"operators that are not known: {shorten(self.lacking)}"
@@ -97,10 +94,10 @@ class OnnxModel(nn.Module):
         self.quantized = is_quantized(nodes_of(proto.graph))
         known = {one.name: tensor_of(one) for one in proto.graph.initializer}
         # Where a graph is quantized, exporters write scales as constants, too.
-        known |= _constants_read_by(proto.graph, BORDERS) if self.quantized else {}
+        known |= constants_read_by(proto.graph, BORDERS) if self.quantized else {}
         self._zero_points = zero_points(nodes_of(proto.graph), known) if self.quantized else {}
         self._at_once = self._read_at_once(known)
-        states, roles = _initial_states(proto.graph), roles_of(self._left_to_run())
+        states, roles = initial_states(proto.graph), roles_of(self._left_to_run())
         for name, value in known.items():
             read = roles.get(name, set())
             is_start = name in states and not value.any()
@@ -122,6 +119,10 @@ class OnnxModel(nn.Module):
         self._guarded = guarded_softmaxes(proto.graph.node, self._constants)
         self._numbers = numbers_of(self._part.nodes, self._constants | constant_nodes(self._part.nodes))
         self._norms: dict[str, Norm] = {}
+        self._biases: dict[str, str] = {}
+        self._kernels: dict[str, str] = {}
+        self._moved: set[str] = set()
+        self._is_turned = any(perm_of(node) == TO_FIRST for node in self._part.nodes) and not self.quantized
         self._dtype = torch.float32
         branches = [node.name or "If" for node in nodes_of(proto.graph) if node.op_type == "If"]
         self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
@@ -129,20 +130,40 @@ class OnnxModel(nn.Module):
     @property
     def has_written_norms(self) -> bool:
         """Whether norms that the file has written out are read as norms; their eps is 0, and no other one is meant."""
-        return bool(self._norms)
+        return any(norm.factor for norm in self._norms.values())
 
     def read_norms(self) -> None:
         """Read norms that a source has written out as norms; in a file that is filled there is no place for a variance."""
-        if self.quantized or self._norms:
+        if self.quantized or self._norms or self._kernels:
             return
+        self._read_kernels()
         held = {name: self._held(path) for name, path in self._paths.items()}
+        held |= {end: held[name] for end, name in self._kernels.items()}
         self._norms = {norm.output: norm for norm in written_out(self._part.nodes, held, self._part.outputs)}
+        self._biases = {norm.entry: norm.shift for norm in self._norms.values() if not norm.factor}
         for norm in self._norms.values():
             for name in filter(None, (norm.mean, norm.factor, norm.shift)):
                 owner, _, last = self._paths[name].rpartition(".")
                 setattr(self.get_submodule(owner), last, nn.Parameter(held[name].detach().reshape(-1), requires_grad=False))
             for name, value in norm.missing(held).items():
                 self._hold(name, value)
+
+    def _read_kernels(self) -> None:
+        """Hold kernels as convolutions read them, where the graph moves them before."""
+        for name, chain in kernel_chains(self._part.nodes):
+            if name not in self._paths:
+                continue
+            values: dict[str, Any] = {**self._constants, name: self._held(self._paths[name])}
+            for node in chain:
+                if any(part not in values for part in node.input):
+                    break
+                values[node.output[0]] = self._results(node, values)[0]
+            else:
+                owner, _, last = self._paths[name].rpartition(".")
+                value = values[chain[-1].output[0]].detach().contiguous()
+                setattr(self.get_submodule(owner), last, nn.Parameter(value, requires_grad=False))
+                self._kernels[chain[-1].output[0]] = name
+                self._moved |= {node.output[0] for node in chain}
 
     def _read_at_once(self, known: Mapping[str, Tensor]) -> dict[str, str]:
         """Hold weights that are dequantized when they are read; return their names by those of the results."""
@@ -243,20 +264,43 @@ class OnnxModel(nn.Module):
         return value
 
     def _run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
-        inner = {name for norm in self._norms.values() for name in norm.inner}
+        inner = self._moved.union(*(norm.inner for norm in self._norms.values()))
+        values |= {end: values[name] for end, name in self._kernels.items()}
+        maps: dict[str, Tensor] = {}
         for node in nodes:
             if not inner.isdisjoint(node.output):
                 continue
             with unrecorded(not self._fixed.isdisjoint(node.output)):
-                for name, value in zip(node.output, self._results(node, values), strict=False):
+                found = self._turned_result(node, values, maps) if self._is_turned else None
+                for name, value in zip(node.output, found or self._results(node, values), strict=False):
                     values.setdefault(name, value)
         return values
 
-    def _results(self, node: Any, values: Mapping[str, Any]) -> Sequence[Any]:
-        attributes = {one.name: attribute_of(one) for one in node.attribute}
+    def _turned_result(self, node: Any, values: Mapping[str, Any], maps: dict[str, Tensor]) -> Sequence[Any] | None:
+        """Return the results of a node that turns maps, or that computes on turned ones; None for others."""
+        perm = perm_of(node)
+        if perm == TO_FIRST and node.input[0] in maps:
+            return (maps[node.input[0]],)
+        made: Any = None
+        if perm == TO_LAST:
+            made = values[node.input[0]]
+        elif (norm := self._norms.get(node.output[0] if node.output else "")) is not None and norm.is_last:
+            made = norm(values[norm.entry], [values[name] for name in norm.names()])
+        elif any(name in maps for name in node.input):
+            attributes = {one.name: attribute_of(one) for one in node.attribute}
+            made = on_maps(node, values, maps, attributes, lambda given, other: self._results(node, given, other)[0])
+        if made is None:
+            return None
+        maps[node.output[0]] = made
+        return (made.permute(TO_LAST),)
+
+    def _results(self, node: Any, values: Mapping[str, Any], attributes: dict[str, Any] | None = None) -> Sequence[Any]:
+        attributes = {one.name: attribute_of(one) for one in node.attribute} if attributes is None else attributes
         if (special := self._special(node, values)) is not None:
             return (special,)
         inputs: list[Any] = [values[name] if name else None for name in node.input]
+        if node.output and node.output[0] in self._biases:
+            inputs[2:] = [values[self._biases[node.output[0]]]]
         if node.op_type in BORDERS:
             inputs[2:] = [values[left_out(node) or node.input[2]]]
             if not left_out(node):
@@ -274,7 +318,7 @@ class OnnxModel(nn.Module):
         elif node.op_type in OF_OUTPUTS:
             found = OF_OUTPUTS[node.op_type](*inputs, outputs=len(node.output), **attributes)
         else:
-            found = _OPERATORS[node.op_type](*inputs, **attributes)
+            found = OPERATORS[node.op_type](*inputs, **attributes)
         return found if isinstance(found, tuple) else (found,)
 
     def _special(self, node: Any, values: Mapping[str, Any]) -> Tensor | None:
@@ -293,11 +337,6 @@ class OnnxModel(nn.Module):
             return without(values[mask], values[other])
         return with_number(node, [values.get(name) for name in node.input], self._numbers)
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The names of the graph's inputs that are no initializers."""
-        return tuple(self._inputs)
-
     def example_inputs(self) -> dict[str, Tensor]:
         """Return inputs of the shapes that the file declares; an extent that it leaves open is 2, or 64 for maps."""
         made = {one.name: example_of(one.type.tensor_type) for one in self.proto.graph.input if one.name in self._inputs}
@@ -315,9 +354,11 @@ class OnnxModel(nn.Module):
         """
         if self.quantized:
             raise CheckpointError(f"{path}: {NOT_WRITTEN}")
-        shapes = {one.name: tuple(one.dims) for one in self.proto.graph.initializer}
-        values = {name: self._held(place) for name, place in self._paths.items() if name in shapes}
-        values = {name: value.reshape(shapes[name]) for name, value in values.items()}
+        if self._norms or self._kernels:
+            raise CheckpointError(
+                f"{path}: this model was read as a source, whose weights lie otherwise; open the file anew"
+            )
+        values = {name: self._held(place) for name, place in self._paths.items()}
         write_onnx(self.proto, values, Path(path), external=self.external, overwrite=overwrite)
 
 
@@ -354,39 +395,3 @@ def open_onnx(path: str | Path) -> OnnxModel:
 def _is_free(owner: nn.Module, name: str) -> bool:
     """Whether a name can be a parameter or a child of a module; a child that is there already can be gone into."""
     return bool(name) and "." not in name and (type(owner._modules.get(name)) is nn.Module or not hasattr(owner, name))
-
-
-def _unknown_in(node: Any) -> Iterator[str]:
-    if not _is_known(node):
-        yield _operator(node)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                yield from _unknown_in(inner)
-
-
-def _initial_states(graph: Any) -> set[str]:
-    """Return what recurrent operators read as their first states, which is no weight where it is zero."""
-    return {name for node in nodes_of(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
-
-
-def _constants_read_by(graph: Any, operators: Iterable[str]) -> dict[str, Tensor]:
-    """Return what constants some operators read, and what is made of constants alone, by the names of the results."""
-    read = {name for node in nodes_of(graph) if node.op_type in operators for name in node.input}
-    known: dict[str, Tensor] = {}
-    for node in graph.node:
-        attributes = {one.name: attribute_of(one) for one in node.attribute}
-        if node.op_type == "Constant":
-            known[node.output[0]] = constant_of(attributes)
-        elif node.op_type in ("Cast", "ConstantOfShape", "Identity") and node.input[0] in known:
-            known[node.output[0]] = _OPERATORS[node.op_type](known[node.input[0]], **attributes)
-    return {name: value for name, value in known.items() if name in read}
-
-
-def _operator(node: Any) -> str:
-    return node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
-
-
-def _is_known(node: Any) -> bool:
-    known = _OPERATORS.keys() | OF_OPSET.keys() | OF_OUTPUTS.keys() | {"Constant", "If"}
-    return node.domain in _DOMAINS and node.op_type in known

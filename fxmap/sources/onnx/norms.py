@@ -12,7 +12,7 @@ variance 1 and eps 0 it is what it was, so that it is folded, and made of, as an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,14 @@ from torch import Tensor
 
 # The operators of a norm, in their order, and whether their operands commute.
 _STEPS = (("Sub", False), ("Mul", True), ("Add", True))
-_TO_LAST = {4: [0, 2, 3, 1], 5: [0, 2, 3, 4, 1]}
+_TO_LAST = {4: [0, 2, 3, 1]}
 
 
 @dataclass(frozen=True)
 class Norm:
     """A norm of a value: the names of its tensors, empty where it has none; `is_last` says that the result is turned.
 
+    Without a factor it is a bias that is added behind the layer, and which belongs to it.
     `entry` has its channels first. `inner` are values between it and the `output`, which nothing else reads.
     """
 
@@ -39,8 +40,10 @@ class Norm:
     shift: str
     inner: tuple[str, ...]
 
-    def names(self) -> tuple[str, str, str, str]:
-        """Return names for mean, variance, factor and shift; those that the file lacks are made up."""
+    def names(self) -> tuple[str, ...]:
+        """Return names for mean, variance, factor and shift; those that the file lacks are made up. None for a bias."""
+        if not self.factor:
+            return ()
         return (
             self.mean or f"{self.factor}:running_mean", f"{self.factor}:running_var", self.factor,
             self.shift or f"{self.factor}:bias",
@@ -48,15 +51,18 @@ class Norm:
 
     def missing(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the file does not hold: the variance, and a mean or a shift of zeros."""
+        if not self.factor:
+            return {}
         mean, variance, factor, shift = self.names()
         zeros = torch.zeros(held[factor].numel())
         return {variance: zeros + 1, **({} if self.mean else {mean: zeros}), **({} if self.shift else {shift: zeros})}
 
     def __call__(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """Normalise a value with channels first, by mean, variance, factor and shift."""
+        """Normalise a value with channels first, by mean, variance, factor and shift; the result has channels first."""
+        if not tensors:
+            return x
         mean, variance, factor, shift = tensors
-        made = torch.nn.functional.batch_norm(x, mean, variance, factor, shift, False, 0.0, 0.0)
-        return made.permute(_TO_LAST[made.dim()]) if self.is_last else made
+        return torch.nn.functional.batch_norm(x, mean, variance, factor, shift, False, 0.0, 0.0)
 
 
 def written_out(nodes: Iterable[Any], held: Mapping[str, Tensor], outputs: Iterable[str]) -> list[Norm]:
@@ -76,6 +82,24 @@ def written_out(nodes: Iterable[Any], held: Mapping[str, Tensor], outputs: Itera
         for norm in found
         if norm is not None and all(uses[name] == 1 for name in (norm.mean, norm.factor, norm.shift) if name)
     ]
+
+
+def kernel_chains(nodes: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the names of kernels that are moved before a convolution reads them, and the nodes that move them.
+
+    Kernels that are too large for an exporter to fold are turned in the graph: `[kh, kw, c, 1]` to `[c, 1, kh, kw]`.
+    """
+    nodes = list(nodes)
+    made = {output: node for node in nodes for output in node.output}
+    uses = Counter(name for node in nodes for name in node.input)
+    for layer in nodes:
+        chain: list[Any] = []
+        name = layer.input[1] if layer.op_type in ("Conv", "ConvTranspose") else ""
+        while name in made and made[name].op_type in ("Reshape", "Transpose") and uses[name] == 1:
+            chain.insert(0, made[name])
+            name = made[name].input[0]
+        if chain and uses[name] == 1:
+            yield name, chain
 
 
 def _behind(layer: Any, readers: Mapping[str, Any], held: Mapping[str, Tensor]) -> Norm | None:
@@ -104,6 +128,7 @@ def _behind(layer: Any, readers: Mapping[str, Any], held: Mapping[str, Tensor]) 
         tensors[kind] = other
         inner.append(node.output[0])
         value, node = node.output[0], readers.get(node.output[0])
-    if not tensors["Mul"] or channels == 1:
+    has_bias = len(layer.input) > 2 and bool(layer.input[2])
+    if channels == 1 or not (tensors["Mul"] or (tensors["Add"] and not tensors["Sub"] and not has_bias)):
         return None
     return Norm(entry, is_last, value, tensors["Sub"], tensors["Mul"], tensors["Add"], tuple(inner[:-1]))

@@ -5,6 +5,7 @@
 (tensor([1., 2.]), 1)
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError
-from fxmap.sources.onnx.values import DTYPES, exact
+from fxmap.sources.onnx.values import DTYPES, bounded, exact
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
@@ -37,11 +38,15 @@ def tensor_of(proto: Any) -> Tensor:
     """Return the numbers of an onnx.TensorProto; integers and floats of fewer than 8 bits in the next wider type.
 
     Raises:
-        CheckpointError: it holds strings.
+        CheckpointError: it holds strings, or other numbers than its shape and type say.
     """
     import onnx.numpy_helper
 
-    array = onnx.numpy_helper.to_array(proto)
+    try:
+        array = onnx.numpy_helper.to_array(proto)
+    except Exception as error:  # whatever onnx raises on numbers that do not fit the shape, or types that it does not know
+        shape = list(proto.dims)
+        raise CheckpointError(f"{proto.name}: no tensor of the shape {shape} that can be read: {error}") from error
     if array.dtype.kind in "OSU":
         raise CheckpointError(f"{proto.name}: strings are no tensors here")
     name = str(array.dtype)
@@ -49,7 +54,7 @@ def tensor_of(proto: Any) -> Tensor:
         return torch.from_numpy(array.astype("float32")).to(torch.bfloat16)
     if name.startswith(("int", "uint")) and array.dtype.kind not in "iu":  # of 2 or 4 bits
         return torch.from_numpy(array.astype("int8" if name.startswith("int") else "uint8"))
-    if name.startswith("float") and array.dtype.kind != "f":  # of 4, 6 or 8 bits
+    if name.startswith("float") and name not in ("float16", "float32", "float64"):  # of 4, 6 or 8 bits
         return torch.from_numpy(array.astype("float32"))
     return torch.from_numpy(array.copy())
 
@@ -103,10 +108,20 @@ def is_image(declared: Any) -> bool:
 
 
 def example_of(declared: Any) -> Tensor:
-    """Return a tensor of a declared type; an extent that it leaves open is 2, or 64 for maps."""
+    """Return a tensor of a declared type; an extent that it leaves open is 2, or 64 for maps.
+
+    Raises:
+        CheckpointError: it has more numbers than fit into memory.
+    """
     extents = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in declared.shape.dim]
     is_map = len(extents) > 3
+    # An extent may be negative in a damaged file, which says as much as none.
+    extents = [max(extent, 0) for extent in extents]
     shape = [extent or (64 if is_map and axis > 1 else 2 if axis == 0 else 8) for axis, extent in enumerate(extents)]
+    try:
+        bounded(math.prod(shape))
+    except ValueError as error:
+        raise CheckpointError(f"an input of the shape {shape} is declared: {error}") from error
     dtype = DTYPES.get(declared.elem_type, torch.float32)
     generator = torch.Generator().manual_seed(0)
     if dtype.is_floating_point:

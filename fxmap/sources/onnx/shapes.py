@@ -1,5 +1,6 @@
 """ONNX operators that move, cut, join and index: https://onnx.ai/onnx/operators/."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxmap.sources.onnx.values import DTYPES, integers, plain
+from fxmap.sources.onnx.values import DTYPES, bounded, integers, plain
 
 
 def _shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
@@ -138,6 +139,7 @@ def _pad(
     places = list(range(x.dim())) if axes is None else [axis % x.dim() for axis in integers(axes)]
     before = dict(zip(places, amounts[: len(places)], strict=True))
     after = dict(zip(places, amounts[len(places) :], strict=True))
+    bounded(math.prod(max(n + before.get(axis, 0) + after.get(axis, 0), 0) for axis, n in enumerate(x.shape)))
     # torch lists the last axis first, and only axes up to the first that is padded.
     padded = [axis for axis in places if before[axis] or after[axis]]
     if not padded:
@@ -157,6 +159,7 @@ def _cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> T
 
 def _one_hot(indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) -> Tensor:
     count = integers(depth)[0]
+    bounded(indices.numel() * count)
     places = torch.where(indices < 0, indices + count, indices).to(torch.int64)
     hot = F.one_hot(places, count).bool()
     found = torch.where(hot, values[1], values[0])
@@ -179,11 +182,19 @@ def _space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
 
 def _filled(shape: Tensor, *, value: Tensor | None = None) -> Tensor:
     one = torch.zeros(1) if value is None else value
+    bounded(math.prod(integers(shape)))
     return torch.full(integers(shape), plain(one).item(), dtype=one.dtype)
 
 
 def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(plain(start).item(), plain(limit).item(), plain(delta).item(), dtype=start.dtype)
+    first, last, step = (plain(one).item() for one in (start, limit, delta))
+    bounded((last - first) / step if step else 0)
+    return torch.arange(first, last, step, dtype=start.dtype)
+
+
+def _tile(x: Tensor, repeats: Tensor) -> Tensor:
+    bounded(x.numel() * math.prod(integers(repeats)))
+    return x.repeat(integers(repeats))
 
 
 def _triangle(x: Tensor, k: Tensor | None = None, *, upper: int = 1) -> Tensor:
@@ -207,7 +218,9 @@ def _expand(x: Tensor, shape: Tensor) -> Tensor:
     wanted = integers(shape)
     rank = max(x.dim(), len(wanted))
     ours, theirs = [1] * (rank - x.dim()) + list(x.shape), [1] * (rank - len(wanted)) + wanted
-    return x.expand([max(one, other) for one, other in zip(ours, theirs, strict=True)])
+    extents = [max(one, other) for one, other in zip(ours, theirs, strict=True)]
+    bounded(math.prod(extents))
+    return x.expand(extents)
 
 
 SHAPES: dict[str, Callable[..., Any]] = {
@@ -234,7 +247,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,
     "Squeeze": _squeeze,
-    "Tile": lambda x, repeats: x.repeat(integers(repeats)),
+    "Tile": _tile,
     "Transpose": _transpose,
     "Trilu": _triangle,
     "Unsqueeze": _unsqueeze,

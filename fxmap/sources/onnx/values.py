@@ -35,6 +35,20 @@ def integers(value: Tensor) -> list[int]:
     return [int(one) for one in plain(value).reshape(-1).tolist()]
 
 
+def bounded(count: float) -> None:
+    """Refuse a value of more numbers than fit into memory: a file of a hundred bytes can ask for any size.
+
+    >>> bounded(2**20), bounded(2**40)
+    Traceback (most recent call last):
+    ValueError: the graph makes a value of 1.1e+12 numbers, more than 2.1e+09
+    """
+    if count > _LARGEST:
+        raise ValueError(f"the graph makes a value of {count:.1e} numbers, more than {_LARGEST:.1e}")
+
+
+_LARGEST = 2**31
+
+
 def plain(value: Tensor) -> Tensor:
     """Return the tensor that a functional one stands for, in a run that is recorded without writes; others as they are."""
     if not torch._is_functional_tensor(value):
