@@ -45,6 +45,7 @@ def transfer(
     dst_forward: Forward | None = None,
     verify: Verify = True,
     absorb_eps: bool = False,
+    streamed: bool | None = None,
 ) -> KeyMapping:
     """Load the source model's weights into the destination model, in place; on an error, nothing is written.
 
@@ -65,8 +66,8 @@ def transfer(
             ranges of the usual recipe, and the report says what that costs; "clamp" ends these ranges at 6, so that the
             saturation of the integers is the ReLU6. They use all of 0..255, which not every kernel adds up exactly; the
             other ranges are those of `qconfig`, by default with a bit of headroom.
-        example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps: as in `auto_map`; distilled images have the size of
-            these inputs.
+        example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps, streamed: as in `auto_map`; distilled images have
+            the size of these inputs.
         verify: run both models, and write nothing where that refutes the mapping (`Proof.refuted`). A mapping between models
             with a known difference, such as a replaced head or another eps, or one that could not be proven, is written with
             a ProofWarning. "required" writes nothing unless all is proven, "warn" writes a refuted mapping too, with a
@@ -88,8 +89,21 @@ def transfer(
     """
     src, dst, example_inputs = unpacked(src, dst, example_inputs)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
-    given = {"dst_inputs": dst_inputs, "src_forward": src_forward, "dst_forward": dst_forward, "absorb_eps": absorb_eps}
+    given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
     return _transferred(src, dst, into, options, verify, given)
+
+
+def _given(
+    dst_inputs: Any, src_forward: Forward | None, dst_forward: Forward | None, absorb_eps: bool, streamed: bool | None
+) -> dict[str, Any]:
+    """Return the arguments that are handed on to `auto_map` as they are."""
+    return {
+        "dst_inputs": dst_inputs,
+        "src_forward": src_forward,
+        "dst_forward": dst_forward,
+        "absorb_eps": absorb_eps,
+        "streamed": streamed,
+    }
 
 
 def _transferred(
@@ -138,6 +152,7 @@ def load(
     dst_forward: Forward | None = None,
     verify: Verify = True,
     absorb_eps: bool = False,
+    streamed: bool | None = None,
     assign: bool = False,
     allow_code: bool = False,
 ) -> KeyMapping:
@@ -157,8 +172,8 @@ def load(
             none and they are merged; by default what adapter_config.json beside the file says.
         strict: refuse a file with layers of which some tensors are read and others are not (a bias that `src` lacks, an
             adapter, a scale). False leaves these in the file, with a warning; `mapping.left_in_file` lists them either way.
-        calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps:
-            as in `transfer`.
+        calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps,
+            streamed: as in `transfer`.
         assign: give the destination the file's tensors, in the file's dtype, instead of writing into its own: for a model
             on the meta device, which then takes no other memory.
         allow_code: let torch's interpreter run the code that a TorchScript file holds.
@@ -188,7 +203,7 @@ def load(
         refuse_choices(where, weights=weights, lora_alpha=lora_alpha)
     if src is not None and gives_ranges(src, part_of(dst, into).model, calibration):
         model = filled(src, cast(Source, checkpoint_file), weights)
-    given = {"dst_inputs": dst_inputs, "src_forward": src_forward, "dst_forward": dst_forward, "absorb_eps": absorb_eps}
+    given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
     if model is not None:
         filling = Filling(calibration, qconfig, on_mismatch, relu6, inputs, assign and carried is not None)
         return _transferred(model, dst, into, filling, verify, given, where if strict and carried is not None else "")
