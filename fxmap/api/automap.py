@@ -59,8 +59,8 @@ def auto_map(
             by shapes, names and order, and called guessed).
         dst: the destination model, float or of any quantized form of torch.ao, eager or FX, or of PT2E; or the path of an
             .onnx or .pt2 file.
-        example_inputs: inputs that both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments;
-            inferred where they are left out.
+        example_inputs: inputs that both models accept: a tensor, a tuple of arguments, or a dict of keyword arguments (or
+            the dict that forward takes as its one argument); inferred where they are left out.
         dst_inputs: the destination's example inputs, where they differ from the source's.
         src_forward, dst_forward: the function to run instead of the model's forward; called as f(model, *args, **kwargs)
             with the example inputs, which are then required.
@@ -100,7 +100,7 @@ def auto_map(
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
     if not isinstance(theirs, nn.Module):
         raise ArgumentError(f"the destination is a model (torch.nn.Module), not {type(theirs).__name__}")
-    given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward)
+    given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward, models=(ours, theirs))
     if isinstance(ours, nn.Module) and given.forward and example_inputs is None:
         raise ArgumentError("src_forward and dst_forward need example_inputs: what they are called with is not known")
     refuse_uninitialised(source=ours, destination=theirs)

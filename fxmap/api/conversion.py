@@ -7,8 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.file_options import FileOptions
 from fxmap.api.graph_file import fill_graph_file
 from fxmap.api.loading import map_file
+from fxmap.api.numbers import numbers_said
 from fxmap.api.verdict import Verify
 from fxmap.errors import ArgumentError
 from fxmap.files.formats.safetensors import SAFETENSORS, metadata_of
@@ -76,32 +78,14 @@ def convert(
         raise ArgumentError(f'layout is "safetensors" or "dcp", not {layout!r}')
     if shard_size < 1:
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
+    given = {"example_inputs": example_inputs}
+    how = FileOptions(src, weights, strict=strict, on_mismatch=on_mismatch, verify=verify, given=given)
     if not isinstance(dst, nn.Module):
         if dtype is not None:
             raise ArgumentError(f"dtype={dtype}: the dtypes of {dst} are those of its graph")
-        return fill_graph_file(
-            checkpoint,
-            output,
-            dst=dst,
-            src=src,
-            weights=weights,
-            strict=strict,
-            on_mismatch=on_mismatch,
-            example_inputs=example_inputs,
-            verify=verify,
-            overwrite=overwrite,
-        )
+        return fill_graph_file(checkpoint, output, how, dst=dst, overwrite=overwrite)
     source = existing(Path(checkpoint))
-    mapping, file = map_file(
-        source,
-        dst,
-        src=src,
-        weights=weights,
-        strict=strict,
-        on_mismatch=on_mismatch,
-        example_inputs=example_inputs,
-        verify=verify,
-    )
+    mapping, file = map_file(source, dst, how)
     refuse_lacking_ranges(mapping, mapping.knowledge)
     own = dst.state_dict()
     work = work_of(
@@ -114,10 +98,11 @@ def convert(
         identity=identity_of(source),
     )
     report = progress or (lambda done, total, what: None)
-    if layout == "dcp":
-        write_distributed(work, Path(output), report, overwrite=overwrite)
-        return mapping.with_notes(*_notes(mapping, own, 0, 0))
-    taken = write_folder(work, Path(output), report, overwrite=overwrite)
+    with numbers_said(file.state, mapping.sources()):
+        if layout == "dcp":
+            write_distributed(work, Path(output), report, overwrite=overwrite)
+            return mapping.with_notes(*_notes(mapping, own, 0, 0))
+        taken = write_folder(work, Path(output), report, overwrite=overwrite)
     return mapping.with_notes(*_notes(mapping, own, taken, len(work.shards)))
 
 

@@ -1,12 +1,9 @@
 """Files that carry their graph, written anew with other weights."""
 
 from pathlib import Path
-from typing import Any, Literal
 
-from torch import nn
-
+from fxmap.api.file_options import FileOptions
 from fxmap.api.loading import load
-from fxmap.api.verdict import Verify
 from fxmap.errors import CheckpointError
 from fxmap.files.checkpoint import Source
 from fxmap.mapping.key_mapping import KeyMapping
@@ -18,23 +15,18 @@ from fxmap.sources.opened import opened
 def fill_graph_file(
     checkpoint: Source,
     output: str | Path,
+    how: FileOptions = FileOptions(),  # noqa: B008 - it is frozen
     *,
     dst: str | Path,
-    src: nn.Module | None = None,
-    weights: str | None = None,
-    strict: bool = True,
-    on_mismatch: Literal["raise", "keep"] = "raise",
-    example_inputs: Any = None,
-    verify: Verify = True,
     overwrite: bool = False,
-    allow_code: bool = False,
 ) -> KeyMapping:
     """Write an .onnx or .pt2 file anew, with the weights of a checkpoint in it and the graph that it had.
 
     Args:
-        checkpoint, src, weights, strict, on_mismatch, example_inputs, verify, allow_code: as in `load`.
+        checkpoint: as in `load`.
         output: the file to write, of the same kind as `dst`. It appears under its name when it is whole; numbers that lay
             in a file beside an .onnx file are written to `OUTPUT.data`.
+        how: the options of `load`.
         dst: the file whose graph it has, which is not changed.
         overwrite: replace an output that is there already.
 
@@ -46,7 +38,8 @@ def fill_graph_file(
         raise CheckpointError(f"{output}: the name must end in {Path(dst).suffix}, as that of {dst}, whose graph it gets")
     if not overwrite and Path(output).exists():
         raise CheckpointError(f"{output}: is there already; pass overwrite=True to replace it")
-    carried = opened(dst, example_inputs=example_inputs)
+    inputs = how.given.get("example_inputs")
+    carried = opened(dst, example_inputs=inputs)
     if carried is not None and carried.save is None and Path(dst).suffix == ".onnx":
         raise CheckpointError(f"{dst}: {NOT_WRITTEN}")
     if carried is None or carried.save is None:
@@ -54,13 +47,16 @@ def fill_graph_file(
     mapping = load(
         carried.model,
         checkpoint,
-        src=src,
-        weights=weights,
-        strict=strict,
-        on_mismatch=on_mismatch,
-        example_inputs=in_one_layout(carried.model, carried.inputs, src, None) if example_inputs is None else example_inputs,
-        verify=verify,
-        allow_code=allow_code,
+        src=how.src,
+        weights=how.weights,
+        lora_alpha=how.lora_alpha,
+        strict=how.strict,
+        on_mismatch=how.on_mismatch,
+        verify=how.verify,
+        **{
+            **how.given,
+            "example_inputs": in_one_layout(carried.model, carried.inputs, how.src, None) if inputs is None else inputs,
+        },
     )
     carried.save(Path(output), overwrite)
     return mapping

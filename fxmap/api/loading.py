@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from fxmap.api.automap import auto_map
+from fxmap.api.file_options import FileOptions
 from fxmap.api.filling import Calibration, Filling, fill
 from fxmap.api.graph_source import refuse_choices, refuse_parts
 from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
-from fxmap.api.numbers import warn_of_numbers
+from fxmap.api.numbers import numbers_said
 from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
 from fxmap.api.source_file import SourceFile, refuse_uncomputed
@@ -45,6 +46,7 @@ def transfer(
     dst_forward: Forward | None = None,
     verify: Verify = True,
     absorb_eps: bool = False,
+    streamed: bool | None = None,
 ) -> KeyMapping:
     """Load the source model's weights into the destination model, in place; on an error, nothing is written.
 
@@ -65,8 +67,8 @@ def transfer(
             ranges of the usual recipe, and the report says what that costs; "clamp" ends these ranges at 6, so that the
             saturation of the integers is the ReLU6. They use all of 0..255, which not every kernel adds up exactly; the
             other ranges are those of `qconfig`, by default with a bit of headroom.
-        example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps: as in `auto_map`; distilled images have the size of
-            these inputs.
+        example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps, streamed: as in `auto_map`; distilled images have
+            the size of these inputs.
         verify: run both models, and write nothing where that refutes the mapping (`Proof.refuted`). A mapping between models
             with a known difference, such as a replaced head or another eps, or one that could not be proven, is written with
             a ProofWarning. "required" writes nothing unless all is proven, "warn" writes a refuted mapping too, with a
@@ -88,8 +90,21 @@ def transfer(
     """
     src, dst, example_inputs = unpacked(src, dst, example_inputs)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
-    given = {"dst_inputs": dst_inputs, "src_forward": src_forward, "dst_forward": dst_forward, "absorb_eps": absorb_eps}
+    given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
     return _transferred(src, dst, into, options, verify, given)
+
+
+def _given(
+    dst_inputs: Any, src_forward: Forward | None, dst_forward: Forward | None, absorb_eps: bool, streamed: bool | None
+) -> dict[str, Any]:
+    """Return the arguments that are handed on to `auto_map` as they are."""
+    return {
+        "dst_inputs": dst_inputs,
+        "src_forward": src_forward,
+        "dst_forward": dst_forward,
+        "absorb_eps": absorb_eps,
+        "streamed": streamed,
+    }
 
 
 def _transferred(
@@ -112,8 +127,7 @@ def _transferred(
     if strict:
         refuse_parts(mapping, src.state_dict(), strict)
     accept(mapping, verify)
-    warn_of_numbers(src.state_dict(), mapping.sources())
-    with stage("fill the destination"):
+    with numbers_said(src.state_dict(), mapping.sources()), stage("fill the destination"):
         mapping = fill(mapping, src, part.model, src.state_dict(), options)
     return part.outside(mapping).with_loaded()
 
@@ -139,6 +153,7 @@ def load(
     dst_forward: Forward | None = None,
     verify: Verify = True,
     absorb_eps: bool = False,
+    streamed: bool | None = None,
     assign: bool = False,
     allow_code: bool = False,
 ) -> KeyMapping:
@@ -158,8 +173,8 @@ def load(
             none and they are merged; by default what adapter_config.json beside the file says.
         strict: refuse a file with layers of which some tensors are read and others are not (a bias that `src` lacks, an
             adapter, a scale). False leaves these in the file, with a warning; `mapping.left_in_file` lists them either way.
-        calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps:
-            as in `transfer`.
+        calibration, qconfig, on_mismatch, relu6, example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps,
+            streamed: as in `transfer`.
         assign: give the destination the file's tensors, in the file's dtype, instead of writing into its own: for a model
             on the meta device, which then takes no other memory.
         allow_code: let torch's interpreter run the code that a TorchScript file holds.
@@ -191,49 +206,21 @@ def load(
         refuse_choices(where, weights=weights, lora_alpha=lora_alpha)
     if src is not None and gives_ranges(src, part_of(dst, into).model, calibration):
         model = filled(src, cast(Source, checkpoint_file), weights)
+    given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
     if model is not None:
         filling = Filling(calibration, qconfig, on_mismatch, relu6, inputs, assign and carried is not None)
-        given = {"dst_inputs": dst_inputs, "src_forward": src_forward, "dst_forward": dst_forward, "absorb_eps": absorb_eps}
         return _transferred(model, dst, into, filling, verify, given, where if strict and carried is not None else "")
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
-    mapping, file = map_file(
-        cast(Source, checkpoint_file),
-        part.model,
-        src=src,
-        weights=weights,
-        lora_alpha=lora_alpha,
-        strict=strict,
-        on_mismatch=on_mismatch,
-        example_inputs=example_inputs,
-        dst_inputs=dst_inputs,
-        src_forward=src_forward,
-        dst_forward=dst_forward,
-        verify=verify,
-        absorb_eps=absorb_eps,
-    )
-    with stage("fill the destination"):
+    how = FileOptions(src, weights, lora_alpha, strict, on_mismatch, verify, {"example_inputs": example_inputs, **given})
+    mapping, file = map_file(cast(Source, checkpoint_file), part.model, how)
+    with numbers_said(file.state, mapping.sources()), stage("fill the destination"):
         mapping = fill(mapping, file.src, part.model, file.state, options)
     return part.outside(mapping).with_loaded()
 
 
-def map_file(
-    checkpoint_file: Source,
-    dst: nn.Module,
-    *,
-    src: nn.Module | None = None,
-    weights: str | None = None,
-    lora_alpha: float | None = None,
-    strict: bool = True,
-    on_mismatch: Literal["raise", "keep"] = "raise",
-    example_inputs: Any = None,
-    dst_inputs: Any = None,
-    src_forward: Forward | None = None,
-    dst_forward: Forward | None = None,
-    verify: Verify = True,
-    absorb_eps: bool = False,
-) -> tuple[KeyMapping, SourceFile]:
-    """Map a checkpoint file to a destination, and refuse what must not be written; the arguments are those of `load`.
+def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple[KeyMapping, SourceFile]:
+    """Map a checkpoint file to a destination, and refuse what must not be written.
 
     Returns:
         The mapping, and the file, of which no tensor was read that the mapping did not need.
@@ -241,35 +228,26 @@ def map_file(
     Raises:
         As `load`.
     """
+    src = how.src
     refuse_uninitialised(source=src, destination=dst)
     own = (dst if src is None else src).state_dict()
-    found = open_checkpoint(checkpoint_file, weights, own, lora_alpha, lazy=True)
-    if strict:
+    found = open_checkpoint(checkpoint_file, how.weights, own, how.lora_alpha, lazy=True)
+    if how.strict:
         refuse_uncomputed(found)
     if src is None:
         refuse_alone(found, dst)
     file = SourceFile.of(found, src)
     if src is not None:
         refuse_two_in_one(file, dst)
-    mapping = auto_map(
-        found if file.src is None else file.src,
-        dst,
-        example_inputs=example_inputs,
-        dst_inputs=dst_inputs,
-        src_forward=src_forward,
-        dst_forward=dst_forward,
-        verify=asked(verify),
-        absorb_eps=absorb_eps,
-    )
+    mapping = auto_map(found if file.src is None else file.src, dst, verify=asked(how.verify), **how.given)
     mapping = mapping if src is None else mapping.with_notes(*checkpoint_notes(found))
-    mapping = file.read_by(mapping, on_mismatch)
-    if strict:
+    mapping = file.read_by(mapping, how.on_mismatch)
+    if how.strict:
         file.refuse_packed(mapping)
-    complete(mapping, on_mismatch)
-    file.account(mapping, strict)
+    complete(mapping, how.on_mismatch)
+    file.account(mapping, how.strict)
     if src is None:
         refuse_two_in_one(file, dst)
         warn_of_rest(file, mapping)
-    accept(mapping, verify, guessed=src is None)
-    warn_of_numbers(file.state, mapping.sources())
+    accept(mapping, how.verify, guessed=src is None)
     return mapping, file

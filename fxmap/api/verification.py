@@ -74,7 +74,7 @@ def verify(
     refuse_uninitialised(source=ours, destination=theirs)
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, ours, theirs)
-    given = Given.of(example_inputs, dst_inputs)
+    given = Given.of(example_inputs, dst_inputs, models=(ours, theirs))
     one, other = runnable(ours, theirs, streamed)
     with recording() as steps:
         found = solve(Problem(one, other, given, names=False))

@@ -16,6 +16,8 @@ fxmap.errors.MappingError: fc.weight = fold(weight, 1, var, eps=1e-05): 1 of 2 v
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -105,8 +107,22 @@ def _refuse_spoiled(expression: Expression, value: Any, state: Mapping[str, Any]
             )
 
 
+# Whether the caller has said which tensors of the source hold NaN or infinity.
+_SAID: ContextVar[bool] = ContextVar("fxmap_spoiled_said", default=False)
+
+
+@contextmanager
+def said_before() -> Iterator[None]:
+    """Do not warn, inside a `with` block, of values that are spoiled since those are of which they are made."""
+    before = _SAID.set(True)
+    try:
+        yield
+    finally:
+        _SAID.reset(before)
+
+
 def _warn_of_spoiled(key: str, expression: Expression, value: Any, state: Mapping[str, Any]) -> None:
-    if isinstance(expression, Source):
+    if isinstance(expression, Source) or _SAID.get():
         return
     count = sum(spoiled(part) for part in _tensors(value))
     if count and (causes := _sources_with(expression, state)):

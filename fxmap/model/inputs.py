@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import permutations
 from typing import Any
 
@@ -81,13 +82,19 @@ class Given:
 
     @classmethod
     def of(
-        cls, example: Any, dst_inputs: Any = None, src_forward: Forward | None = None, dst_forward: Forward | None = None
+        cls,
+        example: Any,
+        dst_inputs: Any = None,
+        src_forward: Forward | None = None,
+        dst_forward: Forward | None = None,
+        *,
+        models: tuple[Any, Any] = (None, None),
     ) -> "Given":
-        """Read the arguments of `auto_map`."""
+        """Read the arguments of `auto_map`; `models` are the source, which may be a checkpoint, and the destination."""
         theirs = example if dst_inputs is None else dst_inputs
         return cls(
-            None if example is None else as_inputs(example, src_forward),
-            None if theirs is None else as_inputs(theirs, dst_forward),
+            None if example is None else as_inputs(_as_one(example, models[0]), src_forward),
+            None if theirs is None else as_inputs(_as_one(theirs, models[1]), dst_forward),
             src_forward is not None or dst_forward is not None,
         )
 
@@ -102,6 +109,21 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
         args = tuple(example) if isinstance(example, tuple | list) else (example,)
     tensors = tensors_of([args, dict(kwargs)])
     return Inputs(args, kwargs, True, size_of(tensors[0]) if tensors else "given", forward)
+
+
+def _as_one(example: Any, model: Any) -> Any:
+    """Return a dict that a model's forward takes as one argument as that argument, and any other example as it is."""
+    if not isinstance(example, Mapping) or not isinstance(model, nn.Module):
+        return example
+    try:
+        parameters = signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return example
+    names = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    required = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters) or not names.isdisjoint(example) or len(required) != 1:
+        return example
+    return (example,)
 
 
 def others(inputs: Inputs, seed: int) -> Inputs:

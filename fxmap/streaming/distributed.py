@@ -78,7 +78,10 @@ def _saved(save: Callable[[], object]) -> None:
     try:
         save()
     except CheckpointException as error:
-        for cause, _ in error.failures.values():
+        causes = [cause for cause, _ in error.failures.values()]
+        for cause in causes:
             if isinstance(cause, FxmapError | OSError):
                 raise cause from error
-        raise CheckpointError(f"torch.distributed.checkpoint: {error}") from error
+        said = "; ".join(f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}" for cause in causes)
+        text = f"torch.distributed.checkpoint could not write it: {said}. Nothing is left of it; look for a full disk"
+        raise CheckpointError(text) from error

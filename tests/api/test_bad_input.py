@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxmap
 from fxmap.testing import compare
@@ -205,3 +205,20 @@ def test_arguments_of_verify_in_another_order_are_said() -> None:
         fxmap.MappingError, match=r"mapping is a Linear, not a mapping of keys: call verify\(src, dst, mapping\)"
     ):
         fxmap.verify(fxmap.KeyMapping({}), model, model)  # type: ignore[arg-type]
+
+
+def test_a_dict_that_forward_takes_as_one_argument_is_one() -> None:
+    class Batch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            if batch["x"].shape[-1] != 4:
+                raise ValueError("of another width")
+            result: Tensor = self.fc(batch["x"]) * batch["scale"]
+            return result
+
+    batch = {"x": torch.randn(2, 4), "scale": torch.randn(2, 4)}
+    assert fxmap.auto_map(Batch(), Batch(), example_inputs=batch).proof.ok
+    assert fxmap.verify(Batch(), Batch(), {key: key for key in Batch().state_dict()}, example_inputs=batch).ok

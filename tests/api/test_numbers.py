@@ -83,3 +83,28 @@ def test_a_mask_of_infinity_is_none() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fxmap.load(Masked(), Masked().state_dict())
+
+
+@pytest.mark.parametrize("way", ["load", "transfer", "convert"])
+def test_a_number_behind_a_computed_tensor_is_said_once(way: str, tmp_path: Path) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ (2 * self.weight)).relu()
+
+    src, dst, x = Turned(), nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU()), torch.randn(2, 3)
+    src.weight.data[0, 0] = float("nan")
+    torch.save(src.state_dict(), tmp_path / "a.pth")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", ProofWarning)
+        if way == "load":
+            fxmap.load(dst, tmp_path / "a.pth", src=src, example_inputs=x, verify=False)
+        elif way == "transfer":
+            fxmap.transfer(src, dst, example_inputs=x, verify=False)
+        else:
+            fxmap.convert(tmp_path / "a.pth", tmp_path / "out", dst=dst, src=src, example_inputs=x, verify=False)
+    said = [str(one.message) for one in found if "not finite" in str(one.message) or "are NaN" in str(one.message)]
+    assert len(said) == 1, said

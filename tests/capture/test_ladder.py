@@ -65,3 +65,9 @@ def test_a_new_source_is_one_entry() -> None:
         outcome = solve(Problem(src, dst, Given.of(X)), tuple(structure(source) for source in ladder))
     assert outcome.certain
     assert [step.stage for step in steps if not step.depth] == ["structure, by symbolic trace", "structure, by made up"]
+
+
+def test_replicas_are_also_found_where_they_once_were() -> None:
+    from fxmap.capture.replica import replicate as former
+
+    assert former is replicate
