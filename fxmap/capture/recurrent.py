@@ -61,7 +61,7 @@ def _of_one_kind(value: Tensor, holder: Tensor) -> Tensor:
     """Return a value that a tensor can hold as its data: torch ends the process where one alone is functional."""
     wrapped, held = torch._is_functional_tensor(holder), torch._is_functional_tensor(value)
     if held and not wrapped:
-        torch._sync(value)  # type: ignore[no-untyped-call]
+        torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
         made: Tensor = torch._from_functional_tensor(value)
         return made
     return torch._to_functional_tensor(value) if wrapped and not held else value
