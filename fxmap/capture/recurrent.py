@@ -38,6 +38,8 @@ class Unrolled(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__" and func.__self__ is torch.Tensor.data:
             return args[0].detach()
+        if name == "__set__" and func.__self__ is torch.Tensor.data and len(args) == 2:
+            return func(args[0], _of_one_kind(args[1], args[0]))
         if name == "fill_diagonal_" and len(args) == 2 and not kwargs and args[0].dim() == 2:
             args[0].diagonal().fill_(args[1])
             return args[0]
@@ -53,6 +55,16 @@ class Unrolled(TorchFunctionMode):
         if name == "_pad_packed_sequence" and len(args) == 5 and not kwargs:
             return _padded(*args)
         return func(*args, **(kwargs or {}))
+
+
+def _of_one_kind(value: Tensor, holder: Tensor) -> Tensor:
+    """Return a value that a tensor can hold as its data: torch ends the process where one alone is functional."""
+    wrapped, held = torch._is_functional_tensor(holder), torch._is_functional_tensor(value)
+    if held and not wrapped:
+        torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
+        made: Tensor = torch._from_functional_tensor(value)
+        return made
+    return torch._to_functional_tensor(value) if wrapped and not held else value
 
 
 def _is_plain(args: Any) -> bool:

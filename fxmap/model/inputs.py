@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fxmap.model.modes import kept_modes
 from fxmap.model.tensors import tensors_of
 
 Forward = Callable[..., Any]
@@ -36,7 +37,9 @@ class Inputs:
 
     def call(self, model: nn.Module) -> Any:
         """Run a model on the inputs."""
-        return model(*self.args, **self.kwargs) if self.forward is None else self.forward(model, *self.args, **self.kwargs)
+        with kept_modes():
+            forward = self.forward
+            return model(*self.args, **self.kwargs) if forward is None else forward(model, *self.args, **self.kwargs)
 
     def flat(self) -> list[Tensor]:
         """Return all tensors, in the order of the arguments."""

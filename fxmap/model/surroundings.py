@@ -31,9 +31,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.overrides import _get_current_function_mode_stack
 
 from fxmap.model.classes import class_data
+from fxmap.model.modes import modes
 from fxmap.model.restoring import carry_out, finish_all
 from fxmap.model.settings import Step, settings
 from fxmap.model.well_formed import refuse_malformed
@@ -86,18 +86,10 @@ def _neutral(models: Sequence[nn.Module]) -> Iterator[AbstractContextManager[obj
 
 def _thread() -> list[Step]:
     """Return the steps that put back what belongs to this thread: gradients, autocast, and the stacks of modes."""
-    grad, modes, functions = torch.is_grad_enabled(), _dispatch_modes(), _function_modes()
+    grad = torch.is_grad_enabled()
     key = torch._C.DispatchKey.Functionalize
     functional = torch._C._dispatch_tls_is_dispatch_key_included(key)
     held, kept = vars(torch._GLOBAL_DEVICE_CONTEXT), dict(vars(torch._GLOBAL_DEVICE_CONTEXT))
-
-    def pop() -> None:
-        while _dispatch_modes() > modes:
-            torch._C._pop_torch_dispatch_stack(None)
-        while _function_modes() != functions[: len(_function_modes())]:
-            torch._C._pop_torch_function_stack()
-        for mode in functions[len(_function_modes()) :]:
-            torch._C._push_on_torch_function_stack(mode)
 
     def put_back_device() -> None:
         held.clear()
@@ -105,7 +97,7 @@ def _thread() -> list[Step]:
 
     return [
         finish_all,
-        pop,
+        modes(),
         put_back_device,
         lambda: torch._C._dispatch_tls_set_dispatch_key_included(key, functional),
         lambda: torch._C._set_grad_enabled(grad),
@@ -120,14 +112,6 @@ def _autocast() -> Iterator[Step]:
         yield functools.partial(torch.set_autocast_dtype, kind, torch.get_autocast_dtype(kind))
     yield functools.partial(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
     yield functools.partial(torch.autograd.set_multithreading_enabled, torch._C._is_multithreading_enabled())
-
-
-def _function_modes() -> list[Any]:
-    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-
-
-def _dispatch_modes() -> int:
-    return int(torch._C._len_torch_dispatch_stack())
 
 
 @dataclass
