@@ -44,6 +44,7 @@ def fill_graph_file(
         raise CheckpointError(f"{dst}: {NOT_WRITTEN}")
     if carried is None or carried.save is None:
         raise CheckpointError(f"{dst}: no file that carries its graph and can be written: .onnx, .pt2")
+    inputs = in_one_layout(carried.model, carried.inputs, how.src, None) if inputs is None else inputs
     mapping = load(
         carried.model,
         checkpoint,
@@ -53,10 +54,7 @@ def fill_graph_file(
         strict=how.strict,
         on_mismatch=how.on_mismatch,
         verify=how.verify,
-        **{
-            **how.given,
-            "example_inputs": in_one_layout(carried.model, carried.inputs, how.src, None) if inputs is None else inputs,
-        },
+        **{**how.given, "example_inputs": inputs},
     )
     carried.save(Path(output), overwrite)
     return mapping
