@@ -27,7 +27,7 @@ from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further, smallest
-from fxmap.prove.limits import limits_of, numbers_of, sequences_of, words_of
+from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
@@ -189,7 +189,7 @@ class Examiner:
         if not whole:
             return found
         models = src.model, dst.model
-        names = Held(limits, numbers_of(*models), words_of(*models), sequences_of(*models))
+        names = Held(limits, numbers_of(*models), words_of(*models), sequences_of(*models), fills_of(*models))
         fast = any(isinstance(module, _FAST) for model in models for module in model.modules())
         return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized, fast=fast)
 

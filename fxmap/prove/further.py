@@ -74,12 +74,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What models and their code name, as candidates: sizes, values, words for arguments, and several values in turn."""
+    """What models and their code name: sizes, values, words for arguments, several values in turn, what masks fill with."""
 
     limits: Sequence[int] = ()
     numbers: Sequence[float] = ()
     words: Sequence[str] = ()
     sequences: Sequence[tuple[int, ...]] = ()
+    fills: Sequence[float] = ()
 
 
 # The shortest sequences of special values.
@@ -239,7 +240,7 @@ class _Runs:
         """Run numbers far above and far below all others, if the models are small."""
         if self.budget != Budget():
             return found
-        for text, both in far(self.sampler, self.small(found, 3)):
+        for text, both in far(self.sampler, self.small(found, 3), self.held.fills):
             tried = self._tried(found, text, both)
             # An exponential has no value there in one spelling, and one in another.
             found = found if tried.error == float("inf") else tried

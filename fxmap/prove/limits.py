@@ -10,6 +10,7 @@ Cost: linear in the modules, and in the code of their forwards.
 Source: constants of the code under test as inputs, Fraser and Arcuri, The seed is strong, 2012, doi:10.1109/ICST.2012.92.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from inspect import isfunction, unwrap
 from types import CellType, CodeType, FunctionType
@@ -40,6 +41,12 @@ def numbers_of(*models: nn.Module) -> list[float]:
     """
     found = dict.fromkeys(value for value in (*_in_code(models), *_held(models)) if type(value) in (int, float))
     return [value for value in found if abs(value) <= _LARGEST and value not in (0, 1)]
+
+
+def fills_of(*models: nn.Module) -> list[float]:
+    """Return the finite numbers below -1e8 that the code of models names: with these it fills scores that it masks."""
+    found = (value for value in (*_in_code(models), *_held(models)) if type(value) in (int, float))
+    return sorted({float(value) for value in found if -math.inf < value <= -1e8})
 
 
 def _in_code(models: Sequence[nn.Module], *, whole: bool = False) -> Iterator[Any]:

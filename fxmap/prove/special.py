@@ -17,7 +17,7 @@ Source: boundary values and constants of the code under test, Myers, The Art of 
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from math import log
+from math import inf, log
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from fxmap.prove.shapes import Shape
 Form = tuple[str, Tensor]
 # How many numbers that code names are tried.
 _NUMBERS = 24
-_FAR = (1e7, 1e-7)
+_FAR = 1e7
 # The ladder of scales.
 _LOWEST, _HIGHEST, _STEP = 0.03, 300.0, 1.08
 
@@ -56,9 +56,14 @@ def specials(
         yield text, sampler.both_of(changed)
 
 
-def far(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:
-    """Yield numbers far above and far below those of all other runs."""
-    yield from _times(sampler, shape, _FAR)
+def far(sampler: Sampler, shape: Shape, fills: Sequence[float]) -> Iterator[tuple[str, Both]]:
+    """Yield numbers far above and far below those of all other runs.
+
+    By `fills`, numbers far below 0, scores are masked. For scores beyond these, which are products of two values, they are
+    no masks.
+    """
+    least = min((-number for number in fills), default=inf)
+    yield from _times(sampler, shape, [min(_FAR, least**0.5 / 10), 1 / _FAR])
 
 
 def ladder(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:

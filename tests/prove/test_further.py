@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
+from fxmap.prove.limits import fills_of
 
 
 class Net(nn.Module):
@@ -239,3 +240,24 @@ class _Returning(Net):
     def forward(self, x: Any, mask: Any = None, n: int = 1) -> Any:
         h = super().forward(x, mask, n)
         return h, Held(Held([h * self.factor]))
+
+
+class Causal(nn.Module):
+    def __init__(self, fill: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.q, self.k, self.fill = nn.Linear(6, 6), nn.Linear(6, 6), fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fill(self.q(x) @ self.k(x).mT).softmax(-1) @ x
+
+
+def test_scores_beyond_the_number_that_masks_them_are_not_run() -> None:
+    def by_infinity(scores: Tensor) -> Tensor:
+        return scores + torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype).triu(1)
+
+    def by_number(scores: Tensor) -> Tensor:
+        return scores.masked_fill(torch.ones(scores.shape[-2:]).tril() == 0, -1e9)
+
+    assert fills_of(Causal(by_number)) == [-1e9]
+    mapping = fxmap.auto_map(Causal(by_infinity).eval(), Causal(by_number).eval(), example_inputs=torch.randn(2, 5, 6))
+    assert mapping.proof.ok, str(mapping)
