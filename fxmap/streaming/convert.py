@@ -56,9 +56,13 @@ def _entry(key: str, value: Any, shapes: Mapping[str, tuple[int, ...]], dtype: t
     return Entry(key, shape, wanted)
 
 
-def identity_of(source: Path) -> str:
-    """Return paths, sizes and times of the files of a checkpoint: those beside its index, or the file alone."""
+def files_of(source: Path) -> list[Path]:
+    """Return the files of a checkpoint: those beside its index, or the file alone."""
     several = source.name.endswith(".json") or source.name == ".metadata"
-    files = sorted(path for path in source.parent.iterdir() if path.is_file()) if several else [source]
-    facts = ((path.resolve(), path.stat()) for path in files)
+    return sorted(path for path in source.parent.iterdir() if path.is_file()) if several else [source]
+
+
+def identity_of(source: Path) -> str:
+    """Return paths, sizes and times of the files of a checkpoint."""
+    facts = ((path.resolve(), path.stat()) for path in files_of(source))
     return "\n".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in facts)
