@@ -129,6 +129,15 @@ def test_shards_that_were_finished_are_still_known_after_a_second_kill(shards: P
     assert any("shards were finished by an earlier run" in note for note in mapping.knowledge.notes)
 
 
+def test_the_lock_of_a_killed_process_hinders_nobody(shards: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        convert(shards, shards / "out", progress=killed_after(9))
+    (shards / ".out.lock").touch()
+    mapping = convert(shards, shards / "out")
+    assert any("shards were finished by an earlier run" in note for note in mapping.knowledge.notes)
+    assert not (shards / ".out.lock").exists()
+
+
 def assert_equal_folders(one: Path, other: Path) -> None:
     assert {path.name: path.read_bytes() for path in one.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
 
