@@ -20,9 +20,10 @@ from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
-from fxmap.streaming.convert import SHARD_SIZE, identity_of, work_of
+from fxmap.streaming.convert import SHARD_SIZE, files_of, identity_of, work_of
 from fxmap.streaming.distributed import write_distributed
 from fxmap.streaming.folder import Progress, write_folder
+from fxmap.streaming.output import folder_for
 
 
 @bounded
@@ -51,14 +52,15 @@ def convert(
 
     Args:
         checkpoint: a file, an index of shards, or a folder; as in `load`.
-        output: the folder to write: .safetensors files, and their index if there are several.
+        output: the folder to write: .safetensors files, and their index if there are several. A symbolic link is followed.
         dst, src: the models, which may be on the meta device: nothing of their weights is read. Where `dst` is the path of
             an .onnx or .pt2 file, `output` is a file with its graph and the weights of the checkpoint.
         weights, strict, on_mismatch, example_inputs, verify: as in `load`. A proof of models on the meta device takes
             no memory for weights, and time; `verify=False` takes neither.
         shard_size: the most bytes of one file; a larger tensor has a file of its own.
         dtype: of floating-point tensors; by default that of the source.
-        overwrite: replace an output that is there already.
+        overwrite: replace an output that is there already: a folder that holds nothing but files that `convert` writes, and
+            not the source.
         layout: "dcp" writes a folder of torch.distributed.checkpoint, from which any number of ranks load; it has no shards,
             and begins anew after an interruption.
         progress: called with the bytes done, the bytes in all, and the name of the shard, after every tensor.
@@ -67,7 +69,9 @@ def convert(
         The mapping, with a note on keys of `dst` that nothing was made of, and that are not in the output.
 
     Raises:
-        CheckpointError: the output is there already; a file of the source is missing or corrupt; or the disk is full.
+        CheckpointError: the output is there already, has the name of a file, holds the source or files that are not of a
+            checkpoint, or is written by another conversion; a file of the source is missing or corrupt; or the disk is full.
+        ArgumentError: `dtype` is none of floating point; `layout` or `shard_size` is nothing that there is.
         LoadError: a value does not fit `dtype`; or as `load`.
         ProofError, DifferentNetworks: as `load`.
 
@@ -78,6 +82,8 @@ def convert(
         raise ArgumentError(f'layout is "safetensors" or "dcp", not {layout!r}')
     if shard_size < 1:
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ArgumentError(f"dtype={dtype}: one of floating point is needed, as torch.float16 or torch.bfloat16")
     given = {"example_inputs": example_inputs}
     how = FileOptions(src, weights, strict=strict, on_mismatch=on_mismatch, verify=verify, given=given)
     if not isinstance(dst, nn.Module):
@@ -85,6 +91,7 @@ def convert(
             raise ArgumentError(f"dtype={dtype}: the dtypes of {dst} are those of its graph")
         return fill_graph_file(checkpoint, output, how, dst=dst, overwrite=overwrite)
     source = existing(Path(checkpoint))
+    place = folder_for(Path(output), files_of(source), overwrite=overwrite)
     mapping, file = map_file(source, dst, how)
     refuse_lacking_ranges(mapping, mapping.knowledge)
     own = dst.state_dict()
@@ -100,9 +107,9 @@ def convert(
     report = progress or (lambda done, total, what: None)
     with numbers_said(file.state, mapping.sources()):
         if layout == "dcp":
-            write_distributed(work, Path(output), report, overwrite=overwrite)
+            write_distributed(work, place, report, overwrite=overwrite)
             return mapping.with_notes(*_notes(mapping, own, 0, 0))
-        taken = write_folder(work, Path(output), report, overwrite=overwrite)
+        taken = write_folder(work, place, report, overwrite=overwrite)
     return mapping.with_notes(*_notes(mapping, own, taken, len(work.shards)))
 
 

@@ -1,5 +1,6 @@
 """Files that carry their graph, written anew with other weights."""
 
+import os
 from pathlib import Path
 
 from fxmap.api.file_options import FileOptions
@@ -36,7 +37,7 @@ def fill_graph_file(
     """
     if Path(output).suffix != Path(dst).suffix:
         raise CheckpointError(f"{output}: the name must end in {Path(dst).suffix}, as that of {dst}, whose graph it gets")
-    if not overwrite and Path(output).exists():
+    if not overwrite and os.path.exists(output):
         raise CheckpointError(f"{output}: is there already; pass overwrite=True to replace it")
     inputs = how.given.get("example_inputs")
     carried = opened(dst, example_inputs=inputs)

@@ -55,6 +55,7 @@ from fxmap.cli.references import FactoryError, UsageError
 from fxmap.cli.statuses import Exit
 from fxmap.errors import DifferentNetworks, FxmapError, InternalError, LoadError, ProofError
 from fxmap.model.faults import is_fault, place_of_user, words
+from fxmap.streaming.output import is_folder
 from fxmap.trace import progress as stages
 
 # For a pipe, which has no width of its own.
@@ -164,7 +165,7 @@ def convert(
 
     Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
     """
-    if not commands.is_folder(output):
+    if not is_folder(output):
         if dcp:
             raise UsageError("--dcp writes a folder: give --output a name without a suffix")
         job = commands.Conversion(

@@ -165,15 +165,6 @@ class Conversion:
         return Outcome("\n".join([str(mapping), written]), data, mapping.ok)
 
 
-def is_folder(output: Path) -> bool:
-    """Tell whether an output is a folder: one that is there, or a name without a suffix.
-
-    >>> is_folder(Path("converted")), is_folder(Path("llama-3.1")), is_folder(Path("new.pth")), is_folder(Path("new.ckpt"))
-    (True, True, False, False)
-    """
-    return output.is_dir() or not output.suffix or output.suffix[1:].isdecimal()
-
-
 # What a name refers to: a model, weights, or both.
 Found = nn.Module | Checkpoint | Carried
 

@@ -17,6 +17,7 @@ from fxmap.cli.references import UsageError, on_meta
 from fxmap.errors import ProofWarning
 from fxmap.files.reading import existing
 from fxmap.mapping.findings import NoteKind
+from fxmap.streaming.folder import said
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -64,7 +65,7 @@ class _Clock:
             self.first, self.start = done, time.monotonic()
         rate = (done - self.first) / max(time.monotonic() - self.start, 1e-9)
         left = f"{(total - done) / rate:.0f} s left" if rate and done < total else ""
-        detail = ", ".join(filter(None, (f"{done / 1e9:.2f} of {total / 1e9:.2f} GB", left)))
+        detail = ", ".join(filter(None, (f"{said(done)} of {said(total)}", left)))
         self.report(done / max(total, 1), what, detail)
 
 

@@ -53,10 +53,10 @@ def whole_file(path: Path, failures: tuple[type[Exception], ...] = (OSError,), *
         temporary = Path(folder) / f"whole{path.suffix}"
         yield temporary
         os.chmod(temporary, _mode(place))
-        _sync(temporary)
+        sync(temporary)
         _publish(temporary, place, overwrite)
         with suppress(OSError):  # the name, where a system can do that for folders
-            _sync(place.parent)
+            sync(place.parent)
     except FileExistsError as error:
         raise already_there(path) from error
     except failures as error:
@@ -113,7 +113,7 @@ def _publish(temporary: Path, place: Path, overwrite: bool) -> None:
         os.replace(temporary, place)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

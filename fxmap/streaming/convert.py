@@ -1,5 +1,6 @@
 """Convert: the work of writing what a mapping makes of a checkpoint, with dtypes and metadata."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.lazy_state import LazyState, is_plain_tensor
 from fxmap.streaming.folder import Work
 from fxmap.streaming.shards import Entry, shards_of
+
+_LOCK = re.compile(r"\..*\.lock")
 
 # Bytes of a shard, as the libraries of Hugging Face choose them.
 SHARD_SIZE = 5_000_000_000
@@ -56,9 +59,16 @@ def _entry(key: str, value: Any, shapes: Mapping[str, tuple[int, ...]], dtype: t
     return Entry(key, shape, wanted)
 
 
-def identity_of(source: Path) -> str:
-    """Return paths, sizes and times of the files of a checkpoint: those beside its index, or the file alone."""
+def files_of(source: Path) -> list[Path]:
+    """Return the files of a checkpoint: those beside its index, or the file alone."""
     several = source.name.endswith(".json") or source.name == ".metadata"
-    files = sorted(path for path in source.parent.iterdir() if path.is_file()) if several else [source]
-    facts = ((path.resolve(), path.stat()) for path in files)
+    if not several:
+        return [source]
+    # Not the lock of a conversion into a folder beside them, which was killed: the next one is to know its shards again.
+    return sorted(path for path in source.parent.iterdir() if path.is_file() and not _LOCK.fullmatch(path.name))
+
+
+def identity_of(source: Path) -> str:
+    """Return paths, sizes and times of the files of a checkpoint."""
+    facts = ((path.resolve(), path.stat()) for path in files_of(source))
     return "\n".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in facts)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, FxmapError
+from fxmap.files.atomic import sync
 from fxmap.files.lazy import materialise
-from fxmap.streaming.folder import Progress, Work, fitting, refuse_existing, refuse_lack_of_room, take_place
+from fxmap.streaming.folder import Progress, Work, fitting, refuse_lack_of_room
+from fxmap.streaming.output import being_written, refuse_taken, take_place
 
 
 def write_distributed(work: Work, output: Path, progress: Progress, *, overwrite: bool = False) -> None:
@@ -22,37 +24,44 @@ def write_distributed(work: Work, output: Path, progress: Progress, *, overwrite
 
     Raises:
         LoadError: a value does not fit the dtype.
-        CheckpointError: the output is there already, the disk is full, or a source cannot be read. Nothing is left of it.
+        CheckpointError: the output is there already, another conversion writes it, the disk is full, or a source cannot be
+            read. Nothing is left of it.
 
     Memory: the largest tensor, twice where its dtype is converted.
     """
+    with being_written(output) as partial:
+        refuse_taken(output, overwrite=overwrite)
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            refuse_lack_of_room(partial, work.shards, {})
+            _write_into(partial, work, progress)
+            take_place(partial, output, overwrite=overwrite)
+        except OSError as error:
+            raise CheckpointError(f"{output}: cannot be written: {error}. Nothing is left of it") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_into(partial: Path, work: Work, progress: Progress) -> None:
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    refuse_existing(output, overwrite)
-    partial = output.parent / f".{output.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        refuse_lack_of_room(partial, work.shards, {})
-        entries = {entry.key: entry for shard in work.shards for entry in shard.entries}
-        total, done = sum(entry.nbytes for entry in entries.values()), 0
+    entries = {entry.key: entry for shard in work.shards for entry in shard.entries}
+    total, done = sum(entry.nbytes for entry in entries.values()), 0
 
-        def make(key: str) -> Tensor:
-            nonlocal done
-            value = fitting(entries[key], materialise(work.make(key)))
-            done += entries[key].nbytes
-            progress(done, total, key)
-            return value
+    def make(key: str) -> Tensor:
+        nonlocal done
+        value = fitting(entries[key], materialise(work.make(key)))
+        done += entries[key].nbytes
+        progress(done, total, key)
+        return value
 
-        bare = {key: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for key, entry in entries.items()}
-        writer = FileSystemWriter(partial, single_file_per_rank=False, sync_files=False)
-        _saved(lambda: save(bare, storage_writer=writer, planner=_planner(make), no_dist=True))
-        take_place(partial, output)
-    except OSError as error:
-        raise CheckpointError(f"{output}: cannot be written: {error}. Nothing is left of it") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    bare = {key: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for key, entry in entries.items()}
+    writer = FileSystemWriter(partial, single_file_per_rank=False, sync_files=False)
+    _saved(lambda: save(bare, storage_writer=writer, planner=_planner(make), no_dist=True))
+    for path in partial.iterdir():
+        sync(path)
 
 
 def _planner(make: Callable[[str], Tensor]) -> Any:

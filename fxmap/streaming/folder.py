@@ -17,12 +17,13 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from fxmap.errors import CheckpointError
+from fxmap.errors import CheckpointError, LoadError
 from fxmap.files.lazy import materialise
 from fxmap.files.stored import place_of
 from fxmap.mapping.narrowing import refuse_narrowed
 from fxmap.model.tensors import bytes_of
 from fxmap.streaming.checksum import Checksum
+from fxmap.streaming.output import being_written, refuse_taken, take_place
 from fxmap.streaming.shards import Entry, Shard, index_of
 
 # Called with the bytes that are done, the bytes in all, and what is being done.
@@ -58,35 +59,41 @@ def write_folder(work: Work, output: Path, progress: Progress, *, overwrite: boo
 
     Raises:
         LoadError: a value does not fit the dtype.
-        CheckpointError: the output is there already, the disk is full, or a source cannot be read. What was finished stays
-            in `.NAME.partial`, for the next call; `output` is as it was.
+        CheckpointError: the output is there already, another conversion writes it, the disk is full, or a source cannot be
+            read. Finished shards stay in `.NAME.partial`, for the next call; `output` is as it was.
 
     Memory: the largest tensor, twice where its dtype is converted.
     """
-    refuse_existing(output, overwrite)
-    partial = output.parent / f".{output.name}.partial"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        finished = _finished(partial, work)
-        refuse_lack_of_room(partial, work.shards, finished)
-        _write_shards(partial, work, finished, progress)
-        if len(work.shards) > 1:
-            (partial / "model.safetensors.index.json").write_text(index_of(work.shards), encoding="utf-8")
-        (partial / _LIST).unlink()
-        take_place(partial, output)
-    except OSError as error:
-        raise CheckpointError(
-            f"{output}: cannot be written: {error}. Finished shards are kept in {partial}; the same call goes on with them"
-        ) from error
+    with being_written(output) as partial:
+        refuse_taken(output, overwrite=overwrite)
+        try:
+            return _write_into(partial, work, output, progress, overwrite)
+        except OSError as error:
+            kept = f"Finished shards are kept in {partial}; the same call goes on with them"
+            left = kept if (partial / _LIST).exists() else "Nothing is left of it"
+            raise CheckpointError(f"{output}: cannot be written: {error}. {left}") from error
+        except LoadError:
+            (partial / _LIST).unlink(missing_ok=True)  # the same call would fail again
+            raise
+        finally:
+            if not (partial / _LIST).exists():
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_into(partial: Path, work: Work, output: Path, progress: Progress, overwrite: bool) -> int:
+    partial.mkdir(exist_ok=True)
+    finished = _finished(partial, work)
+    refuse_lack_of_room(partial, work.shards, finished)
+    _write_shards(partial, work, finished, progress)
+    if len(work.shards) > 1:
+        with (partial / "model.safetensors.index.json").open("w", encoding="utf-8") as file:
+            file.write(index_of(work.shards))
+            file.flush()
+            os.fsync(file.fileno())
+    refuse_taken(output, overwrite=overwrite)  # while the shards are still known
+    (partial / _LIST).unlink(missing_ok=True)
+    take_place(partial, output, overwrite=overwrite)
     return len(finished)
-
-
-def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise a CheckpointError where an output is there already and shall not be replaced."""
-    if output.exists() and not overwrite:
-        raise CheckpointError(
-            f"{output}: there already, not overwritten. Choose another name, or say overwrite=True (--force)"
-        )
 
 
 # The list of finished shards, in the folder that is not finished.
@@ -102,8 +109,9 @@ def _finished(partial: Path, work: Work) -> dict[str, int]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sums = {}
     good = {shard.name: sums[shard.name] for shard in work.shards if _is_whole(partial / shard.name, sums.get(shard.name))}
+    kept = {*good, _LIST} if good else set()
     for path in partial.iterdir():
-        if path.name not in good and path.is_file():
+        if path.name not in kept and path.is_file():
             path.unlink()
     return good
 
@@ -125,9 +133,21 @@ def refuse_lack_of_room(partial: Path, shards: Iterable[Shard], finished: Mappin
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise CheckpointError(
-            f"{partial.parent}: {needed / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free. Make room, or "
+            f"{partial.parent}: {said(needed)} are to be written, and {said(free)} are free. Make room, or "
             "write a smaller dtype (--dtype)"
         )
+
+
+def said(size: int) -> str:
+    """Write a number of bytes in a unit that tells.
+
+    >>> said(700), said(12_300), said(5_000_000_000)
+    ('700 B', '12.3 kB', '5.0 GB')
+    """
+    if size < 1000:
+        return f"{size} B"
+    unit, scale = next((name, scale) for name, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= scale)
+    return f"{size / scale:.1f} {unit}"
 
 
 def _write_shards(partial: Path, work: Work, finished: dict[str, int], progress: Progress) -> None:
@@ -155,6 +175,8 @@ def _write_shard(partial: Path, shard: Shard, work: Work, progress: Callable[[in
             _write_tensor(entry, work.make(entry.key), summed)
             done += entry.nbytes
             progress(done)
+        # Before it is called finished: what a disk could not take is lost, and a file that is read again does not show it.
+        os.fsync(file.fileno())
     os.replace(temporary, partial / shard.name)
     return summed.checksum.value
 
@@ -209,15 +231,3 @@ def fitting(entry: Entry, value: Tensor) -> Tensor:
         return value
     refuse_narrowed(entry.key, value, torch.empty(0, dtype=entry.dtype))
     return value.to(entry.dtype)
-
-
-def take_place(partial: Path, output: Path) -> None:
-    """Rename the folder to its name; what was there before goes when the new one is in its place."""
-    old = output.parent / f".{output.name}.old"
-    if output.exists():
-        os.replace(output, old)
-    os.replace(partial, output)
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)

@@ -272,7 +272,7 @@ def test_convert_into_a_folder_streams_and_says_how_far_it_is(
     arguments = ("convert", str(tmp_path / "a.pth"), "--src", LINEAR, "--dst", LINEAR, "-o", str(tmp_path / "out"))
     status, out, err = run(*arguments, "--shard-size", "1KB", "--dtype", "bfloat16")
     assert (status, out.splitlines()[-1]) == (0, f"wrote {tmp_path / 'out'}: 2 of 2 tensors from {tmp_path / 'a.pth'}")
-    assert "model.safetensors: 0.00 of 0.00 GB" in err
+    assert "model.safetensors: 16 B of 16 B" in err
     assert read(tmp_path / "out")["weight"].dtype == torch.bfloat16
     assert run(*arguments)[0] == 3, "not overwritten"
     assert run(*arguments, "--force", "--no-proof")[0] == 1

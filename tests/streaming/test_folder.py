@@ -121,6 +121,23 @@ def test_after_a_kill_the_finished_shards_are_taken_over(
     assert_equal_folders(tmp_path / "whole", tmp_path / "out")
 
 
+def test_shards_that_were_finished_are_still_known_after_a_second_kill(shards: Path, tmp_path: Path) -> None:
+    for count in (9, 5):
+        with pytest.raises(KeyboardInterrupt):
+            convert(shards, tmp_path / "out", progress=killed_after(count))
+    mapping = convert(shards, tmp_path / "out")
+    assert any("shards were finished by an earlier run" in note for note in mapping.knowledge.notes)
+
+
+def test_the_lock_of_a_killed_process_hinders_nobody(shards: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        convert(shards, shards / "out", progress=killed_after(9))
+    (shards / ".out.lock").touch()
+    mapping = convert(shards, shards / "out")
+    assert any("shards were finished by an earlier run" in note for note in mapping.knowledge.notes)
+    assert not (shards / ".out.lock").exists()
+
+
 def assert_equal_folders(one: Path, other: Path) -> None:
     assert {path.name: path.read_bytes() for path in one.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
 
@@ -168,7 +185,7 @@ def test_numbers_that_a_dtype_cannot_hold_are_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_leaves_no_folder(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(fxmap.CheckpointError, match=r"0\.0 GB are to be written"):
+    with pytest.raises(fxmap.CheckpointError, match=r"\d\.\d kB are to be written, and 100 B are free"):
         convert(shards, tmp_path / "out")
     monkeypatch.undo()
 
@@ -176,9 +193,9 @@ def test_a_full_disk_is_named_and_leaves_no_folder(shards: Path, tmp_path: Path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folder, "_write_all", full)
-    with pytest.raises(fxmap.CheckpointError, match=r"No space left on device.*the same call goes on"):
+    with pytest.raises(fxmap.CheckpointError, match=r"No space left on device.*Nothing is left of it"):
         convert(shards, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
 def test_an_output_that_is_there_is_replaced_only_if_that_is_said(shards: Path, tmp_path: Path) -> None:
@@ -187,8 +204,9 @@ def test_an_output_that_is_there_is_replaced_only_if_that_is_said(shards: Path, 
     with pytest.raises(fxmap.CheckpointError, match="not overwritten"):
         convert(shards, tmp_path / "out")
     assert (tmp_path / "out" / "mine").exists()
+    (tmp_path / "out" / "mine").rename(tmp_path / "out" / "model-00001-of-00077.safetensors")
     convert(shards, tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "mine").exists()
+    assert not (tmp_path / "out" / "model-00001-of-00077.safetensors").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "out"]
 
 
