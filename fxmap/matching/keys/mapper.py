@@ -32,6 +32,8 @@ from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.normed import parted
+from fxmap.matching.keys.numbering import notes as notes_of_numbering
+from fxmap.matching.keys.numbering import renumbered, spelled_alike
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.tensors import is_whole
 from fxmap.model.tied import tied
@@ -140,12 +142,13 @@ def _by_matching(
     exchanges: Sequence[Exchange],
     calls: Mapping[str, int],
 ) -> _Found:
-    ours, theirs = entries_of(src, spelling.names), entries_of(dst)
+    ours, theirs = entries_of(src, spelled_alike(spelling)), entries_of(dst)
     sorted_sides = [is_unordered(side) or is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
     for side, by_name in zip((ours, theirs), sorted_sides, strict=True):
         if by_name:
             side.sort(key=lambda entry: natural(entry.key))
     ours, theirs = comparable(ours, theirs)
+    ours, shifts = renumbered(ours, theirs)
     ties = [{keys[0]: other} for keys in tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
@@ -161,7 +164,7 @@ def _by_matching(
     found = _Found({key: expression for key, expression in made.items() if expression is not None})
     _explain(dst, src, spelling, (ours, theirs, matches), doubts, found)
     mapped = [(source, entry) for key, of in parts.items() if key in found.expressions for entry, source in of]
-    found.notes.extend(warnings(mapped, ours, theirs))
+    found.notes.extend((*warnings(mapped, ours, theirs), *notes_of_numbering(shifts)))
     left = {entry.key: (source, entry) for source, entry in by_order if entry.key in found.expressions}
     found.by_order = {*left}
     if left:
