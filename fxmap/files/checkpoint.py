@@ -181,9 +181,8 @@ def _fitting(found: Mapping[str, Mapping[str, Any]], where: str, wanted: Shapes)
 def _named(found: Mapping[str, "OrderedDict[str, Any]"], where: str, weights: str) -> Checkpoint:
     """Return the weights that a name selects: those in a container, or those whose keys have it as a prefix."""
     names = [name for name in found if weights in (name, name.rpartition(".")[2])]
-    names.sort(key=lambda name: _rank(name, found[name]))
     if names:
-        part = names[0]
+        part = weights if weights in names else choose(where, {name: found[name] for name in names}).name
         others = tuple(name for name in found if name and name != part)
         return Checkpoint(found[part], f"{where}[{part!r}]", part, others)
     for name, state in found.items():

@@ -105,7 +105,12 @@ def sets_by_prefix(state: Mapping[str, Any], wanted: Shapes) -> dict[str, dict[s
     needed = fit(shapes_of(state), wanted) * _AS_GOOD
     if needed < _TELLING * _AS_GOOD or wanted.total() < 2:
         return {}
-    groups = {name: group for name, group in _by_prefix(state).items() if fit(shapes_of(group), wanted) >= needed}
+    fits = {name: fit(shapes_of(group), wanted) for name, group in _by_prefix(state).items()}
+    groups = {
+        name: group
+        for name, group in _by_prefix(state).items()
+        if fits[name] >= needed and (fits[name] == 1 or not _is_layer(name, group))
+    }
     inner = [name for name in groups if not any(_inside(other, name) for other in groups)]
     if len(inner) > 1:
         return {top: groups[top] for top in dict.fromkeys(_top(name, inner) for name in inner)}
@@ -125,6 +130,11 @@ def _by_prefix(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             groups.setdefault(".".join(parts[:depth]), {})[key] = value
     # What stands below a tensor (`weight.absmax`) says how that tensor is stored.
     return {name: group for name, group in groups.items() if name not in state}
+
+
+def _is_layer(name: str, group: Iterable[str]) -> bool:
+    """Whether a prefix is that of one layer: q, k and v, each of which has the shapes of another one, are no sets."""
+    return not any("." in key.removeprefix(f"{name}.") for key in group)
 
 
 def _inside(name: str, other: str) -> bool:
@@ -151,10 +161,21 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> int:
 def under(state: Mapping[str, Any], name: str) -> "OrderedDict[str, Any]":
     """Return the keys under a prefix that ends with a dotted name; the outermost such prefix, empty where there is none.
 
+    Raises:
+        CheckpointError: several prefixes end so, and none of them is the outermost one or has a usual name.
+
     >>> list(under({"module.encoder_q.fc.weight": 1, "module.encoder_k.fc.weight": 2}, "encoder_q"))
     ['module.encoder_q.fc.weight']
     """
     wanted = name.split(".")
-    prefixes = (prefix for prefix in _by_prefix(state) if prefix.split(".")[-len(wanted) :] == wanted)
-    prefix = min(prefixes, key=lambda found: found.count("."), default=None)
+    prefixes = [prefix for prefix in _by_prefix(state) if prefix.split(".")[-len(wanted) :] == wanted]
+    least = min((found.count(".") for found in prefixes), default=0)
+    outer = [prefix for prefix in prefixes if prefix.count(".") == least]
+    chosen = usual(outer) if outer else None
+    if outer and name not in outer and chosen is None:
+        raise CheckpointError(
+            f"weights={name!r} is the name of {len(outer)} parts of the file: {shorten(outer, 8)}. Give the whole of one of "
+            f"them, as in weights={outer[0]!r}. Nothing was written"
+        )
+    prefix = name if name in outer else chosen.name if chosen is not None else None
     return OrderedDict((key, value) for key, value in state.items() if prefix is not None and key.startswith(prefix + "."))

@@ -55,6 +55,7 @@ class NoteKind(StrEnum):
     LAYOUT = "layout"
     KERNELS = "kernels"
     BY_ORDER = "by order"
+    NUMBERING = "numbering"
     TRIAL_RUN = "trial run"
     FAULT = "fault"
 

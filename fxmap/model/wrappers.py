@@ -63,14 +63,26 @@ def plain(key: str) -> str:
 
 
 @dataclass(frozen=True)
+class Root:
+    """The prefix to strip from a key, and the one to add, to spell it as on the other side."""
+
+    strip: str = ""
+    add: str = ""
+
+    def apply(self, key: str) -> str:
+        return self.add + (key.removeprefix(self.strip) if key.startswith(self.strip) else key)
+
+
+@dataclass(frozen=True)
 class Spelling:
     """How keys of one side are spelled on the other: `names` has every key, by the other side's spelling where there is one.
 
-    `note` names the prefixes that were stripped and added, and other prefixes that would fit as well.
+    `note` names the prefixes that were stripped and added, and others that would fit as well; `root` is the prefix itself.
     """
 
     names: dict[str, str]
     note: str = ""
+    root: Root = Root()
 
 
 def spell(keys: Iterable[str], wanted: Iterable[str]) -> Spelling:
@@ -98,31 +110,20 @@ def spell(keys: Iterable[str], wanted: Iterable[str]) -> Spelling:
     words = [f"{verb} {', '.join(map(repr, what))}" for verb, what in (("stripped", stripped), ("added", added)) if what]
     if any("parametrizations." in key + names[key] for key in changed):
         words.append("weight norm is spelled the older way on one side and the newer way on the other")
-    return Spelling(names, "; ".join([*words, *notes]))
+    return Spelling(names, "; ".join([*words, *notes]), root)
 
 
-@dataclass(frozen=True)
-class _Root:
-    """The prefix to strip from a key, and the one to add, to spell it as on the other side."""
-
-    strip: str = ""
-    add: str = ""
-
-    def apply(self, key: str) -> str:
-        return self.add + (key.removeprefix(self.strip) if key.startswith(self.strip) else key)
-
-
-def _root(keys: list[str], wanted: set[str]) -> tuple[_Root, list[str]]:
+def _root(keys: list[str], wanted: set[str]) -> tuple[Root, list[str]]:
     """Return the prefix that only one side has, if removing it makes more keys equal, and a note on equally good ones."""
     equal = sum(key in wanted for key in keys)
     strip, stripped, others = _best(_roots(keys, wanted))
     add, added, _ = _best(_roots(wanted, set(keys)))
     if max(stripped, added) <= equal:
-        return _Root(), []
+        return Root(), []
     if added > stripped:
-        return _Root(add=add), []
+        return Root(add=add), []
     choice = [f"the same keys are also under {', '.join(map(repr, others))}, which are left"] if others else []
-    return _Root(strip=strip), choice
+    return Root(strip=strip), choice
 
 
 def _roots(keys: Iterable[str], wanted: set[str]) -> Counter[str]:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import fxmap
+from fxmap.files.weight_sets import sets_by_prefix, shapes_of
 
 
 def weight(model: nn.Module, path: str) -> torch.Tensor:
@@ -135,3 +136,22 @@ def test_several_files_are_one_state_dict(tmp_path: Path) -> None:
     torch.save(B[0].state_dict(prefix="0."), tmp_path / "c.pth")
     with pytest.raises(fxmap.CheckpointError, match=r"c\.pth: 0\.weight, 0\.bias: in an earlier file too"):
         fxmap.load(dst, [tmp_path / "a.pth", tmp_path / "c.pth"])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_name_that_several_parts_of_a_file_end_with_is_refused_with_all_of_them(nested: bool) -> None:
+    nets = {name: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).state_dict() for name in "ab"}
+    file: dict[str, object] = {name: {"net": dict(net)} for name, net in nets.items()}
+    if not nested:
+        file = {f"{name}.net.{key}": value for name, net in nets.items() for key, value in net.items()}
+    dst = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    with pytest.raises(fxmap.CheckpointError, match=r"a\.net, b\.net"):
+        fxmap.load(dst, file, weights="net")
+    fxmap.load(dst, file, weights="b.net")
+    assert torch.equal(weight(dst, "1"), nets["b"]["1.weight"])
+
+
+def test_layers_of_equal_shapes_are_no_sets_of_weights() -> None:
+    file = {f"{name}_proj.weight": torch.zeros(8, 6) for name in ("gate", "up")} | {"down_proj.weight": torch.zeros(6, 8)}
+    wanted = shapes_of({"fc1.weight": torch.zeros(16, 6), "fc2.weight": torch.zeros(6, 8)})
+    assert sets_by_prefix(file, wanted) == {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fxmap.errors import shorten
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.matching.keys.entries import Entry
-from fxmap.matching.keys.vocabulary import is_gated, says
+from fxmap.matching.keys.vocabulary import is_gated, order_named, says, says_rotary
 
 Pair = tuple[Entry, Entry]
 
@@ -25,7 +25,15 @@ _CLASS = (
     "the source's positions have a row more than the destination's: that of the class token, which is to be added to it: "
     "give the source's model (src=)"
 )
+_ORDER = "the two names say that q, k and v are joined in different orders: split them by hand, or give the models"
+_SPREAD = (
+    "one name says a variance, and the other a standard deviation or its inverse, whose eps is not known: compute the "
+    "variance yourself, or give the source's model (src=)"
+)
 _GAIN = "a weight of a norm under a name of its own: whether 1 is to be taken off it, names do not tell: give the models"
+
+_DEVIATION = frozenset(["std", "stddev", "stdev", "sd", "sigma", "rstd", "invstd", "istd"])
+_INVERSE = frozenset(["inv", "inverse", "invstd", "istd", "rstd", "rsqrt", "r", "invvar", "precision"])
 
 
 def withheld(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> dict[str, str]:
@@ -37,7 +45,12 @@ def withheld(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) 
     """
     result = dict.fromkeys(_folded(pairs, src, dst), _FOLDED)
     for source, entry in pairs:
-        for holds, reason in ((_differ_in_gate, _GATED), (_is_other_gain, _GAIN)):
+        for holds, reason in (
+            (_differ_in_gate, _GATED),
+            (_is_other_gain, _GAIN),
+            (_differ_in_order, _ORDER),
+            (_is_other_spread, _SPREAD),
+        ):
             if holds(source, entry):
                 result[entry.key] = reason
         if says(entry.path).get("token") == "class" and _has_longer_positions(src, dst):
@@ -57,6 +70,22 @@ def _is_other_gain(source: Entry, entry: Entry) -> bool:
     """Whether a vector is called `weight` on one side, and has a name of a single letter on the other."""
     leaves = {source.leaf, entry.leaf}
     return len(entry.size) == 1 and "weight" in leaves and any(len(leaf) == 1 and leaf.isalpha() for leaf in leaves)
+
+
+def _differ_in_order(source: Entry, entry: Entry) -> bool:
+    """Whether the names of two whole joined projections say different orders of q, k and v."""
+    if source.rows is not None or entry.rows is not None or len(source.path) < 2 or len(entry.path) < 2:
+        return False
+    orders = {order_named(one.path[-2]) for one in (source, entry)} - {()}
+    return len(orders) == 2
+
+
+def _is_other_spread(source: Entry, entry: Entry) -> bool:
+    """Whether only one of two tensors is called a standard deviation, or only one an inverse, beside a norm's variance."""
+    if not {source.leaf, entry.leaf} & {"running_var", "running_std"}:
+        return False
+    ours, theirs = (set(re.findall(r"[a-z]+", one.leaf.lower())) for one in (source, entry))
+    return any(bool(ours & words) != bool(theirs & words) for words in (_DEVIATION, _INVERSE))
 
 
 def _has_longer_positions(src: Sequence[Entry], dst: Sequence[Entry]) -> bool:
@@ -84,10 +113,13 @@ def _norms(entries: Sequence[Entry], but: set[str]) -> set[tuple[int, ...]]:
     return {entry.shape for entry in entries if entry.leaf == "running_var" and entry.key not in but}
 
 
-def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) -> Iterator[Note]:
-    """Yield notes about the layout of mapped tensors: of kind LAYOUT where names cannot confirm it, and shapes neither."""
+def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry], *, turns: bool = True) -> Iterator[Note]:
+    """Yield notes about the layout of mapped tensors: of kind LAYOUT where names cannot confirm it, and shapes neither.
+
+    `turns` says that the destination may have rotary embeddings.
+    """
     renamed = [(source, entry) for source, entry in pairs if source.path != entry.path and entry.leaf == "weight"]
-    if any(_is_rotary(entry) for entry in (*src, *dst)) or not any(map(_is_position, (*src, *dst))):
+    if any(_is_rotary(entry) for entry in (*src, *dst)) or (turns and not any(map(_is_position, (*src, *dst)))):
         turned = list(_keys(renamed, lambda source, entry: _role(entry) in ("q", "k") and len(entry.size) == 2))
         if turned:
             yield Note(
@@ -95,7 +127,8 @@ def warnings(pairs: Sequence[Pair], src: Sequence[Entry], dst: Sequence[Entry]) 
                 f"sides differ, these have the wrong order of rows: {shorten(turned)}",
                 NoteKind.LAYOUT,
             )
-    joined = list(_keys(renamed, _is_cut))
+    weights = [(source, entry) for source, entry in pairs if entry.leaf == "weight"]
+    joined = list(_keys(weights, _is_cut))
     if joined:
         yield Note(
             "q, k and v, or a gate and what it gates, are taken to be joined one after the other; names do not tell whether "
@@ -122,7 +155,7 @@ def _role(entry: Entry) -> str:
 def _is_cut(source: Entry, entry: Entry) -> bool:
     """Whether a joined projection is split, assembled, or used whole under another name."""
     cut = any(one.rows is not None and _in_parts(one) for one in (source, entry))
-    return cut or "qkv" in (_role(source), _role(entry))
+    return cut or (source.path != entry.path and "qkv" in (_role(source), _role(entry)))
 
 
 def _in_parts(entry: Entry) -> bool:
@@ -135,7 +168,7 @@ def _is_foreign(source: Entry, entry: Entry) -> bool:
 
 
 def _is_rotary(entry: Entry) -> bool:
-    return re.search(r"rotary|inv_freq|rope|freqs", entry.key) is not None
+    return says_rotary(entry.key)
 
 
 def _is_position(entry: Entry) -> bool:

@@ -40,6 +40,8 @@ _LEAVES: dict[str, tuple[str, frozenset[str]]] = {
     "mean": ("running_mean", frozenset({"var"})),
     "var": ("running_var", frozenset({"mean"})),
 }
+# Sonnet and Haiku call them so, in trees that are written with `/`; elsewhere a `w` may be anything.
+_IN_TREES = {"w": ("weight", frozenset({"b"})), "b": ("bias", frozenset({"w"}))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +158,12 @@ def _with_common_leaves(entries: Sequence[Entry]) -> list[Entry]:
     held: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for entry in entries:
         held[entry.owner].add(entry.leaf)
-    return [
-        replace(entry, path=(*entry.owner, _LEAVES[entry.leaf][0]))
-        if entry.leaf in _LEAVES
-        and (not _LEAVES[entry.leaf][1] or _LEAVES[entry.leaf][1] & held[entry.owner])
-        and _LEAVES[entry.leaf][0] not in held[entry.owner]
-        else entry
-        for entry in entries
-    ]
+    result = []
+    for entry in entries:
+        leaf, beside = (_LEAVES | _IN_TREES if "/" in entry.key else _LEAVES).get(entry.leaf, (entry.leaf, frozenset()))
+        confirmed = (not beside or beside & held[entry.owner]) and leaf not in held[entry.owner]
+        result.append(replace(entry, path=(*entry.owner, leaf)) if confirmed else entry)
+    return result
 
 
 def compose(shape: Shape, parts: Sequence[tuple[Entry, Entry]]) -> Expression | None:

@@ -50,16 +50,22 @@ def _transposed(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _is_kernel(entry: Entry) -> bool:
-    return re.search(r"(^|[./])kernel(:\d+)?$", entry.key) is not None
+    """Whether the name of a weight says that its outputs are last: `kernel`, or `w` in a tree that is written with `/`."""
+    return entry.leaf == "weight" and re.search(r"((^|[./])(depthwise_)?kernel|/w)(:\d+)?$", entry.key) is not None
 
 
 def _permuted(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """Permute kernels of convolutions from `... i o` to `o i ...`, if the other side then has more of their shapes."""
+    """Permute kernels of convolutions from `... i o` to `o i ...`, if the other side then has more of their shapes.
+
+    Where shapes cannot tell, as of three filters of 3 x 3 over three channels, the name does: a `kernel` is stored so.
+    """
     turned, gain = _turning(entries, others)
     _, gain_of_others = _turning(others, entries)
+    named = {entry.key for entry in entries if _is_kernel(entry) and entry.key in turned}
     # Square kernels of a side that is right as it is would fit the other side's as well.
-    if gain <= 0 or gain < gain_of_others or (gain == gain_of_others and not any(map(_is_kernel, entries))):
+    if gain < 0 or gain < gain_of_others or (gain in (0, gain_of_others) and not named):
         return list(entries)
+    turned = {key: axes for key, axes in turned.items() if gain > 0 or key in named}
     return [
         replace(entry, shape=tuple(entry.shape[axis] for axis in turned[entry.key]), axes=turned[entry.key])
         if entry.key in turned
@@ -82,6 +88,8 @@ def _outputs_first(entry: Entry, sizes: Counter[Shape]) -> tuple[int, ...]:
     """Return the permutation from `... i o` to `o i ...`; for a depthwise kernel, from `... o 1`, if only that fits."""
     last = len(entry.shape) - 1
     usual, depthwise = (last, last - 1, *range(last - 1)), (last - 1, last, *range(last - 1))
+    if "depthwise_kernel" in entry.key and entry.shape[-1] == 1:
+        return depthwise
     fits = [tuple(entry.shape[axis] for axis in axes) in sizes for axes in (usual, depthwise)]
     return depthwise if fits == [False, True] and entry.shape[-1] == 1 else usual
 
@@ -193,12 +201,19 @@ def _split(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
             result.append(entry)
             continue
         start = 0
-        for part, rows in zip(names, sizes_of, strict=True):
+        for part, rows in zip(names, _as_named(sizes_of, names), strict=True):
             path = (*entry.path[:-2], part, entry.leaf)
             path = (*entry.path[:-1], part, entry.leaf) if path in taken else path
             result.append(replace(entry, path=path, shape=(rows, *entry.shape[1:]), rows=(start, start + rows)))
             start += rows
     return result
+
+
+def _as_named(rows: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the numbers of rows in the order of the names: where they differ, the first and largest is that of q."""
+    if len(set(rows)) == 1 or "q" not in names:
+        return rows
+    return tuple(rows[0] if name == "q" else rows[1] for name in names)
 
 
 def _parts(shape: Shape, count: int, ours: Counter[Shape], theirs: Counter[Shape]) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ from fxmap.matching.keys.layouts import comparable
 from fxmap.matching.keys.lists import is_sorted, natural
 from fxmap.matching.keys.matching import Match, Matches, match_entries
 from fxmap.matching.keys.normed import parted
+from fxmap.matching.keys.numbering import notes as notes_of_numbering
+from fxmap.matching.keys.numbering import renumbered, spelled_alike
 from fxmap.matching.keys.weights import WEIGHTS
 from fxmap.model.tensors import is_whole
 from fxmap.model.tied import tied
@@ -49,6 +51,7 @@ def map_by_name(
     unread: Collection[str] = (),
     exchanges: Sequence[Exchange] = (),
     calls: Mapping[str, int] = _UNKNOWN,
+    turns: bool = True,
 ) -> KeyMapping:
     """Map two state dicts by their key trees: shapes, names, and the order of the file.
 
@@ -62,6 +65,7 @@ def map_by_name(
         unread: destination keys that the destination is known not to read.
         exchanges: pairs of destination keys that may be swapped without any effect.
         calls: for destination keys, the place in the destination's graph at which they are read first.
+        turns: whether the destination may turn q and k by rotary embeddings.
 
     Cost: see `fxmap.matching.keys.matching`; a few seconds for a thousand keys.
 
@@ -74,7 +78,7 @@ def map_by_name(
     <Status.GUESSED: 'guessed'>
     """
     spelling = spell(src, dst)
-    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling, exchanges, calls)
+    found = _by_spelling(src, dst, spelling) or _by_matching(src, dst, spelling, exchanges, calls, turns=turns)
     _tie(dst, found)
     used = {source for expression in found.expressions.values() for source in expression.sources()}
     replaced = {mismatch.source for mismatch in found.mismatched}
@@ -139,13 +143,16 @@ def _by_matching(
     spelling: Spelling,
     exchanges: Sequence[Exchange],
     calls: Mapping[str, int],
+    *,
+    turns: bool,
 ) -> _Found:
-    ours, theirs = entries_of(src, spelling.names), entries_of(dst)
+    ours, theirs = entries_of(src, spelled_alike(spelling)), entries_of(dst)
     sorted_sides = [is_unordered(side) or is_sorted([entry.key for entry in side]) for side in (ours, theirs)]
     for side, by_name in zip((ours, theirs), sorted_sides, strict=True):
         if by_name:
             side.sort(key=lambda entry: natural(entry.key))
     ours, theirs = comparable(ours, theirs)
+    ours, shifts = renumbered(ours, theirs)
     ties = [{keys[0]: other} for keys in tied(dst) for other in keys[1:]]
     matches = match_entries(ours, theirs, (*exchanges, *ties), by_name=any(sorted_sides))
     doubts = withheld([(ours[match.src], theirs[match.dst]) for match in matches.matches], ours, theirs)
@@ -161,7 +168,7 @@ def _by_matching(
     found = _Found({key: expression for key, expression in made.items() if expression is not None})
     _explain(dst, src, spelling, (ours, theirs, matches), doubts, found)
     mapped = [(source, entry) for key, of in parts.items() if key in found.expressions for entry, source in of]
-    found.notes.extend(warnings(mapped, ours, theirs))
+    found.notes.extend((*warnings(mapped, ours, theirs, turns=turns), *notes_of_numbering(shifts)))
     left = {entry.key: (source, entry) for source, entry in by_order if entry.key in found.expressions}
     found.by_order = {*left}
     if left:

@@ -164,8 +164,11 @@ def _add_embedding(modules: Sequence[_Words], result: dict[str, str]) -> None:
 def parts_named(name: str, number: int) -> tuple[str, ...] | None:
     """Return the parts of a joined projection: in the order of its name, or else in the usual order; None if unknown.
 
-    Attention is joined in the order q, k, v everywhere, but there is no such order of gate and up projection.
+    Attention is joined in the order q, k, v where its name does not say another one, but there is no such order of gate and
+    up projection.
 
+    >>> parts_named("kqv", 3), parts_named("value_key", 2)
+    (('k', 'q', 'v'), ('v', 'k'))
     >>> parts_named("Wqkv", 3), parts_named("c_attn", 3), parts_named("gate_up_proj", 2), parts_named("w12", 2)
     (('q', 'k', 'v'), ('q', 'k', 'v'), ('gate', 'up'), None)
     """
@@ -176,7 +179,28 @@ def parts_named(name: str, number: int) -> tuple[str, ...] | None:
         return None
     if number == 2 and not any(word.endswith("kv") for word in words) and not {"key", "value"} <= set(words):
         return None
-    return _PARTS.get(number)
+    order = _letters(words)
+    return order if len(order) == number else _PARTS.get(number)
+
+
+def _letters(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the parts of attention that words name, in order: `kqv`, `key_query_value`; none if one is named twice."""
+    known = _SAYS["attention"]
+    found: list[str] = []
+    for word in words:
+        joined = set(word) <= set("qkv") and len(set(word)) == len(word)
+        found.extend(word if joined else [known[word]] if word in known else [])
+    return tuple(found) if len(set(found)) == len(found) else ()
+
+
+def order_named(name: str) -> tuple[str, ...]:
+    """Return the order of q, k and v that the name of a joined projection says; nothing if it names fewer than three.
+
+    >>> order_named("kqv"), order_named("query_key_value"), order_named("in_proj")
+    (('k', 'q', 'v'), ('q', 'k', 'v'), ())
+    """
+    order = _letters([word.removeprefix("w") for word in re.findall(r"[a-z]+", name.lower())])
+    return order if len(order) == len(_PARTS[3]) else ()
 
 
 def is_gated(name: str) -> bool:
@@ -186,3 +210,12 @@ def is_gated(name: str) -> bool:
     (True, False)
     """
     return set(_GATED) <= {word.removeprefix("w") for word in re.findall(r"[a-z]+", name.lower())}
+
+
+def says_rotary(name: str) -> bool:
+    """Whether a name is that of rotary embeddings or of their frequencies.
+
+    >>> says_rotary("attn.rotary_emb.inv_freq"), says_rotary("use_rope"), says_rotary("property")
+    (True, True, False)
+    """
+    return re.search(r"rotary|inv_?freq|(?<![a-z])rope|freqs", name, re.IGNORECASE) is not None

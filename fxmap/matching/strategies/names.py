@@ -9,6 +9,7 @@ from fxmap.files.checkpoint import Checkpoint
 from fxmap.mapping.findings import Note, NoteKind, checkpoint_notes
 from fxmap.matching.keys.destination import ask, run_with
 from fxmap.matching.keys.mapper import map_by_name
+from fxmap.matching.keys.rotary import may_turn
 from fxmap.matching.keys.stored import Stored, over_file
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan, no_graph
 from fxmap.trace import stage
@@ -40,6 +41,7 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
             unread=told.unread,
             exchanges=exchanges,
             calls=told.calls,
+            turns=may_turn(problem.dst),
         )
         mapping = stored.over_destination(over_file(mapping, found.computed, state))
         note(f"{len(mapping)} of {len(mapping.knowledge.statuses)} keys")
