@@ -25,7 +25,7 @@ def lacking_said(needed: Sequence[str], known: Mapping[str, Any], state: Mapping
     >>> known = {"a": Tensor(2), "b.weight": Tensor(3), "c": Tensor(4)}
     >>> file = {"a": Tensor(2), "b.wieght": Tensor(3), "c": Tensor(4)}
     >>> lacking_said(["b.weight"], known, file, "f.pth", "Net").partition(". ")[0]
-    'b.weight: src (Net) reads 1 key that f.pth lacks: b.weight is not in the file; b.wieght, of the same shape, is left over'
+    'b.weight: src (Net) reads 1 key that f.pth lacks: b.weight is not in the file; b.wieght, of its shape, is left over'
     """
     count = f"{len(needed)} key{'s' * (len(needed) != 1)}"
     text = f"{shorten(needed)}: src ({name}) reads {count} that {where} lacks"
@@ -37,14 +37,14 @@ def lacking_said(needed: Sequence[str], known: Mapping[str, Any], state: Mapping
             f"that it was saved from, {ways}"
         )
     pairs = [(key, _meant(key, known, state)) for key in needed]
-    told = [f"{key} is not in the file; {other}, of the same shape, is left over" for key, other in pairs if other]
+    told = [f"{key} is not in the file; {other}, of its shape, is left over" for key, other in pairs if other]
     if told:
         key, other = next(pair for pair in pairs if pair[1])
         way = f'Rename it in the file (state["{key}"] = state.pop("{other}"))'
         return f"{text}: {'; '.join(told[:2])}. The other keys of src are there. Nothing was written. {way}, {ways}"
     return (
-        f"{text}; it has the other {shared} of the {len(known)}. Nothing was written. Give a file that is whole, or the model "
-        f"that it was saved from, {ways}"
+        f"{text}; it has the other {shared} of the {len(known)}. Nothing was written. Give a file that is whole, or the "
+        f"model that it was saved from, {ways}"
     )
 
 

@@ -21,9 +21,7 @@ def test_a_typo_in_the_file_is_named_with_the_key_that_is_meant() -> None:
     file = dict(_net().state_dict())
     file["2.wieght"] = file.pop("2.weight")
     text = _said(file)
-    assert (
-        "reads 1 key that the source lacks: 2.weight is not in the file; 2.wieght, of the same shape, is left over" in text
-    )
+    assert "reads 1 key that the source lacks: 2.weight is not in the file; 2.wieght, of its shape, is left over" in text
     assert 'state["2.weight"] = state.pop("2.wieght")' in text
     assert "not the model of this file" not in text
 
