@@ -5,7 +5,7 @@ from typing import Literal
 
 from fxmap.errors import ArgumentError, DifferentNetworks, ProofError, ProofWarning, shorten
 from fxmap.mapping.applying import refuse_unusable
-from fxmap.mapping.findings import NoteKind
+from fxmap.mapping.findings import Mismatch, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Status
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
@@ -44,14 +44,26 @@ def refuse_unmapped(mapping: KeyMapping) -> None:
     findings = mapping.knowledge
     reasons = findings.notes_of(NoteKind.NO_GRAPH)
     open_layers = {key.rpartition(".")[0] for key in (*mapping.mismatched, *mapping.missing)}
-    if not findings.mismatched or not reasons or any(key.rpartition(".")[0] not in open_layers for key in mapping):
+    matrices = [one for one in findings.mismatched if len(one.dst_shape) > 1]
+    if (
+        not matrices
+        or not reasons
+        or any(map(_may_be_replaced, matrices))
+        or any(key.rpartition(".")[0] not in open_layers for key in mapping)
+    ):
         return
-    first = findings.mismatched[0]
+    first = matrices[0]
     raise DifferentNetworks(
         f"these two are different networks: no layer of the destination has its shapes in the source ({len(mapping)} of "
         f"{len(findings.statuses)} keys have); {first.key} is {list(first.dst_shape)}, and the closest, {first.source}, is "
         f"{list(first.src_shape)}. Nothing was written. Give two models of the same architecture and size ({reasons[0]})"
     )
+
+
+def _may_be_replaced(one: Mismatch) -> bool:
+    """Whether two matrices differ along one axis alone, as those of a head for other classes do."""
+    shapes = one.src_shape, one.dst_shape
+    return len(shapes[0]) == len(shapes[1]) and sum(a != b for a, b in zip(*shapes, strict=True)) == 1
 
 
 def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> None:
