@@ -41,7 +41,8 @@ def lacking_said(needed: Sequence[str], known: Mapping[str, Any], state: Mapping
     if told:
         key, other = next(pair for pair in pairs if pair[1])
         way = f'Rename it in the file (state["{key}"] = state.pop("{other}"))'
-        return f"{text}: {'; '.join(told[:2])}. {shared} of the {len(known)} keys of src are there. Nothing was written. {way}, {ways}"
+        held = f"{shared} of the {len(known)} keys of src are there"
+        return f"{text}: {'; '.join(told[:2])}. {held}. Nothing was written. {way}, {ways}"
     return (
         f"{text}; it has the other {shared} of the {len(known)}. Nothing was written. Give a file that is whole, or the "
         f"model that it was saved from, {ways}"
