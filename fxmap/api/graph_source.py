@@ -1,11 +1,15 @@
 """Sources that carry their graph: options of `load` that mean nothing for them, and layers of which a part is left."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from fxmap.errors import LoadError, shorten
+import torch
+
+from fxmap.errors import ArgumentError, LoadError, shorten
 from fxmap.files.left_over import left_over
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.sources.opened import carries_graph
 
 
 def refuse_choices(where: str, **options: object) -> None:
@@ -17,6 +21,20 @@ def refuse_choices(where: str, **options: object) -> None:
     given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
     if given:
         raise LoadError(f"{', '.join(given)}: {where} carries its graph, which has one set of weights. Leave it out")
+
+
+def refuse_beside(source: object, src: object) -> None:
+    """Refuse a source model beside what carries its graph: that is the model already.
+
+    Raises:
+        ArgumentError: there is one.
+    """
+    is_file = isinstance(source, str | Path) and carries_graph(source)
+    if src is not None and (is_file or isinstance(source, torch.export.ExportedProgram | torch.jit.ScriptModule)):
+        where = str(source) if is_file else f"the {type(source).__name__}"
+        raise ArgumentError(
+            f"leave src= out: {where} carries its graph, and is the source model itself. Nothing was written"
+        )
 
 
 def refuse_parts(mapping: KeyMapping, state: Mapping[str, Any], where: str) -> None:

@@ -10,12 +10,13 @@ from torch import nn
 from fxmap.api.automap import auto_map
 from fxmap.api.file_options import FileOptions
 from fxmap.api.filling import Calibration, Filling, fill
-from fxmap.api.graph_source import refuse_choices, refuse_parts
+from fxmap.api.graph_source import refuse_beside, refuse_choices, refuse_parts
 from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
 from fxmap.api.numbers import numbers_said
 from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
 from fxmap.api.source_file import SourceFile, refuse_uncomputed
+from fxmap.api.unrun import refuse_inputs
 from fxmap.api.verdict import Verify, accept, asked, complete
 from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.findings import checkpoint_notes
@@ -83,15 +84,17 @@ def transfer(
         QuantizationError: batches or scheme are refused, the destination can't run as it was built, or images cannot be
             distilled, since the source has no batch norm.
         LoadError, DifferentNetworks: as in `KeyMapping.load_into`.
+        ArgumentError: keys are left, and a model does not run on the inputs that were given.
 
     >>> src, dst = nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     >>> transfer(src, dst, into="0").renames
     {'0.weight': 'weight', '0.bias': 'bias'}
     """
+    own, carried = example_inputs, not isinstance(src, nn.Module)
     src, dst, example_inputs = unpacked(src, dst, example_inputs)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
-    return _transferred(src, dst, into, options, verify, given)
+    return _transferred(src, dst, into, options, verify, given, own=own, carried=carried)
 
 
 def _given(
@@ -115,14 +118,22 @@ def _transferred(
     verify: Verify,
     given: Mapping[str, Any],
     strict: str = "",
+    *,
+    own: Any = None,
+    carried: bool = False,
 ) -> KeyMapping:
-    """Map and fill; `strict` is the name of a source of which no layer may be read in part."""
+    """Map and fill.
+
+    `strict` is the name of a source of which no layer may be read in part, `own` are the inputs that the user gave, and
+    `carried` says that the source came with its graph.
+    """
     refuse_uninitialised(source=src, destination=dst)
     part = part_of(dst, into)
     int8 = int8_of(src) if gives_ranges(src, part.model, options.calibration) else None
     src = int8 or src
     mapping = auto_map(src, part.model, example_inputs=options.example_inputs, verify=asked(verify), **given)
     mapping = mapping if int8 is None else mapping.with_notes(NOTE)
+    refuse_inputs(mapping, src, part.model, {"example_inputs": own, **given}, carried=carried)
     complete(mapping, options.on_mismatch)
     if strict:
         refuse_parts(mapping, src.state_dict(), strict)
@@ -196,6 +207,7 @@ def load(
     True
     """
     refuse_uninitialised(source=src, destination=dst)
+    refuse_beside(checkpoint_file, src)
     carried = opened(checkpoint_file, allow_code, example_inputs) if src is None else None
     model = None if carried is None else carried.model
     inputs = example_inputs
@@ -209,7 +221,8 @@ def load(
     given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
     if model is not None:
         filling = Filling(calibration, qconfig, on_mismatch, relu6, inputs, assign and carried is not None)
-        return _transferred(model, dst, into, filling, verify, given, where if strict and carried is not None else "")
+        named = where if strict and carried is not None else ""
+        return _transferred(model, dst, into, filling, verify, given, named, own=example_inputs, carried=carried is not None)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
     how = FileOptions(src, weights, lora_alpha, strict, on_mismatch, verify, {"example_inputs": example_inputs, **given})
@@ -244,6 +257,8 @@ def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple
     mapping = file.read_by(mapping, how.on_mismatch)
     if how.strict:
         file.refuse_packed(mapping)
+    if file.src is not None:
+        refuse_inputs(mapping, file.src, dst, dict(how.given))
     complete(mapping, how.on_mismatch)
     file.account(mapping, how.strict)
     if src is None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.lacking import lacking_said
 from fxmap.api.resize import resized
 from fxmap.errors import LoadError, shorten
 from fxmap.files.checkpoint import Checkpoint
@@ -165,12 +166,7 @@ class SourceFile:
         known = {} if self.src is None else self.src.state_dict()
         needed = [key for key in known if key in lost and not _is_counter(known[key])]
         if needed and on_mismatch == "raise":
-            raise LoadError(
-                f"{shorten(needed)}: src ({type(self.src).__name__}) reads {len(needed)} keys that {self.where} lacks, "
-                f"which has {len(self.state)} keys: src is not the model of this file. Nothing was written. Give the model "
-                "that it was saved from, leave src out to match keys by names, or pass on_mismatch="
-                '"keep" to keep the destination\'s own values there'
-            )
+            raise LoadError(lacking_said(needed, known, self.state, self.where, type(self.src).__name__))
         dropped = {key for key, part in mapping.items() if lost & set(part.sources())}
         statuses = dict(mapping.knowledge.statuses)
         for key in dropped:

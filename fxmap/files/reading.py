@@ -1,5 +1,7 @@
 """Read checkpoint files without running their code."""
 
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,23 @@ def existing(path: Path) -> Path:
     if is_folder:
         found = file_in(path)
         if isinstance(found, str):
-            raise CheckpointError(f"{path}: no such file; {found}")
+            raise CheckpointError(f"{path}: no checkpoint; it is {found}")
         return found
     if not is_file:
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"{path}: no such file{_beside(path)}")
     return path
+
+
+def _beside(path: Path) -> str:
+    """Name the file beside a path whose name is closest, or the first part of the path that is no folder."""
+    try:
+        if not path.parent.is_dir():
+            return f"; there is no folder {path.parent}"
+        close = get_close_matches(path.name, [other.name for other in islice(path.parent.iterdir(), _MOST)], n=1)
+    except OSError:
+        return ""
+    return f"; the closest beside it is {close[0]}" if close else ""
+
+
+# So many names of a folder are compared.
+_MOST = 10_000

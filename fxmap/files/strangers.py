@@ -6,6 +6,8 @@ from pathlib import Path
 
 _GET_IT = "the file itself was not downloaded: fetch it with `git lfs pull`, or from the page that it is offered on"
 
+_AGAIN = "write it or fetch it again"
+
 _ANEW = "whoever was asked for the file answered with a page: download it anew"
 
 # What a name ends in.
@@ -55,7 +57,7 @@ def stranger(path: Path) -> str:
         with path.open("rb") as file:
             start = file.read(64).lstrip().lower()
             if not start and not path.stat().st_size:
-                return f"an empty file: {_GET_IT}"
+                return f"an empty file, of 0 bytes: writing it or fetching it was broken off, or never began; {_AGAIN}"
     except OSError:
         return ""
     if not path.name.endswith(".index.json"):
@@ -71,7 +73,30 @@ def stranger(path: Path) -> str:
             "a TorchScript archive: a model with its code, which is not read here. Save its weights: "
             "torch.save(torch.jit.load(path).state_dict(), other_path)"
         )
-    return found or _tensor_parallel(path)
+    return found or _tensor_parallel(path) or _text(path)
+
+
+# Fewer characters may be the beginning of anything.
+_TEXT_NEEDS = 4
+
+
+def _text(path: Path) -> str:
+    """Say that a file with a name of weights holds text."""
+    if not path.name.lower().endswith(_OF_WEIGHTS):
+        return ""
+    with path.open("rb") as file:
+        start = file.read(512)
+    try:
+        words = start.decode("ascii")
+    except UnicodeDecodeError:
+        return ""
+    if len(words.strip()) < _TEXT_NEEDS or not all(sign.isprintable() or sign in "\n\r\t" for sign in words):
+        return ""
+    line = words.strip().splitlines()[0][:40]
+    return f"a file of text, and no checkpoint: it begins with {line!r}. Name the file of the weights, or fetch it again"
+
+
+_OF_WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 # How libraries name the file, or the folder, of one rank.
@@ -137,4 +162,34 @@ def file_in(folder: Path) -> Path | str:
             "a folder of DeepSpeed, whose tensors are shared out among ranks (ZeRO): make one file of it with "
             "zero_to_fp32.py, which DeepSpeed puts beside it"
         )
-    return "a folder: name the file in it, such as one that ends in .safetensors or .index.json"
+    if told := _shards_without_index(folder):
+        return told
+    if not any(folder.iterdir()):
+        return "an empty folder: fetch or write the checkpoint into it"
+    return "a folder without a checkpoint of a usual name: name the file in it, such as one that ends in .safetensors"
+
+
+# How libraries number shards: model-00001-of-00002.safetensors.
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
+
+
+def _shards_without_index(folder: Path) -> str:
+    """Say of numbered shards without their index which numbers are missing; empty where there are none."""
+    found = [match for path in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(path.name))]
+    if not found:
+        return ""
+    stem, count, ending = found[0][1], int(found[0][3]), found[0][4]
+    there = {int(match[2]) for match in found if (match[1], int(match[3])) == (stem, count)}
+    absent = [number for number in range(1, min(count, _MOST_SHARDS) + 1) if number not in there]
+    index = f"{stem}{ending}.index.json"
+    if absent:
+        names = ", ".join(f"{stem}-{number:0{len(found[0][2])}d}-of-{found[0][3]}{ending}" for number in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        return f"a folder of shards, of which {len(absent)} of {count} are missing: {names}{more}; and so is {index}"
+    return (
+        f"a folder of all {count} shards, without {index}, which says what is in them: fetch it, or give the files "
+        f"themselves as a list, [{found[0][0]}, ...]"
+    )
+
+
+_MOST_SHARDS = 10_000

@@ -119,8 +119,9 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
         return _folded(*(one.side() for one in found))
     if given.src is not None and given.dst is not None:
         raise CaptureError(
-            f"{reason}; {tried}; the inputs are those that were given: correct them (dst_inputs= where the "
+            f"{tried}; correct example_inputs, or give them where the inputs came with the source (dst_inputs= where the "
             "destination takes others, src_forward= and dst_forward= where forward is not what is meant)"
+            + (f"; without inputs, {reason}" if reason else "")
         )
     raise CaptureError(f"{reason}; {tried or 'no inputs were found to record a run on'}; pass example_inputs=(x,)")
 

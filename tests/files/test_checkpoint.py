@@ -127,7 +127,7 @@ def test_what_an_index_may_not_say(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(fxmap.CheckpointError, match=r"no such file; a folder: name the file in it"):
+    with pytest.raises(fxmap.CheckpointError, match=r"no checkpoint; it is an empty folder"):
         read(tmp_path)
 
 

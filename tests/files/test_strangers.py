@@ -82,3 +82,33 @@ def test_a_folder_of_deepspeed_is_called_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "global_step5").mkdir()
     (tmp_path / "global_step5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
     assert "zero_to_fp32" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.safetensors", "m.bin"])
+def test_text_is_called_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("hello, these are my notes\n")
+    text = refused(tmp_path / name)
+    assert "a file of text, and no checkpoint: it begins with 'hello, these are my notes'" in text
+    assert "KeyError" not in text
+
+
+def test_an_empty_file_is_not_said_to_be_on_git_lfs(tmp_path: Path) -> None:
+    (tmp_path / "m.pth").touch()
+    assert "an empty file, of 0 bytes" in refused(tmp_path / "m.pth")
+    assert "lfs" not in refused(tmp_path / "m.pth")
+
+
+def test_a_name_that_is_not_there_has_the_closest_beside_it(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "resnet.pth")
+    assert refused(tmp_path / "resent.pth").endswith("no such file; the closest beside it is resnet.pth")
+    assert f"there is no folder {tmp_path / 'gone'}" in refused(tmp_path / "gone" / "a.pth")
+
+
+def test_folders_without_what_is_needed_say_what_that_is(tmp_path: Path) -> None:
+    assert "no checkpoint; it is an empty folder" in refused(tmp_path)
+    for number in (1, 3):
+        save_file({"weight": torch.ones(1)}, tmp_path / f"model-0000{number}-of-00003.safetensors")
+    text = refused(tmp_path)
+    assert "1 of 3 are missing: model-00002-of-00003.safetensors; and so is model.safetensors.index.json" in text
+    save_file({"weight": torch.ones(1)}, tmp_path / "model-00002-of-00003.safetensors")
+    assert "all 3 shards, without model.safetensors.index.json" in refused(tmp_path)
