@@ -43,7 +43,7 @@ from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.sharded import is_sharded, load_sharded
-from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
+from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_refuted
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
@@ -162,6 +162,7 @@ class KeyMapping(Combinable, Exports):
         """
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
+        warn_of_refuted(self.proof, "apply")
         return self.evaluate(state_dict, like)
 
     def lazy(self, state_dict: Mapping[str, Any] | str | Path) -> LazyState:
@@ -175,8 +176,11 @@ class KeyMapping(Combinable, Exports):
         >>> state.shape("head.weight"), state["head.weight"].sum().item()
         ((2, 2), 4.0)
         """
-        state, _ = match_prefix(_state(state_dict), self.sources())
-        return LazyState(self, state)
+        warn_of_refuted(self.proof, "lazy")
+        return self._lazy(_state(state_dict))
+
+    def _lazy(self, state_dict: Mapping[str, Any]) -> LazyState:
+        return LazyState(self, match_prefix(state_dict, self.sources())[0])
 
     def without_ranges(self) -> "KeyMapping":
         """Return the mapping without the activation ranges of an int8 source: the destination keeps its own.
@@ -243,7 +247,7 @@ class KeyMapping(Combinable, Exports):
         if is_sharded(own):
             if assign:
                 raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
-            return load_sharded(dst, self.lazy(state_dict), self.knowledge)
+            return load_sharded(dst, self._lazy(_state(state_dict)), self.knowledge)
         full = lazily(self, _state(state_dict), own)
         return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
 
@@ -273,14 +277,15 @@ class KeyMapping(Combinable, Exports):
         return type(self)(whole.expressions, whole.findings, whole.proof)
 
     def to_json(self) -> str:
-        """Write the mapping as JSON: expressions and statuses, no values, no proof."""
-        return write_json(self, self.knowledge)
+        """Write the mapping as JSON: expressions and statuses, no values; of the proof, whether a run refuted it."""
+        return write_json(self, self.knowledge, self.proof)
 
     @classmethod
     def from_json(cls, text: str) -> "KeyMapping":
         """Read a mapping from the JSON that `to_json` writes.
 
-        Keys that it calls proven are `claimed`, until `fxmap.verify` has proven them here: a file can say anything.
+        Keys that it calls proven are `claimed`, until `fxmap.verify` has proven them here: a file can say anything. One
+        that a run refuted stays refuted, until `with_proof` gives it another proof.
 
         Raises:
             MappingError: the text is not such JSON; the message says where.
@@ -289,6 +294,7 @@ class KeyMapping(Combinable, Exports):
 
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
+        warn_of_refuted(self.proof, "to_python")
         return module_source(self._expressions)
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
