@@ -60,8 +60,8 @@ def _overlapping(own: Mapping[str, Tensor]) -> Iterator[list[str]]:
 
 def _span(value: Tensor) -> tuple[int, int]:
     """Return the first and the last element of a storage that a tensor has."""
-    first = value.storage_offset()
-    return first, first + sum((count - 1) * step for count, step in zip(value.shape, value.stride(), strict=True))
+    first = int(value.storage_offset())
+    return first, first + sum((int(count) - 1) * int(step) for count, step in zip(value.shape, value.stride(), strict=True))
 
 
 def _refuse_overlap(keys: list[str], full: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
@@ -87,6 +87,6 @@ def _refuse_overlap(keys: list[str], full: Mapping[str, Any], own: Mapping[str, 
 def _contradiction(key: str, others: list[str]) -> LoadError:
     return LoadError(
         f"{key} and {shorten(others)} share one memory in the destination, and the mapping makes different values for them, "
-        "of which only the last would be left. Nothing was written. Build the destination without tying these weights, or map "
-        "one of these keys alone"
+        "of which only the last would be left. Nothing was written. Build the destination without tying these weights, or "
+        "map one of these keys alone"
     )

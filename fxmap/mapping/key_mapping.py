@@ -42,6 +42,7 @@ from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
+from fxmap.mapping.shapes import refuse_other_shapes, shapes_taken
 from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_refuted
 from fxmap.mapping.writing import Loaded, write_state
@@ -157,12 +158,13 @@ class KeyMapping(Combinable, Exports):
         Raises:
             MissingCalibration: the destination is static int8, and its ranges are not those of an int8 source.
             QuantizationError: they are, and stand in the destination's code, which no state dict holds.
-            MappingError: the state dict lacks a source key.
+            MappingError: the state dict lacks a source key, or has another shape where rows or columns are taken.
             DifferentNetworks: the two models are not the same network.
         """
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
         warn_of_refuted(self.proof, "apply")
+        refuse_other_shapes(self, self.knowledge, match_prefix(state_dict, self.sources())[0])
         return self.evaluate(state_dict, like)
 
     def lazy(self, state_dict: Mapping[str, Any] | str | Path) -> LazyState:
@@ -180,7 +182,9 @@ class KeyMapping(Combinable, Exports):
         return self._lazy(_state(state_dict))
 
     def _lazy(self, state_dict: Mapping[str, Any]) -> LazyState:
-        return LazyState(self, match_prefix(state_dict, self.sources())[0])
+        state, _ = match_prefix(state_dict, self.sources())
+        refuse_other_shapes(self, self.knowledge, state)
+        return LazyState(self, state)
 
     def without_ranges(self) -> "KeyMapping":
         """Return the mapping without the activation ranges of an int8 source: the destination keeps its own.
@@ -248,7 +252,7 @@ class KeyMapping(Combinable, Exports):
             if assign:
                 raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
             return load_sharded(dst, self._lazy(_state(state_dict)), self.knowledge)
-        full = lazily(self, _state(state_dict), own)
+        full = lazily(self, self._lazy(_state(state_dict)).state, own)
         return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
 
     def require_complete(self) -> None:
@@ -295,7 +299,7 @@ class KeyMapping(Combinable, Exports):
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
         warn_of_refuted(self.proof, "to_python")
-        return module_source(self._expressions)
+        return module_source(self._expressions, shapes_taken(self, self.knowledge))
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other findings: `changes` are fields of `Findings`."""

@@ -45,7 +45,7 @@ def before_in_place() -> nn.Module:
 def after() -> nn.Module:
     def hook(module: nn.Module, _: Any) -> None:
         with torch.no_grad():
-            module.l.weight.mul_(2)  # type: ignore[union-attr,operator]
+            module.l.weight.mul_(2)
 
     model = Hooked()
     model.register_load_state_dict_post_hook(hook)
