@@ -46,6 +46,7 @@ from fxmap.mapping.shapes import refuse_other_shapes, shapes_taken
 from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_refuted
 from fxmap.mapping.writing import Loaded, write_state
+from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
 from fxmap.model.wrappers import match_prefix
@@ -237,6 +238,7 @@ class KeyMapping(Combinable, Exports):
 
         Memory: the largest tensor beside the destination and what is in memory of the source.
         """
+        refuse_no_model("dst", dst, "The order is mapping.load_into(dst, state_dict)")
         own = dst.state_dict()
         if on_mismatch == "raise":
             self.require_complete()
