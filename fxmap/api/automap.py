@@ -22,6 +22,7 @@ from fxmap.matching.strategies.equations import EQUATIONS
 from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import attempted, solve
 from fxmap.matching.strategies.values import VALUES
+from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded, gathered
 from fxmap.model.inputs import Forward, Given
 from fxmap.model.lazy import refuse_uninitialised
@@ -98,8 +99,9 @@ def auto_map(
     if verify not in (True, False, "required"):
         raise ArgumentError(f'verify is True, False or "required", not {verify!r}')
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
-    if not isinstance(theirs, nn.Module):
-        raise ArgumentError(f"the destination is a model (torch.nn.Module), not {type(theirs).__name__}")
+    refuse_no_model("dst", theirs, "The order is fxmap.auto_map(src, dst)")
+    if isinstance(ours, type):
+        refuse_no_model("src", ours, "")
     given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward, models=(ours, theirs))
     if isinstance(ours, nn.Module) and given.forward and example_inputs is None:
         raise ArgumentError("src_forward and dst_forward need example_inputs: what they are called with is not known")

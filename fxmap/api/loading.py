@@ -18,9 +18,11 @@ from fxmap.api.part import part_of
 from fxmap.api.source_file import SourceFile, refuse_uncomputed
 from fxmap.api.unrun import refuse_inputs
 from fxmap.api.verdict import Verify, accept, asked, complete
+from fxmap.errors import ArgumentError
 from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.findings import checkpoint_notes
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded
 from fxmap.model.inputs import Forward
 from fxmap.model.lazy import refuse_uninitialised
@@ -92,6 +94,8 @@ def transfer(
     """
     own, carried = example_inputs, not isinstance(src, nn.Module)
     src, dst, example_inputs = unpacked(src, dst, example_inputs)
+    refuse_no_model("src", src, "A file or a state dict is loaded by fxmap.load(dst, checkpoint_file)")
+    refuse_no_model("dst", dst, "The order is fxmap.transfer(src, dst)")
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
     given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
     return _transferred(src, dst, into, options, verify, given, own=own, carried=carried)
@@ -206,6 +210,11 @@ def load(
     >>> torch.equal(dst.weight, file["teacher"]["weight"])
     True
     """
+    refuse_no_model("dst", dst, "The order is fxmap.load(dst, checkpoint_file)")
+    if src is not None:
+        refuse_no_model("src", src, "It is of the architecture that the file was saved from; the file is checkpoint_file")
+    if isinstance(checkpoint_file, type):
+        raise ArgumentError(f"checkpoint_file is a path or a state dict, not the class {checkpoint_file.__name__}")
     refuse_uninitialised(source=src, destination=dst)
     refuse_beside(checkpoint_file, src)
     carried = opened(checkpoint_file, allow_code, example_inputs) if src is None else None

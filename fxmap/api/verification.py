@@ -17,6 +17,7 @@ from fxmap.mapping.proof import Proof
 from fxmap.matching.plan import Plan
 from fxmap.matching.strategies.problem import Problem
 from fxmap.matching.strategies.solve import solve
+from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded
 from fxmap.model.inputs import Given
 from fxmap.model.lazy import refuse_uninitialised
@@ -71,6 +72,8 @@ def verify(
             f"mapping is a {type(mapping).__name__}, not a mapping of keys: call verify(src, dst, mapping), in this order"
         )
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
+    for name, model in (("src", ours), ("dst", theirs)):
+        refuse_no_model(name, model, "A file without its graph cannot be run: give the model that it was saved from")
     refuse_uninitialised(source=ours, destination=theirs)
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, ours, theirs)

@@ -10,11 +10,13 @@ tensor([[2, 3]])
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from fxmap.errors import MappingError
 from fxmap.expressions import functions
 from fxmap.expressions.base import Expression
 from fxmap.expressions.call import Call, Function
@@ -32,6 +34,22 @@ class Slice(Call):
 
     def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
         return operator.getitem, (self.of, slice(self.start, self.stop))
+
+    def execute(self, function: Function, arguments: list[Any]) -> Any:
+        self.refuse_fewer(tuple(arguments[0].shape))
+        return function(*arguments)
+
+    def refuse_fewer(self, shape: Sequence[int]) -> None:
+        """Raise an error where a tensor does not have these rows: torch would give those that there are.
+
+        Raises:
+            MappingError: with the shape and the rows.
+        """
+        if not shape or self.stop > shape[0]:
+            raise MappingError(
+                f"{self.of} is {list(shape)} in the source, and has no rows {self.start} to {self.stop}. The mapping is of "
+                "another checkpoint: make it anew with fxmap.auto_map"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,13 +93,14 @@ def _moved(made: Expression, state: Mapping[str, Any], region: Region, shapes: S
     """Return a block of an expression that moves numbers; None for any other, or where it needs more than blocks."""
     match made:
         case Slice(of, start, _):
+            if (extents := shape_of(of, shapes)) is not None:
+                made.refuse_fewer(extents)
             (first, last), rest = region[0], region[1:]
             return _block(of, state, ((start + first, start + last), *rest), shapes)
         case Gather(of, rows):
             return _rows(of, rows[region[0][0] : region[0][1]], state, region[1:], shapes)
         case Columns(of, order):
-            extents = shape_of(of, shapes)
-            if extents is None:
+            if (extents := shape_of(of, shapes)) is None:
                 return None
             every = _block(of, state, (region[0], (0, extents[1]), *region[2:]), shapes)
             return every[:, list(order[region[1][0] : region[1][1]])]

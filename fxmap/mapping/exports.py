@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -12,13 +12,16 @@ from fxmap.mapping.findings import Findings
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.planner import load_planner
+from fxmap.mapping.proof import Proof
 from fxmap.mapping.to_transformers import to_transformers
+from fxmap.mapping.verdict import refuse_refuted, warn_of_refuted
 
 
 class Exports(Mapping[str, Expression], ABC):
     """A mapping from destination key to expression that can be written in other forms."""
 
     knowledge: Findings
+    proof: Proof
 
     @abstractmethod
     def _alike(self, expressions: Mapping[str, Expression], knowledge: Findings) -> Self:
@@ -76,6 +79,7 @@ class Exports(Mapping[str, Expression], ABC):
             MappingError: transformers is absent, or older than 5, or its operations cannot say how a key is made; the
                 message names the keys.
         """
+        warn_of_refuted(self.proof, "to_transformers")
         return to_transformers(self, self._shapes(like))
 
     def to_state_dict_adapter(self, like: Mapping[str, Any] | None = None) -> type[StateDictAdapter]:
@@ -92,15 +96,22 @@ class Exports(Mapping[str, Expression], ABC):
         >>> list(adapter.to_hf({"tok.weight": torch.zeros(2, 2)}))
         ['model.embed_tokens.weight']
         """
+        warn_of_refuted(self.proof, "to_state_dict_adapter")
         back = self.inverse(like)
         return adapter_of(self, back, back.knowledge.reasons)
 
-    def load_planner(self) -> Any:
+    def load_planner(self, verify: bool | Literal["warn"] = True) -> Any:
         """Return a planner with which torch.distributed.checkpoint loads a checkpoint of the source into the destination.
 
         `dcp.load(model.state_dict(), storage_reader=reader, planner=mapping.load_planner())` reads, from whatever storage
         the reader can read, the regions that the tensors of this rank need; these may be DTensors. Keys that the source does
         not make stay as they are. What was loaded before an error stays loaded, as it is with torch's own planner.
+
+        Args:
+            verify: as in `load_into`: refuse a mapping that a run has refuted, or write it with a warning, or without.
+
+        Raises:
+            ProofError: a run refuted the mapping.
 
         Raises, when it is used:
             MappingError: the checkpoint lacks a source key.
@@ -117,4 +128,5 @@ class Exports(Mapping[str, Expression], ABC):
         tensor([[4., 5.],
                 [6., 7.]])
         """
+        refuse_refuted(self.proof, verify)
         return load_planner(self)

@@ -42,9 +42,11 @@ from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
 from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
+from fxmap.mapping.shapes import refuse_other_shapes, shapes_taken
 from fxmap.mapping.sharded import is_sharded, load_sharded
-from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses
+from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_refuted
 from fxmap.mapping.writing import Loaded, write_state
+from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
 from fxmap.model.wrappers import match_prefix
@@ -157,11 +159,13 @@ class KeyMapping(Combinable, Exports):
         Raises:
             MissingCalibration: the destination is static int8, and its ranges are not those of an int8 source.
             QuantizationError: they are, and stand in the destination's code, which no state dict holds.
-            MappingError: the state dict lacks a source key.
+            MappingError: the state dict lacks a source key, or has another shape where rows or columns are taken.
             DifferentNetworks: the two models are not the same network.
         """
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
+        warn_of_refuted(self.proof, "apply")
+        refuse_other_shapes(self, self.knowledge, match_prefix(state_dict, self.sources())[0])
         return self.evaluate(state_dict, like)
 
     def lazy(self, state_dict: Mapping[str, Any] | str | Path) -> LazyState:
@@ -175,7 +179,12 @@ class KeyMapping(Combinable, Exports):
         >>> state.shape("head.weight"), state["head.weight"].sum().item()
         ((2, 2), 4.0)
         """
-        state, _ = match_prefix(_state(state_dict), self.sources())
+        warn_of_refuted(self.proof, "lazy")
+        return self._lazy(_state(state_dict))
+
+    def _lazy(self, state_dict: Mapping[str, Any]) -> LazyState:
+        state, _ = match_prefix(state_dict, self.sources())
+        refuse_other_shapes(self, self.knowledge, state)
         return LazyState(self, state)
 
     def without_ranges(self) -> "KeyMapping":
@@ -229,6 +238,7 @@ class KeyMapping(Combinable, Exports):
 
         Memory: the largest tensor beside the destination and what is in memory of the source.
         """
+        refuse_no_model("dst", dst, "The order is mapping.load_into(dst, state_dict)")
         own = dst.state_dict()
         if on_mismatch == "raise":
             self.require_complete()
@@ -243,8 +253,8 @@ class KeyMapping(Combinable, Exports):
         if is_sharded(own):
             if assign:
                 raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
-            return load_sharded(dst, self.lazy(state_dict), self.knowledge)
-        full = lazily(self, _state(state_dict), own)
+            return load_sharded(dst, self._lazy(_state(state_dict)), self.knowledge)
+        full = lazily(self, self._lazy(_state(state_dict)).state, own)
         return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
 
     def require_complete(self) -> None:
@@ -273,14 +283,15 @@ class KeyMapping(Combinable, Exports):
         return type(self)(whole.expressions, whole.findings, whole.proof)
 
     def to_json(self) -> str:
-        """Write the mapping as JSON: expressions and statuses, no values, no proof."""
-        return write_json(self, self.knowledge)
+        """Write the mapping as JSON: expressions and statuses, no values; of the proof, whether a run refuted it."""
+        return write_json(self, self.knowledge, self.proof)
 
     @classmethod
     def from_json(cls, text: str) -> "KeyMapping":
         """Read a mapping from the JSON that `to_json` writes.
 
-        Keys that it calls proven are `claimed`, until `fxmap.verify` has proven them here: a file can say anything.
+        Keys that it calls proven are `claimed`, until `fxmap.verify` has proven them here: a file can say anything. One
+        that a run refuted stays refuted, until `with_proof` gives it another proof.
 
         Raises:
             MappingError: the text is not such JSON; the message says where.
@@ -289,7 +300,8 @@ class KeyMapping(Combinable, Exports):
 
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
-        return module_source(self._expressions)
+        warn_of_refuted(self.proof, "to_python")
+        return module_source(self._expressions, shapes_taken(self, self.knowledge))
 
     def with_knowledge(self, **changes: Any) -> "KeyMapping":
         """Return the same mapping with other findings: `changes` are fields of `Findings`."""

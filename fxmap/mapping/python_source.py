@@ -13,10 +13,13 @@ from torch import Tensor
 def dtype_like(value: Tensor) -> torch.dtype:
 ...
 def convert(state):
-    return {
-        'fc.bias': full((2,), 0.0, state['fc.weight']),
-        'fc.weight': state['fc.weight'],
-    }
+    try:
+        return {
+            'fc.bias': full((2,), 0.0, state['fc.weight']),
+            'fc.weight': state['fc.weight'],
+        }
+    except KeyError as error:
+        raise KeyError(f"{error.args[0]}: not in the state dict, which has {len(state)} keys") from None
 <BLANKLINE>
 """
 
@@ -30,21 +33,45 @@ from types import FunctionType
 
 from fxmap.expressions.base import Expression
 from fxmap.expressions.call import functions_of
+from fxmap.mapping.shapes import rows_taken
 
 _OURS = "fxmap."
 
 
-def module_source(expressions: Mapping[str, Expression]) -> str:
-    """Write a Python module whose `convert(state)` evaluates all expressions."""
+def module_source(expressions: Mapping[str, Expression], shapes: Mapping[str, tuple[int, ...]] | None = None) -> str:
+    """Write a Python module whose `convert(state)` evaluates all expressions.
+
+    It refuses a state dict without a source key, with too few rows for a slice, or with another shape than one of `shapes`.
+    """
     printed = _Printed()
     for expression in expressions.values():
         for function in functions_of(expression):
             if isinstance(function, FunctionType) and function.__module__.startswith(_OURS):
                 printed.add(function.__module__, function.__name__)
-    lines = "\n".join(f"        {key!r}: {expression.python()}," for key, expression in expressions.items())
-    convert = f"def convert(state):\n    return {{\n{lines}\n    }}\n"
+    lines = "\n".join(f"            {key!r}: {expression.python()}," for key, expression in expressions.items())
+    shapes = shapes or {}
+    rows = {key: (count,) for key, count in rows_taken(expressions).items() if key not in shapes}
+    checks = _check(shapes, "shape", "of the shape") + _check(rows, "shape[:1]", "with so many rows", "<")
+    convert = f"def convert(state):\n{checks}    try:\n        return {{\n{lines}\n        }}\n{_ABSENT}"
     imports = sorted(printed.imports, key=lambda line: (line.startswith("from"), line))
     return "\n\n\n".join(["\n".join(imports), *printed.definitions.values(), convert])
+
+
+_ABSENT = """    except KeyError as error:
+        raise KeyError(f"{error.args[0]}: not in the state dict, which has {len(state)} keys") from None
+"""
+
+
+def _check(known: Mapping[str, tuple[int, ...]], read: str, what: str, differs: str = "!=") -> str:
+    """Write a loop that raises an error where a tensor of a state dict is of another size."""
+    if not known:
+        return ""
+    return (
+        f"    for key, size in {dict(known)!r}.items():\n"
+        f"        if key in state and tuple(state[key].{read}) {differs} size:\n"
+        f'            text = f"{{key}}: {{list(state[key].shape)}}, and the mapping reads one {what} {{list(size)}}"\n'
+        "            raise ValueError(text)\n"
+    )
 
 
 @dataclass

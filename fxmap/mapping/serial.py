@@ -1,4 +1,7 @@
-"""A mapping as JSON: expressions and findings, no values and no proof; what a file calls proven is read as a claim."""
+"""A mapping as JSON: expressions and findings, no values and no proof; what a file calls proven is read as a claim.
+
+That a run refuted the mapping is kept: a file that says so is believed.
+"""
 
 import json
 import math
@@ -10,13 +13,13 @@ from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression
 from fxmap.expressions.serial import parse
 from fxmap.mapping.findings import Findings, Mismatch, Note, NoteKind
-from fxmap.mapping.proof import Status
+from fxmap.mapping.proof import Proof, Status
 
 _FORMAT = 1
 
 
-def write_json(expressions: Mapping[str, Expression], findings: Findings) -> str:
-    """Write a mapping as JSON.
+def write_json(expressions: Mapping[str, Expression], findings: Findings, proof: Proof | None = None) -> str:
+    """Write a mapping as JSON; of its proof, whether and by what a run refuted it.
 
     Notes stay sentences, as in files that were written before notes had kinds; `note_kinds` says the kind of each.
     """
@@ -28,15 +31,21 @@ def write_json(expressions: Mapping[str, Expression], findings: Findings) -> str
     }
     written = {key: expression.to_json() for key, expression in expressions.items()}
     known["saturating"] = {path: [owner, _in_json(bound)] for path, (owner, bound) in findings.saturating.items()}
-    return json.dumps({"fxmap": _FORMAT, "expressions": written, "knowledge": known}, indent=1, allow_nan=False)
+    data = {"fxmap": _FORMAT, "expressions": written, "knowledge": known}
+    if proof is not None and proof.refuted:
+        words = str(proof.divergence or proof.reason)
+        data["refuted"] = {"error": _in_json(proof.error), "forwards": proof.forwards, "reason": words}
+    return json.dumps(data, indent=1, allow_nan=False)
 
 
 def _in_json(number: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
+def read_json(text: str) -> tuple[dict[str, Expression], Findings, Proof | None]:
     """Read expressions and findings from the JSON that `write_json` writes; proven keys are claimed to be so.
+
+    The proof is that of a mapping that a run refuted, and None for any other.
 
     Raises:
         MappingError: the text is not such JSON; the message says where.
@@ -49,11 +58,22 @@ def read_json(text: str) -> tuple[dict[str, Expression], Findings]:
         findings = _findings(dict(data["knowledge"]))
         if strangers := [key for key in expressions if key not in findings.statuses]:
             raise MappingError(f"not a mapping that fxmap wrote: {strangers[0]!r} has an expression, and no status")
-        return expressions, findings
+        return expressions, findings, _refuted(data.get("refuted"), findings)
     except MappingError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise MappingError(f"not a mapping that fxmap wrote: {type(error).__name__}: {error}") from error
+
+
+def _refuted(said: Any, findings: Findings) -> Proof | None:
+    """Return the proof of a mapping that a run refuted before it was written to the file."""
+    if said is None:
+        return None
+    error, forwards = float(said["error"]), int(said["forwards"])
+    proof = Proof(statuses=findings.statuses, error=error, forwards=forwards, reason=_text(said["reason"]), differs=True)
+    if not proof.refuted:
+        raise MappingError(f"not a mapping that fxmap wrote: refuted by {said!r}, which refutes nothing")
+    return proof
 
 
 def _findings(known: dict[str, Any]) -> Findings:

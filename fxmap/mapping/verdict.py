@@ -17,6 +17,16 @@ def warn_of_guesses(findings: Findings) -> None:
         warnings.warn(str(note), ProofWarning, stacklevel=3)
 
 
+def warn_of_refuted(proof: Proof, use: str) -> None:
+    """Warn where a mapping that a run refuted is used otherwise than by `load_into`; `use` says for what.
+
+    >>> warn_of_refuted(Proof(ok=True, forwards=6), "apply")
+    """
+    if proof.refuted:
+        text = f"{use}: both models were run with this mapping, and it is wrong (relative error {proof.error:.1e})"
+        warnings.warn(f"{proof.verdict}: {text}. {proof.divergence or proof.reason}", ProofWarning, stacklevel=3)
+
+
 def refuse_refuted(proof: Proof, verify: bool | Literal["warn"] = True) -> None:
     """Raise an error where a run refuted the mapping, or warn of it with `verify="warn"`; warn where outputs differ.
 

@@ -1,7 +1,7 @@
 """Write a state dict into a model: all of it, or nothing."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -14,6 +14,8 @@ from fxmap.expressions.packing import clone, is_object, unpack
 from fxmap.expressions.regions import Region, cut
 from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.forms.qat_norms import divisors
+from fxmap.mapping.arrived import loaded_by_own_code, refuse_changed
+from fxmap.mapping.contradictions import refuse_contradictions
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.journal import Journal, bound_of
 from fxmap.mapping.lazy_state import is_plain_tensor, storage_of
@@ -53,13 +55,21 @@ def write_state(
     refuse_strangers(made, own)
     for key in made:
         check_fits(key, full[key], own[key], assign=assign)
+    refuse_contradictions(dst, made, full, own)
     refuse_zero_divisors({key: full[key] for key in divisors(dst) if key in made})
+    full = full if assign else _read_first(full, own)
+    theirs = loaded_by_own_code(dst, own)
+
+    def arrived() -> None:
+        refuse_changed(dst, [key for key in theirs if key in made], full, findings)
+
     if assign:
-        assign_state(dst, full, own, made)
+        assign_state(dst, full, own, made, arrived)
     elif all(map(is_plain_tensor, own.values())):
-        _write_one_by_one(dst, _read_first(full, own), own)
+        _write_one_by_one(dst, full, own, theirs, arrived)
     else:
-        _write_at_once(dst, _read_first(full, own), own)
+        # Code of their own may keep, or change, the tensor that it is given.
+        _write_at_once(dst, dict(full) | {key: snapshot(full[key]) for key in theirs}, own, arrived)
     absent = [*findings.keys_with(Status.MISSING), *findings.keys_with(Status.MISMATCHED)]
     return Loaded(absent, list(findings.unexpected), len(made))
 
@@ -80,16 +90,19 @@ def refuse_strangers(made: Collection[str], own: Mapping[str, Any]) -> None:
         )
 
 
-def _write_at_once(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _write_at_once(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any], arrived: Callable[[], None]) -> None:
     """Load a state dict with packed or quantized entries; all values of the model are copied beforehand."""
     saved = Saved.of(dst)
     try:
         load_state(dst, full, getattr(own, "_metadata", None))
+        arrived()
     except BaseException as error:
         _put_back_for_certain(saved, dst, error)
 
 
-def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _write_one_by_one(
+    dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any], theirs: Collection[str], arrived: Callable[[], None]
+) -> None:
     """Load a state dict of plain tensors, each of which is made, and its old value saved, when torch is about to copy it."""
     failed: list[Exception] = []
     saved = Saved.of(dst, values=False)
@@ -110,11 +123,13 @@ def _write_one_by_one(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str,
             return LazyTensor(value.shape, value.dtype, make)
 
         new = {key: value if _is_same(value, own[key]) else guarded(key, value) for key, value in full.items()}
-        for key in _loaded_by_their_own_code(dst, own):
+        for key in theirs:
             journal.save(key, own[key])
-            new[key] = materialise(full[key])  # such code may keep the tensor that it is given
+            # Such code may keep, or change, the tensor that it is given.
+            new[key] = snapshot(materialise(full[key]))
         try:
             load_state(dst, new, getattr(own, "_metadata", None))
+            arrived()
         except BaseException as error:
             cause = failed[0] if failed and isinstance(error, Exception) else error
             _put_back_for_certain(Saved((*saved.steps, *journal.steps())), dst, cause)
@@ -134,21 +149,9 @@ def _refused(dst: nn.Module, error: BaseException) -> FxmapError:
     return LoadError(f"{type(dst).__name__} refused the state dict; its old values were put back: {error}")
 
 
-def _loaded_by_their_own_code(dst: nn.Module, own: Mapping[str, Any]) -> list[str]:
-    """Return the keys of modules that load themselves by code of their own, which may write more than the key it reads."""
-    prefixes = tuple(
-        f"{path}." if path else ""
-        for path, module in dst.named_modules(remove_duplicate=False)
-        if module._load_state_dict_pre_hooks
-        or (
-            type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
-            and not type(module).__module__.startswith("torch.nn.")
-        )
-    )
-    return [key for key in own if key.startswith(prefixes)] if prefixes else []
-
-
-def assign_state(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any], made: Collection[str]) -> None:
+def assign_state(
+    dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any], made: Collection[str], arrived: Callable[[], None]
+) -> None:
     """Give a model new tensors; keys of one parameter stay one. All are made before the first is assigned.
 
     Raises:
@@ -172,6 +175,7 @@ def assign_state(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, Any]
     before = [(holder, dict(holder)) for module in dst.modules() for holder in (module._parameters, module._buffers)]
     try:
         load_state(dst, values, getattr(own, "_metadata", None), assign=True)
+        arrived()
     except BaseException as error:
         for holder, old in before:
             holder.update(old)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """A mapping that a run has refuted is not written without a word."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,3 +73,39 @@ def test_a_head_of_half_the_classes_is_none() -> None:
     other = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
     with pytest.raises(fxmap.LoadError, match="was replaced"):
         fxmap.load(whole, other.state_dict())
+
+
+def read_again(mapping: fxmap.KeyMapping) -> fxmap.KeyMapping:
+    return fxmap.KeyMapping.from_json(mapping.to_json())
+
+
+def test_a_refuted_mapping_is_refuted_when_it_is_read_from_json() -> None:
+    again = read_again(mapped(Proof(forwards=6, error=float("inf"), differs=True, reason="the outputs differ by 0.4")))
+    assert again.proof.refuted
+    state, dst = nn.Linear(2, 2).state_dict(), nn.Linear(2, 2)
+    before = dst.weight.detach().clone()
+    for mapping in (again, read_again(again)):
+        with pytest.raises(fxmap.ProofError, match=r"the outputs differ by 0\.4"):
+            mapping.load_into(dst, state)
+    assert torch.equal(dst.weight, before)
+    with pytest.warns(fxmap.ProofWarning, match="refuted"):
+        again.load_into(dst, state, verify="warn")
+    assert read_again(mapped(Proof(ok=True, forwards=6))).proof.verdict == "no proof asked for"
+
+
+def test_every_other_use_of_a_refuted_mapping_warns_or_raises() -> None:
+    mapping, state = mapped(REFUTED), nn.Linear(2, 2).state_dict()
+    uses: list[Callable[[], object]] = [lambda: mapping.apply(state), lambda: mapping.lazy(state)]
+    for use in (*uses, mapping.to_python, mapping.to_state_dict_adapter):
+        with pytest.warns(fxmap.ProofWarning, match="refuted"):
+            use()
+    with pytest.raises(fxmap.ProofError, match="their outputs differ"):
+        mapping.load_planner()
+    assert mapping.load_planner(verify=False)
+
+
+def test_a_file_that_says_refuted_and_does_not_say_why_is_no_mapping() -> None:
+    text = mapped(REFUTED).to_json()
+    for said in ('"error": 0.0', '"error": [1]'):
+        with pytest.raises(fxmap.MappingError, match="not a mapping that fxmap wrote"):
+            fxmap.KeyMapping.from_json(text.replace('"error": 0.4', said))
