@@ -18,6 +18,7 @@ from fxmap.files.reading import existing
 from fxmap.mapping.applying import refuse_lacking_ranges
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
 from fxmap.streaming.convert import SHARD_SIZE, files_of, identity_of, work_of
@@ -84,6 +85,7 @@ def convert(
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ArgumentError(f"dtype={dtype}: one of floating point is needed, as torch.float16 or torch.bfloat16")
+    _refuse_kinds(checkpoint, src, dst)
     given = {"example_inputs": example_inputs}
     how = FileOptions(src, weights, strict=strict, on_mismatch=on_mismatch, verify=verify, given=given)
     if not isinstance(dst, nn.Module):
@@ -111,6 +113,16 @@ def convert(
             return mapping.with_notes(*_notes(mapping, own, 0, 0))
         taken = write_folder(work, place, report, overwrite=overwrite)
     return mapping.with_notes(*_notes(mapping, own, taken, len(work.shards)))
+
+
+def _refuse_kinds(checkpoint: object, src: object, dst: object) -> None:
+    """Refuse a class, a state dict or a path where something else is asked for."""
+    if not isinstance(checkpoint, str | Path):
+        raise ArgumentError(f"checkpoint is the path of a file or a folder, not {type(checkpoint).__name__}")
+    if src is not None:
+        refuse_no_model("src", src, "It is of the architecture that the file was saved from")
+    if not isinstance(dst, str | Path):
+        refuse_no_model("dst", dst, "Files and state dicts are given as checkpoint")
 
 
 def _metadata(source: Path) -> dict[str, str]:
