@@ -36,7 +36,9 @@ def _has_own_code(module: nn.Module) -> bool:
         module._load_state_dict_pre_hooks
         or module._load_state_dict_post_hooks
         or kind.set_extra_state is not nn.Module.set_extra_state
-        or not str(kind._load_from_state_dict.__module__).startswith("torch.")
+        or (
+            kind._load_from_state_dict is not nn.Module._load_from_state_dict and not kind.__module__.startswith("torch.nn.")
+        )
     )
 
 
