@@ -1,8 +1,7 @@
 """Sources that were trained with fake quantization, or that have observers: an int8 destination gets their ranges."""
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -15,14 +14,7 @@ from torch.ao.quantization import quantize_fx
 import fxmap
 from fxmap.testing.compare import same_value
 
-pytestmark = pytest.mark.usefixtures("fbgemm")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's deprecations
-        yield
+pytestmark = pytest.mark.usefixtures("fbgemm", "quiet")
 
 
 class Small(nn.Module):

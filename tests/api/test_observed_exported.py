@@ -1,8 +1,6 @@
 """A PT2E model that was trained with fake quantization, and its checkpoint: an int8 destination gets their ranges."""
 
 import copy
-import warnings
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,7 @@ import fxmap
 pytest.importorskip("torchao")
 
 # Preparing an exported graph for QAT takes torchao many seconds.
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's deprecations
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 
 
 class Small(nn.Module):

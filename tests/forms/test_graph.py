@@ -2,8 +2,6 @@
 
 import copy
 import re
-import warnings
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -20,7 +18,7 @@ from fxmap.testing.branches import branches, eps_of, form, images
 from fxmap.testing.compare import same_value, sqnr
 from fxmap.testing.recipes.graphs import BUILDERS, show
 
-pytestmark = pytest.mark.usefixtures("fbgemm")
+pytestmark = pytest.mark.usefixtures("fbgemm", "quiet")
 
 pytest.importorskip("torchao.quantization.pt2e")
 
@@ -42,13 +40,6 @@ ALL = [pytest.param(name, marks=pytest.mark.slow) if name == "pt2e-xnnpack-qat" 
 CALIBRATED = [name for name, stage in FORMS.items() if stage.takes_calibration]
 CONVERTED = [name for name, stage in FORMS.items() if stage.has_ranges]
 DATA, OTHER = images(3), images(4)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's deprecations
-        yield
 
 
 @cache

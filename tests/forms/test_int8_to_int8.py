@@ -1,8 +1,6 @@
 """From one converted model to another of the same network, without calibration data."""
 
 import copy
-import warnings
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -22,7 +20,7 @@ from fxmap.testing.recipes import layers
 from fxmap.testing.recipes.forms import Form, engine
 from fxmap.testing.recipes.graphs import BUILDERS, show
 
-pytestmark = pytest.mark.usefixtures("fbgemm")
+pytestmark = pytest.mark.usefixtures("fbgemm", "quiet")
 
 pytest.importorskip("torchao.quantization.pt2e")
 
@@ -56,13 +54,6 @@ class Residual(nn.Module):
         x = self.add.add_relu(x, y) if self.eager else self.act(x + y)
         x = self.head(self.pool(x).flatten(1))
         return self.dequant(x) if self.eager else x
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's deprecations
-        yield
 
 
 def network(seed: int, *, eager: bool = False) -> Any:
