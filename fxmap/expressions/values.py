@@ -58,19 +58,33 @@ def evaluated(key: str, expression: Expression, state: Mapping[str, Any], *, qua
 
     Cost: that of the expression, and one look at every value that is computed; renames are not looked at.
     """
-    try:
+    with errors_named(key, expression):
         _refuse_huge_constants(expression, state)
         value = expression.evaluate(state, quantized=quantized)
         if not isinstance(expression, Source):
             _refuse_spoiled(expression, value, state)
+    _warn_of_spoiled(key, expression, value, state)
+    return value
+
+
+@contextmanager
+def errors_named(key: str, expression: Expression) -> Iterator[None]:
+    """Raise what evaluating an expression raises as a MappingError that names its destination key.
+
+    >>> with errors_named("fc.weight", Source("fc")):
+    ...     [][0]
+    Traceback (most recent call last):
+        ...
+    fxmap.errors.MappingError: fc.weight = fc: cannot be computed: IndexError: list index out of range
+    """
+    try:
+        yield
     except MappingError as error:
         raise MappingError(f"{key} = {expression}: {error}") from error
     except FxmapError:
         raise
     except FAULTS as error:
         raise MappingError(f"{key} = {expression}: cannot be computed: {type(error).__name__}: {error}") from error
-    _warn_of_spoiled(key, expression, value, state)
-    return value
 
 
 def _refuse_huge_constants(expression: Expression, state: Mapping[str, Any]) -> None:

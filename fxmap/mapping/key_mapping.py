@@ -165,7 +165,7 @@ class KeyMapping(Combinable, Exports):
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
         warn_of_refuted(self.proof, "apply")
-        refuse_other_shapes(self, self.knowledge, match_prefix(state_dict, self.sources())[0])
+        self._spelled(state_dict)  # for the shapes; `evaluate` spells the keys itself
         return self.evaluate(state_dict, like)
 
     def lazy(self, state_dict: Mapping[str, Any] | str | Path) -> LazyState:
@@ -180,12 +180,13 @@ class KeyMapping(Combinable, Exports):
         ((2, 2), 4.0)
         """
         warn_of_refuted(self.proof, "lazy")
-        return self._lazy(_state(state_dict))
+        return LazyState(self, self._spelled(_state(state_dict)))
 
-    def _lazy(self, state_dict: Mapping[str, Any]) -> LazyState:
+    def _spelled(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a state dict under the source's keys; its tensors have the shapes that the mapping was made for."""
         state, _ = match_prefix(state_dict, self.sources())
         refuse_other_shapes(self, self.knowledge, state)
-        return LazyState(self, state)
+        return state
 
     def without_ranges(self) -> "KeyMapping":
         """Return the mapping without the activation ranges of an int8 source: the destination keeps its own.
@@ -253,8 +254,8 @@ class KeyMapping(Combinable, Exports):
         if is_sharded(own):
             if assign:
                 raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
-            return load_sharded(dst, self._lazy(_state(state_dict)), self.knowledge)
-        full = lazily(self, self._lazy(_state(state_dict)).state, own)
+            return load_sharded(dst, LazyState(self, self._spelled(_state(state_dict))), self.knowledge)
+        full = lazily(self, self._spelled(_state(state_dict)), own)
         return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
 
     def require_complete(self) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxmap.errors import FxmapError, MappingError
+from fxmap.errors import FxmapError
 from fxmap.expressions import arithmetic, base, layout, stored
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.functions import is_wrapped
 from fxmap.expressions.regions import Region, cut, evaluate_region, whole
-from fxmap.expressions.values import FAULTS, evaluated
+from fxmap.expressions.values import errors_named, evaluated
 from fxmap.files.lazy import LazyTensor, materialise
 from fxmap.mapping.applying import evaluate, sources_of
 from fxmap.model.wrappers import match_prefix
@@ -40,7 +40,7 @@ class LazyState(Mapping[str, Any]):
     """
 
     def __init__(self, expressions: Mapping[str, Expression], state: Mapping[str, Any]) -> None:
-        self._expressions, self.state = dict(expressions), state
+        self._expressions, self._state = dict(expressions), state
 
     def __getitem__(self, key: str) -> Any:
         return materialise(self.moved(key))
@@ -65,38 +65,31 @@ class LazyState(Mapping[str, Any]):
         It is equal to that region of the whole; only what it needs is read, where the expression allows that.
         """
         expression = self._expressions[key]
-        value = evaluate_region(expression, self.state, region) if is_plain(expression, self.state) else None
+        value = evaluate_region(expression, self._state, region) if is_plain(expression, self._state) else None
         made: Tensor = materialise(cut(self[key], region) if value is None else value)
         return made
 
     def described(self, key: str) -> Tensor:
         """Return a tensor of the shape and dtype of a value, without its numbers where that is possible."""
-        found = description(self._expressions[key], self.state)
+        found = description(self._expressions[key], self._state)
         value: Tensor = self[key] if found is None else found
         return value
 
     def moved(self, key: str) -> Any:
         """Return a value that is still lazy where it is a tensor of the source, or rows of one; any other is made."""
         expression = self._expressions[key]
-        if _is_made_of(expression, _MOVING) and is_plain(expression, self.state):
-            try:
-                return expression.evaluate(self.state)  # numbers are not computed, and need not be looked at
-            except MappingError as error:
-                raise MappingError(f"{key} = {expression}: {error}") from error
-            except FxmapError:
-                raise
-            except FAULTS as error:
-                text = f"cannot be computed: {type(error).__name__}: {error}"
-                raise MappingError(f"{key} = {expression}: {text}") from error
-        return evaluated(key, expression, self.state)
+        if _is_made_of(expression, _MOVING) and is_plain(expression, self._state):
+            with errors_named(key, expression):
+                return expression.evaluate(self._state)  # numbers are not computed, and need not be looked at
+        return evaluated(key, expression, self._state)
 
     def lazy(self, key: str) -> Any:
         """Return a value as a lazy tensor, or, where its shape is not known beforehand, evaluated."""
-        found = description(self._expressions[key], self.state)
+        found = description(self._expressions[key], self._state)
         if found is None:
             return self[key]
         if isinstance(source := self._expressions[key], Source):
-            return self.state[source.key]
+            return self._state[source.key]
         return LazyTensor(found.shape, found.dtype, lambda region: self._region(key, region))
 
     def _region(self, key: str, region: Region) -> Tensor:

@@ -250,20 +250,20 @@ def unread_notes(mapping: KeyMapping, dst: Side, statuses: Mapping[str, Status],
 
 def without_decisions(proof: Proof, decisions: Iterable[str]) -> Proof:
     """Return a proof that is not ok where a model's own graph decides by values, as an If of ONNX or of TorchScript may."""
-    found = list(dict.fromkeys(decisions))
-    if not found or not proof.ok:
-        return proof
-    reason = f"the file's own graph takes numbers out of tensors ({shorten(found)}), and may decide by them"
-    return replace(proof, ok=False, reason=f"{reason}: other inputs may take another branch")
+    reason = "the file's own graph takes numbers out of tensors ({}), and may decide by them"
+    return _not_ok(proof, decisions, f"{reason}: other inputs may take another branch")
 
 
 def without_scripts(proof: Proof, names: Iterable[str]) -> Proof:
     """Return a proof that is not ok where one model alone has scripted code that decides; `names` are its functions."""
+    reason = "scripted code that decides, in one of the models alone ({}): no run turns its decisions round"
+    return _not_ok(proof, names, f"{reason}; give the model the function before torch.jit.script")
+
+
+def _not_ok(proof: Proof, names: Iterable[str], reason: str) -> Proof:
+    """Return a proof that is not ok if there are names, which the reason has in its braces."""
     found = list(dict.fromkeys(names))
-    if not found or not proof.ok:
-        return proof
-    reason = f"scripted code that decides, in one of the models alone ({shorten(found)}): no run turns its decisions round"
-    return replace(proof, ok=False, reason=f"{reason}; give the model the function before torch.jit.script")
+    return replace(proof, ok=False, reason=reason.format(shorten(found))) if found and proof.ok else proof
 
 
 def without_writes(proof: Proof, written: Iterable[str]) -> Proof:
