@@ -91,7 +91,7 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     ours, theirs = opened(src, allow_code, example_inputs), opened(dst, allow_code, example_inputs)
     one, other = src if ours is None else ours.model, dst if theirs is None else theirs.model
     if isinstance(one, OnnxModel):
-        one.read_norms()
+        one.read_as_source()
     inputs = [
         in_one_layout(carried.model, carried.inputs, to, example_inputs)
         for carried, to in ((ours, other), (theirs, one))

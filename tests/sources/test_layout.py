@@ -135,13 +135,13 @@ def test_what_is_computed_with_channels_first_is_what_the_reference_computes(mak
     (expected,) = reference.ReferenceEvaluator(proto).run(None, {"x": x})
     model = OnnxModel(proto)
     np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-4)
-    model.read_norms()
+    model.read_as_source()
     np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_was_read_as_a_source_is_not_written(tmp_path: Any) -> None:
     model = OnnxModel(padded())
-    model.read_norms()
+    model.read_as_source()
     assert model.state_dict()["kernel"].shape == (3, 1, 3, 3)
     with pytest.raises(fxmap.CheckpointError, match="open the file anew"):
         model.save(tmp_path / "a.onnx")

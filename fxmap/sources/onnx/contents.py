@@ -1,0 +1,85 @@
+"""What the initializers of an ONNX graph are: weights, which a model holds, and constants of the code."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxmap.sources.onnx.held import Held
+from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask
+from fxmap.sources.onnx.interpreter import Reading
+from fxmap.sources.onnx.numbers import numbers_of
+from fxmap.sources.onnx.operators import constants_read_by, initial_states
+from fxmap.sources.onnx.partial import KnownPart
+from fxmap.sources.onnx.protos import constant_nodes, exact_tensor, nodes_of, tensor_of
+from fxmap.sources.onnx.quantized import BORDERS, cut_at_zero, left_out, read_at_once, zero_points
+from fxmap.sources.onnx.roles import is_weight, roles_of
+from fxmap.sources.onnx.turned import TO_FIRST, perm_of
+from fxmap.sources.onnx.unrolled import fixed_names
+
+
+def take_contents(
+    model: Held, reading: Reading, graph: Any, part: KnownPart, inputs: list[str], quantized: bool
+) -> dict[str, Tensor]:
+    """Let a model hold the weights of a graph, and note how its nodes are read; return the constants by their names.
+
+    Args:
+        model: holds nothing yet.
+        reading: of which the opset is known.
+        graph: an onnx.GraphProto.
+        part: of the graph, which is run.
+        inputs: names that are given in a call.
+        quantized: whether the graph quantizes something.
+    """
+    known = {one.name: tensor_of(one) for one in graph.initializer}
+    # Where a graph is quantized, exporters write scales as constants, too.
+    known |= constants_read_by(graph, BORDERS) if quantized else {}
+    if quantized:
+        reading.zero_points = zero_points(nodes_of(graph), known)
+        _hold_at_once(model, reading, part, known)
+    constants = _hold_weights(model, reading, graph, known)
+    if quantized:
+        for node in _left_to_run(reading, graph):
+            if (name := left_out(node)) and name not in model.paths and node.input[1] in known:
+                model.hold(name, torch.zeros_like(known[node.input[1]], dtype=torch.int64))
+        reading.cut = cut_at_zero(graph.node, known)
+        reading.fixed = fixed_names(part.nodes, {*inputs, *model.paths})
+    reading.guarded = guarded_softmaxes(graph.node, constants)
+    reading.numbers = numbers_of(part.nodes, constants | constant_nodes(part.nodes))
+    reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
+    return constants
+
+
+def _hold_at_once(model: Held, reading: Reading, part: KnownPart, known: Mapping[str, Tensor]) -> None:
+    """Hold weights that are dequantized when they are read."""
+    for node in part.nodes:
+        value = read_at_once(node, known)
+        if value is not None:
+            reading.at_once[node.output[0]] = node.input[0]
+            if node.input[0] not in model.paths:
+                model.hold(node.input[0], value)
+
+
+def _hold_weights(model: Held, reading: Reading, graph: Any, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    states, roles = initial_states(graph), roles_of(_left_to_run(reading, graph))
+    constants: dict[str, Tensor] = {}
+    for name, value in known.items():
+        read = roles.get(name, set())
+        is_start = name in states and not value.any()
+        if is_empty_mask(name, value, read):
+            reading.masks.add(name)
+        if name in model.paths:
+            continue
+        if any(kind in BORDERS for kind, _ in read):
+            model.hold(name, value.long() if name in reading.zero_points else value)
+        elif is_start or name in reading.masks or not is_weight(name, value, read):
+            constants[name] = exact_tensor(value)
+        else:
+            model.hold(name, value)
+    return constants
+
+
+def _left_to_run(reading: Reading, graph: Any) -> list[Any]:
+    """Return the nodes that are not read at once."""
+    return [node for node in nodes_of(graph) if reading.at_once.keys().isdisjoint(node.output)]
