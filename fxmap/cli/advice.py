@@ -34,7 +34,8 @@ _OPTIONS: tuple[tuple[str, str], ...] = (
     (r"\(src=\)", "(--src)"),
     (r"pass src=,", "pass --src,"),
     (r"leave src out", "leave --src out"),
-    (r"\b(relu6=[\"']\w+[\"']|allow_code=True|lora_alpha=\)?|dst_inputs=|assign=True)", r"\1 (in Python)"),
+    (r"\ballow_code=True", "--allow-code"),
+    (r"\b(relu6=[\"']\w+[\"']|lora_alpha=\)?|dst_inputs=|assign=True)", r"\1 (in Python)"),
 )  # fmt: skip
 
 

@@ -171,7 +171,7 @@ Found = nn.Module | Checkpoint | Carried
 _NO_MODEL = "{}: a model is needed here, not a file: torchvision:NAME, package.module:factory, FILE.onnx, FILE.pt2"
 
 
-def _found(text: str, weights: str | None = None, allow_code: bool = False) -> Found:
+def _found(text: str, weights: str | None = None, allow_code: bool | None = None) -> Found:
     return carried(text, weights, allow_code) or resolve(text, weights)
 
 

@@ -35,7 +35,7 @@ from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.files.reading import existing
 from fxmap.model.weightless import without_weights
 from fxmap.model.well_formed import refuse_malformed
-from fxmap.sources.opened import Carried, carries_graph, opened
+from fxmap.sources.opened import Carried, carries_graph, is_script_file, opened
 from fxmap.trace import stage
 
 
@@ -99,17 +99,22 @@ def parse(text: str) -> Reference:
     return Reference(text, origin, name, args, kwargs)
 
 
-def carried(text: str, weights: str | None = None, allow_code: bool = False) -> Carried | None:
+def carried(text: str, weights: str | None = None, allow_code: bool | None = None) -> Carried | None:
     """Read a file that carries its graph; None for the name of a model, and for a checkpoint.
+
+    `allow_code` says whether the code of a TorchScript archive may run; None where a command takes no such file.
 
     Raises:
         UsageError: weights are to be chosen, of which such a file has one set.
         CheckpointError: the file cannot be read.
     """
-    if parse(text).origin or (not carries_graph(text) and not allow_code):
+    if parse(text).origin:
+        return None
+    is_code = allow_code is not None and (allow_code or is_script_file(Path(text)))
+    if not carries_graph(text) and not is_code:
         return None
     with stage(f"read {text}"):
-        found = opened(existing(Path(text)), allow_code)
+        found = opened(existing(Path(text)), bool(allow_code))
     if found is not None and weights is not None:
         raise UsageError(f"--weights {weights}: {text} carries its graph, which has one set of weights")
     return found

@@ -15,6 +15,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof, Scope, Status
 from fxmap.matching.sides import Side
 from fxmap.model.inputs import settings_of
+from fxmap.model.tensors import is_whole
 from fxmap.prove.audit import Audit
 from fxmap.prove.divergence import Verdict
 from fxmap.prove.evidence import Evidence
@@ -47,7 +48,7 @@ def conclude(
     """
     statuses = conclude_statuses(mapping, dst, evidence, sound, examined)
     refuted = refuted_reason(examined.audit)
-    open_ = refuted or open_reason(mapping, evidence, verdict, statuses) or examined_reason(dst, examined)
+    open_ = refuted or open_reason(mapping, evidence, verdict, statuses) or examined_reason(mapping, dst, examined)
     reason = "; ".join(filter(None, (unmapped_reason(examined), open_)))
     return Proof(
         ok=not reason,
@@ -79,7 +80,7 @@ def conclude_statuses(
 ) -> dict[str, Status]:
     """Return the status of every key: that from before the proof, updated where the runs show more."""
     readers = _readers(dst.main.ops)
-    statuses = dict(mapping.knowledge.statuses)
+    statuses, kept = dict(mapping.knowledge.statuses), kept_tables(mapping, dst)
     for key, store in dst.twin.stores.items():
         if store.part == COPY:
             continue  # nothing reads it
@@ -87,7 +88,8 @@ def conclude_statuses(
         users = [user for part in parts for user in readers.get(part, [])]
         if not users:
             # The graph does not read it; the user's own code may.
-            if any(part in examined.moving or part in examined.unlike for part in parts):
+            moving = any(part in examined.moving or part in examined.unlike for part in parts)
+            if moving and name not in kept:
                 statuses[name] = Status.MATCHED
             continue
         if name in mapping:
@@ -95,6 +97,13 @@ def conclude_statuses(
         elif statuses[name] in (Status.MATCHED, Status.CLAIMED, Status.PROVEN, Status.TIED):
             statuses[name] = Status.MISSING
     return statuses
+
+
+def kept_tables(mapping: KeyMapping, dst: Side) -> set[str]:
+    """Return the keys of integers that nothing is mapped to: the runs show what the destination's own ones do."""
+    kept = (key for key, status in mapping.knowledge.statuses.items() if status is Status.KEPT and key not in mapping)
+    own = {dst.prefix + key: dst.names(key) for key in dst.twin.stores}
+    return {key for key in kept if key in own and all(is_whole(dst.main.tensors[part]) for part in own[key])}
 
 
 def _readers(ops: OpGraph) -> Mapping[str, list[str]]:
@@ -177,7 +186,7 @@ def unmapped_reason(examined: Examination) -> str:
     )
 
 
-def examined_reason(dst: Side, examined: Examination) -> str:
+def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> str:
     """Return, as a reason, the tensors or inputs that stay unproven though the models' own code agrees; empty if none do."""
     found = examined.audit
     if found.unlike:
@@ -190,7 +199,8 @@ def examined_reason(dst: Side, examined: Examination) -> str:
             f"the models' own code decides by values at {found.untaken}, the same way in all runs, and the models differ "
             "where it goes the other way; pass example_inputs for which it does"
         )
-    unread = [path for path in examined.moving if dst.main.read.isdisjoint({path})]
+    kept = {part for key in kept_tables(mapping, dst) for part in dst.names(key.removeprefix(dst.prefix))}
+    unread = [path for path in examined.moving if dst.main.read.isdisjoint({path}) and path not in kept]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"
     if found.samples and found.fixed:

@@ -66,7 +66,7 @@ def opened(source: Any, allow_code: bool = False, example_inputs: Any = None) ->
         return _onnx(open_onnx(path), example_inputs)
     if path.suffix == ".pt2":
         return _program(_read_program(path))
-    if path.suffix in _SCRIPTS and path.is_file() and is_script(path):
+    if is_script_file(path):
         return Carried(ScriptedModel(_read_script(path, allow_code)))
     return None
 
@@ -78,6 +78,15 @@ def carries_graph(path: str | Path) -> bool:
     (True, True, False)
     """
     return Path(path).suffix in (".onnx", ".pt2")
+
+
+def is_script_file(path: Path) -> bool:
+    """Whether a path is that of a TorchScript archive, which is a model with its code.
+
+    >>> is_script_file(Path("nowhere.ts"))
+    False
+    """
+    return path.suffix in _SCRIPTS and path.is_file() and is_script(path)
 
 
 def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) -> tuple[Any, Any, Any]:

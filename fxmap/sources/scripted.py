@@ -10,6 +10,7 @@ those of a plain module, under their names, and are put into the script for a ca
 (['weight', 'bias'], True)
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class ScriptedModel(nn.Module):
             if isinstance(value, nn.Parameter):
                 owner.register_parameter(last, nn.Parameter(value.detach(), requires_grad=False))
             else:
-                owner.register_buffer(last, value.detach())
+                owner.register_buffer(last, value.detach(), persistent=not _is_filled(value))
             self._paths.append(path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,14 +58,47 @@ class ScriptedModel(nn.Module):
                 setattr(place, last, value)
 
 
+def _is_filled(value: Tensor) -> bool:
+    """Whether a buffer is several times one integer, such as ids that stand for what a call leaves out.
+
+    TorchScript forgets which buffers are persistent. Such a one is a constant of the code.
+    """
+    return (
+        not value.is_floating_point()
+        and not value.is_complex()
+        and value.numel() > 1
+        and bool((value == value.flatten()[0]).all())
+    )
+
+
 def _decisions(script: torch.jit.ScriptModule) -> tuple[str, ...]:
-    """Return the operations by which a script takes numbers out of tensors: no run turns round what it decides by them."""
-    graph: Any = script.inlined_graph
-    found = {node.kind() for name in _NUMBERS for node in graph.findAllNodes(name)}
+    """Return the operations by which a script takes numbers out of tensors: no run turns round what it decides by them.
+
+    Numbers that are computed of extents and constants alone are none: runs with other sizes turn these round.
+    """
+    of_extents: set[str] = set()
+    found: set[str] = set()
+    for node in _nodes(script.inlined_graph):
+        kind, read = node.kind(), [value.debugName() for value in node.inputs()]
+        known = kind in _EXTENTS or (bool(read) and kind not in _BLOCKS and of_extents.issuperset(read))
+        if known:
+            of_extents.update(value.debugName() for value in node.outputs())
+        elif kind in _NUMBERS:
+            found.add(kind)
     return tuple(sorted(found))
 
 
 _NUMBERS = ("aten::Bool", "aten::Float", "aten::Int", "aten::item", "aten::ScalarImplicit", "aten::IntImplicit")
+_EXTENTS = ("aten::dim", "aten::len", "aten::numel", "aten::size", "prim::Constant")
+_BLOCKS = ("prim::If", "prim::Loop")
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of the blocks in them, in their order."""
+    for node in block.nodes():
+        for inner in node.blocks():
+            yield from _nodes(inner)
+        yield node
 
 
 def _part(script: Any, path: str) -> Any:

@@ -109,3 +109,14 @@ def test_options_of_load_hold_for_files_with_a_graph_or_are_refused_by_name(mode
 def test_a_checkpoint_is_converted_from_an_onnx_file(run: Any, model: Path, tmp_path: Path) -> None:
     assert run("convert", model, "--dst", LINEAR, "-o", tmp_path / "new.pth")[0] == 0
     assert torch.equal(read(tmp_path / "new.pth")["weight"], open_onnx(model).state_dict()["w"])
+
+
+def test_a_script_without_the_option_that_lets_it_run_is_refused_with_its_name(run: Any, tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(nn.Linear(40, 20), torch.ones(2, 40)), tmp_path / "a.ts")
+    for command in (["map"], ["explain"]):
+        status, _, err = run(*command, tmp_path / "a.ts", LINEAR, *(["weight"] if command == ["explain"] else []))
+        assert status == 3
+        assert "--allow-code lets torch's interpreter run it" in err
+    assert run("map", tmp_path / "a.ts", LINEAR, "--allow-code", "--inputs", "2,40")[0] == 0
+    status, _, err = run("map", LINEAR, tmp_path / "a.ts")
+    assert "--allow-code" not in err

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.sources.onnx.model import OnnxModel
+from fxmap.sources.onnx.norms import written_out
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper, reference  # noqa: E402 - after importorskip
@@ -145,3 +146,15 @@ def test_a_model_that_was_read_as_a_source_is_not_written(tmp_path: Any) -> None
     assert model.state_dict()["kernel"].shape == (3, 1, 3, 3)
     with pytest.raises(fxmap.CheckpointError, match="open the file anew"):
         model.save(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(("steps", "is_norm"), [(["Mul"], False), (["Mul", "Add"], True), (["Sub", "Mul"], True)])
+def test_a_factor_behind_a_layer_is_the_scale_of_a_block_unless_something_is_added_or_subtracted(
+    steps: list[str], is_norm: bool
+) -> None:
+    held = {"w": torch.ones(4, 2, 3, 3), "b": torch.ones(4)} | {step: torch.ones(4, 1, 1) for step in steps}
+    nodes, last = [helper.make_node("Conv", ["x", "w", "b"], ["y"])], "y"
+    for step in steps:
+        nodes.append(helper.make_node(step, [last, step], [f"{last}'"]))
+        last = f"{last}'"
+    assert bool(written_out(nodes, held, [last])) == is_norm

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.sources.opened import opened
+from fxmap.sources.scripted import ScriptedModel
 from fxmap.testing.planted import randomised
 
 
@@ -82,3 +83,44 @@ def test_a_damaged_program_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(fxmap.CheckpointError, match=r"net\.pt2: no exported program"):
         fxmap.load(Net(), tmp_path / "net.pt2")
+
+
+class Tokens(nn.Module):
+    """Ids of types that a call leaves out, which are in no state dict, and a number that code computes of a shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.types, self.out = nn.Embedding(20, 8), nn.Embedding(2, 8), nn.Linear(8, 4)
+        self.register_buffer("ids", torch.zeros(1, 16, dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids: Tensor = self.ids[:, : x.shape[1]]  # type: ignore[index]
+        out: Tensor = self.out(torch.tanh(self.words(x) + self.types(ids)).narrow(1, 0, x.shape[1] // 2))
+        return out
+
+
+class Deciding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y * 2 if int(y.sum()) > 1000000 else y
+
+
+def test_a_trace_with_ids_that_a_call_leaves_out_and_numbers_of_shapes_is_proven() -> None:
+    src, dst = randomised(Tokens(), 1).eval(), randomised(Tokens(), 2).eval()
+    x = torch.randint(0, 20, (1, 8))
+    script = torch.jit.trace(src, x)
+    assert ScriptedModel(script).unseen_decisions == ()
+    mapping = fxmap.transfer(script, dst, example_inputs=x)
+    assert mapping.ok, mapping.proof.reason
+    assert torch.allclose(src(x), dst(x), atol=1e-5)
+
+
+def test_a_script_that_takes_numbers_out_of_its_values_is_not_proven() -> None:
+    src, dst = randomised(Deciding(), 1).eval(), randomised(Deciding(), 2).eval()
+    script = torch.jit.script(src)
+    assert ScriptedModel(script).unseen_decisions == ("aten::Int",)
+    assert not fxmap.auto_map(script, dst, example_inputs=torch.randn(2, 8)).ok

@@ -30,9 +30,23 @@ def _to_constant(context: Context, op: Op) -> Outcome:
     """Make one kind of the ways to pad by a number."""
     if op.attribute("mode", "constant") != "constant":
         return "it does not pad by a number"
-    attributes = tuple((name, value) for name, value in op.attributes if name != "mode" and (name, value) != ("value", 0))
+    attributes = tuple(
+        (name, _padded_axes(value) if name == "pad" else value)
+        for name, value in op.attributes
+        if name != "mode" and (name, value) != ("value", 0)
+    )
+    if op.kind == "constant_pad_nd" and attributes == op.attributes:
+        return "its numbers end with an axis that is padded"
     context.ops.add(replace(op, kind="constant_pad_nd", attributes=attributes))
     return (op.name,)
+
+
+def _padded_axes(numbers: Any) -> Any:
+    """Return the numbers of a padding up to the first axis that is padded: they begin with the last axis."""
+    if not isinstance(numbers, tuple):
+        return numbers
+    last = max((place for place, number in enumerate(numbers) if number != 0), default=-1)
+    return numbers[: last + 1 + (last + 1) % 2]
 
 
 def _into_layer(context: Context, op: Op) -> Outcome:
@@ -234,7 +248,7 @@ def _cut_off(cut: fx.Node | None, layer: fx.Node, rank: int) -> tuple[int, int] 
     return (place + rank, count) if -rank <= place and count > 0 else None
 
 
-PAD_BY_NUMBER = Rule("padding by a number", frozenset({"pad"}), _to_constant)
+PAD_BY_NUMBER = Rule("padding by a number", frozenset({"pad", "constant_pad_nd"}), _to_constant)
 
 
 PAD_IN_LAYER = Rule("padding before layers", frozenset(_NUMBERS), _into_layer)

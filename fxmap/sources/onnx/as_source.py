@@ -1,7 +1,7 @@
 """An ONNX graph read as a source: what its exporter computed beforehand is read as what models compute it of.
 
-Norms that are written out are norms, and kernels lie as layers read them. In a file that is filled there is no place for
-what is read so.
+Norms that are written out are norms, kernels lie as layers read them, and what was looked up in a table is read as made of
+one. In a file that is filled there is no place for what is read so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from torch import Tensor
 from fxmap.sources.onnx.held import Held
 from fxmap.sources.onnx.interpreter import Interpreter, Reading
 from fxmap.sources.onnx.norms import kernel_chains, written_out
+from fxmap.sources.onnx.repeated import repeated
+from fxmap.sources.onnx.roles import roles_of
 
 
 def read_as_source(
@@ -35,6 +37,7 @@ def read_as_source(
             model.put(name, held[name].reshape(-1))
         for name, value in norm.missing(held).items():
             model.hold(name, value)
+    reading.repeated = repeated({name: model.held(name) for name in model.paths}, roles_of(nodes))
 
 
 def _read_kernels(model: Held, reading: Reading, constants: Mapping[str, Tensor], nodes: Sequence[Any]) -> None:

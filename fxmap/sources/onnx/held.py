@@ -1,5 +1,6 @@
 """Tensors under any names, as parameters and buffers of nested modules: an ONNX file may call its weights `/fc/w.1:0`.
 
+>>> import torch
 >>> tree = Held()
 >>> tree.hold("fc.weight", torch.ones(2))
 >>> tree.hold("forward", torch.ones(3))

@@ -37,6 +37,7 @@ class Reading:
         norms: norms that are written out, by the names of their results.
         kernels: kernels that are held as layers read them: the names of what is made of them, and theirs.
         moved: results of the nodes that move these kernels.
+        repeated: tables that were made of fewer numbers, with the first place of each number.
     """
 
     opset: int
@@ -51,6 +52,7 @@ class Reading:
     norms: dict[str, Norm] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
+    repeated: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def biases(self) -> dict[str, str]:
@@ -69,6 +71,7 @@ class Interpreter:
     def run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
         """Run nodes in their order, on values by their names, which the results are put to."""
         values |= {end: values[name] for end, name in self._reading.kernels.items()}
+        values |= {name: values[name].reshape(-1)[places] for name, places in self._reading.repeated.items()}
         maps: dict[str, Tensor] = {}
         for node in nodes:
             if not self._inner.isdisjoint(node.output):

@@ -129,6 +129,8 @@ def _behind(layer: Any, readers: Mapping[str, Any], held: Mapping[str, Tensor]) 
         inner.append(node.output[0])
         value, node = node.output[0], readers.get(node.output[0])
     has_bias = len(layer.input) > 2 and bool(layer.input[2])
-    if channels == 1 or not (tensors["Mul"] or (tensors["Add"] and not tensors["Sub"] and not has_bias)):
+    # A factor alone is the scale of a layer, such as one that a block learns.
+    is_norm = bool(tensors["Mul"]) and bool(tensors["Sub"] or tensors["Add"])
+    if channels == 1 or not (is_norm or (tensors["Add"] and not tensors["Sub"] and not tensors["Mul"] and not has_bias)):
         return None
     return Norm(entry, is_last, value, tensors["Sub"], tensors["Mul"], tensors["Add"], tuple(inner[:-1]))

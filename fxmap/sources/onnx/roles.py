@@ -26,6 +26,8 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "GroupNormalization": (1, 2), "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
     "PRelu": (1,), "RMSNormalization": (1,), "RNN": (1, 2, 3),
 }  # fmt: skip
+# Inputs that are put to places of another one.
+_FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Where", 1), ("Where", 2)}
 # Names that exporters give to numbers which they made of constants of the code.
 _MADE = re.compile(
     r"(?i)^(_?val_|onnx::|/|ortshared|_?const|scalar|lifted_tensor|c_lifted|_?inlfunc|\d)|(/(x|y|Const\w*)|_const\w*)(:0)?$"
@@ -46,6 +48,11 @@ def is_made_up(name: str) -> bool:
     return _MADE.search(name) is not None
 
 
+def _fills(value: Tensor, roles: Set[Role]) -> bool:
+    """Whether a tensor is one number several times, put to places of another one: code that fills a part of it."""
+    return bool(roles) and all(role in _FILLINGS for role in roles) and bool((value == value.flatten()[0]).all())
+
+
 def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
     """Whether an initializer is a weight: numbers in floating point that an operator reads as an operand.
 
@@ -54,5 +61,5 @@ def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
     if not value.is_floating_point() or (roles and all(place in _ATTRIBUTES.get(kind, ()) for kind, place in roles)):
         return False
     if value.numel() != 1:
-        return value.numel() > 0
+        return value.numel() > 0 and not (is_made_up(name) and _fills(value, roles))
     return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_made_up(name)
