@@ -16,7 +16,6 @@ from torch import nn
 from fxmap.errors import ArgumentError, MappingError
 from fxmap.expressions.base import Expression
 from fxmap.expressions.text import read
-from fxmap.files.checkpoint import open_checkpoint
 
 Value = TypeVar("Value")
 
@@ -61,15 +60,6 @@ def given_state(state: Any, function: str) -> Mapping[str, Any]:
     if isinstance(state, str | Path):
         step = "mapping.lazy(path) and mapping.load_into(dst, path) read files"
     raise ArgumentError(f"{function}: state_dict is a mapping of keys to tensors, not {_what(state)}: {step}")
-
-
-def opened_state(source: Any, function: str) -> Mapping[str, Any]:
-    """Return a state dict as it is, or that of a file, with lazy tensors.
-
-    Raises:
-        ArgumentError: it is neither. CheckpointError: the file cannot be read.
-    """
-    return open_checkpoint(source, lazy=True).state if isinstance(source, str | Path) else given_state(source, function)
 
 
 def given_expressions(expressions: Any) -> dict[str, Expression]:

@@ -32,10 +32,11 @@ from fxmap.mapping.applying import (
 from fxmap.mapping.combining import Combinable, Whole
 from fxmap.mapping.exports import Exports
 from fxmap.mapping.findings import Findings, Note
-from fxmap.mapping.given import AbsentKey, found_in, given_expressions, given_json, given_state, opened_state
+from fxmap.mapping.given import AbsentKey, found_in, given_expressions, given_json, given_state
 from fxmap.mapping.graphs import Graphs
 from fxmap.mapping.lazy_state import LazyState, lazily
 from fxmap.mapping.next_steps import Step
+from fxmap.mapping.opened import opened_state
 from fxmap.mapping.page import notebook, page
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
