@@ -84,7 +84,9 @@ def _refuse_infinite(key: str, value: Tensor, own: Tensor) -> None:
 
 def _warn_of_vanished(key: str, value: Tensor, own: Tensor) -> None:
     """Warn of numbers below those that a dtype holds, such as 1e-9 in half precision, beside none that is much larger."""
-    bounds = torch.finfo(own.dtype)
+    bounds, held = torch.finfo(own.dtype), torch.finfo(value.dtype)
+    if held.tiny * held.eps >= bounds.tiny * bounds.eps:
+        return
     real = torch.view_as_real(value) if value.is_complex() else value
     largest = float(real.abs().max())
     # Below its normal numbers, a dtype rounds by steps of one size; that counts where it is more than a step of the largest.

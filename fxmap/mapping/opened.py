@@ -10,6 +10,7 @@ from typing import Any
 
 from fxmap.errors import LoadError
 from fxmap.files.checkpoint import open_checkpoint
+from fxmap.files.layouts import dense
 from fxmap.mapping.given import given_state
 from fxmap.mapping.sharded import is_dtensor
 
@@ -22,7 +23,7 @@ def opened_state(source: Any, function: str) -> Mapping[str, Any]:
     """
     if isinstance(source, str | Path):
         return open_checkpoint(source, lazy=True).state
-    state = given_state(source, function)
+    state = dense(given_state(source, function))
     distributed = {key: _whole(key, value, function) for key, value in state.items() if is_dtensor(value)}
     return {**state, **distributed} if distributed else state
 
