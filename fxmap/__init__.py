@@ -15,6 +15,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from fxmap.imports import half_of_imports
+
 if TYPE_CHECKING:
     from fxmap.api.automap import auto_map
     from fxmap.api.comparison import verify_files
@@ -112,14 +114,25 @@ _HOMES = {
 }
 
 
+def _imported(home: str, name: str) -> Any:
+    """Import what has a name; a library on the way draws a random number, and an interrupt leaves half of one."""
+    state = random.getstate()
+    try:
+        import_module("torch")  # and numpy, which no process can load twice
+        forget = half_of_imports()
+        try:
+            return getattr(import_module(home), name)
+        except BaseException:
+            forget()
+            raise
+    finally:
+        random.setstate(state)
+
+
 def __getattr__(name: str) -> Any:
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is not None:
-        state = random.getstate()
-        try:
-            value = getattr(import_module(home), name)
-        finally:
-            random.setstate(state)  # a library that is imported on the way draws a number
+        value = _imported(home, name)
         globals()[name] = value
         return value
     try:

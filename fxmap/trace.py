@@ -163,6 +163,8 @@ def progress(report: Any) -> Iterator[None]:
     >>> events[0].stage, events[-1].share > 0.25
     ('structure, by symbolic trace', True)
     """
+    if not callable(report) and not hasattr(report, "set_description"):
+        raise TypeError(f"progress takes a function of an event, or a bar such as tqdm's, not {type(report).__name__}")
     token = _WATCH.set(_Watch(_for_bar(report) if hasattr(report, "set_description") else report))
     try:
         yield

@@ -20,6 +20,7 @@ from fxmap.files.writing import save
 # What code makes of a layer's result.
 _CHANGES: tuple[Callable[[Tensor], Any], ...] = (
     *(lambda y: y, lambda y: y.to_sparse(), lambda y: y.to_sparse_csr(), lambda y: y.to(torch.float8_e5m2)),
+    *(lambda y: y.sum().expand(10**5, 10**4), lambda y: torch.nn.functional.dropout(y, 0.5, True)),
     *(lambda y: y[:, :1].expand(-1, 99), lambda y: y.sum().expand(3), lambda y: torch.complex(y, y), lambda y: None),
     *(lambda y: {1: y, "b": [y, None]}, lambda y: (10 * y).long(), lambda y: (10 * y).abs().to(torch.uint16)),
     *(lambda y: y[:0], lambda y: float(y.sum()), lambda y: y[: int(y.abs().sum() * 10) % 3], list),

@@ -85,7 +85,7 @@ def convert(
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ArgumentError(f"dtype={dtype}: one of floating point is needed, as torch.float16 or torch.bfloat16")
-    _refuse_kinds(checkpoint, src, dst)
+    _refuse_kinds(checkpoint, output, src, dst)
     given = {"example_inputs": example_inputs}
     how = FileOptions(src, weights, strict=strict, on_mismatch=on_mismatch, verify=verify, given=given)
     if not isinstance(dst, nn.Module):
@@ -115,10 +115,12 @@ def convert(
     return mapping.with_notes(*_notes(mapping, own, taken, len(work.shards)))
 
 
-def _refuse_kinds(checkpoint: object, src: object, dst: object) -> None:
+def _refuse_kinds(checkpoint: object, output: object, src: object, dst: object) -> None:
     """Refuse a class, a state dict or a path where something else is asked for."""
     if not isinstance(checkpoint, str | Path):
         raise ArgumentError(f"checkpoint is the path of a file or a folder, not {type(checkpoint).__name__}")
+    if not isinstance(output, str | Path):
+        raise ArgumentError(f"output is the path of a folder that is to be written, not {type(output).__name__}")
     if src is not None:
         refuse_no_model("src", src, "It is of the architecture that the file was saved from")
     if not isinstance(dst, str | Path):

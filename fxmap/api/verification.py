@@ -67,15 +67,13 @@ def verify(
     >>> print(proof.divergence.attribute)
     0.weight is 1.weight, which is not 0.weight
     """
-    if not isinstance(mapping, Mapping):
-        raise MappingError(
-            f"mapping is a {type(mapping).__name__}, not a mapping of keys: call verify(src, dst, mapping), in this order"
-        )
+    if isinstance(mapping, nn.Module):
+        raise MappingError(f"mapping is the model {type(mapping).__name__}: call verify(src, dst, mapping), in this order")
+    by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
     for name, model in (("src", ours), ("dst", theirs)):
         refuse_no_model(name, model, "A file without its graph cannot be run: give the model that it was saved from")
     refuse_uninitialised(source=ours, destination=theirs)
-    by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
     _check_keys(by_hand, ours, theirs)
     given = Given.of(example_inputs, dst_inputs, models=(ours, theirs))
     one, other = runnable(ours, theirs, streamed)

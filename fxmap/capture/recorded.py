@@ -28,6 +28,7 @@ from fxmap.capture.rewrites.regroup import REGROUP
 from fxmap.capture.rewrites.writes import AS_STRIDED, RANGES, STACKS, as_reshapes, value_rules
 from fxmap.capture.source import GraphSource
 from fxmap.errors import CaptureError
+from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs, described
 from fxmap.model.memory import on_own_memory
 from fxmap.model.replica import run_fresh, tensors_by_path, unchanged
@@ -78,9 +79,8 @@ def record(replica: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) ->
         recording = _run(replica, tensors, inputs)
     except Exception as error:  # whatever a model raises on inputs that do not fit it
         let_through(error)
-        raise CaptureError(
-            f"{type(replica).__name__} does not run on {described(inputs)}: {type(error).__name__}: {error}{_where(error)}"
-        ) from error
+        what = f"{type(error).__name__}: {said(error)}{_where(error)}"
+        raise CaptureError(f"{type(replica).__name__} does not run on {described(inputs)}: {what}") from error
     if recording.mutations:
         torch.set_rng_state(state)  # random numbers as before
         recording = _without_writes(replica, tensors, inputs, recording)

@@ -20,6 +20,7 @@ from fxmap.capture.faithful import unfaithful
 from fxmap.capture.source import GraphSource
 from fxmap.capture.tracer import FunctionTracer
 from fxmap.errors import CaptureError
+from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs
 from fxmap.model.memory import on_own_memory
 from fxmap.model.replica import tensors_by_path, unchanged
@@ -83,7 +84,7 @@ def trace(replica: nn.Module) -> Traced:
         graph = tracer.trace(replica, concrete_args=_defaults(replica))
     except Exception as error:  # whatever the user's forward raises on proxies
         let_through(error)
-        raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{error}") from error
+        raise CaptureError(f"torch.fx cannot trace {type(replica).__name__}: {_place(error)}{said(error)}") from error
     reason = unfaithful(graph, tracer.augmented) or _written_state(replica, before, graph)
     if reason:
         raise CaptureError(f"a trace by torch.fx is not what {type(replica).__name__} computes: {reason}")

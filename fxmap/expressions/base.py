@@ -20,6 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from fxmap.errors import MappingError
@@ -97,7 +98,9 @@ class Source(Expression):
 
     def evaluate(self, state: State, *, quantized: bool = True) -> Any:
         if self.key not in state:
-            raise MappingError(f"{self.key}: not in the source state dict, which has {len(state)} keys")
+            close = get_close_matches(self.key, [key for key in state if isinstance(key, str)], n=1)
+            hint = f"; the closest is {close[0]}" if close else ""
+            raise MappingError(f"{self.key}: not in the source state dict, which has {len(state)} keys{hint}")
         return state[self.key]
 
     def sources(self) -> Iterator[str]:

@@ -45,6 +45,8 @@ def whole_file(path: Path, failures: tuple[type[Exception], ...] = (OSError,), *
     """
     try:
         place = _place(path, overwrite)
+        if not place.parent.is_dir():
+            raise CheckpointError(f"{path}: cannot be written: there is no folder {place.parent}. Make it first")
         remove_abandoned(place.parent)
         folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{_machine()}-{os.getpid()}-", dir=place.parent)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from fxmap.errors import CheckpointError, shorten
 from fxmap.expressions.packing import is_object
 from fxmap.files.computed import Computed, Settings, compute
 from fxmap.files.configs import settings_beside
+from fxmap.files.layouts import dense
 from fxmap.files.limits import check_contents
 from fxmap.files.reading import read_file
 from fxmap.files.weight_sets import CONTAINERS, Choice, Shapes, choose, fit, sets_by_prefix, shapes_of, under
@@ -111,10 +112,15 @@ def open_checkpoint(
 def _opened(source: str | Path | Mapping[str, Any], weights: str | None, shapes: Shapes, lazy: bool) -> Checkpoint:
     if not isinstance(source, str | Path):
         check_contents(source, "the source")
-        return _one_set(_choose(source, "the source", weights, shapes), shapes)
+        return _in_plain_layout(_one_set(_choose(source, "the source", weights, shapes), shapes))
     path = Path(source)
     found = _one_set(_choose(read_file(path, lazy=lazy), str(source), weights, shapes), shapes)
-    return replace(found, settings=settings_beside(path))
+    return replace(_in_plain_layout(found), settings=settings_beside(path))
+
+
+def _in_plain_layout(found: Checkpoint) -> Checkpoint:
+    plain = dense(found.state)
+    return found if plain is found.state else replace(found, state=OrderedDict(plain))
 
 
 def read(path: str | Path, weights: str | None = None) -> "OrderedDict[str, Any]":

@@ -128,22 +128,28 @@ def _nth(parts: int) -> str:
     return {2: "half", 4: "quarter"}.get(parts, f"{parts}th part")
 
 
-def refuse_unknown(made: Collection[str], findings: Findings, own: Mapping[str, Any]) -> None:
-    """Refuse a mapping by hand that says nothing of some of the destination's weights.
+def unknown_in(made: Collection[str], findings: Findings, own: Mapping[str, Any]) -> list[str]:
+    """Return the destination's weights of which a mapping by hand says nothing.
 
     Keys of one tensor are the same weight, and integers are counters or tables that a model makes itself.
-
-    Raises:
-        LoadError: there are such keys.
     """
     if not made or not own.keys() >= set(made):
-        return  # refused for that when it is written
+        return []  # refused for that when it is written
     places = {_place(own[key]) for key in made}
-    unknown = [
+    return [
         key
         for key, value in own.items()
         if key not in made and key not in findings.statuses and _is_weight(value) and _place(value) not in places
     ]
+
+
+def refuse_unknown(made: Collection[str], findings: Findings, own: Mapping[str, Any]) -> None:
+    """Refuse a mapping by hand that says nothing of some of the destination's weights.
+
+    Raises:
+        LoadError: there are such keys.
+    """
+    unknown = unknown_in(made, findings, own)
     if unknown:
         raise LoadError(
             f"{shorten(unknown)}: the mapping does not say how this is made. {len(made)} of {len(own)} keys are mapped; "

@@ -9,6 +9,7 @@ from torch import Tensor
 from fxmap.expressions.base import Expression
 from fxmap.mapping.adapter import StateDictAdapter, adapter_of
 from fxmap.mapping.findings import Findings
+from fxmap.mapping.given import given_state
 from fxmap.mapping.inverse import invert
 from fxmap.mapping.patterns import Pattern, patterns
 from fxmap.mapping.planner import load_planner
@@ -60,7 +61,7 @@ class Exports(Mapping[str, Expression], ABC):
         return self._alike(*invert(self, self.knowledge, self._shapes(like)))
 
     def _shapes(self, like: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]]:
-        given = {} if like is None else like
+        given = {} if like is None else given_state(like, "like")
         return self.knowledge.src_shapes | {
             key: tuple(value.shape) for key, value in given.items() if isinstance(value, Tensor)
         }

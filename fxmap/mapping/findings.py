@@ -21,7 +21,7 @@ from typing import Self
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression
 from fxmap.files.checkpoint import Checkpoint
-from fxmap.mapping.proof import Status
+from fxmap.mapping.proof import Status, StatusName
 
 # Keys, pairs of shapes and reasons that are printed; the fields have them all.
 _MANY = 6
@@ -142,14 +142,15 @@ class Findings:
         notes = tuple(note if isinstance(note, Note) else Note(note) for note in self.notes)
         object.__setattr__(self, "notes", notes)
 
-    def keys_with(self, status: Status) -> list[str]:
+    def keys_with(self, status: Status | StatusName) -> list[str]:
         """Return the destination keys of a status, in the destination's order."""
-        return [key for key, found in self.statuses.items() if found is status]
+        wanted = Status(status)
+        return [key for key, found in self.statuses.items() if found is wanted]
 
     def why_absent(self, key: str) -> str:
         """Say why the mapping does not make a key."""
         if key not in self.statuses:
-            return "not a key of the destination"
+            return f"not a key of the destination, which has {len(self.statuses)}"
         return f"{self.statuses[key]}: {self.reasons.get(key, 'the source does not make it')}"
 
     def notes_of(self, *kinds: NoteKind) -> tuple[Note, ...]:

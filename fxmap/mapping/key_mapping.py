@@ -18,10 +18,8 @@ from typing import Any, Literal, Self
 
 from torch import nn
 
-from fxmap.errors import ArgumentError, MappingError
+from fxmap.errors import ArgumentError
 from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.text import read
-from fxmap.files.checkpoint import open_checkpoint
 from fxmap.files.writing import write_text
 from fxmap.mapping.applying import (
     evaluate,
@@ -34,9 +32,11 @@ from fxmap.mapping.applying import (
 from fxmap.mapping.combining import Combinable, Whole
 from fxmap.mapping.exports import Exports
 from fxmap.mapping.findings import Findings, Note
+from fxmap.mapping.given import AbsentKey, found_in, given_expressions, given_json, given_state
 from fxmap.mapping.graphs import Graphs
 from fxmap.mapping.lazy_state import LazyState, lazily
 from fxmap.mapping.next_steps import Step
+from fxmap.mapping.opened import opened_state
 from fxmap.mapping.page import notebook, page
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.python_source import module_source
@@ -44,7 +44,7 @@ from fxmap.mapping.report import describe, summarise
 from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.shapes import refuse_other_shapes, shapes_taken
 from fxmap.mapping.sharded import is_sharded, load_sharded
-from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_refuted
+from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_kept, warn_of_refuted
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.arguments import refuse_no_model
 from fxmap.model.faults import bounded
@@ -81,7 +81,7 @@ class KeyMapping(Combinable, Exports):
         graphs: Graphs | None = None,
         loaded: bool = False,
     ) -> None:
-        self._expressions = {key: _expression(key, value) for key, value in expressions.items()}
+        self._expressions = given_expressions(expressions)
         self.knowledge = knowledge or Findings(dict.fromkeys(self._expressions, Status.MATCHED))
         self.proof = proof or Proof.not_asked(self.knowledge.statuses)
         self.trace = trace
@@ -90,7 +90,7 @@ class KeyMapping(Combinable, Exports):
 
     def __getitem__(self, key: str) -> Expression:
         if key not in self._expressions:
-            raise KeyError(f"{key}: {self.knowledge.why_absent(key)}")
+            raise AbsentKey(key, self.knowledge.why_absent(key), self.knowledge.statuses.keys())
         return self._expressions[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -108,7 +108,7 @@ class KeyMapping(Combinable, Exports):
 
     def status(self, key: str) -> Status:
         """Return the status of a destination key; a KeyError if the destination has no such key."""
-        return self.knowledge.statuses[key]
+        return found_in(self.knowledge.statuses, key)
 
     @property
     def ok(self) -> bool:
@@ -162,6 +162,7 @@ class KeyMapping(Combinable, Exports):
             MappingError: the state dict lacks a source key, or has another shape where rows or columns are taken.
             DifferentNetworks: the two models are not the same network.
         """
+        given_state(state_dict, "apply")
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
         warn_of_refuted(self.proof, "apply")
@@ -180,7 +181,7 @@ class KeyMapping(Combinable, Exports):
         ((2, 2), 4.0)
         """
         warn_of_refuted(self.proof, "lazy")
-        return LazyState(self, self._spelled(_state(state_dict)))
+        return LazyState(self, self._spelled(opened_state(state_dict, "lazy")))
 
     def _spelled(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a state dict under the source's keys; its tensors have the shapes that the mapping was made for."""
@@ -201,7 +202,7 @@ class KeyMapping(Combinable, Exports):
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
-        return evaluate(self, state_dict, like)
+        return evaluate(self, given_state(state_dict, "evaluate"), like)
 
     @bounded
     @undisturbed
@@ -249,14 +250,15 @@ class KeyMapping(Combinable, Exports):
         refuse_refuted(self.proof, verify)
         if verify is not False:
             warn_of_guesses(self.knowledge)
+            warn_of_kept(self, self.knowledge, own)
         refuse_unusable(self.knowledge)
         refuse_lacking_ranges(self, self.knowledge)
+        given = self._spelled(opened_state(state_dict, "load_into"))
         if is_sharded(own):
             if assign:
                 raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
-            return load_sharded(dst, LazyState(self, self._spelled(_state(state_dict))), self.knowledge)
-        full = lazily(self, self._spelled(_state(state_dict)), own)
-        return write_state(dst, full, self.keys(), self.knowledge, assign=assign)
+            return load_sharded(dst, LazyState(self, given), self.knowledge)
+        return write_state(dst, lazily(self, given, own), self.keys(), self.knowledge, assign=assign)
 
     def require_complete(self) -> None:
         """Raise an error if a key that the destination's output depends on has no source.
@@ -297,7 +299,7 @@ class KeyMapping(Combinable, Exports):
         Raises:
             MappingError: the text is not such JSON; the message says where.
         """
-        return cls(*read_json(text))
+        return cls(*read_json(given_json(text)))
 
     def to_python(self) -> str:
         """Write a function `convert(state)` that needs torch alone."""
@@ -379,22 +381,3 @@ class KeyMapping(Combinable, Exports):
 
 def _unverified(findings: Findings) -> Findings:
     return replace(findings, statuses={key: status.unverified for key, status in findings.statuses.items()})
-
-
-def _state(source: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """Return a state dict, or that of a file, with lazy tensors."""
-    return open_checkpoint(source, lazy=True).state if isinstance(source, str | Path) else source
-
-
-def _expression(key: str, value: object) -> Expression:
-    """Return an expression unchanged, a source key as a rename, and the text of an expression as that expression."""
-    if not isinstance(key, str):
-        raise MappingError(f"{key!r}: a key of a destination is text")
-    if isinstance(value, str):
-        try:
-            return read(value)
-        except MappingError as error:
-            raise MappingError(f"{key}: {error}") from error
-    if not isinstance(value, Expression):
-        raise MappingError(f"{key}: neither an expression nor a source key: {value!r}")
-    return value

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Literal, Self
 
+from fxmap.errors import ArgumentError
+from fxmap.mapping.given import found_in
 from fxmap.trace import Trace
 
 # The names of statuses, for editors to complete where one is written out.
@@ -42,6 +45,14 @@ class Status(StrEnum):
         member._value_ = value
         member.meaning = member.__doc__ = meaning
         return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Status":
+        names = [str(status) for status in cls]
+        close = get_close_matches(str(value), names, n=1)
+        raise ArgumentError(
+            f"{value!r}: no status{f', the closest is {close[0]!r}' if close else ''}; they are {', '.join(names)}"
+        )
 
     @property
     def unverified(self) -> "Status":
@@ -218,7 +229,7 @@ class Proof:
         Raises:
             KeyError: the destination has no such key.
         """
-        return self.statuses[key]
+        return found_in(self.statuses, key)
 
     def __repr__(self) -> str:
         ran = f", {self.forwards} forward passes, relative error {self.error:.1e}" if self.forwards else ""

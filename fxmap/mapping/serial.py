@@ -42,7 +42,7 @@ def _in_json(number: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def read_json(text: str) -> tuple[dict[str, Expression], Findings, Proof | None]:
+def read_json(text: str | bytes | bytearray) -> tuple[dict[str, Expression], Findings, Proof | None]:
     """Read expressions and findings from the JSON that `write_json` writes; proven keys are claimed to be so.
 
     The proof is that of a mapping that a run refuted, and None for any other.
@@ -52,6 +52,11 @@ def read_json(text: str) -> tuple[dict[str, Expression], Findings, Proof | None]
     """
     try:
         data = json.loads(text)
+        if not isinstance(data, dict) or "fxmap" not in data:
+            raise MappingError(
+                "not a mapping that fxmap wrote: its JSON has no entry 'fxmap'. A dict of destination keys to source keys "
+                "is one by hand: fxmap.KeyMapping(dict)"
+            )
         if data["fxmap"] != _FORMAT:
             raise MappingError(f"a mapping of format {data['fxmap']!r}; this fxmap reads format {_FORMAT}")
         expressions = {str(key): parse(value) for key, value in data["expressions"].items()}

@@ -1,11 +1,13 @@
 """Verdict: a mapping that a run has refuted, or with which outputs differ, is not written without a word."""
 
 import warnings
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
-from fxmap.errors import ProofError, ProofWarning
+from fxmap.errors import ProofError, ProofWarning, shorten
+from fxmap.mapping.applying import unknown_in
 from fxmap.mapping.findings import Findings, NoteKind
-from fxmap.mapping.proof import Proof
+from fxmap.mapping.proof import Proof, Status
 
 
 def warn_of_guesses(findings: Findings) -> None:
@@ -15,6 +17,25 @@ def warn_of_guesses(findings: Findings) -> None:
     """
     for note in findings.notes_of(NoteKind.BY_ORDER, NoteKind.LAYOUT):
         warnings.warn(str(note), ProofWarning, stacklevel=3)
+
+
+def warn_of_kept(made: Collection[str], findings: Findings, own: Mapping[str, Any]) -> None:
+    """Warn of the keys without a source that the output depends on, and that keep the destination's own values.
+
+    >>> import torch
+    >>> warn_of_kept({"fc.weight"}, Findings({"fc.weight": Status.MATCHED}), {"fc.weight": torch.ones(2)})
+    """
+    shapes = {one.key: f" (source {one.source} {list(one.src_shape)})" for one in findings.mismatched}
+    absent = [*findings.keys_with(Status.MISMATCHED), *findings.keys_with(Status.MISSING)]
+    absent = [key for key in absent if key not in made and key not in findings.unread]
+    kept = [f"{key}{shapes.get(key, '')}" for key in (*absent, *unknown_in(made, findings, own))]
+    if kept:
+        keeps = (
+            "1 key of the destination keeps its own value"
+            if len(kept) == 1
+            else (f"{len(kept)} keys of the destination keep their own values")
+        )
+        warnings.warn(f"{keeps}, as nothing was made for {shorten(kept)}", ProofWarning, stacklevel=3)
 
 
 def warn_of_refuted(proof: Proof, use: str) -> None:

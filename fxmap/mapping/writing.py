@@ -247,6 +247,10 @@ def check_fits(key: str, value: Any, own: Any, *, assign: bool = False, numbers:
     if not isinstance(value, Tensor):
         _check_parts_fit(key, value, own)
         return
+    if value.is_nested:
+        raise LoadError(
+            f"{key}: source nested tensor, which has no one shape, destination {list(own.shape)}. Nothing was written"
+        )
     if is_wrapped(value) != is_wrapped(own):
         raise LoadError(
             f"{key}: source {type(value).__name__}, destination {type(own).__name__}: the destination's quantization "

@@ -2,7 +2,8 @@
 
 Guessed inputs may be far larger than those a model is meant for: attention over every pixel, three axes of space. Whether a
 model accepts them is not worth the machine. Before an operation runs on large operands, or makes a tensor from a size alone,
-its result is worked out on the meta device, which has shapes and no memory.
+its result is worked out on the meta device, which has shapes and no memory. Time is looked at between operations; one that
+alone would outlast it, such as the singular values of a large matrix, is told by the number of its steps.
 
 >>> with budget("a guess", Budget(size=1e6)):
 ...     torch.ones(1000, 1000)
@@ -14,7 +15,7 @@ Cost: a Python call for each operation, and the shapes of the large ones.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise _Exceeded(f"{self.most.seconds:g} s")
         operands = tensors_of([args, kwargs])
         if not func.is_view and (not operands or sum(tensor.numel() for tensor in operands) >= _LARGE):
+            if _least_seconds(func, operands) > self.most.seconds:
+                raise _Exceeded(f"{self.most.seconds:g} s")
             self._spend(_size(func, args, kwargs))
         return func(*args, **kwargs)
 
@@ -94,6 +97,29 @@ def _size(func: Any, args: Any, kwargs: Any) -> int:
     except Exception:  # an operation whose shapes depend on the data, or that has no meta kernel
         return 0
     return sum(result.numel() * result.element_size() for result in results)
+
+
+# Steps a second of one core: of products of matrices, and of decompositions, of which each number takes some twenty steps.
+_PRODUCTS, _DECOMPOSITIONS = 5e10, 1e10
+_DECOMPOSED = ("linalg_", "_linalg_", "matrix_exp", "geqrf", "cholesky")
+_CHEAP = ("linalg_vector_norm", "linalg_cross")
+
+
+def _least_seconds(func: Any, operands: Sequence[Tensor]) -> float:
+    """Return about how long a product or a decomposition of matrices takes; 0 for any other operation.
+
+    >>> round(_least_seconds(torch.ops.aten._linalg_svd.default, [torch.empty(4000, 4000, device="meta")]))
+    128
+    """
+    name, matrices = func._schema.name.partition("::")[2], [tensor for tensor in operands if tensor.dim() >= 2]
+    if not matrices:
+        return 0.0
+    first, last = matrices[0], matrices[-1]
+    if name.startswith(_DECOMPOSED) and name not in _CHEAP:
+        return 20 * first.numel() * min(first.shape[-2:]) / _DECOMPOSITIONS
+    if name in ("mm", "bmm", "addmm", "baddbmm"):
+        return 2 * matrices[-2 if len(matrices) > 1 else 0].numel() * last.shape[-1] / _PRODUCTS
+    return 0.0
 
 
 def _on_meta(value: Any) -> Any:

@@ -83,7 +83,7 @@ def is_fault(error: BaseException) -> bool:
 
 def _is_full(error: BaseException) -> bool:
     """Whether torch says that memory ran out: of a device by a class of its own, of the machine by words alone."""
-    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in said(error)
     return in_words or isinstance(error, torch.OutOfMemoryError)
 
 
@@ -107,10 +107,19 @@ def words(error: BaseException) -> str:
     >>> words(ValueError("of another size\\n\\nWhile executing %add"))
     'ValueError: of another size'
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in said(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     return lines[0] if isinstance(error, FxmapError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def said(error: BaseException) -> str:
+    """Return the text of an exception; empty where its own code fails to tell it."""
+    try:
+        return str(error)
+    except Exception as failure:
+        let_through(failure)
+        return ""
 
 
 _FOUND: ContextVar[list[str] | None] = ContextVar("fxmap_faults", default=None)

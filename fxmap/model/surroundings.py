@@ -32,6 +32,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from fxmap.imports import half_of_imports
 from fxmap.model.classes import class_data
 from fxmap.model.modes import modes
 from fxmap.model.restoring import carry_out, finish_all
@@ -146,27 +147,7 @@ _PROCESS = _Process()
 
 def _process() -> list[Step]:
     """Return the steps that put back random states, settings, warning filters, and half of an import."""
-    return [_random_state(), *settings(), _filters(), _imports()]
-
-
-def _imports() -> Step:
-    """Return the step that forgets packages whose import was interrupted.
-
-    Python forgets the package, and keeps its modules. Imported again, the package takes these for loaded, and lacks their
-    names for good.
-    """
-    before = set(sys.modules)
-
-    def forget() -> None:
-        for name in [name for name in list(sys.modules) if name not in before and _is_orphan(name)]:
-            sys.modules.pop(name, None)
-
-    return forget
-
-
-def _is_orphan(name: str) -> bool:
-    parents = name.split(".")[:-1]
-    return any(".".join(parents[: depth + 1]) not in sys.modules for depth in range(len(parents)))
+    return [_random_state(), *settings(), _filters(), half_of_imports()]
 
 
 def _random_state() -> Step:

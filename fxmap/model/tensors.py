@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxmap.errors import CaptureError
+
 Named = list[tuple[str, Tensor]]
 
 
@@ -95,17 +97,52 @@ def outputs_of(value: Any) -> list[Tensor]:
 def plain(tensor: Tensor) -> Tensor:
     """Return a tensor itself, or, where torch cannot compare those of its kind, one of the same numbers: dense, and wide.
 
+    Raises:
+        CaptureError: it repeats its numbers so often that they would not fit into memory, which they must to be compared.
+
     >>> import torch
     >>> plain(torch.ones(2, dtype=torch.uint16)).dtype, plain(torch.ones(2)).dtype
     (torch.int64, torch.float32)
     """
+    if tensor.numel() > _MANY and tensor.layout is torch.strided and _is_repeated(tensor):
+        raise CaptureError(
+            f"a value of shape {list(tensor.shape)} repeats few numbers in memory (expand), and is too large to be "
+            "compared. Map the models without that output: src_forward= and dst_forward= say what is run instead"
+        )
     if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
+        tensor = tensor.to_dense() if tensor.numel() <= _DENSE else _entries(tensor)
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     # Views that are conjugated or negated when they are read: some operations refuse them.
     tensor = tensor.resolve_conj().resolve_neg()
     return tensor.to(_WIDE[tensor.dtype]) if tensor.dtype in _WIDE else tensor
+
+
+# Numbers of a value above which it is not made to hold each of them where far fewer are in memory: 1 GB in double precision.
+_MANY = 1 << 27
+
+
+def _is_repeated(tensor: Tensor) -> bool:
+    """Whether a tensor has more than a hundred times the numbers that it holds in memory."""
+    return has_place(tensor) and tensor.numel() * tensor.element_size() > 100 * tensor.untyped_storage().nbytes()
+
+
+# Numbers of a sparse tensor up to which it is made dense; others may be made by a few lines, and fill no memory.
+_DENSE = 1 << 24
+
+
+def _entries(tensor: Tensor) -> Tensor:
+    """Return the numbers of a sparse tensor that are not 0, each in a row with its place.
+
+    >>> import torch
+    >>> _entries((0.5 * torch.eye(2)).to_sparse()).tolist()
+    [[0.0, 0.0, 0.5], [1.0, 1.0, 0.5]]
+    """
+    held: Tensor = tensor.to_sparse(layout=torch.sparse_coo).coalesce()
+    values = plain(held.values()).flatten(1) if held.dense_dim() else plain(held.values())[:, None]
+    wide = torch.promote_types(values.dtype, torch.float64)
+    rows = torch.cat([held.indices().T.to(wide), values.to(wide)], 1)
+    return rows[(values != 0).any(1)]
 
 
 # Dtypes in which values are stored, and next to nothing is computed.

@@ -141,7 +141,7 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
     if mapping.mismatched:
         return f"{shorten(mapping.mismatched)}: of another shape in the source"
     if evidence.own_code.trouble:
-        return f"the models do not run with these tensors: {evidence.own_code.trouble}"
+        return f"the models cannot be compared with these tensors: {evidence.own_code.trouble}"
     if evidence.difference:
         return (
             f"the outputs differ by {evidence.difference:.1e}"

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.sides import Side
+from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs
 from fxmap.model.memory import holding
 from fxmap.model.replica import run_fresh, unchanged
@@ -28,6 +29,10 @@ from fxmap.prove.passes import Passes
 from fxmap.prove.weights import Weights
 from fxmap.run.distance import is_telling, output_error
 from fxmap.run.precision import SinglePrecision
+
+
+class Undecided(Exception):
+    """Outputs that say nothing about the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,12 @@ class OwnCode:
             watches = Lookups(inputs.src.flat()), Lookups(inputs.dst.flat())
             try:
                 error = self._error(weights, inputs, watches)
+            except Undecided as undecided:
+                trouble = str(undecided)
+                continue
             except Exception as raised:  # whatever a model raises on inputs or tensors that do not fit it
                 let_through(raised)
-                trouble = f"{type(raised).__name__}: {raised}"
+                trouble = f"{type(raised).__name__}: {said(raised)}"
                 continue
             if tolerance < error <= SINGLE_TOLERANCE:
                 # Where one of the models computes in float32 by itself, its own rounding is no difference.
@@ -87,7 +95,20 @@ class OwnCode:
             with watches[1]:
                 actual = outputs_of(call_own(self.dst, weights.dst, inputs.dst))
             self.passes.add()
-        return output_error(expected, actual, self.returned) if is_telling(expected) else float("inf")
+        if not is_telling(expected):
+            raise Undecided("the source's outputs are not finite, or all zero")
+        error = output_error(expected, actual, self.returned)
+        if error > SINGLE_TOLERANCE and not self._repeats(weights, inputs):
+            raise Undecided("two runs of the source on the same inputs differ: its forward draws random numbers")
+        return error
+
+    def _repeats(self, weights: Weights, inputs: InputPair) -> bool:
+        """Whether the source returns the same on the same inputs, as one with dropout in its forward does not."""
+        with torch.no_grad():
+            one, other = (outputs_of(call_own(self.src, weights.src, inputs.src)) for _ in range(2))
+        self.passes.add(2)
+        same = [(index, index) for index in range(len(one))]
+        return len(one) == len(other) and output_error(one, other, same) <= SINGLE_TOLERANCE
 
 
 def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.errors import QuantizationError
+from fxmap.errors import ArgumentError, QuantizationError
 from fxmap.expressions.packing import is_object, unpack
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import tensors_of
@@ -20,9 +20,16 @@ from fxmap.model.tensors import tensors_of
 def sqnr(expected: Tensor, actual: Tensor) -> float:
     """Return the signal-to-quantization-noise ratio in dB: 20 log10(|expected| / |expected - actual|).
 
+    Raises:
+        ArgumentError: they are no tensors of one shape.
+
     >>> sqnr(torch.tensor([10.0]), torch.tensor([9.0]))
     20.0
     """
+    if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
+        raise ArgumentError(f"sqnr compares two tensors, not {type(expected).__name__} and {type(actual).__name__}")
+    if expected.shape != actual.shape:
+        raise ArgumentError(f"sqnr compares tensors of one shape, not {list(expected.shape)} and {list(actual.shape)}")
     expected, actual = expected.detach(), actual.detach()
     noise = float(torch.linalg.vector_norm(expected.double() - actual.double()))
     signal = float(torch.linalg.vector_norm(expected.double()))

@@ -201,9 +201,7 @@ def test_data_parallel_prefix(source: nn.Module) -> None:
 
 def test_arguments_of_verify_in_another_order_are_said() -> None:
     model = nn.Linear(2, 2)
-    with pytest.raises(
-        fxmap.MappingError, match=r"mapping is a Linear, not a mapping of keys: call verify\(src, dst, mapping\)"
-    ):
+    with pytest.raises(fxmap.MappingError, match=r"mapping is the model Linear: call verify\(src, dst, mapping\)"):
         fxmap.verify(fxmap.KeyMapping({}), model, model)  # type: ignore[arg-type]
 
 

@@ -52,9 +52,10 @@ SAID: dict[str, tuple[Change, str]] = {
     "a number": (lambda y: float(y.sum()), "returns no tensors"),
     "division by zero": (_divided, "division by zero"),
     "no derivative": (lambda y: y.round().unique(), "the derivative for '_unique2' is not implemented"),
-    "random": (lambda y: y + torch.empty(4).uniform_(), "the outputs differ"),
-    "integers at random": (lambda y: y + torch.empty(4).random_(0, 3), "the outputs differ"),
+    "random": (lambda y: y + torch.empty(4).uniform_(), "its forward draws random numbers"),
+    "integers at random": (lambda y: y + torch.empty(4).random_(0, 3), "its forward draws random numbers"),
     "as many as the data says": (lambda y: [row for row in y if row[0] > 0], ""),
+    "repeated": (lambda y: y.sum().expand(100_000, 10_000), "repeats few numbers in memory (expand), and is too large"),
 }
 
 

@@ -78,7 +78,7 @@ def test_an_absent_key_says_why() -> None:
     found = Findings({"a": Status.KEPT, "b": Status.MISSING}, reasons={"a": "a counter"})
     assert found.why_absent("a") == "kept: a counter"
     assert found.why_absent("b") == "missing: the source does not make it"
-    assert found.why_absent("c") == "not a key of the destination"
+    assert found.why_absent("c") == "not a key of the destination, which has 2"
 
 
 def test_without_a_graph_the_proof_gives_the_note_that_says_so() -> None:

@@ -128,7 +128,7 @@ def test_what_stays_without_values_on_the_meta_device_is_refused(tmp_path: Path)
     dst = model("meta")
     mapping = fxmap.KeyMapping({key: part for key, part in JOINED.items() if key != "1.bias"})
     with pytest.raises(fxmap.LoadError, match=r"1\.bias: no value is made for it"):
-        mapping.load_into(dst, file(tmp_path), "keep", assign=True)
+        mapping.load_into(dst, file(tmp_path), "keep", verify=False, assign=True)
     assert all(value.is_meta for value in dst.state_dict().values())
 
 

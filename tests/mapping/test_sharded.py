@@ -87,3 +87,22 @@ def test_what_torch_cannot_tell_of_a_mesh_is_named(one_rank: DeviceMesh, monkeyp
     model.rows = nn.Parameter(distribute_tensor(torch.zeros(4, 2), one_rank, [Shard(0)]))
     with pytest.raises(LoadError, match=r"rows: .*torch cannot tell which part this rank holds: strided and uneven"):
         fxmap.KeyMapping({"rows": "b"}).load_into(model, {"b": torch.ones(4, 2)})
+
+
+def test_dtensors_of_one_rank_are_a_source(one_rank: DeviceMesh) -> None:
+    src, dst = nn.Linear(4, 2), nn.Linear(4, 2)
+    state = {key: distribute_tensor(value.detach(), one_rank, [Shard(0)]) for key, value in src.state_dict().items()}
+    assert fxmap.load(dst, state, src=nn.Linear(4, 2)).ok
+    assert torch.equal(dst.weight, src.weight)
+
+
+def test_dtensors_of_which_other_ranks_hold_parts_are_refused_as_a_source(
+    one_rank: DeviceMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = distribute_tensor(torch.ones(2, 4), one_rank, [Shard(0)])
+    monkeypatch.setattr(DeviceMesh, "size", lambda mesh, axis=None: 2)
+    dst = nn.Linear(4, 2, bias=False)
+    before = dst.weight.detach().clone()
+    with pytest.raises(LoadError, match=r"weight: a DTensor, of which other ranks hold parts .*full_tensor\(\)"):
+        fxmap.KeyMapping({"weight": "weight"}).load_into(dst, {"weight": value})
+    assert torch.equal(dst.weight, before)

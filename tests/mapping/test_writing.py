@@ -54,7 +54,8 @@ def test_a_mapping_by_hand_that_covers_one_of_four_keys_is_refused() -> None:
     with pytest.raises(fxmap.LoadError, match=r"0\.bias, 1\.weight, 1\.bias: .*1 of 4 keys are mapped; nothing was written"):
         mapping.load_into(dst, src.state_dict())
     assert torch.equal(weight(dst, "0"), before)
-    mapping.load_into(dst, src.state_dict(), on_mismatch="keep")
+    with pytest.warns(fxmap.ProofWarning, match=r"3 keys .* nothing was made for 0\.bias, 1\.weight, 1\.bias"):
+        mapping.load_into(dst, src.state_dict(), on_mismatch="keep")
     assert torch.equal(weight(dst, "0"), weight(src, "0"))
 
 
@@ -183,7 +184,7 @@ def test_what_cannot_be_put_back_is_named() -> None:
     before = model.fc.weight.detach().clone()
     full = {key: torch.zeros(2, 2) if key == "fc.weight" else value for key, value in model.state_dict().items()}
     with pytest.raises(fxmap.LoadError, match=r"_extra_state: could not be put back"):
-        fxmap.KeyMapping({"fc.weight": "fc.weight"}).load_into(model, full, on_mismatch="keep")
+        fxmap.KeyMapping({"fc.weight": "fc.weight"}).load_into(model, full, on_mismatch="keep", verify=False)
     assert torch.equal(before, model.fc.weight)
 
 

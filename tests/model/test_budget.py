@@ -1,6 +1,7 @@
 """Inputs that were guessed take no more than a budget of memory and time."""
 
 import resource
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -100,3 +101,42 @@ def test_a_trace_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("fxmap.capture.tracer._MOST_NODES", 2_000)
     mapping = fxmap.auto_map(Endless(), Endless(), example_inputs=torch.randn(3, 2))
     assert mapping.proof.ok
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        lambda: torch.linalg.svd(torch.empty(4000, 4000)),
+        lambda: torch.linalg.inv(torch.empty(4, 4000, 4000)),
+        lambda: torch.linalg.eigvals(torch.empty(4000, 4000)),
+        lambda: torch.matrix_exp(torch.empty(4000, 4000)),
+        lambda: torch.empty(12000, 12000) @ torch.empty(12000, 12000),
+    ],
+    ids=["svd", "inverse", "eigenvalues", "exponential", "product"],
+)
+def test_one_operation_that_would_outlast_the_time_is_not_begun(slow: Callable[[], object]) -> None:
+    with pytest.raises(CaptureError, match="a guess: a run takes more than 30 s"), budget("a guess", Budget(size=1e12)):
+        slow()
+
+
+def test_decompositions_and_products_of_usual_sizes_are_run() -> None:
+    with budget("a guess"):
+        assert torch.linalg.svd(torch.eye(300))[1].sum() == 300
+        assert (torch.ones(300, 300) @ torch.ones(300, 300)).sum() == 300**3
+        assert torch.linalg.vector_norm(torch.ones(10**6)) == 1000
+
+
+def test_a_forward_with_a_decomposition_that_takes_minutes_falls_back_in_seconds() -> None:
+    class Decomposing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.register_buffer("large", torch.zeros(1).expand(4000, 4000), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x) if x.sum() > 1e9 else self.fc(x) + torch.linalg.svdvals(self.large)[:4]
+
+    begin = time.monotonic()
+    mapping = fxmap.auto_map(Decomposing(), Decomposing())
+    assert mapping.renames == {"fc.weight": "fc.weight", "fc.bias": "fc.bias"}
+    assert time.monotonic() - begin < 20

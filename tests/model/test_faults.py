@@ -102,3 +102,20 @@ def test_an_error_of_a_model_is_no_fault() -> None:
     with pytest.raises(RuntimeError) as found:
         nn.Linear(2, 2)(torch.zeros(3))
     assert not is_fault(found.value)
+
+
+class _Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class _Refusing(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise _Speechless
+
+
+@pytest.mark.parametrize("inputs", [None, torch.ones(1, 2)], ids=["none", "x"])
+def test_an_exception_that_cannot_say_its_text_is_an_answer_like_any_other(inputs: Any) -> None:
+    mapping = fxmap.auto_map(_Refusing(2, 2), _Refusing(2, 2), example_inputs=inputs)
+    assert mapping.renames == {"weight": "weight", "bias": "bias"}
+    assert "_Speechless" in mapping.proof.reason or inputs is None

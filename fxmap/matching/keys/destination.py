@@ -22,6 +22,7 @@ from fxmap.matching.align.symmetry import exchange, exchanged, rivals
 from fxmap.matching.keys.exchanges import Exchange
 from fxmap.matching.sides import Side, side
 from fxmap.model.budget import Budget, budget
+from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs
 from fxmap.model.replica import replicate
 from fxmap.model.restoring import let_through
@@ -170,7 +171,7 @@ def run_with(mapping: KeyMapping, state: Mapping[str, Any], dst: nn.Module, give
         except Exception as error:
             let_through(error)
             # A model may refuse inputs that were guessed for it in any way it likes.
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            reason = f"{type(error).__name__}: {next(iter(said(error).splitlines()), '')}"
             continue
         what = "all outputs are finite" if finite else "some outputs are not finite: a wrong key is likely"
         return f"the destination runs with the mapped weights on {inputs.size}, {what}; which key is which, this cannot show"

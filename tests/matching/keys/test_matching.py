@@ -51,7 +51,8 @@ def test_a_replaced_head_is_mismatched() -> None:
     assert mapping.mismatched == ["2.weight", "2.bias"]
     with pytest.raises(fxmap.LoadError, match=r"2\.weight: source 2\.weight is \[10, 8\], destination \[3, 8\]"):
         mapping.load_into(dst, src.state_dict())
-    assert mapping.load_into(dst, src.state_dict(), on_mismatch="keep").written == 2
+    with pytest.warns(fxmap.ProofWarning, match=r"made for 2\.weight \(source 2\.weight \[10, 8\]\), 2\.bias"):
+        assert mapping.load_into(dst, src.state_dict(), on_mismatch="keep").written == 2
     assert torch.equal(dst.get_parameter("0.weight"), src.get_parameter("0.weight"))
 
 
