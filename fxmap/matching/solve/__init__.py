@@ -9,7 +9,7 @@ others are the effective weight of a stretch of the source. Where nothing fits, 
 
 The order to read: `samples`, `stacked` (values of many samples), `source` (its values and numbers), `unknowns`, `frontier`
 (how far the destination is known), `systems`, `signatures` (numbers told by what they are multiplied by), `uses` and
-`places` (elements told by where they are read), `choices`, `guesses` (weights that no value is affine in), `effort`,
+`places` (elements told by where they are read), `orders`, `factors`, `choices`, `guesses` (weights that no value is affine in), `effort`,
 `search`, `arrange` and `express` (expressions), `weights` (all of it), `anchors` (what corresponds under the weights that
 were found).
 

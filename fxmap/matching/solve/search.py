@@ -1,7 +1,7 @@
 """Search: from the inputs to the outputs, choose what each value of the destination is, and go back where nothing fits."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxmap.capture.captured import Captured
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.matching.solve.choices import Choice, Choices, Fitting
 from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.frontier import Advance, Frontier, State
@@ -210,11 +211,21 @@ class Search:
             if found and found[0].recognised:
                 break
             at = self._before(frontier, at)
+        if not any(one.recognised for one in found):
+            terms = [one for term in self._terms(frontier, node) for one in self._at(frontier, term, None)]
+            found += [one for one in terms if one.recognised]
         found.sort(key=lambda one: one.rank)
         if not found:
             self.why = f"no value of the source fits {node.name}"
             logger.debug("    %s", self.why)
         return found
+
+    def _terms(self, frontier: Frontier, node: fx.Node) -> list[fx.Node]:
+        """Return the terms of a sum that are to be solved for, each of which may be a value of the source by itself."""
+        while moves(node) and frontier.states[node.all_input_nodes[0]] is State.AFFINE:
+            (node,) = node.all_input_nodes
+        found = self._affine(frontier, node)
+        return found if len(found) > 1 and has(kind_of(node), Trait.SUM) else []
 
     def _before(self, frontier: Frontier, node: fx.Node) -> fx.Node | None:
         """Return the value that another is made of alone, where more than elements are moved: of y - mean(y), that is y."""
@@ -254,25 +265,29 @@ class Search:
         }
         near = self._near(frontier, node)
         buffers = {path for path in paths if not isinstance(self.advance.captured.tensors[path], nn.Parameter)}
-        bent = {path for path in paths if self._bent(weights, frontier, node, path)}
+        bent = {path for path in paths if self._bent(weights, frontier, node, {path})}
         sizes = {path: weights.layout.place(path).stop - weights.layout.place(path).start for path in paths}
-        for path in sorted(paths, key=lambda path: (path not in bent, path not in buffers, sizes[path])):
-            yield from self.guesses.all(path, attributes[path], weights, near)
+        # Where a product has several unknown factors, one is guessed with which the value is affine in all the others.
+        alone = {path for path in paths if not self._bent(weights, frontier, node, set(paths) - {path})}
+        helping = bent or alone or set(paths)
+        for path in sorted(helping, key=lambda path: (path not in buffers, sizes[path])):
+            yield from self.guesses.all(path, attributes[path], weights, near, bent=path in bent)
             if path in bent:
                 return
 
-    def _bent(self, weights: Weights, frontier: Frontier, node: fx.Node, path: str) -> bool:
-        """Whether a value is not affine in one weight alone."""
-        place = weights.layout.place(path)
+    def _bent(self, weights: Weights, frontier: Frontier, node: fx.Node, paths: Collection[str]) -> bool:
+        """Whether a value is not affine in some weights together."""
+        every = torch.arange(weights.layout.size)
+        place = torch.cat([every[:0], *(every[weights.layout.place(path)] for path in sorted(paths))])
         generator = torch.Generator().manual_seed(5)
-        others = torch.rand(len(weights.numbers), generator=generator, dtype=torch.float64) + 0.5
-        fixed = torch.where(weights.known, weights.numbers, others)
-        drawn = [torch.rand(place.stop - place.start, generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+        random = torch.rand(len(weights.numbers), generator=generator, dtype=torch.float64) + 0.5
+        fixed = torch.where(weights.known, weights.numbers, random)
+        drawn = [torch.rand(len(place), generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
         results = []
         values = {n: v.first(2) for n, v in frontier.known().items()}
         for numbers in (drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2):
             tried = fixed.clone()
-            tried[place] = numbers
+            tried[place] = torch.where(weights.known[place], fixed[place], numbers)
             leaves = {
                 p: Value(weights.layout.tensor(p, tried[weights.layout.place(p)]), stacked=False)
                 for p in weights.layout.shapes
