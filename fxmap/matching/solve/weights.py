@@ -18,6 +18,7 @@ from fxmap.matching.solve.samples import Samples
 from fxmap.matching.solve.search import Bounds, Search
 from fxmap.matching.solve.source import SourceValues, TooLarge, run
 from fxmap.matching.solve.stacked import Unstackable
+from fxmap.matching.solve.static import static
 from fxmap.matching.solve.unknowns import Layout, Weights
 from fxmap.model.inputs import Inputs
 from fxmap.normalize.network import Network
@@ -32,8 +33,9 @@ LARGEST = 3_000_000
 
 @dataclass(frozen=True)
 class Checked:
-    """Other weights of the source, and inputs of both networks, on which a solution was checked."""
+    """Other weights of the source, and inputs of both networks, as they were run, on which a solution was checked."""
 
+    networks: tuple[Network, Network]
     tensors: Mapping[str, Tensor]
     inputs: tuple[list[Tensor], list[Tensor]]
 
@@ -68,6 +70,7 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
     """
     assert src.inputs is not None
     assert dst.inputs is not None
+    src, dst = static(src), static(dst)
     samples = _samples(src, dst)
     unknown = unknown_tensors(dst, tables=True)
     size = sum(tensor.numel() for tensor in unknown.values())
@@ -136,7 +139,7 @@ class _Try:
     @cached_property
     def other(self) -> "Checked":
         """Other weights of the source and other inputs, on which all solutions are checked."""
-        return Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
+        return Checked(self.networks, source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
 
     def search(self, bounds: Bounds, effort: Effort) -> tuple[Solution | None, str]:
         """Search for weights whose expressions hold for other weights of the source, too."""
