@@ -1,6 +1,7 @@
 """Search: from the inputs to the outputs, choose what each value of the destination is, and go back where nothing fits."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -23,6 +24,9 @@ from fxmap.matching.solve.unknowns import Weights
 
 logger = logging.getLogger(__name__)
 
+
+# So many numbers of positions that were met are held, to be gone back to.
+HELD = 20_000_000
 
 # So many values are asked for one that is certain.
 _ASKED = 6
@@ -61,6 +65,10 @@ class _Position:
     steps: _Steps | None = None
     failed: list[Bounds] = field(default_factory=list)
 
+    def size(self) -> int:
+        """Return how many numbers its frontier holds by itself."""
+        return 0 if self.frontier is None else self.frontier.fresh
+
     def hopeless(self, bounds: Bounds) -> bool:
         """Whether a search within no narrower bounds has failed here."""
         return any(one.unrecognised >= bounds.unrecognised and one.strict <= bounds.strict for one in self.failed)
@@ -81,6 +89,7 @@ class Search:
         self.why = ""
         self.steps = 0
         self._met: dict[str, _Position] = {}
+        self._holding: deque[_Position] = deque()
 
     def run(self, weights: Weights, bounds: Bounds, effort: Effort) -> Weights | None:
         """Return weights with which the destination gives the source's outputs, or None.
@@ -117,6 +126,7 @@ class Search:
             except (Unstackable, RuntimeError) as error:
                 self.why = str(error)
                 return None
+            self._hold(position)
         frontier = position.frontier
         if position.sound is None:
             position.sound = before is None or self._sound(frontier, before)
@@ -136,6 +146,13 @@ class Search:
             if found is not None:
                 return found
         return None
+
+    def _hold(self, position: _Position) -> None:
+        """Forget the values of the positions that were met first, where those of all would take too much memory."""
+        self._holding.append(position)
+        while len(self._holding) > 1 and sum(map(_Position.size, self._holding)) > HELD:
+            forgotten = self._holding.popleft()
+            forgotten.frontier = forgotten.steps = None
 
     def _sound(self, frontier: Frontier, before: Frontier) -> bool:
         """Whether the values that are new, and that go on to what is unknown, are related to values of the source."""
