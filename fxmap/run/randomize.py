@@ -42,6 +42,8 @@ class Scales:
 
 SCALES = Scales()
 
+_VARIANCE = "norm running_var"
+
 
 def random_tensors(captured: Network, generator: torch.Generator, read: Container[str] = frozenset()) -> dict[str, Tensor]:
     """Return a value for every tensor of a captured model, float64 for floating-point tensors; shared ones stay shared.
@@ -54,7 +56,10 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
     >>> [(path, tuple(tensor.shape), tensor.dtype) for path, tensor in tensors.items()]
     [('weight', (3, 2), torch.float64), ('bias', (3,), torch.float64)]
     """
-    roles = {op.key: _role(captured, op.name) for op in captured.ops.ops() if op.kind == TENSOR}
+    read_as = {op: _role(captured, op.name) for op in captured.ops.ops() if op.kind == TENSOR}
+    roles = {op.key: role for op, role in read_as.items()}
+    # An eps is added to a variance before its root is taken.
+    roles |= {key: role for op, role in read_as.items() if role == _VARIANCE for key in captured.ops.stored(op)}
     values: dict[int, Tensor] = {}
     result: dict[str, Tensor] = {}
     for path, tensor in captured.tensors.items():
@@ -79,7 +84,8 @@ def _role(captured: Network, name: str) -> str:
     kind = captured.ops.op(user).kind
     if argument.startswith("norm.") or kind.endswith("_norm"):
         return "norm " + argument.removeprefix("norm.")
-    return f"{kind} {argument}"
+    # No negative number has a root.
+    return _VARIANCE if kind in ("sqrt", "rsqrt") else f"{kind} {argument}"
 
 
 def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
@@ -93,7 +99,7 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if counter else tensor.clone()
     # Drawn in single precision, five times as fast.
     normal = torch.randn(shape, generator=generator, dtype=torch.float32).double()
-    if role in ("norm weight", "norm running_var") or (role == "mul input" and len(shape) == 1):
+    if role in ("norm weight", _VARIANCE) or (role == "mul input" and len(shape) == 1):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + SCALES.least_factor
     if role == "embedding weight":
         return normal * SCALES.embedding

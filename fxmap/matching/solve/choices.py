@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
+from fxmap.matching.solve.orders import orders
 from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import further_apart, readers
 from fxmap.matching.solve.signatures import Signatures
@@ -123,6 +125,7 @@ class Choices:
 
     def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point, places: Places) -> None:
         self.source, self.fitting, self.weights, self.point, self.places = source, fitting, weights, point, places
+        self.factors = places.factors
         self.gauge = fitting.gauge
         self.claimed = set(weights.places[weights.places >= 0].tolist())
         generator = torch.Generator().manual_seed(13)
@@ -186,6 +189,10 @@ class Choices:
                 count += 1
                 if count > self.TRIED:
                     return
+        turned = (one for i in blocks for one in self._turned(i, hits, classes))
+        for i, whole in islice(turned, self.TRIED):
+            if not self._again(whole, seen):
+                yield 1, self.source.blocks[i], whole
         for i in blocks:
             whole = self._most(i, hits, classes)
             if whole and not self._again(whole, seen):
@@ -195,6 +202,17 @@ class Choices:
             if found:
                 yield from found[: 3 * self.TRIED]
                 return
+
+    def _turned(self, i: int, hits: list[list[list[int]]], classes: list[list[Unknown]]) -> Iterator[tuple[int, Assignment]]:
+        """Yield the assignments to all of one value whose axes, or the point's, are in another order."""
+        block, systems = self.source.blocks[i], [system for several in classes for system in several]
+        if len(classes) != 1 or len(hits[0][i]) != len(systems):
+            return
+        found = torch.tensor(hits[0][i])
+        for order in orders(found - block.begin, block.shape):
+            yield i, list(zip(systems, found[order].tolist(), strict=True))
+        for order in orders(torch.tensor([system.element for system in systems]), self.point.shape):
+            yield i, list(zip(systems, found[order.argsort()].tolist(), strict=True))
 
     @staticmethod
     def _most(i: int, hits: list[list[list[int]]], classes: list[list[Unknown]]) -> Assignment:
@@ -333,6 +351,7 @@ class Choices:
             solved = system.equations.inverse @ wanted
             if bool((self.source.numbers.find(solved) == ABSENT).any()):
                 solved = self._natural(system, element, solved)
+                self.source.numbers.add_multiples(solved, self.factors)
             found = self.source.numbers.find(solved)
             if bool((found == ABSENT).any()):
                 # Without what is added to it, such as the input beside a branch, it may be a value of its own.
@@ -348,7 +367,7 @@ class Choices:
         empty = bool((where == ZERO).any())
         claimed = sum(place in self.claimed for place in where[:: max(1, len(where) // 16)].tolist())
         rank = (
-            0.0 if recognised else 1.0 if not trivial else 2.0,
+            (0.5 if self.source.numbers.multiplied(where) else 0.0) if recognised else 1.0 if not trivial else 2.0,
             float(empty),
             float(unlike),
             float(claimed > 0),

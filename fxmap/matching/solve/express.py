@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
-from fxmap.expressions.arithmetic import Full, Sum
+from fxmap.expressions.arithmetic import Full, Scaled, Sum
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.computed import Computed
 from fxmap.graph.index_maps import ZERO as NOTHING
@@ -95,6 +95,9 @@ class Expressions:
             return self.stretches[name]
         if name in self.source.numbers.sums:
             return Sum(tuple(map(self._leaf, self.source.numbers.sums[name])))
+        if name in self.source.numbers.multiples:
+            of, factor = self.source.numbers.multiples[name]
+            return Scaled(self._leaf(of), factor)
         if name.startswith("%"):
             return computed(self.source, self.nodes[name[1:]])
         return Computed((Source(name),), _AS_REAL) if self.source.tensors[name].is_complex() else Source(name)

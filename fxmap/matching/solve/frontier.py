@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
-from fxmap.matching.solve.source import elements
+from fxmap.matching.solve.source import SourceValues, TooLarge, elements
 from fxmap.matching.solve.stacked import StackedInterpreter, Unstackable, Value, Values
 from fxmap.matching.solve.unknowns import Weights
 
@@ -36,7 +36,7 @@ class Frontier:
     """The state of every node, and the nodes of the frontier in the order of the graph.
 
     `values` are those of the known nodes; `tried` those of the affine ones for the few choices, and `based` where what is
-    unknown is 0.
+    unknown is 0. `fresh` is how many numbers it holds that the frontier before it has not.
     """
 
     weights: Weights
@@ -45,10 +45,16 @@ class Frontier:
     tried: Values = field(default_factory=dict)
     based: Values = field(default_factory=dict)
     curved: list[fx.Node] = field(default_factory=list)
+    fresh: int = 0
 
     def known(self) -> Values:
         """Return the values of the nodes that are known."""
         return {node: value for node, value in self.values.items() if self.states[node] is State.KNOWN}
+
+
+def numbers(value: Value | None) -> int:
+    """Return how many numbers a value has."""
+    return 0 if value is None else sum(part.numel() for part in value.tensors())
 
 
 class Advance:
@@ -88,6 +94,7 @@ class Advance:
         open_paths = {path for path in weights.layout.shapes if weights.unknown(path)}
         changed = None if before is None else weights.changed(before.weights)
         choices = self._choices(weights)
+        size = 0
         with torch.no_grad():
             for node in self.nodes:
                 if node.op == "output":
@@ -96,6 +103,12 @@ class Advance:
                     _take(node, before, found)
                 else:
                     self._advance(node, found, open_paths, choices)
+                size += numbers(found.values.get(node)) + numbers(found.tried.get(node))
+                if size > SourceValues.LIMIT:
+                    raise TooLarge(f"the destination's values have more than {SourceValues.LIMIT} numbers")
+        found.fresh = sum(
+            numbers(value) for node, value in found.values.items() if before is None or node not in before.values
+        )
         return found
 
     def _advance(self, node: fx.Node, found: Frontier, open_paths: set[str], choices: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.graph.index_maps import distinct
+from fxmap.graph.kinds import Trait, kind_of, kinds
 from fxmap.matching.solve.choices import Choice
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.source import SourceValues
@@ -29,9 +30,26 @@ class Guesses:
                 self._readers[path] = self._readers.get(path, frozenset()) | readers(node)
             elif f"%{node.name}" in self.table.shapes:
                 self._readers[f"%{node.name}"] = readers(node)
+        self._bent = self._bent_names()
 
-    def all(self, path: str, node: fx.Node, weights: Weights, near: frozenset[str]) -> Iterator[Choice]:
-        """Yield choices of one tensor; `near` are the source's tensors that are read beside the same values."""
+    def _bent_names(self) -> set[str]:
+        """Return the tensors in which an operation is not affine that reads them, or what is computed of them affinely."""
+        found: set[str] = set()
+        made: dict[fx.Node, set[str]] = {}
+        for node in self.source.nodes:
+            own = {self.source.captured.canonical.get(str(node.target), "")} if node.op == "get_attr" else set()
+            read = [(part, made[part]) for part in node.all_input_nodes if made.get(part)]
+            found |= {name for part, names in read for name in names if _bends(node, part)}
+            if node.op == "get_attr" or (read and len(read) == len(node.all_input_nodes)):
+                name = {f"%{node.name}"} if f"%{node.name}" in self.table.shapes else set()
+                made[node] = own.union(name, *(names for part, names in read if not _bends(node, part)))
+        return found & set(self._readers)
+
+    def all(self, path: str, node: fx.Node, weights: Weights, near: frozenset[str], *, bent: bool) -> Iterator[Choice]:
+        """Yield choices of one tensor; `near` are the source's tensors that are read beside the same values.
+
+        `bent` says that no value is affine in it, as in a variance; nor is one of the source in its counterpart.
+        """
         layout = weights.layout
         shape, place = layout.shapes[path], layout.place(path)
         claimed = {self.table.owner(found) for found in distinct(weights.places[weights.places >= 0])}
@@ -39,7 +57,8 @@ class Guesses:
 
         def likely(name: str) -> tuple[bool, ...]:
             theirs = self._readers.get(name, frozenset())
-            return (name not in near, not own & theirs, name in claimed, name.startswith("%"), not _alike(path, name))
+            other = bent != (name in self._bent)
+            return (other, name not in near, not own & theirs, name in claimed, name.startswith("%"), not _alike(path, name))
 
         names = sorted(self.table.names, key=likely)
         entries = torch.arange(place.start, place.stop)
@@ -90,6 +109,20 @@ class Guesses:
                 yield places.permute(axes)
         if tuple(places.shape) != shape:
             yield places.reshape(shape)
+
+
+_PRODUCTS = ("baddbmm", "bmm", "einsum", "matmul", "mul")
+_AFFINE = kinds(
+    Trait.MOVEMENT | Trait.IDENTITY | Trait.ARRANGE | Trait.LOOKUP | Trait.SUM | Trait.AFFINE | Trait.MATRIX_PRODUCT
+) | {*_PRODUCTS, "group_norm", "layer_norm", "mean", "neg", "rsub", "sum", "view_as_complex"}
+
+
+def _bends(node: fx.Node, part: fx.Node) -> bool:
+    """Whether an operation is not known to be affine in something that it reads: a variance, or a divisor."""
+    kind = kind_of(node) if node.op == "call_function" else "output"
+    if kind == "div":
+        return part is not node.args[0]
+    return part is node.all_input_nodes[-1] if kind == "batch_norm" else kind not in _AFFINE and kind != "output"
 
 
 def _windows(names: list[str], count: int) -> list[tuple[str, ...]]:

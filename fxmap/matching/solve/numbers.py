@@ -6,6 +6,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from fxmap.graph.index_maps import distinct
+
 ABSENT, ZERO, ONE = -1, -2, -3
 
 # Two numbers are the same below this difference, relative to the larger of the number and its neighbours in the solution.
@@ -23,6 +25,7 @@ class NumberTable:
         self.begins = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
         self.numbers = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
         self.sums: dict[str, tuple[str, ...]] = {}
+        self.multiples: dict[str, tuple[str, float]] = {}
         self._sort()
 
     def _sort(self) -> None:
@@ -41,15 +44,48 @@ class NumberTable:
             return None
         name = " + ".join(owners)
         if name not in self.shapes:
-            self.names.append(name)
-            self.shapes[name], self.sums[name] = shapes.pop(), tuple(owners)
-            begins = [int(self.begins[self.names.index(owner)]) for owner in owners]
-            size = prod(self.shapes[name])
-            total = torch.stack([self.numbers[begin : begin + size] for begin in begins]).sum(0)
-            self.numbers = torch.cat([self.numbers, total])
-            self.begins = torch.cat([self.begins, self.begins[-1:] + size])
-            self._sort()
+            self.sums[name] = tuple(owners)
+            self._add(name, shapes.pop(), torch.stack([self._of(owner) for owner in owners]).sum(0))
         return int(self.begins[self.names.index(name)]) + offsets.pop()
+
+    def add_multiples(self, values: Tensor, factors: tuple[float, ...]) -> None:
+        """Add the tensors that are a constant times another, if with them every number of `values` is in the table."""
+        left = values.flatten()[(self.find(values) == ABSENT).flatten()]
+        owners: list[tuple[str, float]] = []
+        for factor in factors:
+            found = self.find(left / factor, scale=float(values.abs().max()) / abs(factor))
+            places = found[found >= 0]
+            if len(places):
+                owners += [(self.names[index], factor) for index in self._owning(places)]
+                left = left[found < 0]
+            if not len(left):
+                break
+        if len(left):
+            return
+        for name, factor in owners:
+            own = f"{name} * {factor:g}"
+            if own not in self.shapes and name not in self.multiples:
+                self.multiples[own] = name, factor
+                self._add(own, self.shapes[name], self._of(name) * factor)
+
+    def multiplied(self, places: Tensor) -> bool:
+        """Whether some places are in a tensor that is a constant times another."""
+        found = places[places >= 0]
+        return bool(self.multiples) and any(self.names[index] in self.multiples for index in self._owning(found))
+
+    def _owning(self, places: Tensor) -> list[int]:
+        return distinct(torch.searchsorted(self.begins, places, right=True) - 1)
+
+    def _of(self, name: str) -> Tensor:
+        begin = int(self.begins[self.names.index(name)])
+        return self.numbers[begin : begin + prod(self.shapes[name])]
+
+    def _add(self, name: str, shape: tuple[int, ...], numbers: Tensor) -> None:
+        self.names.append(name)
+        self.shapes[name] = shape
+        self.numbers = torch.cat([self.numbers, numbers])
+        self.begins = torch.cat([self.begins, self.begins[-1:] + len(numbers)])
+        self._sort()
 
     def find(self, values: Tensor, scale: Tensor | float | None = None) -> Tensor:
         """Return the place of each number in the table; ZERO, ONE or ABSENT where it has none."""

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.capture.captured import Captured
+from fxmap.matching.solve.factors import factors
+from fxmap.matching.solve.readers import unlike_readers
 from fxmap.matching.solve.source import Block, SourceValues, run
 from fxmap.matching.solve.stacked import StackedInterpreter
 from fxmap.matching.solve.systems import Point, Unknown
 from fxmap.matching.solve.uses import NONE, Use, Uses
 from fxmap.run.randomize import in_double
+
+Assignment = list[tuple[Unknown, int]]
 
 
 class Places:
@@ -22,6 +26,7 @@ class Places:
 
     def __init__(self, source: SourceValues, captured: Captured, inputs: list[Tensor]) -> None:
         self.source = source
+        self.factors = factors(source.captured, captured)
         ours = {node: value.first(1) for node, value in source.values.items()}
         self.ours = Uses(StackedInterpreter(source.captured), ours)
         tensors = {path: in_double(tensor.detach()) for path, tensor in captured.tensors.items()}
@@ -40,19 +45,42 @@ class Places:
                 alike |= read[one] & ours[key][other]
         return not bool(alike.all())
 
-    def assignments(
-        self, point: Point, block: Block, fitting: Callable[[Unknown], Tensor]
-    ) -> Iterator[list[tuple[Unknown, int]]]:
-        """Yield the elements of a value of the source that are read at the places where those of a point are."""
+    def assignments(self, point: Point, block: Block, fitting: Callable[[Unknown], Tensor]) -> Iterator[Assignment]:
+        """Yield the elements of a value of the source that are read at the places where those of a point are.
+
+        Several operations may read different parts: first comes what all of them tell, each beside the one most like it.
+        """
         if block.part:
             return
-        for use in self.theirs.of(point.node):
-            for other in self.ours.of(block.node):
-                if not _alike(use, other):
-                    continue
-                made = _traced(point, use.index.flatten(), other.index.flatten(), block.begin)
-                if made and all(bool((fitting(system) == element).any()) for system, element in made):
-                    yield made
+        theirs, ours = self.theirs.of(point.node), self.ours.of(block.node)
+        found = [(use, other) for use in theirs for other in ours if _alike(use, other)]
+        found.sort(key=lambda pair: unlike_readers(pair[0].reader, pair[1].reader))
+        traced: list[tuple[Use, Use, Assignment]] = []
+        for use, other in found:
+            made = _traced(point, use.index.flatten(), other.index.flatten(), block.begin)
+            if made and all(bool((fitting(system) == element).any()) for system, element in made):
+                traced.append((use, other, made))
+        joined = _joined(traced)
+        if len(joined) > max((len(made) for *_, made in traced), default=0):
+            yield joined
+        yield from (made for *_, made in traced)
+
+
+def _joined(traced: list[tuple[Use, Use, Assignment]]) -> Assignment:
+    """Return what the uses tell together, each paired once, the most alike first."""
+    met: set[int] = set()
+    given: dict[int, tuple[Unknown, int]] = {}
+    for use, other, made in traced:
+        if id(use) in met or id(other) in met:
+            continue
+        met |= {id(use), id(other)}
+        taken = {element for _, element in given.values()}
+        given |= {
+            system.element: (system, element)
+            for system, element in made
+            if system.element not in given and element not in taken
+        }
+    return sorted(given.values(), key=lambda pair: pair[0].element)
 
 
 def _alike(use: Use, other: Use) -> bool:

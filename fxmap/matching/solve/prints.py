@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 _EXACT, _RELATED = 1e-9, 1e-7
+_AT_ONCE = 4096
 
 
 class Prints:
@@ -22,8 +23,8 @@ class Prints:
         generator = torch.Generator().manual_seed(7)
         self._signs = torch.randn(3, len(values), generator=generator, dtype=torch.float64)
         self.classes, self.firsts = self._classes(values)
-        self._exact = self._signs[:2] @ values[:, self.firsts]
-        self._sorted, self._second = self._scaled(values[:, self.firsts])
+        self._exact = (self._signs[:2] @ values)[:, self.firsts]
+        self._sorted, self._second = self._scaled(values, self.firsts)
 
     def _classes(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a number for every column, the same for equal columns, and the first column of each number."""
@@ -48,9 +49,12 @@ class Prints:
         found = close.nonzero()
         return int(self.firsts[found[0]]) if len(found) else None
 
-    def _scaled(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two prints of each column, sorted by the first, that neither a factor nor a shift changes."""
-        first, second = self._relative(values)
+    def _scaled(self, values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two prints of some columns, sorted by the first, that neither a factor nor a shift changes."""
+        # Few at a time: their differences from the mean are as large as they are.
+        begins = range(0, len(places), _AT_ONCE)
+        parts = [self._relative(values[:, places[begin : begin + _AT_ONCE]]) for begin in begins]
+        first, second = (torch.cat(found) for found in zip(*parts, strict=True)) if parts else self._relative(values)
         order = first.argsort()
         return first[order], second[order]
 

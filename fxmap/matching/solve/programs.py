@@ -40,6 +40,8 @@ def stretch(
         NotAProgram: it has an operation that no program has, or the goal depends on inputs beside the given ones.
     """
     paths, steps = _program(source, goal, inputs)
+    if not paths:
+        raise NotAProgram(f"what is done up to {goal.name} has no weights")
     shapes = tuple(tuple(source.values[node].data.shape[1:]) for node in inputs)
     return Stretch(tuple(map(Source, paths)), json.dumps(steps), shapes, tuple(probes), tuple(read))
 

@@ -53,6 +53,31 @@ def _further(node: fx.Node) -> tuple[frozenset[str], ...]:
     return tuple(found)
 
 
+@cache
+def _around(node: fx.Node) -> Counter[tuple[int, str]]:
+    """Return the kinds of the operations around one: what makes what it reads, two steps back, and what reads it."""
+    found = Counter((step, kind) for step, level in enumerate(_further(node), 1) for kind in level)
+    level = [node]
+    for step in (-1, -2):
+        level = [_maker(part) for one in level for part in one.all_input_nodes]
+        found.update((step, kind_of(one) if one.op == "call_function" else one.op) for one in level)
+    return found
+
+
+def _maker(node: fx.Node) -> fx.Node:
+    """Return the operation that makes a value, behind those that only move its elements."""
+    while moves(node):
+        (node,) = node.all_input_nodes
+    return node
+
+
+def unlike_readers(one: fx.Node, other: fx.Node) -> float:
+    """Return how unlike two operations are by what is around them: from 0 to 1."""
+    ours, theirs = _around(one), _around(other)
+    size = (ours | theirs).total()
+    return 1.0 - (ours & theirs).total() / size if size else 0.0
+
+
 def further_apart(one: fx.Node, other: fx.Node) -> float:
     """Return how unlike the operations are that read two values, some steps on: from 0 to 1."""
     ours, theirs = (Counter(kind for level in _further(node) for kind in level) for node in (one, other))

@@ -1,7 +1,8 @@
 """Search: from the inputs to the outputs, choose what each value of the destination is, and go back where nothing fits."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxmap.capture.captured import Captured
+from fxmap.graph.kinds import Trait, has, kind_of
 from fxmap.matching.solve.choices import Choice, Choices, Fitting
 from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.frontier import Advance, Frontier, State
@@ -22,6 +24,9 @@ from fxmap.matching.solve.unknowns import Weights
 
 logger = logging.getLogger(__name__)
 
+
+# So many numbers of positions that were met are held, to be gone back to.
+HELD = 20_000_000
 
 # So many values are asked for one that is certain.
 _ASKED = 6
@@ -60,6 +65,10 @@ class _Position:
     steps: _Steps | None = None
     failed: list[Bounds] = field(default_factory=list)
 
+    def size(self) -> int:
+        """Return how many numbers its frontier holds by itself."""
+        return 0 if self.frontier is None else self.frontier.fresh
+
     def hopeless(self, bounds: Bounds) -> bool:
         """Whether a search within no narrower bounds has failed here."""
         return any(one.unrecognised >= bounds.unrecognised and one.strict <= bounds.strict for one in self.failed)
@@ -80,6 +89,7 @@ class Search:
         self.why = ""
         self.steps = 0
         self._met: dict[str, _Position] = {}
+        self._holding: deque[_Position] = deque()
 
     def run(self, weights: Weights, bounds: Bounds, effort: Effort) -> Weights | None:
         """Return weights with which the destination gives the source's outputs, or None.
@@ -116,6 +126,7 @@ class Search:
             except (Unstackable, RuntimeError) as error:
                 self.why = str(error)
                 return None
+            self._hold(position)
         frontier = position.frontier
         if position.sound is None:
             position.sound = before is None or self._sound(frontier, before)
@@ -135,6 +146,13 @@ class Search:
             if found is not None:
                 return found
         return None
+
+    def _hold(self, position: _Position) -> None:
+        """Forget the values of the positions that were met first, where those of all would take too much memory."""
+        self._holding.append(position)
+        while len(self._holding) > 1 and sum(map(_Position.size, self._holding)) > HELD:
+            forgotten = self._holding.popleft()
+            forgotten.frontier = forgotten.steps = None
 
     def _sound(self, frontier: Frontier, before: Frontier) -> bool:
         """Whether the values that are new, and that go on to what is unknown, are related to values of the source."""
@@ -210,11 +228,21 @@ class Search:
             if found and found[0].recognised:
                 break
             at = self._before(frontier, at)
+        if not any(one.recognised for one in found):
+            terms = [one for term in self._terms(frontier, node) for one in self._at(frontier, term, None)]
+            found += [one for one in terms if one.recognised]
         found.sort(key=lambda one: one.rank)
         if not found:
             self.why = f"no value of the source fits {node.name}"
             logger.debug("    %s", self.why)
         return found
+
+    def _terms(self, frontier: Frontier, node: fx.Node) -> list[fx.Node]:
+        """Return the terms of a sum that are to be solved for, each of which may be a value of the source by itself."""
+        while moves(node) and frontier.states[node.all_input_nodes[0]] is State.AFFINE:
+            (node,) = node.all_input_nodes
+        found = self._affine(frontier, node)
+        return found if len(found) > 1 and has(kind_of(node), Trait.SUM) else []
 
     def _before(self, frontier: Frontier, node: fx.Node) -> fx.Node | None:
         """Return the value that another is made of alone, where more than elements are moved: of y - mean(y), that is y."""
@@ -254,25 +282,29 @@ class Search:
         }
         near = self._near(frontier, node)
         buffers = {path for path in paths if not isinstance(self.advance.captured.tensors[path], nn.Parameter)}
-        bent = {path for path in paths if self._bent(weights, frontier, node, path)}
+        bent = {path for path in paths if self._bent(weights, frontier, node, {path})}
         sizes = {path: weights.layout.place(path).stop - weights.layout.place(path).start for path in paths}
-        for path in sorted(paths, key=lambda path: (path not in bent, path not in buffers, sizes[path])):
-            yield from self.guesses.all(path, attributes[path], weights, near)
+        # Where a product has several unknown factors, one is guessed with which the value is affine in all the others.
+        alone = {path for path in paths if not self._bent(weights, frontier, node, set(paths) - {path})}
+        helping = bent or alone or set(paths)
+        for path in sorted(helping, key=lambda path: (path not in buffers, sizes[path])):
+            yield from self.guesses.all(path, attributes[path], weights, near, bent=path in bent)
             if path in bent:
                 return
 
-    def _bent(self, weights: Weights, frontier: Frontier, node: fx.Node, path: str) -> bool:
-        """Whether a value is not affine in one weight alone."""
-        place = weights.layout.place(path)
+    def _bent(self, weights: Weights, frontier: Frontier, node: fx.Node, paths: Collection[str]) -> bool:
+        """Whether a value is not affine in some weights together."""
+        every = torch.arange(weights.layout.size)
+        place = torch.cat([every[:0], *(every[weights.layout.place(path)] for path in sorted(paths))])
         generator = torch.Generator().manual_seed(5)
-        others = torch.rand(len(weights.numbers), generator=generator, dtype=torch.float64) + 0.5
-        fixed = torch.where(weights.known, weights.numbers, others)
-        drawn = [torch.rand(place.stop - place.start, generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+        random = torch.rand(len(weights.numbers), generator=generator, dtype=torch.float64) + 0.5
+        fixed = torch.where(weights.known, weights.numbers, random)
+        drawn = [torch.rand(len(place), generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
         results = []
         values = {n: v.first(2) for n, v in frontier.known().items()}
         for numbers in (drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2):
             tried = fixed.clone()
-            tried[place] = numbers
+            tried[place] = torch.where(weights.known[place], fixed[place], numbers)
             leaves = {
                 p: Value(weights.layout.tensor(p, tried[weights.layout.place(p)]), stacked=False)
                 for p in weights.layout.shapes

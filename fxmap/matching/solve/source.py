@@ -59,7 +59,7 @@ class SourceValues:
                 flat = tensor.reshape(len(tensor), -1)
                 total += flat.numel()
                 if total > self.LIMIT:
-                    raise TooLarge(f"the source's values have more than {self.LIMIT} numbers")
+                    raise TooLarge(f"the source's values for {len(flat)} samples have more than {self.LIMIT} numbers")
                 if not bool(torch.isfinite(flat).all()):
                     flat = torch.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
                 self.blocks.append(Block(node, part, tuple(tensor.shape[1:]), begin, begin + flat.shape[1]))
@@ -67,11 +67,20 @@ class SourceValues:
                 begin += flat.shape[1]
         self.columns = torch.cat(columns, 1).double() if columns else torch.zeros(len(inputs[0]), 0).double()
         self._begins = [block.begin for block in self.blocks]
+        del columns
+        self._share()
         self.norms = self.columns.norm(dim=0)
-        centred = self.columns - self.columns.mean(0)
-        self.varies = centred.norm(dim=0) > 1e-10 * self.norms.clamp_min(1e-30)
+        self.varies = self.columns.std(dim=0) * len(self.columns) ** 0.5 > 1e-10 * self.norms.clamp_min(1e-30)
         self.prints = Prints(self.columns)
         self.numbers = NumberTable(self._numbers())
+
+    def _share(self) -> None:
+        """Let the values that are blocks read their numbers there, so that they are held once."""
+        for block in self.blocks:
+            data = self.values[block.node].data
+            if data.dtype == self.columns.dtype:
+                own = self.columns[:, block.begin : block.stop]
+                self.values[block.node] = Value(own.view(len(own), *block.shape), stacked=True)
 
     def _numbers(self) -> dict[str, Tensor]:
         """Return the stored tensors that are read, and then the values that are computed of them alone."""

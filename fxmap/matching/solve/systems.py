@@ -98,7 +98,7 @@ def _print(columns: Tensor) -> str:
 class Systems:
     """Finds the systems of a value at the frontier."""
 
-    LIMIT = 60_000_000
+    LIMIT = 40_000_000
     FEW = 16
 
     def __init__(
@@ -111,7 +111,8 @@ class Systems:
         places = [torch.arange(layout.place(path).start, layout.place(path).stop) for path in self.paths]
         self.entries = torch.cat(places)
         if samples * len(self.entries) > self.LIMIT:
-            raise TooLarge(f"{len(self.entries)} weights lead to {node.name}, too many to solve for at once")
+            large = f"{len(self.entries)} unknown numbers lead to {node.name} of the destination"
+            raise TooLarge(f"{large}: a system of {samples} samples of them has more than {self.LIMIT} numbers")
         self.free = ~weights.known[self.entries]
         self.few = min(self.FEW, samples)
         self.leaf, self.value = self._traced(samples)
@@ -163,7 +164,7 @@ class Systems:
     def _gradient(self, element: int) -> Tensor:
         """Return the columns of the system of one element, `samples entries`."""
         (gradient,) = self._backward(self.value[:, element].sum(), self.leaf, self.value)
-        return gradient * self.free
+        return gradient.mul_(self.free)
 
     def _short(self, element: int) -> Tensor:
         """Return the first rows of the columns of the system of one element."""

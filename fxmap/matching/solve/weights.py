@@ -18,6 +18,7 @@ from fxmap.matching.solve.samples import Samples
 from fxmap.matching.solve.search import Bounds, Search
 from fxmap.matching.solve.source import SourceValues, TooLarge, run
 from fxmap.matching.solve.stacked import Unstackable
+from fxmap.matching.solve.static import static
 from fxmap.matching.solve.unknowns import Layout, Weights
 from fxmap.model.inputs import Inputs
 from fxmap.normalize.network import Network
@@ -32,8 +33,9 @@ LARGEST = 3_000_000
 
 @dataclass(frozen=True)
 class Checked:
-    """Other weights of the source, and inputs of both networks, on which a solution was checked."""
+    """Other weights of the source, and inputs of both networks, as they were run, on which a solution was checked."""
 
+    networks: tuple[Network, Network]
     tensors: Mapping[str, Tensor]
     inputs: tuple[list[Tensor], list[Tensor]]
 
@@ -68,6 +70,7 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
     """
     assert src.inputs is not None
     assert dst.inputs is not None
+    src, dst = static(src), static(dst)
     samples = _samples(src, dst)
     unknown = unknown_tensors(dst, tables=True)
     size = sum(tensor.numel() for tensor in unknown.values())
@@ -75,18 +78,17 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
         return Solution(None, None, f"the destination has more than {LARGEST} weights, too many to solve for")
     if not same_outputs(src, dst):
         return Solution(None, None, "the models return tensors of other sizes")
+    runs = _Runs(src, samples)
     most = min(3.0 + 2e-2 * len(dst.graph.nodes) + 2e-5 * size, MOST)
     for given in known:
         if given and unknown.keys() - given.keys():
-            found = _search((src, dst), samples, Effort(_SHARE * most), given)
+            found = _search((src, dst), runs, Effort(_SHARE * most), given)
             if found.equal:
                 return found
-    return _search((src, dst), samples, Effort(most), {})
+    return _search((src, dst), runs, Effort(most), {})
 
 
-def _search(
-    networks: tuple[Network, Network], samples: Samples, effort: Effort, known: Mapping[str, Expression]
-) -> Solution:
+def _search(networks: tuple[Network, Network], runs: "_Runs", effort: Effort, known: Mapping[str, Expression]) -> Solution:
     """Search within wider and wider bounds."""
     why, tries = "", list[_Try]()
     same = unknown_tensors(networks[1], tables=False).keys() == unknown_tensors(networks[1], tables=True).keys()
@@ -94,11 +96,13 @@ def _search(
         for index, tables in enumerate((False,) if same else (False, True)):
             try:
                 if index == len(tries):
-                    tries.append(_Try(networks, samples, known, tables=tables))
+                    tries.append(_Try(networks, runs, known, tables=tables))
                 found, why = tries[index].search(bounds, effort)
             except OutOfEffort as error:
                 found, why = None, str(error)
-            except (TooLarge, Unstackable, RuntimeError) as error:
+            except TooLarge as error:
+                return Solution(None, None, f"too much memory would be needed to solve for the weights: {error}")
+            except (Unstackable, RuntimeError) as error:
                 return Solution(None, None, f"{type(error).__name__}: {error}")
             if found is not None:
                 return found
@@ -113,21 +117,34 @@ _SHARE, MOST = 0.4, 20.0
 _BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
 
 
+class _Runs:
+    """The runs of the source, by which of its buffers are random and how many samples there are: one serves all searches."""
+
+    def __init__(self, src: Network, samples: Samples) -> None:
+        self.src, self.samples = src, samples
+        self._found: dict[tuple[frozenset[str], int], tuple[SourceValues, list[Tensor]]] = {}
+
+    def of(self, random: frozenset[str], count: int) -> tuple[SourceValues, list[Tensor]]:
+        """Return the source's values, and the destination's inputs."""
+        if (random, count) not in self._found:
+            ours, theirs = self.samples.stacked(count)
+            self._found[random, count] = SourceValues(self.src, source_tensors(self.src, random), ours), theirs
+        return self._found[random, count]
+
+
 class _Try:
     """One way to tell weights from tables; see `unknown_tensors`."""
 
     def __init__(
-        self, networks: tuple[Network, Network], samples: Samples, known: Mapping[str, Expression], *, tables: bool
+        self, networks: tuple[Network, Network], runs: _Runs, known: Mapping[str, Expression], *, tables: bool
     ) -> None:
         src, dst = networks
-        self.networks, self.samples, self.known = networks, samples, known
+        self.networks, self.samples, self.known = networks, runs.samples, known
         self.unknown = {path: one for path, one in unknown_tensors(dst, tables=tables).items() if path not in known}
         self.random = frozenset(loose_buffers(src, tables=tables))
-        ours, theirs = samples.stacked(_count(self.unknown))
-        tensors = source_tensors(src, self.random)
-        self.source = SourceValues(src, tensors, ours)
+        self.source, theirs = runs.of(self.random, _count(self.unknown))
         if known:
-            values = {path: made.evaluate(tensors, quantized=False) for path, made in known.items()}
+            values = {path: made.evaluate(self.source.tensors, quantized=False) for path, made in known.items()}
             dst = replace(dst, tensors={path: values.get(dst.canonical[path], own) for path, own in dst.tensors.items()})
         self.last: Solution | None = None
         self.begin = Weights.none(Layout.of(dst, self.unknown))
@@ -136,7 +153,7 @@ class _Try:
     @cached_property
     def other(self) -> "Checked":
         """Other weights of the source and other inputs, on which all solutions are checked."""
-        return Checked(source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
+        return Checked(self.networks, source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
 
     def search(self, bounds: Bounds, effort: Effort) -> tuple[Solution | None, str]:
         """Search for weights whose expressions hold for other weights of the source, too."""

@@ -83,9 +83,9 @@ def _with(plan: Plan, found: Solution) -> Plan:
         {path: wrong for path, wrong in before.mismatched.items() if path not in solved},
         {path: reason for path, reason in before.reasons.items() if path not in solved},
     )
-    alignment, src, dst = plan.alignment, plan.src.main, plan.dst.main
-    if found.checked is not None:
-        alignment = by_values(src, dst, alignment, found.expressions, found.checked.tensors, found.checked.inputs)
+    alignment, checked = plan.alignment, found.checked
+    if checked is not None:
+        alignment = by_values(*checked.networks, alignment, found.expressions, checked.tensors, checked.inputs)
     return replace(plan, alignment=alignment, derivation=with_siblings(plan.src, plan.dst, derivation))
 
 
