@@ -184,23 +184,24 @@ class Auditor:
         Returns:
             None where one of them does not accept the inputs, or there are no finite outputs to compare.
         """
-        seen: list[Decisions] = []
-        outputs: list[Named] = []
-        beside: list[dict[str, Tensor]] = []
-        try:
-            with torch.set_grad_enabled(gradients):
-                for which, call in enumerate((self.src, self.dst)):
-                    ours = inputs[which].map(_with_gradient) if gradients else inputs[which]
-                    run = partial(call, ours)
-                    output, decisions = (
+        seen: dict[int, Decisions] = {}
+        outputs: list[Named] = [[], []]
+        beside: list[dict[str, Tensor]] = [{}, {}]
+        # The model that refused inputs last goes first: then what it refuses costs no run of the other one.
+        for which in (self.log.refusing, 1 - self.log.refusing):
+            call = (self.src, self.dst)[which]
+            try:
+                with torch.set_grad_enabled(gradients):
+                    run = partial(call, inputs[which].map(_with_gradient) if gradients else inputs[which])
+                    output, seen[which] = (
                         self.log.watched(which, run, forced, chance) if watched else (_unseen(run), Decisions())
                     )
-                    outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
-                    beside.append(dict(beside_tensors(output)))
-                    seen.append(decisions)
-        except Exception as error:  # whatever a model raises on inputs that it does not accept
-            let_through(error)
-            return None
+                    outputs[which] = [(name, value.detach()) for name, value in named_outputs(output)]
+                    beside[which] = dict(beside_tensors(output))
+            except Exception as error:  # whatever a model raises on inputs that it does not accept
+                let_through(error)
+                self.log.refusing = which
+                return None
         pairing = self.pairing
         if named is not None:
             outputs = [[(name, value) for name, value in found if name in named] for found in outputs]
@@ -216,7 +217,7 @@ class Auditor:
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
         if not forced and chance is None:
-            self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), *seen)
+            self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), seen[0], seen[1])
         batch = common_batch(inputs[0].flat())
         if named is None:
             pairs += [(value, beside[1][name]) for name, value in beside[0].items() if name in beside[1]]

@@ -325,6 +325,7 @@ class Log:
         lengths: whether code asked for the length of a tensor, which is not watched further.
         draws: whether code draws numbers.
         unwatched: the models, 0 or 1, that do not run while they are watched.
+        refusing: the model that refused inputs last.
     """
 
     outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
@@ -337,6 +338,7 @@ class Log:
     lengths: bool = False
     draws: bool = False
     unwatched: set[int] = field(default_factory=set)
+    refusing: int = 0
 
     def watched(
         self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None

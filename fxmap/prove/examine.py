@@ -32,7 +32,7 @@ from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.special import specials
-from fxmap.prove.tables import extra_state, has_counterpart
+from fxmap.prove.tables import extra_state, without_counterpart
 from fxmap.prove.weights import Weights, held, mapped_weights
 from fxmap.run.precision import SinglePrecision
 
@@ -265,6 +265,7 @@ class Examiner:
         known = held(side, self.mapping.sources() | {mismatch.source for mismatch in self.mapping.knowledge.mismatched})
         canonical = side.main.canonical
         rest = [path for path, tensor in own.items() if path not in known and tensor.numel() and canonical[path] == path]
+        rest = without_counterpart(self.plan, rest)
         if not rest:
             return []
         # The destination may be a part of the source: then only the outputs count that it has as well.
@@ -277,8 +278,7 @@ class Examiner:
 
         with torch.no_grad():
             before = [(sample, shared(own, sample)) for sample in samples]
-        found = self._found(rest, own, before, shared)
-        return [path for path in found if not has_counterpart(self.plan, path)]
+        return self._found(rest, own, before, shared)
 
     def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
         """Return the destination's tables of integers that move the outputs as the source's do, and those that do not."""

@@ -209,8 +209,11 @@ class _Runs:
 
     def _by_rows(self, whole: Inputs, row: Inputs, axis: int) -> bool:
         """Whether the source's output for a row of inputs is that row of its output."""
-        alone = self._outputs((row, row))
-        ours = self._outputs((whole, whole)) if alone else []
+        # The unusual one first: where the source refuses it, the other one need not run.
+        unusual, usual = (row, whole) if axis == 0 else (whole, row)
+        first = self._outputs((unusual, unusual))
+        second = self._outputs((usual, usual)) if first else []
+        alone, ours = (first, second) if axis == 0 else (second, first)
         return 0 < len(ours) == len(alone) and all(
             a.dim() > axis and difference(a.select(axis, 0), b, None) <= self.auditor.tolerance
             for (_, a), (_, b) in zip(ours, alone, strict=True)

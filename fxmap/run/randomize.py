@@ -95,9 +95,7 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
     normal = torch.randn(shape, generator=generator, dtype=torch.float32).double()
     if role in ("norm weight", "norm running_var") or (role == "mul input" and len(shape) == 1):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + SCALES.least_factor
-    if role == "embedding weight":
-        return normal * SCALES.embedding
-    return normal * _scale(tensor, role)
+    return normal.mul_(SCALES.embedding if role == "embedding weight" else _scale(tensor, role))
 
 
 def _scale(tensor: Tensor, role: str) -> float:
