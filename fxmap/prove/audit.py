@@ -30,6 +30,7 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.beside import beside_tensors
 from fxmap.prove.decisions import Decisions, Log, Site
+from fxmap.prove.few_shapes import few_shapes
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
@@ -124,11 +125,18 @@ class Auditor:
     log: Log = field(default_factory=Log)
 
     def audit(
-        self, sampler: Sampler, limits: Sequence[int] = (), *, sized: bool = False, longest: int = EXTENTS.longest
+        self,
+        sampler: Sampler,
+        limits: Sequence[int] = (),
+        *,
+        sized: bool = False,
+        longest: int = EXTENTS.longest,
+        thrifty: bool = False,
     ) -> Audit:
-        """Compare the models on drawn inputs, up to the first on which they differ."""
+        """Compare the models on drawn inputs, up to the first on which they differ; on few ones if it shall be `thrifty`."""
         examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
-        return self._run(sampler, shapes(examples, roles, limits, sized=sized, longest=longest))
+        plan = few_shapes if thrifty else shapes
+        return self._run(sampler, plan(examples, roles, limits, sized=sized, longest=longest))
 
     def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
         found = Audit()

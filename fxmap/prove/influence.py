@@ -59,9 +59,7 @@ def influence_of(
         seen = [value for value in run.seen if value.requires_grad]
         local = _gradients(seen, still, generator, passes)
         unreached = {path: count for path, leaf in still.items() if (count := count_zeros(local.get(path), leaf))}
-    sizes = {
-        path: absolute_sum(gradient) * (mean_size(leaves[path]) or 1.0) / scale for path, gradient in gradients.items()
-    }
+    sizes = {path: absolute_sum(gradient) * (mean_size(leaves[path]) or 1.0) / scale for path, gradient in gradients.items()}
     return Influence(sizes, unreached)
 
 
