@@ -1,5 +1,7 @@
 """Large models run on few and narrow inputs, which show what the many show."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,7 @@ from fxmap.prove.audit import Auditor
 from fxmap.prove.changed import scaled
 from fxmap.prove.few_shapes import few_shapes
 from fxmap.prove.samples import Sampler
+from fxmap.prove.shapes import Choices, shapes
 
 
 def _cut(axis: int) -> nn.Module:
@@ -29,10 +32,8 @@ def test_what_is_cut_along_either_axis_of_a_map_shows_on_a_narrow_one() -> None:
 
 
 def test_few_shapes_are_smaller_than_a_third_of_the_many() -> None:
-    from fxmap.prove.shapes import shapes
-
-    def numbers(plan: object) -> int:
-        chosen = [choices[0] for _, choices in plan([torch.zeros(1, 3, 64, 64)], ["numbers"], [16, 256])]  # type: ignore[operator]
+    def numbers(plan: Callable[..., Iterator[Choices]]) -> int:
+        chosen = [choices[0] for _, choices in plan([torch.zeros(1, 3, 64, 64)], ["numbers"], [16, 256])]
         return sum((shape.batch or 1) * shape.spatial[0] * shape.spatial[1] for shape in chosen)
 
     assert numbers(few_shapes) < numbers(shapes) / 3
