@@ -316,10 +316,20 @@ class Examiner:
         smallest one and the one of the largest samples.
         """
         if self._budget.thrifty:
-            found = [min(samples, key=_size), max(samples, key=_size_of_one)] if samples else []
+            found = [min(samples, key=lambda both: (_least(both) < 3, _size(both))), max(samples, key=_size_of_one)]
         else:
             found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
         return list({id(both): both for both in found}.values())
+
+    def _changes(self, place: int, count: int) -> Sequence[tuple[float, float]]:
+        """Return the changes that are tried on one of several samples.
+
+        Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
+        each change is tried on one sample: the largest on the smallest one.
+        """
+        if self._budget.thrifty and count > 1:
+            return CHANGES[:2] if place else CHANGES[2:]
+        return CHANGES[:1] if place else CHANGES
 
     def _found(
         self,
@@ -335,13 +345,10 @@ class Examiner:
         if not paths:
             return []
         before = list(before)
-        thrifty = self._budget.thrifty
 
         def moves(some: list[str]) -> bool:
             for place, (sample, expected) in enumerate(before):
-                # Large changes are for decisions (an argmax, a rounding), small samples have these as well.
-                first = CHANGES[1:] if thrifty and len(before) > 1 else CHANGES
-                for change, least in CHANGES[:1] if place else first:
+                for change, least in self._changes(place, len(before)):
                     self.passes.add()
                     try:
                         moved = outputs({**own, **{path: disturbed(own[path], change) for path in some}}, sample)
@@ -361,6 +368,10 @@ class Examiner:
 
 def _size(both: Both) -> int:
     return sum(value.numel() for value in both[0].flat())
+
+
+def _least(both: Both) -> int:
+    return min((extent for value in both[0].flat() for extent in value.shape[1:]), default=0)
 
 
 def _size_of_one(both: Both) -> float:
