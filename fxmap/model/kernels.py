@@ -20,7 +20,7 @@ class DoubleKernels(TorchFunctionMode):
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64. Where
     code casts to float32 by itself, as in `one_hot(i).float() @ w`, and torch then refuses operands of two precisions, they
-    are computed in float64.
+    are computed in float64; so is a tensor that code makes of the least float64, as `torch.full((), torch.finfo(x.dtype).min)`.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -36,7 +36,9 @@ class DoubleKernels(TorchFunctionMode):
                 return grouped_mm(call["input"], call["weight"], call["offs"])
         try:
             return func(*args, **kwargs)
-        except RuntimeError:
+        except RuntimeError as error:
+            if _FAR in str(error) and getattr(func, "__name__", "") in _MAKING and kwargs.get("dtype") is None:
+                return func(*args, **{**kwargs, "dtype": torch.float64})
             if not _has_two_precisions(args, kwargs) or getattr(func, "__name__", "").endswith("_"):
                 raise
             args, kwargs = tree_map(_widened, (args, kwargs))
@@ -54,6 +56,8 @@ def _has_two_precisions(args: Any, kwargs: Any) -> bool:
     return len(found) > 1 and torch.float64 in found
 
 
+# What torch says of a number that the default dtype does not hold, and the functions that make tensors of numbers.
+_FAR, _MAKING = "without overflow", ("full", "tensor", "scalar_tensor", "as_tensor", "full_like")
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")
 
 

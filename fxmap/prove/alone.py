@@ -25,6 +25,7 @@ from fxmap.matching.sides import Side
 from fxmap.prove.aligned import varying_operations
 from fxmap.prove.alternatives import Agrees
 from fxmap.prove.context import Context
+from fxmap.run.deferred import mean_size
 
 _LIMIT = 100
 
@@ -107,9 +108,7 @@ def summands(context: Context, sizes: Mapping[str, float], agrees: Agrees) -> se
     """
     tensors, placed = context.weights.dst, _placed(context)
     gradients = {
-        path: size / (float(tensors[path].detach().abs().mean()) or 1.0)
-        for path, size in sizes.items()
-        if size and path not in placed
+        path: size / (mean_size(tensors[path]) or 1.0) for path, size in sizes.items() if size and path not in placed
     }
     order = sorted(gradients, key=gradients.__getitem__)
     found: set[str] = set()

@@ -30,6 +30,7 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.beside import beside_tensors
 from fxmap.prove.decisions import Decisions, Log, Site
+from fxmap.prove.few_shapes import few_shapes
 from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
@@ -124,11 +125,18 @@ class Auditor:
     log: Log = field(default_factory=Log)
 
     def audit(
-        self, sampler: Sampler, limits: Sequence[int] = (), *, sized: bool = False, longest: int = EXTENTS.longest
+        self,
+        sampler: Sampler,
+        limits: Sequence[int] = (),
+        *,
+        sized: bool = False,
+        longest: int = EXTENTS.longest,
+        thrifty: bool = False,
     ) -> Audit:
-        """Compare the models on drawn inputs, up to the first on which they differ."""
+        """Compare the models on drawn inputs, up to the first on which they differ; on few ones if it shall be `thrifty`."""
         examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
-        return self._run(sampler, shapes(examples, roles, limits, sized=sized, longest=longest))
+        plan = few_shapes if thrifty else shapes
+        return self._run(sampler, plan(examples, roles, limits, sized=sized, longest=longest))
 
     def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
         found = Audit()
@@ -184,23 +192,24 @@ class Auditor:
         Returns:
             None where one of them does not accept the inputs, or there are no finite outputs to compare.
         """
-        seen: list[Decisions] = []
-        outputs: list[Named] = []
-        beside: list[dict[str, Tensor]] = []
-        try:
-            with torch.set_grad_enabled(gradients):
-                for which, call in enumerate((self.src, self.dst)):
-                    ours = inputs[which].map(_with_gradient) if gradients else inputs[which]
-                    run = partial(call, ours)
-                    output, decisions = (
+        seen: dict[int, Decisions] = {}
+        outputs: list[Named] = [[], []]
+        beside: list[dict[str, Tensor]] = [{}, {}]
+        # The model that refused inputs last goes first: then what it refuses costs no run of the other one.
+        for which in (self.log.refusing, 1 - self.log.refusing):
+            call = (self.src, self.dst)[which]
+            try:
+                with torch.set_grad_enabled(gradients):
+                    run = partial(call, inputs[which].map(_with_gradient) if gradients else inputs[which])
+                    output, seen[which] = (
                         self.log.watched(which, run, forced, chance) if watched else (_unseen(run), Decisions())
                     )
-                    outputs.append([(name, value.detach()) for name, value in named_outputs(output)])
-                    beside.append(dict(beside_tensors(output)))
-                    seen.append(decisions)
-        except Exception as error:  # whatever a model raises on inputs that it does not accept
-            let_through(error)
-            return None
+                    outputs[which] = [(name, value.detach()) for name, value in named_outputs(output)]
+                    beside[which] = dict(beside_tensors(output))
+            except Exception as error:  # whatever a model raises on inputs that it does not accept
+                let_through(error)
+                self.log.refusing = which
+                return None
         pairing = self.pairing
         if named is not None:
             outputs = [[(name, value) for name, value in found if name in named] for found in outputs]
@@ -216,7 +225,7 @@ class Auditor:
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
         if not forced and chance is None:
-            self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), *seen)
+            self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), seen[0], seen[1])
         batch = common_batch(inputs[0].flat())
         if named is None:
             pairs += [(value, beside[1][name]) for name, value in beside[0].items() if name in beside[1]]

@@ -58,9 +58,9 @@ class Decisions(TorchFunctionMode):
         outcomes: by place, the outcomes of the decisions there.
         numbers: what values were compared with.
         sizes: what sizes were compared with.
-        reads: whether values left tensors in a way that is not watched further.
-        lengths: whether code asked for the length of a tensor, which is not watched further.
+        reads, lengths: whether values, or the length of a tensor, left tensors in a way that is not watched further.
         draws: whether code draws numbers.
+        layouts: whether code asks how the numbers of a tensor lie in memory.
         forced: places at which decisions by values are turned round.
         chance: what is drawn at random, from 0 to 1, if not torch's own numbers.
     """
@@ -70,9 +70,7 @@ class Decisions(TorchFunctionMode):
         self.outcomes: dict[Site, set[bool]] = {}
         self.numbers: set[float] = set()
         self.sizes: set[int] = set()
-        self.reads = False
-        self.lengths = False
-        self.draws = False
+        self.reads = self.lengths = self.draws = self.layouts = False
         self.forced, self.chance = forced, chance
         self._leave = partial(_MATH.leave, self)
 
@@ -106,6 +104,8 @@ class Decisions(TorchFunctionMode):
                 return (_Whole if type(result) is int else _Real)(result).watched(self, by_value=True)
         elif name == "__len__":
             self.lengths = self.lengths or _site(by_value=True) is not None
+        elif name in _LAYOUTS or getattr(getattr(func, "__self__", None), "__name__", "") in _LAYOUTS:
+            self.layouts = self.layouts or _site(by_value=False) is not None
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
             return self._sized(result)
         return result
@@ -150,6 +150,11 @@ _READS = {
     *("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy", "__array__"),
     *("equal", "allclose", "is_nonzero", "nonzero", "unique", "unique_consecutive", "masked_select", "argwhere"),
 }
+# By these, code learns how numbers lie in memory.
+_LAYOUTS = {
+    *("is_contiguous", "stride", "storage_offset", "data_ptr", "as_strided", "untyped_storage", "storage", "set_"),
+    *("layout", "is_sparse", "is_sparse_csr", "is_set_to", "dim_order"),
+}
 # Functions that draw numbers, and what they return where chance is given.
 _CHANCES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     **dict.fromkeys(("rand", "rand_like"), torch.full_like),
@@ -157,8 +162,7 @@ _CHANCES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "bernoulli": lambda drawn, chance: torch.full_like(drawn, round(chance)),
     **dict.fromkeys(("uniform_", "normal_", "bernoulli_"), lambda drawn, chance: drawn.fill_(chance)),
 }
-_FXMAP = str(Path(__file__).resolve().parents[1])
-_TORCH = str(Path(torch.__file__).resolve().parent)
+_FXMAP, _TORCH = str(Path(__file__).resolve().parents[1]), str(Path(torch.__file__).resolve().parent)
 
 
 def _is_choice(index: Any) -> bool:
@@ -320,11 +324,9 @@ class Log:
         met: by place, inputs that led to one outcome alone, by their shapes and by the outcome.
         last: the decisions of both models in the last run that was compared.
         compared: what values were compared with, in the source and in the destination.
-        sizes: what sizes were compared with.
-        reads: whether values left tensors in a way that is not watched further.
-        lengths: whether code asked for the length of a tensor, which is not watched further.
-        draws: whether code draws numbers.
+        sizes, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
         unwatched: the models, 0 or 1, that do not run while they are watched.
+        refusing: the model that refused inputs last.
     """
 
     outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
@@ -336,7 +338,9 @@ class Log:
     reads: bool = False
     lengths: bool = False
     draws: bool = False
+    layouts: bool = False
     unwatched: set[int] = field(default_factory=set)
+    refusing: int = 0
 
     def watched(
         self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
@@ -361,6 +365,7 @@ class Log:
             self.reads |= seen.reads
             self.lengths |= seen.lengths
             self.draws |= seen.draws
+            self.layouts |= seen.layouts
 
     def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
         """Note the decisions of a run that was compared, on inputs of these shapes."""

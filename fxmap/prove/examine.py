@@ -24,7 +24,7 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
-from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise
+from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
@@ -32,7 +32,7 @@ from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.special import specials
-from fxmap.prove.tables import extra_state, has_counterpart
+from fxmap.prove.tables import extra_state, without_counterpart
 from fxmap.prove.weights import Weights, held, mapped_weights
 from fxmap.run.precision import SinglePrecision
 
@@ -54,7 +54,8 @@ TOLERANCES = Tolerances()
 _FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 # Weights are scaled by these factors: up, for operations behind a norm that takes the scale of the inputs away; and down so
 # far that a constant that is added to a norm before a division shows.
-_FACTORS = (3.0, 1e-6)
+# The factors are powers of two: weights are scaled where they lie, and come back as they were.
+_FACTORS = (4.0, 2.0**-20)
 # Weights are changed by so much, relative to them, to see how rounding grows; the rounding of two models may differ by as
 # many times that as they have operations.
 _LAST_DIGITS = 1e-15
@@ -116,8 +117,8 @@ class Examiner:
         found = self._audited(both)
         if found.refuted or found.unpaired or not found.samples:
             return Examination(found)
-        samples = _telling(found.samples)
-        permuted, unlike = self._permuted(samples[0])
+        samples = self._telling(found.samples)
+        permuted, unlike = self._permuted(found.samples[0])
         moving = self._moving(found, list(inert))
         unmapped = [*self._unmapped(samples), *extra_state(self.plan.src.model)]
         return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
@@ -184,7 +185,7 @@ class Examiner:
         )
         sampler, limits = Sampler.of(both, self.tables), limits_of(src.model, dst.model)
         budget = self._budget
-        found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest)
+        found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest, thrifty=budget.thrifty)
         signatures = interface_of(src.main.module, both[0]), interface_of(dst.main.module, both[1])
         if not whole:
             return found
@@ -197,18 +198,18 @@ class Examiner:
         """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""
         canonical = self.plan.src.main.canonical
         mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
-        changed = {
-            path: tensor * factor if canonical[path] in mapped and _is_weight(tensor, factor) else tensor
-            for path, tensor in self.weights.src.items()
-        }
-        weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
-        runs = ((sample, self._outputs(weights, sample)) for sample in choices)
-        sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
-        if outputs is None:
-            return found
-        error = self._difference(*outputs, sample)
-        if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
-            error = 0.0
+        chosen = [
+            path for path, tensor in self.weights.src.items() if canonical[path] in mapped and _is_weight(tensor, factor)
+        ]
+        with scaled(self.weights.src, chosen, factor) as changed:
+            weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
+            runs = ((sample, self._outputs(weights, sample)) for sample in choices)
+            sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
+            if outputs is None:
+                return found
+            error = self._difference(*outputs, sample)
+            if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
+                error = 0.0
         text = f"{sample[0].size} with weights {factor:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= TOLERANCES.double else text)
@@ -237,7 +238,7 @@ class Examiner:
         """Return the supposedly inert tensors of the destination that do move its outputs."""
         side, own = self.plan.dst, self.weights.dst
         returned = {id(sample): outputs for sample, outputs in zip(found.samples, found.outputs, strict=True)}
-        before = [(sample, returned[id(sample)]) for sample in _telling(found.samples)]
+        before = [(sample, returned[id(sample)]) for sample in self._telling(found.samples)]
 
         def outputs(tensors: Mapping[str, Tensor], sample: Both) -> Named:
             return named_outputs(call_own(side, tensors, sample[1]))
@@ -265,6 +266,7 @@ class Examiner:
         known = held(side, self.mapping.sources() | {mismatch.source for mismatch in self.mapping.knowledge.mismatched})
         canonical = side.main.canonical
         rest = [path for path, tensor in own.items() if path not in known and tensor.numel() and canonical[path] == path]
+        rest = without_counterpart(self.plan, rest)
         if not rest:
             return []
         # The destination may be a part of the source: then only the outputs count that it has as well.
@@ -277,8 +279,7 @@ class Examiner:
 
         with torch.no_grad():
             before = [(sample, shared(own, sample)) for sample in samples]
-        found = self._found(rest, own, before, shared)
-        return [path for path in found if not has_counterpart(self.plan, path)]
+        return self._found(rest, own, before, shared)
 
     def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
         """Return the destination's tables of integers that move the outputs as the source's do, and those that do not."""
@@ -308,6 +309,28 @@ class Examiner:
         tensor = dst.main.tensors[store.names[0]]
         return not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() > 1
 
+    def _telling(self, samples: Sequence[Both]) -> list[Both]:
+        """Return the samples on which changed tensors are tried: the first, the largest, and the one of the largest samples.
+
+        With a sequence of one step, what joins one step to the next moves nothing. Where a run takes long, they are the
+        smallest one and the one of the largest samples.
+        """
+        if self._budget.thrifty:
+            found = [min(samples, key=lambda both: (_least(both) < 3, _size(both))), max(samples, key=_size_of_one)]
+        else:
+            found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
+        return list({id(both): both for both in found}.values())
+
+    def _changes(self, place: int, count: int) -> Sequence[tuple[float, float]]:
+        """Return the changes that are tried on one of several samples.
+
+        Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
+        each change is tried on one sample: the largest on the smallest one.
+        """
+        if self._budget.thrifty and count > 1:
+            return CHANGES[:2] if place else CHANGES[2:]
+        return CHANGES[:1] if place else CHANGES
+
     def _found(
         self,
         paths: list[str],
@@ -324,9 +347,8 @@ class Examiner:
         before = list(before)
 
         def moves(some: list[str]) -> bool:
-            for sample, expected in before:
-                # Large changes are for decisions (an argmax, a rounding), small samples have these as well.
-                for change, least in CHANGES if sample is before[0][0] else CHANGES[:1]:
+            for place, (sample, expected) in enumerate(before):
+                for change, least in self._changes(place, len(before)):
                     self.passes.add()
                     try:
                         moved = outputs({**own, **{path: disturbed(own[path], change) for path in some}}, sample)
@@ -344,20 +366,16 @@ class Examiner:
             return by_halves(paths, moves)
 
 
-def _telling(samples: Sequence[Both]) -> list[Both]:
-    """Return the samples on which changed tensors are tried: the first, the largest, and the one of the largest samples.
+def _size(both: Both) -> int:
+    return sum(value.numel() for value in both[0].flat())
 
-    With a sequence of one step, what joins one step to the next moves nothing.
-    """
 
-    def size(both: Both) -> int:
-        return sum(value.numel() for value in both[0].flat())
+def _least(both: Both) -> int:
+    return min((extent for value in both[0].flat() for extent in value.shape[1:]), default=0)
 
-    def size_of_one(both: Both) -> float:
-        return size(both) / (common_batch(both[0].flat()) or 1)
 
-    found = [*samples[:1], *(max(samples, key=key) for key in (size, size_of_one) if samples)]
-    return list({id(both): both for both in found}.values())
+def _size_of_one(both: Both) -> float:
+    return _size(both) / (common_batch(both[0].flat()) or 1)
 
 
 def _is_weight(tensor: Tensor, factor: float) -> bool:

@@ -43,7 +43,8 @@ class Budget:
     """How much an audit may run: other manners, special values, further sizes, and the longest sequence.
 
     `always` is how many further sizes run even where no decision by sizes is open; `turns` is how many decisions by values,
-    and how many lengths, are followed to where they turn.
+    and how many lengths, are followed to where they turn. `thrifty` says that each run takes long: what can be had from less
+    than a further run is.
     """
 
     manners: int = 50
@@ -52,6 +53,7 @@ class Budget:
     longest: int = 1100
     always: int = 60
     turns: int = 30
+    thrifty: bool = False
 
     @classmethod
     def of(cls, numbers: int) -> "Budget":
@@ -64,12 +66,12 @@ class Budget:
             return cls()
         if numbers <= _SMALL:
             return cls(4, 6, 3, EXTENTS.longest, 0, 2)
-        return cls(3, 2, 1, EXTENTS.longest, 0, 0) if numbers <= _HUGE else cls.least()
+        return cls(2, 2, 1, EXTENTS.longest, 0, 0, thrifty=True) if numbers <= _HUGE else cls.least()
 
     @classmethod
     def least(cls) -> "Budget":
         """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
-        return cls(1, 1, 1, 0, 0, 0)
+        return cls(1, 1, 1, 0, 0, 0, thrifty=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def further(
     """
     if found.refuted or found.unpaired or not found.samples or found.sampler is None:
         return found
-    runs = _Runs(auditor, found.sampler, budget, held)
+    runs = _Runs(auditor, found.sampler, budget, held, frozenset(auditor.log.reached))
     steps: tuple[Callable[[Audit], Audit], ...] = (
         lambda found: runs.manners(found, signatures),
         lambda found: runs.unwatched(found) if fast else found,
@@ -151,25 +153,36 @@ def smallest(found: Audit, batch: int, *, least: int = 3) -> Shape:
 
 @dataclass(frozen=True)
 class _Runs:
-    """The further runs of one audit."""
+    """The further runs of one audit. `drawn` are the decisions that drawn inputs reach."""
 
     auditor: Auditor
     sampler: Sampler
     budget: Budget
     held: Held
+    drawn: frozenset[Site] = frozenset()
 
     def small(self, found: Audit, batch: int) -> Shape:
         """Return the smallest shape that both models have accepted, in another batch and without scales."""
-        return smallest(found, 2) if self.budget != Budget() else smallest(found, batch, least=_LEAST)
+        if self.budget == Budget():
+            return smallest(found, batch, least=_LEAST)
+        shape = smallest(found, 2)
+        return replace(shape, batch=1) if self.budget.thrifty and self._is_large(shape) else shape
+
+    def _is_large(self, shape: Shape) -> bool:
+        return max(map(_count, self.sampler.values(shape, SEED)), default=0) > EXTENTS.large
 
     def manners(self, found: Audit, signatures: Signatures) -> Audit:
         """Call both models in other manners."""
         shape = self.small(found, 3)
+        thrifty = self.budget.thrifty
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
         one_sided, settled = dict[str, None](), set[str]()
         values = lambda: [value for _, value in outputs()]  # noqa: E731 -- used once
-        for manner in manners(self.sampler, shape, signatures, values, self.held.words, self._larger(found)):
+        chosen = manners(self.sampler, shape, signatures, values, self.held.words, self._larger(found))
+        for manner in chosen:
+            if thrifty and ((manner.layout and not self.auditor.log.layouts) or manner.calls > 1):
+                continue
             if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
@@ -209,8 +222,11 @@ class _Runs:
 
     def _by_rows(self, whole: Inputs, row: Inputs, axis: int) -> bool:
         """Whether the source's output for a row of inputs is that row of its output."""
-        alone = self._outputs((row, row))
-        ours = self._outputs((whole, whole)) if alone else []
+        # The unusual one first: where the source refuses it, the other one need not run.
+        unusual, usual = (row, whole) if axis == 0 else (whole, row)
+        first = self._outputs((unusual, unusual))
+        second = self._outputs((usual, usual)) if first else []
+        alone, ours = (first, second) if axis == 0 else (second, first)
         return 0 < len(ours) == len(alone) and all(
             a.dim() > axis and difference(a.select(axis, 0), b, None) <= self.auditor.tolerance
             for (_, a), (_, b) in zip(ours, alone, strict=True)
@@ -251,7 +267,8 @@ class _Runs:
     def values(self, found: Audit) -> Audit:
         """Run special values, where the code of a model decides by values."""
         log = self.auditor.log
-        if not (log.reads or any(log.open(by_value=True)) or (log.by_value and self.budget == Budget())):
+        reached = [site for site in log.open(by_value=True) if not self.budget.thrifty or site in self.drawn]
+        if not (log.reads or reached or (log.by_value and self.budget == Budget())):
             return found
         shape = self.small(found, 3)
         numbers = list(dict.fromkeys((*sorted(log.numbers, key=abs), *self.held.numbers)))
@@ -281,6 +298,9 @@ class _Runs:
         shapes = more_shapes(
             examples, numbers, found.accepted, 4 * self.budget.longest if self.budget.always else self.budget.longest or _FEW
         )
+        if self.budget.thrifty:
+            # Of large samples no more than two are run at once, and these have been.
+            shapes = (shape for shape in shapes if shape.sizes or shape.axes or shape.spatial or not self._is_large(shape))
         for seed, shape in enumerate(islice(shapes, self.budget.sizes)):
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fxmap.prove.passes import Passes
-from fxmap.run.deferred import Deferred, Sparing, mean_size
+from fxmap.run.deferred import Deferred, Sparing, absolute_sum, mean_size
 from fxmap.run.lockstep import Comparison
 from fxmap.run.randomize import cotangents
 
@@ -59,9 +59,7 @@ def influence_of(
         seen = [value for value in run.seen if value.requires_grad]
         local = _gradients(seen, still, generator, passes)
         unreached = {path: count for path, leaf in still.items() if (count := count_zeros(local.get(path), leaf))}
-    sizes = {
-        path: float(gradient.abs().sum()) * (mean_size(leaves[path]) or 1.0) / scale for path, gradient in gradients.items()
-    }
+    sizes = {path: absolute_sum(gradient) * (mean_size(leaves[path]) or 1.0) / scale for path, gradient in gradients.items()}
     return Influence(sizes, unreached)
 
 

@@ -48,6 +48,7 @@ SEED = 23
 class Manner:
     """Inputs of both models, and how they differ from the example's.
 
+    `layout` says that only the order of the numbers in memory differs, and `calls` how many calls come before this one.
     `gradients` says that the models run with gradients, `optional` that an argument is given that the example has not, or
     has with another value: it may add outputs, which are not compared. One that is `alone` is a part of one before it, and
     is for models that do not accept the whole. `rows` are inputs, one row of them and its axis: the manner is one of the
@@ -62,6 +63,8 @@ class Manner:
     alone: bool = False
     rows: tuple[Inputs, Inputs, int] | None = None
     left_out: str = ""
+    layout: bool = False
+    calls: int = 0
 
 
 def manners(
@@ -92,7 +95,7 @@ def manners(
     yield from _broadcast(sampler, values)
     both = sampler.both_of(values)
     yield from _lists(both)
-    yield from (Manner(text, _cast(sampler, changed)) for text, changed in _layouts(values))
+    yield from (Manner(text, _cast(sampler, changed), layout=True) for text, changed in _layouts(values))
     if signatures[0] is not None and signatures[1] is not None:
         for option in islice(options(both, (signatures[0], signatures[1]), outputs, words[:_WORDS]), _ARGUMENTS):
             yield Manner(option.text, option.both, optional=True, left_out=option.left_out)
@@ -197,12 +200,12 @@ def _broadcast(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
 
 def _later_calls(both: Both, alike: Both, others: Sequence[Both]) -> Iterator[Manner]:
     """Yield the inputs as those of a second call, of one that follows other shapes, and of the next few ones."""
-    yield Manner("in a second call", _after([alike], both))
+    yield Manner("in a second call", _after([alike], both), calls=1)
     for other in others:
-        yield Manner(f"in a call after {other[0].size}", _after([other], both))
-        yield Manner(f"of {other[0].size} after {both[0].size}", _after([both], other))
+        yield Manner(f"in a call after {other[0].size}", _after([other], both), calls=1)
+        yield Manner(f"of {other[0].size} after {both[0].size}", _after([both], other), calls=1)
     for count in _CALLS:
-        yield Manner(f"in a call after {count} others", _after([alike] * count, both))
+        yield Manner(f"in a call after {count} others", _after([alike] * count, both), calls=count)
 
 
 def _after(earlier: Sequence[Both], both: Both) -> Both:

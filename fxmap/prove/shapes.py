@@ -101,17 +101,17 @@ def shapes(
     main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
     numbers = main.is_floating_point() or main.is_complex()
     is_map = numbers and main.dim() > 3
-    values = _values(main, "numbers" in roles, is_map and not sized, numbers)
+    values = values_of(main, "numbers" in roles, is_map and not sized, numbers)
     masked = "mask" in roles
     yield "values", tuple(replace(shape, padded=pad) for pad in ((True, False) if masked else (False,)) for shape in values)
     if is_map and not sized:
         yield from _maps(tuple(main.shape[2:]), limits)
         if main.dim() > 4:
-            yield from _single([(examples.index(main), axis) for axis in (1, 2)], examples)
+            yield from single_axes([(examples.index(main), axis) for axis in (1, 2)], examples)
     elif not is_map:
         for extent in dict.fromkeys(main.shape[1:]):
-            yield from _lengths(extent, limits, longest)
-        yield from _single(_shared(examples, roles), examples)
+            yield from lengths_of(extent, limits, longest, batch=2 if extent <= 2 * EXTENTS.small_length else 1)
+        yield from single_axes(shared_axes(examples, roles), examples)
     if main.numel() // max(main.shape[0] if main.dim() else 1, 1) * max(EXTENTS.batches) <= EXTENTS.large:
         short = {main.shape[1]: EXTENTS.shortest} if _is_long(main, numbers) else {}
         sizes = [short] if numbers or main.dim() != 2 or short else [{main.shape[1]: _short(main.shape[1])[0]}, {}]
@@ -119,7 +119,7 @@ def shapes(
         yield "batch", tuple(Shape(batch, sizes=size, scales=scales) for batch in EXTENTS.batches for size in sizes)
 
 
-def _values(main: Tensor, scaled: bool, resized: bool, numbers: bool) -> list[Shape]:
+def values_of(main: Tensor, scaled: bool, resized: bool, numbers: bool) -> list[Shape]:
     """Return the shapes for the first draw: small maps and short sequences, then the given shape, in several samples."""
     many = main.numel() // max(main.shape[0] if main.dim() else 1, 1) > EXTENTS.large
     scales = EXTENTS.scales if scaled else ()
@@ -140,23 +140,37 @@ def _is_long(main: Tensor, numbers: bool) -> bool:
 
 def _maps(edges: tuple[int, ...], limits: Sequence[int]) -> Iterator[Choices]:
     """Yield maps of odd sizes, of another multiple of 32, and on the other side of the limits of the models."""
+    yield from unlike_maps(edges)
+    yield from below_limits(edges, limits)
+    yield from beyond_limits(edges, limits)
+
+
+def unlike_maps(edges: tuple[int, ...]) -> Iterator[Choices]:
+    """Yield a larger and a smaller map of odd sizes, and one of another multiple of 32."""
     small = (EXTENTS.small_maps[1],) * len(edges)
     bases = [small, edges] if min(edges) > 2 * small[0] else [edges]
     for factors in EXTENTS.factors:
         odd = [tuple(_odd(edge * by) for edge, by in zip(base, factors, strict=False)) for base in bases]
         yield "size", tuple(Shape(1 if index else 2, spatial=base) for index, base in enumerate(odd))
     yield "size", tuple(Shape(1, spatial=tuple(32 * (e // 32 + i + 1) for i, e in enumerate(base))) for base in bases)
+
+
+def below_limits(edges: Sequence[int], limits: Sequence[int]) -> Iterator[Choices]:
+    """Yield a map that is smaller than the smallest limit, if this is smaller than the given map."""
     below = sorted(limit for limit in limits if 8 < limit < min(edges))
-    beyond = sorted(limit for limit in limits if max(edges) < limit <= EXTENTS.longest)
     if below:
         yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (below[0] - 1, below[0] // 32 * 32) if edge)
+
+
+def beyond_limits(edges: Sequence[int], limits: Sequence[int]) -> Iterator[Choices]:
+    """Yield a map that is larger than the largest limit, if this is larger than the given map and not too large to run."""
+    beyond = sorted(limit for limit in limits if max(edges) < limit <= EXTENTS.longest)
     if beyond:
         yield "size", tuple(Shape(1, spatial=(edge,) * len(edges)) for edge in (beyond[-1] + 1, beyond[-1] // 32 * 32 + 32))
 
 
-def _lengths(length: int, limits: Sequence[int], longest: int) -> Iterator[Choices]:
+def lengths_of(length: int, limits: Sequence[int], longest: int, batch: int) -> Iterator[Choices]:
     """Yield shorter and longer sequences, and such as go beyond the limits of the models."""
-    batch = 2 if length <= 2 * EXTENTS.small_length else 1
     yield "length", tuple(Shape(batch, sizes={length: extent}) for extent in _short(length))
     longer = {limit + more for limit in limits for more in (0, 3)}
     beyond = sorted((extent for extent in longer if 2 * length < extent <= longest), reverse=True)
@@ -232,7 +246,7 @@ _LONG, _LONGER = 500, 1030
 _WIDEST, _CROWD = 640, 40
 
 
-def _shared(examples: Sequence[Tensor], roles: Sequence[str]) -> list[Axis]:
+def shared_axes(examples: Sequence[Tensor], roles: Sequence[str]) -> list[Axis]:
     """Return the axes whose extent another axis has as well, so that they have changed together alone.
 
     The length of a mask is that of something else, and does not change alone.
@@ -243,7 +257,7 @@ def _shared(examples: Sequence[Tensor], roles: Sequence[str]) -> list[Axis]:
     return [axis for axis, extent in zip(axes, extents, strict=True) if extents.count(extent) > 1]
 
 
-def _single(axes: Sequence[Axis], examples: Sequence[Tensor]) -> Iterator[Choices]:
+def single_axes(axes: Sequence[Axis], examples: Sequence[Tensor]) -> Iterator[Choices]:
     """Yield shorter and longer extents of one axis alone."""
     for place, axis in axes[: EXTENTS.axes]:
         extent = examples[place].shape[axis]

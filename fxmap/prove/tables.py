@@ -5,7 +5,7 @@ frequencies, a causal mask. Another implementation keeps the same numbers elsewh
 mapping; state that the other model has nowhere does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,16 @@ from fxmap.matching.sides import Side
 _ROUNDING = 1e-5
 
 
-def has_counterpart(plan: Plan, path: str) -> bool:
-    """Whether the destination holds the numbers of a source tensor, or they are a causal mask, which code can make."""
-    table = plan.src.main.tensors[path].detach()
-    if table.is_meta:
-        return True
-    if _is_triangular(table):
-        return True
-    return any(_same_numbers(table, other) for other in _constants(plan.dst))
+def without_counterpart(plan: Plan, paths: Sequence[str]) -> list[str]:
+    """Return the source tensors, by path, whose numbers the destination holds nowhere.
+
+    Causal masks, which code can make, and tensors on the meta device need no counterpart.
+    """
+    tables = {path: plan.src.main.tensors[path].detach() for path in paths}
+    rest = {path: table for path, table in tables.items() if not table.is_meta and not _is_triangular(table)}
+    for other in _constants(plan.dst) if rest else ():
+        rest = {path: table for path, table in rest.items() if not _same_numbers(table, other)}
+    return list(rest)
 
 
 def _constants(side: Side) -> Iterator[Tensor]:

@@ -92,11 +92,16 @@ def mean_size(value: Tensor) -> float:
     1.0
     """
     if not isinstance(value, Deferred):
-        return float(value.detach().abs().mean())
+        return absolute_sum(value.detach()) / max(value.numel(), 1)
     parts = (value.recipe if value.recipe.swapped is None else value.recipe.swapped).joined()
     sizes = [float(part.rows(*next(part.blocks())).detach().abs().mean()) for part in parts]
     counts = [part.shape[0] for part in parts]
     return sum(size * count for size, count in zip(sizes, counts, strict=True)) / sum(counts)
+
+
+def absolute_sum(value: Tensor) -> float:
+    """Return the sum of the absolute values of a tensor, without a tensor of these where its numbers are in memory."""
+    return float(value.abs().sum() if isinstance(value, Deferred) else torch.linalg.vector_norm(value, 1))
 
 
 class Sparing(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ Cost: a few passes over the values; `loose_distance` sorts them.
 import math
 from collections.abc import Container, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -143,6 +144,21 @@ def _distance_repeated(a: Tensor, b: Tensor) -> float:
     return distance(few.expand_as(many), many)
 
 
+def unordered_distance(a: Tensor, b: Tensor) -> float:
+    """Return the distance of two lists of real numbers up to their order.
+
+    >>> unordered_distance(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]))
+    0.0
+    """
+    return distance(_sorted(a), _sorted(b))
+
+
+def _sorted(values: Tensor) -> Tensor:
+    if values.dtype not in (torch.float64, torch.float32, torch.int64) or values.device.type != "cpu":
+        return values.sort().values
+    return torch.from_numpy(np.sort(values.detach().resolve_neg().numpy()))  # in half of torch's time
+
+
 def loose_distance(a: Tensor, b: Tensor) -> float:
     """Return the distance of two values up to the order of their elements, padding with zeros, and a constant factor.
 
@@ -162,8 +178,8 @@ def loose_distance(a: Tensor, b: Tensor) -> float:
     a, b = a.detach().flatten(), b.detach().flatten()
     if len(a) != len(b):
         a, b = a[a != 0], b[b != 0]
-        return distance(a.sort().values, b.sort().values) if len(a) == len(b) > 0 else float("inf")
-    unordered = distance(a.sort().values, b.sort().values)
+        return unordered_distance(a, b) if len(a) == len(b) > 0 else float("inf")
+    unordered = unordered_distance(a, b)
     if a.numel() < 2 or not bool((a != 0).any()):
         return unordered
     factor = float(torch.dot(a, b) / torch.dot(a, a))

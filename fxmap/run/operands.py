@@ -21,7 +21,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from fxmap.run.distance import distance
+from fxmap.run.distance import distance, unordered_distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ def relation(ours: Tensor, theirs: Tensor, tolerance: float) -> Relation:
         return Relation(True, reshaped=reshaped, neutral=neutral)
     if ours.is_complex() or theirs.is_complex():
         return Relation(False)
-    if distance(a.sort().values, b.sort().values) <= tolerance:
+    if unordered_distance(a, b) <= tolerance:
         return Relation(True, moved=True, reshaped=reshaped, neutral=neutral)
     factor = _factor(a, b) if floating else None
     if factor is None:
         return Relation(False)
     if distance(a * factor, b) <= tolerance:
         return Relation(True, factor=factor, reshaped=reshaped)
-    moved = distance((a * factor).sort().values, b.sort().values) <= tolerance
+    moved = unordered_distance(a * factor, b) <= tolerance
     return Relation(moved, moved=moved, factor=factor, reshaped=reshaped)
 
 

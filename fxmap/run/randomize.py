@@ -41,6 +41,8 @@ class Scales:
 
 
 SCALES = Scales()
+# How many numbers are drawn at once.
+_BLOCK = 2**18
 
 _VARIANCE = "norm running_var"
 
@@ -97,13 +99,21 @@ def _random(tensor: Tensor, role: str, generator: torch.Generator) -> Tensor:
         # A counter may be any number; a table of positions may not.
         counter = role == "" and tensor.dim() == 0
         return torch.randint(1, 100, shape, generator=generator).to(tensor.dtype) if counter else tensor.clone()
-    # Drawn in single precision, five times as fast.
-    normal = torch.randn(shape, generator=generator, dtype=torch.float32).double()
+    normal = _normal(shape, generator)
     if role in ("norm weight", _VARIANCE) or (role == "mul input" and len(shape) == 1):
         return torch.rand(shape, generator=generator, dtype=torch.float64) + SCALES.least_factor
-    if role == "embedding weight":
-        return normal * SCALES.embedding
-    return normal * _scale(tensor, role)
+    return normal.mul_(SCALES.embedding if role == "embedding weight" else _scale(tensor, role))
+
+
+def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Draw normal numbers in single precision, five times as fast as in double; in blocks, which stay in the cache."""
+    if shape.numel() <= _BLOCK:
+        return torch.randn(shape, generator=generator, dtype=torch.float32).double()
+    numbers, block = torch.empty(shape.numel(), dtype=torch.float64), torch.empty(_BLOCK, dtype=torch.float32)
+    for start in range(0, len(numbers), _BLOCK):
+        part = numbers[start : start + _BLOCK]
+        part.copy_(block[: len(part)].normal_(generator=generator))
+    return numbers.view(shape)
 
 
 def _scale(tensor: Tensor, role: str) -> float:

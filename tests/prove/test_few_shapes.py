@@ -1,0 +1,69 @@
+"""Large models run on few and narrow inputs, which show what the many show."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fxmap.model.inputs import as_inputs
+from fxmap.prove.audit import Auditor
+from fxmap.prove.changed import scaled
+from fxmap.prove.few_shapes import few_shapes
+from fxmap.prove.samples import Sampler
+from fxmap.prove.shapes import Choices, shapes
+
+
+def _cut(axis: int) -> nn.Module:
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.narrow(axis, 0, min(x.shape[axis], 200)).sum((2, 3))
+
+    return Cut()
+
+
+def _refuted(changed: nn.Module) -> str:
+    both = (as_inputs(torch.zeros(1, 3, 64, 64, dtype=torch.float64)),) * 2
+    auditor = Auditor(lambda i: i.args[0].sum((2, 3)), lambda i: i.call(changed), 1e-9)
+    return auditor.audit(Sampler.of(both, ({}, {})), [200], thrifty=True).refuted
+
+
+def test_what_is_cut_along_either_axis_of_a_map_shows_on_a_narrow_one() -> None:
+    assert [_refuted(_cut(axis)).split(" ")[0] for axis in (2, 3)] == ["1x3x257x17", "1x3x17x257"]
+
+
+def test_few_shapes_are_smaller_than_a_third_of_the_many() -> None:
+    def numbers(plan: Callable[..., Iterator[Choices]]) -> int:
+        chosen = [choices[0] for _, choices in plan([torch.zeros(1, 3, 64, 64)], ["numbers"], [16, 256])]
+        return sum((shape.batch or 1) * shape.spatial[0] * shape.spatial[1] for shape in chosen)
+
+    assert numbers(few_shapes) < numbers(shapes) / 3
+
+
+def test_ids_without_a_mask_are_drawn_in_a_large_batch_a_shorter_and_a_longer_text() -> None:
+    chosen = [choices[0] for _, choices in few_shapes([torch.zeros(1, 16, dtype=torch.long)], ["indices"], [64])]
+
+    assert [(shape.batch, dict(shape.sizes)) for shape in chosen] == [(13, {16: 5}), (1, {16: 5}), (1, {16: 67})]
+
+
+def test_a_model_that_refuses_inputs_is_asked_first_and_spares_the_other_one() -> None:
+    calls: list[int] = []
+
+    def src(inputs: object) -> Tensor:
+        calls.append(1)
+        return torch.ones(1)
+
+    def dst(inputs: object) -> Tensor:
+        raise ValueError("another size")
+
+    both = (as_inputs(torch.zeros(1, 3, dtype=torch.float64)),) * 2
+    auditor = Auditor(src, dst, 1e-9)
+    assert [auditor.compare(both) for _ in range(5)] == [None] * 5
+    assert len(calls) == 1
+
+
+def test_weights_that_were_scaled_where_they_lie_come_back_bit_by_bit() -> None:
+    weight = torch.randn(1000, dtype=torch.float64)
+    before = weight.clone()
+    with scaled({"a": weight}, ["a"], 2.0**-20) as changed:
+        assert torch.equal(changed["a"], before * 2.0**-20)
+    assert torch.equal(weight, before)
