@@ -20,7 +20,7 @@ class DoubleKernels(TorchFunctionMode):
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64. Where
     code casts to float32 by itself, as in `one_hot(i).float() @ w`, and torch then refuses operands of two precisions, they
-    are computed in float64; so is a tensor that code makes of the least float64, as `torch.full((), torch.finfo(x.dtype).min)`.
+    are computed in float64; so is a tensor of the least float64, as `torch.full((), torch.finfo(x.dtype).min)`.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
