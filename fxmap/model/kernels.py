@@ -20,7 +20,7 @@ class DoubleKernels(TorchFunctionMode):
     Convolutions with few channels per group become one product over patches: torch loops over the groups, 11 s for a
     depthwise layer of 576 channels, this takes 3 ms. Products by group of rows (experts) torch refuses in float64. Where
     code casts to float32 by itself, as in `one_hot(i).float() @ w`, and torch then refuses operands of two precisions, they
-    are computed in float64; so is a tensor of the least float64, as `torch.full((), torch.finfo(x.dtype).min)`.
+    are computed in float64; so is a tensor that code fills with a number which float32 does not hold, as the least float64.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,7 +57,7 @@ def _has_two_precisions(args: Any, kwargs: Any) -> bool:
 
 
 # What torch says of a number that the default dtype does not hold, and the functions that make tensors of numbers.
-_FAR, _MAKING = "without overflow", ("full", "tensor", "scalar_tensor", "as_tensor", "full_like")
+_FAR, _MAKING = "without overflow", ("full", "full_like", "scalar_tensor")
 _GROUPED_MM = ("input", "weight", "offs", "bias", "out_dtype")
 
 

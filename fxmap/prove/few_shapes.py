@@ -25,6 +25,7 @@ from fxmap.prove.shapes import (
     below_limits,
     beyond_limits,
     lengths_of,
+    place_of,
     shared_axes,
     single_axes,
     unlike_maps,
@@ -62,7 +63,7 @@ def few_shapes(
     if is_map and not sized:
         yield from _maps(tuple(main.shape[2:]), limits)
         if main.dim() > 4:
-            yield from single_axes([(examples.index(main), axis) for axis in (1, 2)], examples)
+            yield from single_axes([(place_of(main, examples), axis) for axis in (1, 2)], examples)
     elif not is_map:
         for extent in dict.fromkeys(main.shape[1:]):
             yield from lengths_of(extent, limits, longest, batch=1)

@@ -107,7 +107,7 @@ def shapes(
     if is_map and not sized:
         yield from _maps(tuple(main.shape[2:]), limits)
         if main.dim() > 4:
-            yield from single_axes([(examples.index(main), axis) for axis in (1, 2)], examples)
+            yield from single_axes([(place_of(main, examples), axis) for axis in (1, 2)], examples)
     elif not is_map:
         for extent in dict.fromkeys(main.shape[1:]):
             yield from lengths_of(extent, limits, longest, batch=2 if extent <= 2 * EXTENTS.small_length else 1)
@@ -117,6 +117,11 @@ def shapes(
         sizes = [short] if numbers or main.dim() != 2 or short else [{main.shape[1]: _short(main.shape[1])[0]}, {}]
         scales = (1.0,) if numbers else ()
         yield "batch", tuple(Shape(batch, sizes=size, scales=scales) for batch in EXTENTS.batches for size in sizes)
+
+
+def place_of(tensor: Tensor, examples: Sequence[Tensor]) -> int:
+    """Return where a tensor stands among others; `index` would compare their numbers, which may have other shapes."""
+    return next(place for place, example in enumerate(examples) if example is tensor)
 
 
 def values_of(main: Tensor, scaled: bool, resized: bool, numbers: bool) -> list[Shape]:
@@ -195,7 +200,7 @@ def more_shapes(
     around = [number + by for number in numbers for by in (0, 1, -1) if number + by > 0]
     main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
     if any(shape.spatial for shape in accepted):
-        columns = [*_more_maps(main.dim() - 2, around, numbers, longest), _layouts(examples.index(main), main)]
+        columns = [*_more_maps(main.dim() - 2, around, numbers, longest), _layouts(place_of(main, examples), main)]
         yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
     moved = {extent for shape in accepted for extent in shape.sizes}
     own = [extent for tensor in examples for extent in tensor.shape[1:]]

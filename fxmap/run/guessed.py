@@ -57,6 +57,25 @@ def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
         choices = [[guess(first, generator) for guess in _by_name(name, columns)] for name in further]
         for rest in islice(product(*choices), _TRIES):
             yield Inputs((first, *rest), {}, True, size_of(first))
+    yield from _with_another(shapes, models)
+
+
+def _with_another(shapes: dict[_Shape, int | None], models: tuple[nn.Module, ...]) -> Iterator[Inputs]:
+    """Yield ids together with what models name as optional and may need: ids of a decoder, or an image."""
+    names = set.intersection(*({name for name, _ in _positional(model)} for model in models))
+    parts = (_told(_told(model, "config"), "vision_config") for model in models)
+    images = dict.fromkeys(shape for part in parts if part is not None for shape, _ in _declared(part))
+    for shape, high in shapes.items():
+        if high is None or len(shape) != 2:
+            continue
+        generator = torch.Generator().manual_seed(0)
+        first = draw(shape, high, generator)
+        for name in sorted(names):
+            if name.startswith("decoder_") and name.endswith("ids"):
+                yield Inputs((first,), {name: draw((shape[0], max(2, shape[1] - 5)), high, generator)}, True, size_of(first))
+            elif name.startswith(("pixel", "image")):
+                drawn = (draw((shape[0], *image[1:]), None, generator) for image in images)
+                yield from (Inputs((first,), {name: image}, True, size_of(first)) for image in drawn)
 
 
 def draw(shape: _Shape, high: int | None, generator: torch.Generator) -> Tensor:
@@ -69,13 +88,18 @@ def draw(shape: _Shape, high: int | None, generator: torch.Generator) -> Tensor:
 def _configured(model: nn.Module) -> Iterator[tuple[_Shape, int | None]]:
     """Yield the input shapes of images that a model or its configuration declares."""
     for holder in (model, _told(model, "config"), _told(model, "patch_embed")):
-        size: Any = _first_told(holder, ("image_size", "img_size", "sample_size"), int | tuple | list)
-        if isinstance(size, int):
-            size = (size, size)
-        channels = _first_told(holder, ("num_channels", "in_channels", "in_chans"), int)
-        shape = 1, channels if isinstance(channels, int) and channels > 0 else 3, *(size or ())
-        if len(shape) == 4 and all(isinstance(part, int) and part > 0 for part in shape) and math.prod(shape) <= _MOST:
-            yield shape, None
+        yield from _declared(holder)
+
+
+def _declared(holder: object) -> Iterator[tuple[_Shape, int | None]]:
+    """Yield the shape of an image that a model or a configuration declares."""
+    size: Any = _first_told(holder, ("image_size", "img_size", "sample_size"), int | tuple | list)
+    if isinstance(size, int):
+        size = (size, size)
+    channels = _first_told(holder, ("num_channels", "in_channels", "in_chans"), int)
+    shape = 1, channels if isinstance(channels, int) and channels > 0 else 3, *(size or ())
+    if len(shape) == 4 and all(isinstance(part, int) and part > 0 for part in shape) and math.prod(shape) <= _MOST:
+        yield shape, None
 
 
 # An image that a configuration declares has at most so many numbers.

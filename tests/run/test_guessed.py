@@ -1,5 +1,7 @@
 """Inputs guessed without a graph."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 
@@ -107,3 +109,37 @@ def test_columns_of_ids_are_as_many_as_tables() -> None:
             return numbers + categories
 
     assert [(2, 4), (2, 2)] in _shapes(Mixed())
+
+
+class _Pair(nn.Module):
+    """A model that reads ids and, although it is optional by name, something else beside them."""
+
+    def __init__(self, config: object = None) -> None:
+        super().__init__()
+        self.config = config
+        self.table, self.patch = nn.Embedding(20, 8), nn.Conv2d(3, 8, 4, 4)
+
+
+class Decoding(_Pair):
+    def forward(self, input_ids: Tensor, decoder_input_ids: Tensor | None = None) -> Tensor:
+        if decoder_input_ids is None:
+            raise ValueError("decoder_input_ids is needed")
+        return torch.tanh(self.table(input_ids).mean(1, keepdim=True)) + self.table(decoder_input_ids)
+
+
+class Seeing(_Pair):
+    def forward(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
+        assert pixel_values is not None
+        return self.patch(pixel_values).mean((2, 3)) + torch.tanh(self.table(input_ids)).mean(1)
+
+
+def test_ids_of_a_decoder_are_guessed_where_the_ids_alone_do_not_run() -> None:
+    model = Decoding()
+    accepted = [inputs for inputs in guess_inputs(model) if inputs.kwargs]
+    assert [tuple(value.shape) for value in accepted[0].flat()] == [(2, 12), (2, 7)]
+    assert accepted[0].call(model).shape == (2, 7, 8)
+
+
+def test_an_image_that_a_configuration_declares_is_guessed_beside_ids() -> None:
+    config = SimpleNamespace(vision_config=SimpleNamespace(image_size=16, num_channels=3))
+    assert fxmap.auto_map(Seeing(config), Seeing(config)).proof.ok
