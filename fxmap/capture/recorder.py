@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxmap.capture.attention import fused_kernels
+from fxmap.capture.functional import unwrapped
 from fxmap.graph.kinds import out_of_place
 from fxmap.model.kernels import can_part, grouped_mm
 from fxmap.model.memory import written
@@ -69,6 +70,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and record it as a node."""
         kwargs = kwargs or {}
+        # Scripted code hands functional tensors in lists on as they are, and torch crashes where it meets them here.
+        args = tuple(list(map(unwrapped, part)) if isinstance(part, list) else part for part in args)
         written_out = _WRITTEN_OUT.get(func)
         if written_out is not None and written_out[0](*args, **kwargs):
             self.writing_out += 1

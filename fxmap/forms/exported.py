@@ -59,7 +59,32 @@ def _count_nothing(node: fx.Node, within: Within) -> None:
 
 
 def _writes_in_place(node: fx.Node, within: Within) -> bool:
-    return node.op == "call_function" and out_of_place(node.target) is not None and isinstance(node.args[0], fx.Node)
+    writes = node.op == "call_function" and out_of_place(node.target) is not None and isinstance(node.args[0], fx.Node)
+    return writes and not _is_seen_elsewhere(node)
+
+
+def _is_seen_elsewhere(write: fx.Node) -> bool:
+    """Whether a later operation reads what is written through another node: the tensor of which it is a part, or a part."""
+    written = write.args[0]
+    assert isinstance(written, fx.Node)
+    whole = written
+    while _is_view(whole) and isinstance(whole.args[0], fx.Node):
+        whole = whole.args[0]
+    family, waiting = {written}, [whole]
+    while waiting:
+        one = waiting.pop()
+        if one is not written and any(user > write for user in one.users):
+            return True
+        family.add(one)
+        waiting += [user for user in one.users if _is_view(user) and user < write and user not in family]
+    return False
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node is a part of its first argument, or that in another shape."""
+    schema = getattr(node.target, "_schema", None)
+    aliases = [one.alias_info for one in schema.returns] if schema is not None else []
+    return bool(node.args) and any(one is not None and not one.is_write for one in aliases)
 
 
 def _return_instead(node: fx.Node, within: Within) -> None:

@@ -90,7 +90,7 @@ def conclude_statuses(
             # The graph does not read it; the user's own code may.
             moving = any(part in examined.moving or part in examined.unlike for part in parts)
             if moving and name not in kept:
-                statuses[name] = Status.MATCHED
+                statuses[name] = Status.PROVEN if examined.permuted.issuperset(parts) else Status.MATCHED
             continue
         if name in mapping:
             statuses[name] = _status(parts, users, evidence, sound, examined)
@@ -200,7 +200,8 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
             "where it goes the other way; pass example_inputs for which it does"
         )
     kept = {part for key in kept_tables(mapping, dst) for part in dst.names(key.removeprefix(dst.prefix))}
-    unread = [path for path in examined.moving if dst.main.read.isdisjoint({path}) and path not in kept]
+    shown = kept | examined.permuted
+    unread = [path for path in examined.moving if dst.main.read.isdisjoint({path}) and path not in shown]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"
     if found.samples and found.fixed:

@@ -22,6 +22,7 @@ from torch._ops import OpOverload
 from fxmap.capture.captured import Captured
 from fxmap.graph.arguments import bind
 from fxmap.graph.kinds import kind_of
+from fxmap.model.tensors import is_whole, making, tensors_of
 
 Hook = Callable[[fx.Node, Any], Any]
 
@@ -57,7 +58,12 @@ class ValueInterpreter(fx.Interpreter):
             kwargs = kwargs | {"dtype": self.dtype}
         elif kwargs.get("dtype") is torch.complex64 and isinstance(target, OpOverload):
             kwargs = kwargs | {"dtype": self.dtype.to_complex()}
-        return super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
+        value = super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
+        if isinstance(value, Tensor) and value.dtype is torch.float32 and value.numel() == 1 and _is_of_integers(args):
+            # A number that the code makes of extents, such as the root of a width.
+            with making(self.dtype):
+                return super().call_function(target, args, kwargs)
+        return value
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call a method, out of place; a cast to float32 is one to the dtype of the tensors, as in `call_function`."""
@@ -102,6 +108,11 @@ class ValueInterpreter(fx.Interpreter):
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         return torch.addcmul(shift, x, scale)
+
+
+def _is_of_integers(args: Any) -> bool:
+    found = tensors_of(list(args))
+    return bool(found) and all(map(is_whole, found))
 
 
 _OUT_OF_PLACE = {

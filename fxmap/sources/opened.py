@@ -7,7 +7,7 @@
 (['weight', 'bias'], torch.Size([1, 3]))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def opened(source: Any, allow_code: bool = False, example_inputs: Any = None) ->
         CheckpointError: the file cannot be read, is TorchScript without `allow_code`, or holds an unknown operator.
     """
     if isinstance(source, torch.jit.ScriptModule):
-        return Carried(ScriptedModel(source))
+        return _script(source, example_inputs)
     if isinstance(source, torch.export.ExportedProgram):
         return _program(source)
     if isinstance(source, OnnxModel):
@@ -67,7 +67,7 @@ def opened(source: Any, allow_code: bool = False, example_inputs: Any = None) ->
     if path.suffix == ".pt2":
         return _program(_read_program(path))
     if is_script_file(path):
-        return Carried(ScriptedModel(_read_script(path, allow_code)))
+        return _script(_read_script(path, allow_code), example_inputs)
     return None
 
 
@@ -147,6 +147,15 @@ def _onnx(model: OnnxModel, example_inputs: Any) -> Carried:
     return Carried(unrolled(model, given).eval(), inputs)
 
 
+def _script(script: torch.jit.ScriptModule, example_inputs: Any) -> Carried:
+    """Return a script as a model; a trace takes inputs of the example's extents alone, since it holds numbers for these."""
+    model = ScriptedModel(script)
+    if model.is_trace and example_inputs is not None:
+        given = [tuple(one.shape) for one in tensors_of(list(as_inputs(example_inputs).flat()))]
+        _take_alone(model, given, "the script was traced")
+    return Carried(model)
+
+
 def _program(program: torch.export.ExportedProgram) -> Carried:
     model = program.module()
     _without_dtype_guards(model)
@@ -186,13 +195,18 @@ def _refuse_other_extents(program: torch.export.ExportedProgram, model: nn.Modul
     user = set(program.graph_signature.user_inputs)
     values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in user]
     declared = [tuple(n if isinstance(n, int) else None for n in one.shape) for one in values if isinstance(one, Tensor)]
+    _take_alone(model, declared, "the program was exported")
+
+
+def _take_alone(model: nn.Module, declared: Sequence[tuple[int | None, ...]], made: str) -> None:
+    """Let a model refuse inputs of other extents than the declared ones; None takes any."""
 
     def check(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = tensors_of([args, kwargs])
         for extents, value in zip(declared, given, strict=False):
             if len(extents) != value.dim() or any(n not in (None, m) for n, m in zip(extents, value.shape, strict=True)):
                 wanted = ["?" if n is None else n for n in extents]
-                raise ValueError(f"the program was exported for the shape {wanted}, not {list(value.shape)}")
+                raise ValueError(f"{made} for the shape {wanted}, not {list(value.shape)}")
 
     model.register_forward_pre_hook(check, with_kwargs=True)
 

@@ -11,20 +11,27 @@ those of a plain module, under their names, and are put into the script for a ca
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxmap.model.tensors import is_whole, making
+
 
 class ScriptedModel(nn.Module):
-    """A TorchScript module behind a plain one with the same state dict; the script itself is left as it is."""
+    """A TorchScript module behind a plain one with the same state dict; the script itself is left as it is.
+
+    `is_trace` says that nothing in it decides: so it may hold numbers that its code made of the extents of an example.
+    """
 
     def __init__(self, script: torch.jit.ScriptModule) -> None:
         super().__init__()
         self._script = [script]  # in a list, so that it is no submodule
         self._paths: list[str] = []
         self.unseen_decisions = _decisions(script)
+        self.is_trace = all(node.kind() not in _BLOCKS for node in _nodes(script.inlined_graph))
         named = [*script.named_parameters(remove_duplicate=False), *script.named_buffers(remove_duplicate=False)]
         for path, value in named:
             *parents, last = path.split(".")
@@ -51,7 +58,10 @@ class ScriptedModel(nn.Module):
                 before.append((place, last, getattr(place, last)))
                 setattr(place, last, value)
             script.train(self.training)
-            return script(*args, **kwargs)
+            # Numbers that a trace makes of extents have the precision of the run.
+            doubles = any(getattr(place, last).dtype is torch.float64 for place, last, _ in before)
+            with making(torch.float64) if doubles else nullcontext():
+                return script(*args, **kwargs)
         finally:
             script.train(was_training)
             for place, last, value in before:
@@ -63,12 +73,7 @@ def _is_filled(value: Tensor) -> bool:
 
     TorchScript forgets which buffers are persistent. Such a one is a constant of the code.
     """
-    return (
-        not value.is_floating_point()
-        and not value.is_complex()
-        and value.numel() > 1
-        and bool((value == value.flatten()[0]).all())
-    )
+    return is_whole(value) and value.numel() > 1 and bool((value == value.flatten()[0]).all())
 
 
 def _decisions(script: torch.jit.ScriptModule) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Exported programs and TorchScript as sources."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,64 @@ def test_a_script_that_takes_numbers_out_of_its_values_is_not_proven() -> None:
     script = torch.jit.script(src)
     assert ScriptedModel(script).unseen_decisions == ("aten::Int",)
     assert not fxmap.auto_map(script, dst, example_inputs=torch.randn(2, 8)).ok
+
+
+class Masked(nn.Module):
+    """A mask that code fills part by part, as shifted windows have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros((6,))
+        mask[0:2] = 1
+        mask[2:5].add_(2)
+        out: Tensor = self.b(self.a(x).masked_fill(mask == 1, -1.0) * mask)
+        return out
+
+
+def test_what_a_program_writes_to_a_part_of_a_tensor_is_read_in_the_whole() -> None:
+    x = torch.randn(2, 6)
+    src, dst = randomised(Masked(), 1).eval(), randomised(Masked(), 2).eval()
+    mapping = fxmap.load(dst, torch.export.export(src, (x,)))
+    assert mapping.ok, mapping.proof.reason
+    assert torch.allclose(src(x), dst(x), atol=1e-6)
+
+
+def test_a_trace_is_proven_for_the_extents_of_the_example_and_a_script_for_others_too() -> None:
+    src, dst, x = randomised(Same(), 1).eval(), randomised(Same(), 2).eval(), torch.randn(1, 3, 12, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(src, x)
+    mapping = fxmap.transfer(traced, dst, example_inputs=x)
+    assert mapping.ok, mapping.proof.reason
+    assert "1x3x12x12" in str(mapping.proof.scope)
+    script = ScriptedModel(torch.jit.script(Deciding()))
+    assert not script.is_trace
+
+
+class Scaled(nn.Module):
+    """A scale that a trace makes of an extent, in single precision where nothing asks for more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.order = nn.Linear(6, 6), nn.Linear(6, 4), nn.Buffer(torch.tensor([2, 0, 1, 5, 4, 3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        mask = x.new_zeros((6,))
+        mask[0:2] = 1
+        y = torch.tanh(y * (y.shape[-1] // 2) ** -0.5)[:, self.order].masked_fill(mask == 1, -1.0)
+        out: Tensor = self.b(y)
+        return out
+
+
+def test_a_trace_that_writes_to_parts_and_looks_up_in_its_integers_is_proven() -> None:
+    src, dst, x = Scaled(), Scaled(), torch.randn(2, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(src.eval(), x)
+    mapping = fxmap.transfer(traced, dst.eval(), example_inputs=x)
+    assert mapping.ok, mapping.proof.reason
+    assert torch.allclose(src(x), dst(x), atol=1e-6)
