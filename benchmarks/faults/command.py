@@ -19,11 +19,11 @@ from rich.table import Table
 
 from benchmarks.common.output import write_json
 from benchmarks.common.workers import run_one
-from benchmarks.faults import files, mappings, models, process, programs
+from benchmarks.faults import arguments, files, mappings, models, process, programs
 from benchmarks.faults.attack import Attack
 from fxmap.cli.tables import print_table
 
-_PARTS = (files, mappings, programs, models, process)
+_PARTS = (files, mappings, arguments, programs, models, process)
 ATTACKS: dict[str, Attack] = {attack.name: attack for part in _PARTS for attack in part.attacks()}
 _SHOWN = 5  # failures of a kind that are kept
 

@@ -1,5 +1,6 @@
 """Attacks by models: code that returns, raises and changes what it likes, interrupts at any call, and threads."""
 
+import os
 import random
 import sys
 import threading
@@ -141,8 +142,30 @@ def _interrupted(call: Callable[[], object], at: int, error: type[BaseException]
         sys.setprofile(None)
 
 
+def _at_a_line(call: Callable[[], object], at: int, error: type[BaseException]) -> None:
+    """Call a function, and raise an error at the k-th line of fxmap or of torch's modules that runs."""
+    count = 0
+
+    def line(frame: Any, event: str, _: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        if event == "line" and count == at:
+            raise error
+        return line
+
+    def enter(frame: Any, event: str, _: Any) -> Any:
+        file = frame.f_code.co_filename
+        return line if f"{os.sep}fxmap{os.sep}" in file or f"torch{os.sep}nn{os.sep}" in file else None
+
+    sys.settrace(enter)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+
+
 def interrupts(rng: random.Random, folder: Path) -> str:
-    """Interrupt mapping, proof, loading, transfer, saving and conversion at any call."""
+    """Interrupt mapping, proof, loading, transfer, saving and conversion at any call, or at any line."""
     x, reads = torch.randn(5, 4), rng.random() < 0.5
     src, dst = (Odd(names, nn.LayerNorm(4), _CHANGES[0], reads).eval() for names in (("a", "b"), ("p", "q")))
     state, file = _numbers(src), folder / f"a.{rng.choice(('safetensors', 'pth'))}"
@@ -164,7 +187,8 @@ def interrupts(rng: random.Random, folder: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _interrupted(call, int(10 ** rng.uniform(0, most)), error)
+            at = int(10 ** rng.uniform(0, most))
+            _interrupted(call, at, error) if rng.random() < 0.5 else _at_a_line(call, 2 * at, error)
     except (error, fxmap.FxmapError):
         pass
     except BaseException as other:

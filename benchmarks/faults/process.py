@@ -3,6 +3,7 @@
 import gc
 import locale
 import logging
+import operator
 import os
 import random
 import signal
@@ -11,7 +12,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,9 @@ import fxmap
 from benchmarks.faults.attack import Attack, copies, raw, same
 
 Change = Callable[["Acting", Tensor], Any]
+
+
+_VARIABLE = ContextVar("variable", default=0)
 
 
 def around() -> dict[str, Any]:
@@ -49,6 +55,8 @@ def around() -> dict[str, Any]:
         "warning filters": [list(map(str, warnings.filters)), warnings.showwarning],
         "environment": [dict(os.environ), os.getcwd(), list(sys.path), list(sys.argv), locale.setlocale(locale.LC_ALL)],
         "streams": [sys.stdout, sys.stderr, sys.stdin],
+        "small numbers": sys.float_info.min / 2 == 0,
+        "variables": [_VARIABLE.get(), gc.get_threshold(), torch.is_warn_always_enabled()],
         "interpreter": [sys.getrecursionlimit(), sys.gettrace(), sys.getswitchinterval(), gc.isenabled(), sys.excepthook],
         "signals": [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)],
         "numpy": [np.geterr(), str(np.get_printoptions())],
@@ -65,6 +73,7 @@ class Acting(nn.Module):
     """Two layers under given names, and things that its forward does before it runs them."""
 
     notes: list[int] = []  # noqa: RUF012 - of the class, on purpose
+    table = torch.zeros(2)
 
     def __init__(self, names: tuple[str, str], acts: tuple[Change, ...], reads: bool) -> None:
         super().__init__()
@@ -73,6 +82,8 @@ class Acting(nn.Module):
             self.add_module(name, nn.Linear(4, 4))
         self.register_buffer("count", torch.zeros(()))
         self.deep = {"a": [{"b": [0]}]}
+        self.rows: Any = iter(range(10**9))
+        self.space: Any = SimpleNamespace(seen=[])
 
     def forward(self, x: Tensor) -> Any:
         """Act, then compute."""
@@ -138,6 +149,10 @@ ACTS: tuple[Change, ...] = (
         lambda m, x: torch.use_deterministic_algorithms(True, warn_only=True),
         lambda m, x: torch._C._set_mkldnn_enabled(False),
     ),
+    *(lambda m, x: torch.set_flush_denormal(True), lambda m, x: locale.setlocale(locale.LC_ALL, "C")),
+    *(lambda m, x: next(m.rows), lambda m, x: m.space.seen.append(1), lambda m, x: type(m).table.add_(1)),
+    *(lambda m, x: m.get_buffer("count").resize_(3), lambda m, x: setattr(m.get_buffer("count"), "data", torch.ones(5))),
+    *(lambda m, x: gc.set_threshold(10**6), lambda m, x: torch.set_warn_always(True), lambda m, x: _VARIABLE.set(1)),
     *(lambda m, x: torch.backends.mha.set_fastpath_enabled(False), lambda m, x: torch.backends.cuda.enable_flash_sdp(False)),
     *(lambda m, x: _enter(torch.inference_mode()), lambda m, x: _enter(torch.autocast("cpu"))),
     *(lambda m, x: _enter(BaseTorchFunctionMode()), lambda m, x: torch.autograd.set_detect_anomaly(True)),
@@ -151,7 +166,8 @@ def held(model: Acting) -> list[Any]:
         for part in model.modules()
     ]
     tensors = [(id(tensor), tensor.requires_grad, tensor.grad is None) for tensor in model.parameters()]
-    return [parts, tensors, repr(model.deep), model.calls, hasattr(type(model), "extra"), list(type(model).notes)]
+    own = [model.deep, model.calls, operator.length_hint(model.rows), model.space, type(model).table]
+    return [parts, tensors, repr(own), hasattr(type(model), "extra"), list(type(model).notes)]
 
 
 def _pair(acts: tuple[Change, ...], reads: bool) -> tuple[Acting, Acting]:

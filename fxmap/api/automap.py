@@ -96,7 +96,7 @@ def auto_map(
     >>> [step.stage for step in mapping.trace.steps if step.stage in ("align", "derive", "prove")]
     ['align', 'derive', 'prove']
     """
-    if verify not in (True, False, "required"):
+    if not isinstance(verify, bool | str) or verify not in (True, False, "required"):
         raise ArgumentError(f'verify is True, False or "required", not {verify!r}')
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
     refuse_no_model("dst", theirs, "The order is fxmap.auto_map(src, dst)")

@@ -18,7 +18,7 @@ from fxmap.files.reading import existing
 from fxmap.mapping.applying import refuse_lacking_ranges
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.model.arguments import refuse_no_model
+from fxmap.model.arguments import refuse_no_model, refuse_other_kind
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
 from fxmap.streaming.convert import SHARD_SIZE, files_of, identity_of, work_of
@@ -81,6 +81,7 @@ def convert(
     """
     if layout not in ("safetensors", "dcp"):
         raise ArgumentError(f'layout is "safetensors" or "dcp", not {layout!r}')
+    refuse_other_kind("shard_size", shard_size, int, "a number of bytes")
     if shard_size < 1:
         raise ArgumentError(f"shard_size is a number of bytes, not {shard_size}")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):

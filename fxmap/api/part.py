@@ -8,6 +8,7 @@ from torch import nn
 from fxmap.errors import LoadError
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.under import under
+from fxmap.model.arguments import refuse_other_kind
 from fxmap.model.wrappers import unwrap
 
 
@@ -35,6 +36,7 @@ def part_of(dst: nn.Module, into: str | None) -> Part:
     """
     if into is None:
         return Part(dst, "", dst)
+    refuse_other_kind("into", into, str, "the dotted path of a submodule, as 'backbone.body'")
     inner, prefix = unwrap(dst)
     try:
         return Part(inner.get_submodule(into), f"{prefix}{into}.", dst)

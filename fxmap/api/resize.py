@@ -42,4 +42,6 @@ def resized(src: nn.Module, state: Mapping[str, Any]) -> tuple[nn.Module, list[s
 
 
 def _other(own: Tensor, value: Any) -> bool:
-    return isinstance(value, Tensor) and not own.is_quantized and not value.is_quantized and own.shape != value.shape
+    """Whether a value of the file has other lengths along the same axes as the model's tensor."""
+    plain = isinstance(value, Tensor) and not own.is_quantized and not value.is_quantized
+    return plain and own.dim() == value.dim() and own.shape != value.shape

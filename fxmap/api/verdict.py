@@ -15,7 +15,7 @@ Verify = bool | Literal["required", "warn"]
 
 def asked(verify: Verify) -> bool | Literal["required"]:
     """Return `verify` as true or false for `auto_map`; "required" is judged later, after the file was checked as well."""
-    if verify not in (True, False, "required", "warn"):
+    if not isinstance(verify, bool | str) or verify not in (True, False, "required", "warn"):
         raise ArgumentError(f'verify is True, False, "required" or "warn", not {verify!r}')
     return bool(verify)
 

@@ -4,6 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fxmap.files.layouts import dense
 from fxmap.files.limits import check_contents
 from fxmap.files.reading import read_file
 from fxmap.files.weight_sets import CONTAINERS, Choice, Shapes, choose, fit, sets_by_prefix, shapes_of, under
+from fxmap.model.arguments import refuse_other_kind
 from fxmap.model.wrappers import is_average
 
 _DEEPEST = 4
@@ -98,6 +100,7 @@ def open_checkpoint(
     >>> found.part, found.others, list(found.state)
     ('model', ('ema',), ['a'])
     """
+    refuse_other_kind("weights", weights, (str, NoneType), "the name of a set of weights in the file")
     shapes = shapes_of(wanted or {})
     if isinstance(source, Sequence) and not isinstance(source, str):
         found = _joined([_opened(part, weights, Counter(), lazy) for part in source], shapes)

@@ -15,6 +15,7 @@ from fxmap.errors import MappingError, shorten
 from fxmap.expressions.base import Expression
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.proof import Proof, Status, StatusName
+from fxmap.model.arguments import refuse_other_kind
 
 # Of two statuses of a key that is not made, the one that asks for more.
 _ASKING = (Status.MISMATCHED, Status.MISSING)
@@ -99,6 +100,7 @@ def selected(whole: Whole, patterns: Iterable[str]) -> Whole:
     known, keys = whole.findings, [*whole.findings.statuses]
     chosen: set[str] = set()
     for pattern in patterns:
+        refuse_other_kind("a pattern", pattern, str, "a key, or has * for any text")
         found = [key for key in keys if fnmatchcase(key, pattern)]
         if not found:
             close = get_close_matches(pattern.rstrip("*."), keys, n=3, cutoff=0.0)

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, Self
 
 from torch import nn
@@ -46,7 +47,7 @@ from fxmap.mapping.shapes import refuse_other_shapes, shapes_taken
 from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_kept, warn_of_refuted
 from fxmap.mapping.writing import Loaded, write_state
-from fxmap.model.arguments import refuse_no_model
+from fxmap.model.arguments import refuse_no_model, refuse_other_kind
 from fxmap.model.faults import bounded
 from fxmap.model.surroundings import undisturbed
 from fxmap.model.wrappers import match_prefix
@@ -202,7 +203,7 @@ class KeyMapping(Combinable, Exports):
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
-        return evaluate(self, given_state(state_dict, "evaluate"), like)
+        return evaluate(self, given_state(state_dict, "evaluate"), None if like is None else given_state(like, "like"))
 
     @bounded
     @undisturbed
@@ -363,6 +364,7 @@ class KeyMapping(Combinable, Exports):
         Raises:
             CheckpointError: the file cannot be written; one that was there is then as it was.
         """
+        refuse_other_kind("path", path, (str, Path, NoneType), "that of a file")
         text = page(self._expressions, self.knowledge, self.proof, self.graphs, title, self.loaded)
         if path is not None:
             write_text(Path(path), text)

@@ -20,7 +20,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 _DATA = (bool, int, float, complex, str, bytes, tuple, frozenset, list, dict, set, type(None), Tensor)
 
@@ -38,7 +40,17 @@ def _data(kind: type) -> dict[str, Any]:
 
 
 def _contents(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _numbers(value)
     return type(value)(value) if type(value) in (list, dict, set) else None
+
+
+def _numbers(value: Tensor) -> Tensor | None:
+    """Return a copy of a plain tensor, which code may write to in place."""
+    if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_meta:
+        return None
+    with unset_fake_temporarily(), torch.no_grad():
+        return value.detach().clone()
 
 
 def _put_back(kind: type, before: dict[str, tuple[Any, Any]]) -> None:
@@ -48,9 +60,21 @@ def _put_back(kind: type, before: dict[str, tuple[Any, Any]]) -> None:
     for name, (value, contents) in before.items():
         if vars(kind).get(name) is not value:
             setattr(kind, name, value)
-        if contents is not None and _differs(value, contents):
+        if isinstance(value, Tensor):
+            _put_back_numbers(value, contents)
+        elif contents is not None and _differs(value, contents):
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(contents)
+
+
+def _put_back_numbers(value: Tensor, before: Tensor | None) -> None:
+    if before is None:
+        return
+    with unset_fake_temporarily(), torch.no_grad():
+        if value.shape != before.shape or value.dtype != before.dtype:
+            value.data = before
+        elif not torch.equal(value, before):
+            value.copy_(before)
 
 
 def _differs(value: Any, contents: Any) -> bool:

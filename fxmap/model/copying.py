@@ -12,7 +12,7 @@ import inspect
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -86,6 +86,12 @@ class Copier:
             return self._partial(value)
         if isinstance(value, types.FunctionType):
             return self._function(value)
+        if isinstance(value, types.SimpleNamespace):
+            twin = self.remember(value, type(value)())
+            self._attributes(value, twin)
+            return twin
+        if isinstance(value, Iterator) and type(value).__module__ == "builtins":
+            return self._iterator(value)
         return self._object(value)
 
     def _weak(self, value: Any) -> Any:
@@ -128,6 +134,14 @@ class Copier:
     def _partial(self, value: Any) -> Any:
         function, args, keywords = self.copy(value.func), self.copy(value.args), self.copy(value.keywords)
         return self.remember(value, type(value)(function, *args, **keywords))
+
+    def _iterator(self, value: Any) -> Any:
+        """Copy an iterator over a list, a range, a tuple, ...; that of a generator cannot be copied, and stays shared."""
+        make, arguments, *state = value.__reduce__()
+        twin = self.remember(value, make(*self.copy(arguments)))
+        if state:
+            twin.__setstate__(state[0])
+        return twin
 
     def _function(self, value: types.FunctionType) -> Any:
         """Copy a function whose closure holds something that is copied; its code and globals are shared."""

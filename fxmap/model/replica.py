@@ -212,7 +212,9 @@ def _restore(tables: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
 
 def _put_back(buffer: Tensor, value: Tensor) -> None:
     with torch.no_grad():
-        if not torch.equal(buffer, value):
+        if buffer.shape != value.shape or buffer.dtype != value.dtype:
+            buffer.data = value.clone()  # code has given it other memory
+        elif not torch.equal(buffer, value):
             buffer.copy_(value)
 
 

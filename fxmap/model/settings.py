@@ -19,9 +19,11 @@ Cost: 0.5 ms.
 import contextlib
 import functools
 import gc
+import locale
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -58,12 +60,18 @@ def _of_torch() -> Iterator[tuple[_Get, _Put]]:
     for name in _SWITCHES:
         get, put = getattr(torch._C, f"_get_{name}", None), getattr(torch._C, f"_set_{name}", None)
         if get is not None and put is not None:
-            yield get, put
+            yield get, functools.partial(_spread, put)
     for name in ("flash", "mem_efficient", "math", "cudnn"):
         yield getattr(torch._C, f"_get_{name}_sdp_enabled"), getattr(torch._C, f"_set_sdp_use_{name}")
     yield torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled
     yield torch.get_default_dtype, torch.set_default_dtype
     yield torch.get_num_threads, torch.set_num_threads
+    for name in ("overwrite_module_params_on_conversion", "swap_module_params_on_conversion"):
+        yield getattr(torch.__future__, f"get_{name}"), getattr(torch.__future__, f"set_{name}")
+    yield torch.serialization.get_default_mmap_options, torch.serialization.set_default_mmap_options
+    yield torch.sparse.check_sparse_tensor_invariants.is_enabled, torch._C._set_check_sparse_tensor_invariants
+    for name in ("enabled", "strategy"):
+        yield functools.partial(getattr, torch.backends.opt_einsum, name), functools.partial(_set_einsum, name)
     yield _deterministic, lambda now: torch.use_deterministic_algorithms(now[0], warn_only=now[1])
     yield _anomalies, lambda now: torch.set_anomaly_enabled(*now)
     hooks = [getattr(modules, name) for name in dir(modules) if name.startswith("_global_")]
@@ -76,7 +84,19 @@ def _of_torch() -> Iterator[tuple[_Get, _Put]]:
 _SWITCHES = (
     *("cudnn_enabled", "cudnn_benchmark", "cudnn_deterministic", "mkldnn_enabled", "mkldnn_deterministic", "qengine"),
     *("deterministic_fill_uninitialized_memory", "cublas_allow_fp16_reduced_precision_reduction"),
+    *("cublas_allow_bf16_reduced_precision_reduction", "nnpack_enabled", "warnAlways"),
+    *("linalg_preferred_backend", "blas_preferred_backend"),
 )
+
+
+def _spread(put: Callable[..., object], value: Any) -> None:
+    """Set a switch, some of which are told as a tuple, and set by several arguments."""
+    put(*value) if isinstance(value, tuple) else put(value)
+
+
+def _set_einsum(name: str, value: object) -> None:
+    with contextlib.suppress(ValueError):  # the package is not installed
+        setattr(torch.backends.opt_einsum, name, value)
 
 
 def _of_precision() -> Iterator[tuple[_Get, _Put]]:
@@ -119,7 +139,7 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_python() -> Iterator[tuple[_Get, _Put]]:
-    for name in ("stdin", "stdout", "stderr", "excepthook", "displayhook"):
+    for name in ("stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook"):
         yield functools.partial(getattr, sys, name), functools.partial(setattr, sys, name)
     for name in ("path", "argv"):
         own = getattr(sys, name)
@@ -129,6 +149,11 @@ def _of_python() -> Iterator[tuple[_Get, _Put]]:
     yield sys.getrecursionlimit, sys.setrecursionlimit
     yield sys.getswitchinterval, sys.setswitchinterval
     yield gc.isenabled, lambda now: gc.enable() if now else gc.disable()
+    yield gc.get_threshold, lambda now: gc.set_threshold(*now)
+    yield sys.get_int_max_str_digits, sys.set_int_max_str_digits
+    yield functools.partial(locale.setlocale, locale.LC_ALL), functools.partial(locale.setlocale, locale.LC_ALL)
+    yield socket.getdefaulttimeout, socket.setdefaulttimeout
+    yield functools.partial(getattr, threading, "excepthook"), functools.partial(setattr, threading, "excepthook")
     yield lambda: logging.root.manager.disable, logging.disable
     yield lambda: logging.root.level, logging.root.setLevel
 

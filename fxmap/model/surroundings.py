@@ -18,6 +18,7 @@ before.
 Cost: 0.5 ms a call.
 """
 
+import contextvars
 import functools
 import random
 import sys
@@ -55,7 +56,8 @@ def undisturbed(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
             with ExitStack() as stack:
                 for context in _neutral(models):
                     stack.enter_context(context)
-                return function(*args, **kwargs)
+                # Variables of the context, as the precision of decimals, are set in a copy of it.
+                return contextvars.copy_context().run(function, *args, **kwargs)
         finally:
             try:
                 carry_out(leave)
@@ -103,7 +105,36 @@ def _thread() -> list[Step]:
         lambda: torch._C._dispatch_tls_set_dispatch_key_included(key, functional),
         lambda: torch._C._set_grad_enabled(grad),
         *_autocast(),
+        _denormal(),
+        _saved_tensors(),
     ]
+
+
+def _denormal() -> Step:
+    """Return the step that puts back whether this thread takes the smallest numbers for 0."""
+    before = _flushes()
+
+    def put_back() -> None:
+        if _flushes() != before:
+            torch.set_flush_denormal(before)
+
+    return put_back
+
+
+def _flushes() -> bool:
+    return sys.float_info.min / 2 == 0.0
+
+
+def _saved_tensors() -> Step:
+    """Return the step that drops the hooks of saved tensors that a block which was left has pushed."""
+    top: Any = functools.partial(torch._C._autograd._top_saved_tensors_default_hooks, True)
+    before = top()
+
+    def put_back() -> None:
+        while (held := top()) is not None and held != before:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+
+    return put_back
 
 
 def _autocast() -> Iterator[Step]:

@@ -177,6 +177,7 @@ def match_prefix(state_dict: Mapping[str, Any], wanted: set[str]) -> tuple[Mappi
     """
     if wanted <= state_dict.keys():
         return state_dict, ""
+    state_dict = {key: value for key, value in state_dict.items() if isinstance(key, str)}
     spelling = spell(state_dict, wanted)
     if not spelling.note:
         return state_dict, ""

@@ -1,6 +1,8 @@
 """A replica runs the user's code, and whatever that code changes is the replica's own."""
 
+import operator
 import threading
+import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +99,9 @@ class Rich(nn.Module):
         self.unregistered = (nn.Linear(3, 3),)
         self.lock = threading.Lock()
         self.table = torch.zeros(2)
+        self.space: Any = types.SimpleNamespace(runs=[0])
+        self.numbers: Any = iter(range(100))
+        self.zipped: Any = zip(iter([1, 2, 3] * 9), enumerate(iter((1, 2, 3) * 9)), strict=True)
         self.generator = torch.Generator().manual_seed(0)
         self.closure: Any = lambda x, scale=1: self.fc(x) * scale
         seen: dict[str, int] = {"hook": 0}
@@ -118,6 +123,9 @@ class Rich(nn.Module):
         self.fc.requires_grad_(False)
         self.unregistered[0].weight.data.zero_()
         self.generator.seed()
+        self.space.runs[0] += 1
+        next(self.numbers)
+        next(self.zipped)
         self.made: Any = x
         out: Tensor = self.closure(x) @ self.variable.value * self.settings.scale
         return out
@@ -128,7 +136,8 @@ def _everything(model: Rich) -> list[Any]:
     slots = [model.variable._Variable__hidden[0]]  # type: ignore[attr-defined]
     grads = [parameter.requires_grad for parameter in model.parameters()]
     values = [float(model.unregistered[0].weight.detach().abs().sum()), model.generator.initial_seed(), sorted(vars(model))]
-    return [*deep, *slots, *grads, *values]
+    left = [operator.length_hint(model.numbers), model.space.runs[0], repr(model.zipped.__reduce__()[1][0].__reduce__()[-1])]
+    return [*deep, *slots, *grads, *values, *left]
 
 
 def test_whatever_forward_changes_is_the_replicas_own() -> None:
@@ -217,3 +226,11 @@ def test_memory_that_runs_out_while_a_model_is_copied_is_no_reason_to_share_what
     vars(model)["spent"] = Spent()
     with pytest.raises(MemoryError):
         replicate(model)
+
+
+def test_a_buffer_that_code_gives_other_memory_has_its_own_again_after_a_run() -> None:
+    model = nn.BatchNorm1d(2)
+    for harm in (lambda t: t.resize_(7), lambda t: setattr(t, "data", torch.ones(5))):
+        with unchanged(model):
+            harm(model.running_mean)
+        assert torch.equal(model.get_buffer("running_mean"), torch.zeros(2))

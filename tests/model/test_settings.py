@@ -2,12 +2,16 @@
 
 import gc
 import io
+import locale
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +24,8 @@ from fxmap.model.replica import replicate
 from fxmap.model.settings import settings
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+_VARIABLE = ContextVar("variable", default=0)
 
 # What a forward does, and how what it does is seen.
 HARM: dict[str, tuple[Callable[[], object], Callable[[], Any]]] = {
@@ -43,6 +49,44 @@ HARM: dict[str, tuple[Callable[[], object], Callable[[], Any]]] = {
     "anomalies": (lambda: torch.set_anomaly_enabled(True), torch.is_anomaly_enabled),
     "autocast": (lambda: torch.set_autocast_dtype("cpu", torch.float16), lambda: torch.get_autocast_dtype("cpu")),
     "the default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+    "the smallest numbers": (lambda: torch.set_flush_denormal(True), lambda: sys.float_info.min / 2 == 0),
+    "warnings of torch": (lambda: torch.set_warn_always(True), torch.is_warn_always_enabled),
+    "the language": (lambda: locale.setlocale(locale.LC_ALL, "C"), lambda: locale.setlocale(locale.LC_ALL)),
+    "exceptions of threads": (lambda: setattr(threading, "excepthook", print), lambda: threading.excepthook),
+    "exceptions of destructors": (lambda: setattr(sys, "unraisablehook", print), lambda: sys.unraisablehook),
+    "waiting for sockets": (lambda: socket.setdefaulttimeout(3), socket.getdefaulttimeout),
+    "files that are mapped": (
+        lambda: torch.serialization.set_default_mmap_options(1),
+        torch.serialization.get_default_mmap_options,
+    ),
+    "how modules are converted": (
+        lambda: torch.__future__.set_swap_module_params_on_conversion(True),
+        torch.__future__.get_swap_module_params_on_conversion,
+    ),
+    "checks of sparse tensors": (
+        torch.sparse.check_sparse_tensor_invariants.enable,
+        torch.sparse.check_sparse_tensor_invariants.is_enabled,
+    ),
+    "when garbage is looked for": (lambda: gc.set_threshold(10**6), gc.get_threshold),
+    "how long numbers may be": (lambda: sys.set_int_max_str_digits(0), sys.get_int_max_str_digits),
+    "a variable of the context": (lambda: _VARIABLE.set(7), _VARIABLE.get),
+    "sums in bfloat16": (
+        lambda: setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+        lambda: torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+    ),
+    "the order of contractions": (
+        lambda: setattr(torch.backends.opt_einsum, "strategy", "greedy"),
+        lambda: torch.backends.opt_einsum.strategy,
+    ),
+    "nnpack": (lambda: torch._C._set_nnpack_enabled(False), torch._C._get_nnpack_enabled),
+    "linear algebra": (
+        lambda: torch.backends.cuda.preferred_linalg_library("cusolver"),
+        lambda: str(torch._C._get_linalg_preferred_backend()),
+    ),
+    "hooks of saved tensors": (
+        lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t).__enter__(),
+        lambda: torch._C._autograd._top_saved_tensors_default_hooks(True),
+    ),
     "hooks of all modules": (
         lambda: torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
         lambda: len(torch.nn.modules.module._global_forward_hooks),
@@ -56,6 +100,7 @@ class Setting(nn.Module):
     calls = 0
     seen: ClassVar[list[Any]] = []
     tables: ClassVar[dict[str, Any]] = {}
+    constant: ClassVar[Tensor] = torch.zeros(2)
 
     def __init__(self, name: str, harm: Callable[[], object]) -> None:
         super().__init__()
@@ -66,6 +111,7 @@ class Setting(nn.Module):
         type(self).calls += 1
         self.seen.append(x)
         self.tables["mask"] = x
+        self.constant.add_(1)
         result = self.get_submodule(self.name)(x)
         self.harm()
         return result
@@ -88,6 +134,7 @@ def test_a_class_has_what_it_had() -> None:
         fxmap.auto_map(Setting("a", lambda: None), Setting("b", lambda: None), example_inputs=X)
         assert (Setting.calls, Setting.seen, list(Setting.tables)) == (0, [], ["own"])
         assert Setting.tables["own"] is table
+        assert not Setting.constant.any()
     finally:
         Setting.tables.clear()
 
