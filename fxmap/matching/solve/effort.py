@@ -16,10 +16,13 @@ class OutOfEffort(Exception):
 
 
 class Effort:
-    """The cost of a search so far, in units of about a second, and its limit."""
+    """The cost of a search so far, in units of about a second, and its limit.
 
-    def __init__(self, limit: float) -> None:
-        self.limit, self.spent = limit, 0.0
+    As long as it goes `straight` on, it may spend the `reserve` as well, which is otherwise kept for other searches.
+    """
+
+    def __init__(self, limit: float, reserve: float = 0.0) -> None:
+        self.limit, self.reserve, self.spent, self.straight = limit, reserve, 0.0, True
 
     def spend(self, *, runs: float = 0, numbers: float = 0) -> None:
         """Count some operations, and the numbers that they make.
@@ -28,9 +31,10 @@ class Effort:
             OutOfEffort: the limit is passed.
         """
         self.spent += runs * _RUN + numbers * _NUMBER
-        if self.spent > self.limit:
+        if self.spent > self.limit + self.straight * self.reserve:
             raise OutOfEffort("nothing was found in the effort that a network of this size is given")
 
     def share(self, part: float) -> "Effort":
-        """Return an effort of its own that may spend a part of what is left."""
-        return Effort(part * max(self.limit - self.spent, 0.0))
+        """Return an effort of its own that may spend a part of what is left; all of it as long as it goes straight on."""
+        left = max(self.limit - self.spent, 0.0)
+        return Effort(part * left, (1 - part) * left)

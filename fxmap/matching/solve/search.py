@@ -86,8 +86,7 @@ class Search:
         self.samples = len(inputs[0])
         self.fitting, self.guesses, self.factorisations = Fitting(source), Guesses(source), Factorisations()
         self.places = Places(source, captured, inputs)
-        self.why = ""
-        self.steps = 0
+        self.why, self.steps, self.effort = "", 0, Effort(float("inf"))
         self._met: dict[str, _Position] = {}
         self._holding: deque[_Position] = deque()
 
@@ -97,7 +96,7 @@ class Search:
         Raises:
             OutOfEffort: there is none within the effort.
         """
-        self.advance.interpreter.effort = effort
+        self.effort = self.advance.interpreter.effort = effort
         self.fitting.spend_on(effort)
         return self._go(weights, None, bounds, 0)
 
@@ -112,6 +111,7 @@ class Search:
             position.steps = None
             raise
         if found is None:
+            self.effort.straight = False
             position.failed.append(bounds)
         return found
 

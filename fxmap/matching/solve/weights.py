@@ -76,9 +76,10 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
     size = sum(tensor.numel() for tensor in unknown.values())
     if size > LARGEST:
         return Solution(None, None, f"the destination has more than {LARGEST} weights, too many to solve for")
-    if not same_outputs(src, dst):
+    outputs, numbers = zip(*map(_sizes, (src, dst)), strict=True)
+    if None in outputs or outputs[0] != outputs[1]:
         return Solution(None, None, "the models return tensors of other sizes")
-    runs = _Runs(src, samples)
+    runs = _Runs(src, samples, max(SourceValues.LIMIT // max(numbers), _FEWEST))
     most = min(3.0 + 2e-2 * len(dst.graph.nodes) + 2e-5 * size, MOST)
     for given in known:
         if given and unknown.keys() - given.keys():
@@ -109,6 +110,9 @@ def _search(networks: tuple[Network, Network], runs: "_Runs", effort: Effort, kn
     return Solution(None, None, why)
 
 
+# So many samples are taken at least.
+_FEWEST = 32
+
 # Up to so many weights, a layer that reads many numbers is given as many samples.
 _SMALL = 20_000
 
@@ -120,12 +124,14 @@ _BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000
 class _Runs:
     """The runs of the source, by which of its buffers are random and how many samples there are: one serves all searches."""
 
-    def __init__(self, src: Network, samples: Samples) -> None:
-        self.src, self.samples = src, samples
+    def __init__(self, src: Network, samples: Samples, most: int) -> None:
+        """Take `most` samples at most."""
+        self.src, self.samples, self.most = src, samples, most
         self._found: dict[tuple[frozenset[str], int], tuple[SourceValues, list[Tensor]]] = {}
 
     def of(self, random: frozenset[str], count: int) -> tuple[SourceValues, list[Tensor]]:
         """Return the source's values, and the destination's inputs."""
+        count = min(count, self.most)
         if (random, count) not in self._found:
             ours, theirs = self.samples.stacked(count)
             self._found[random, count] = SourceValues(self.src, source_tensors(self.src, random), ours), theirs
@@ -177,19 +183,20 @@ class _Try:
         return Solution(found, self.source, why, made, equal, frozenset(self.unknown), other)
 
 
-def same_outputs(src: Network, dst: Network) -> bool:
-    """Whether the two networks return as many tensors, of the same sizes: else no weights make them equal."""
-    sizes = []
-    for network in (src, dst):
-        assert network.inputs is not None
-        tensors = {path: in_double(tensor.detach()) for path, tensor in network.tensors.items()}
-        try:
-            values = run(network, tensors, [tensor[None] for tensor in network.inputs.double().flat()])
-        except (RuntimeError, ValueError, IndexError, Unstackable):
-            return False
-        returned = next(node for node in network.graph.nodes if node.op == "output").all_input_nodes
-        sizes.append([tensor.numel() for node in returned for tensor in values[node].tensors()])
-    return sizes[0] == sizes[1]
+def _sizes(network: Network) -> tuple[list[int] | None, int]:
+    """Return the sizes of the tensors that a network returns, which no weights change, and how many numbers its values have.
+
+    None where it does not run on stacked inputs.
+    """
+    assert network.inputs is not None
+    tensors = {path: in_double(tensor.detach()) for path, tensor in network.tensors.items()}
+    try:
+        values = run(network, tensors, [tensor[None] for tensor in network.inputs.double().flat()])
+    except (RuntimeError, ValueError, IndexError, Unstackable):
+        return None, 1
+    returned = next(node for node in network.graph.nodes if node.op == "output").all_input_nodes
+    numbers = sum(tensor.numel() for value in values.values() if value.stacked for tensor in value.tensors())
+    return [tensor.numel() for node in returned for tensor in values[node].tensors()], max(numbers, 1)
 
 
 def source_tensors(src: Network, random: frozenset[str], seed: int = 0) -> dict[str, Tensor]:
@@ -272,7 +279,7 @@ def _count(unknown: dict[str, Tensor]) -> int:
         if any(extent > 1 for extent in tensor.shape)
     ]
     few = sum(tensor.numel() for tensor in unknown.values()) <= _SMALL
-    return min(max([32, *(int(1.5 * fan) + 16 for fan in fans)]), 1000 if few else 320)
+    return min(max([_FEWEST, *(int(1.5 * fan) + 16 for fan in fans)]), 1000 if few else 320)
 
 
 def _samples(src: Network, dst: Network) -> Samples:
