@@ -3,8 +3,7 @@
 Cost: linear in the tensor; finding the members of a list that move something takes O(m log n) runs for m of n.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,29 +33,13 @@ def noise(tensor: Tensor, generator: torch.Generator) -> Tensor | float:
     return numbers if numbers.dim() else float(numbers)
 
 
-@contextmanager
-def scaled(tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float) -> Iterator[Mapping[str, Tensor]]:
-    """Yield tensors of which some are larger by a power of two, inside a `with` block: they are scaled where they lie.
+def scaled(tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float) -> Mapping[str, Tensor]:
+    """Return tensors of which some are larger by a factor: copies, since the models' code may write to what it is given.
 
-    >>> weights = {"a": torch.ones(2), "b": torch.ones(2)}
-    >>> with scaled(weights, ["a"], 4.0) as changed:
-    ...     print(changed["a"], changed["b"])
-    tensor([4., 4.]) tensor([1., 1.])
-    >>> weights["a"]
-    tensor([1., 1.])
+    >>> scaled({"a": torch.ones(2), "b": torch.ones(2)}, ["a"], 4.0)
+    {'a': tensor([4., 4.]), 'b': tensor([1., 1.])}
     """
-    chosen = {path: tensors[path] for path in paths}
-    lasting = {id(tensor): tensor for tensor in chosen.values() if not isinstance(tensor, Deferred)}
-    recipes = {path: tensor * factor for path, tensor in chosen.items() if isinstance(tensor, Deferred)}
-    with torch.no_grad():
-        for tensor in lasting.values():
-            tensor.mul_(factor)
-    try:
-        yield {**tensors, **recipes}
-    finally:
-        with torch.no_grad():
-            for tensor in lasting.values():
-                tensor.mul_(1 / factor)
+    return {**tensors, **{path: tensors[path] * factor for path in paths}}
 
 
 def disturbed(tensor: Tensor, by: float = CHANGES[0][0]) -> Tensor:

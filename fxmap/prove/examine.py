@@ -201,15 +201,15 @@ class Examiner:
         chosen = [
             path for path, tensor in self.weights.src.items() if canonical[path] in mapped and _is_weight(tensor, factor)
         ]
-        with scaled(self.weights.src, chosen, factor) as changed:
-            weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
-            runs = ((sample, self._outputs(weights, sample)) for sample in choices)
-            sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
-            if outputs is None:
-                return found
-            error = self._difference(*outputs, sample)
-            if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
-                error = 0.0
+        changed = scaled(self.weights.src, chosen, factor)
+        weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
+        runs = ((sample, self._outputs(weights, sample)) for sample in choices)
+        sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
+        if outputs is None:
+            return found
+        error = self._difference(*outputs, sample)
+        if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
+            error = 0.0
         text = f"{sample[0].size} with weights {factor:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= TOLERANCES.double else text)
@@ -315,7 +315,7 @@ class Examiner:
         With a sequence of one step, what joins one step to the next moves nothing. Where a run takes long, they are the
         smallest one and the one of the largest samples.
         """
-        if self._budget.thrifty:
+        if self._budget.thrifty and samples:
             found = [min(samples, key=lambda both: (_least(both) < 3, _size(both))), max(samples, key=_size_of_one)]
         else:
             found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
