@@ -7,7 +7,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
@@ -19,6 +18,7 @@ from fxmap.files.limits import check_contents
 from fxmap.files.reading import read_file
 from fxmap.files.weight_sets import CONTAINERS, Choice, Shapes, choose, fit, sets_by_prefix, shapes_of, under
 from fxmap.model.arguments import refuse_other_kind
+from fxmap.model.tensors import equal
 from fxmap.model.wrappers import is_average
 
 _DEEPEST = 4
@@ -250,7 +250,7 @@ def _joined(parts: Sequence[Checkpoint], wanted: Shapes) -> Checkpoint:
 def _is_same(one: Any, other: Any) -> bool:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return type(one) is type(other)
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    return equal(one, other)
 
 
 def _state_dicts(data: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, "OrderedDict[str, Any]"]]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxmap.model.tensors import equal
+
 _MASK, _FILL, _FREQUENCIES = "a causal mask", "what a mask is filled with", "frequencies, as those of rotary embeddings"
 
 # What a model makes itself, whatever weights it has.
@@ -75,7 +77,7 @@ def _by_place(key: str, beside: Mapping[str, str], inside: Mapping[str, str]) ->
 def _copied(value: Tensor, state: Mapping[str, Any], others: Collection[str]) -> str:
     if value.is_meta or value.numel() < 2 or value.is_quantized:
         return ""
-    same = next((key for key in others if state[key].dtype == value.dtype and torch.equal(state[key], value)), "")
+    same = next((key for key in others if equal(state[key], value)), "")
     return f"the same numbers as {same}" if same else ""
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
+from fxmap.model.tensors import equal
 from fxmap.model.wrappers import is_average
 
 # Where training scripts put the state dict in a checkpoint, the likeliest first; any other name is found as well.
@@ -86,10 +86,7 @@ def choose(where: str, sets: Mapping[str, Mapping[str, Any]]) -> Choice:
 
 def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     values = [[value for value in state.values() if isinstance(value, Tensor)] for state in (one, other)]
-    return len(values[0]) == len(values[1]) and all(
-        a.shape == b.shape and a.dtype == b.dtype and not a.is_meta and torch.equal(a, b)
-        for a, b in zip(*values, strict=True)
-    )
+    return len(values[0]) == len(values[1]) and all(equal(a, b) for a, b in zip(*values, strict=True))
 
 
 def sets_by_prefix(state: Mapping[str, Any], wanted: Shapes) -> dict[str, dict[str, Any]]:

@@ -50,6 +50,8 @@ class Combinable(Mapping[str, Expression], ABC):
         >>> KeyMapping({"fc.weight": "head.weight"}).keys_with("matched", "guessed")
         ['fc.weight']
         """
+        for status in statuses:
+            refuse_other_kind("a status", status, str, "a member of fxmap.Status, or its name")
         wanted = {Status(status) for status in statuses}
         return [key for key, status in self.knowledge.statuses.items() if status in wanted]
 

@@ -174,6 +174,19 @@ _WIDE = {
 }
 
 
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape, dtype and numbers; torch compares those of some kinds not at all.
+
+    >>> import torch
+    >>> equal(torch.eye(2).to_sparse(), torch.eye(2).to_sparse()), equal(torch.ones(1), torch.ones(1).half())
+    (True, False)
+    """
+    if one is other:
+        return True
+    alike = one.shape == other.shape and one.dtype == other.dtype and not one.is_meta and not other.is_meta
+    return alike and torch.equal(plain(one), plain(other))
+
+
 def bytes_of(tensor: Tensor) -> memoryview:
     """Return the memory of a contiguous tensor of the CPU, and of any other a copy; it is alive as long as the view is.
 

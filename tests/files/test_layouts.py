@@ -1,5 +1,6 @@
 """State dicts with tensors that are not strided: sparse ones are made dense, nested ones refused by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,11 @@ def test_a_nested_tensor_is_refused_by_name() -> None:
     with pytest.raises(fxmap.LoadError, match=r"weight: source nested tensor, .* destination \[3, 4\]"):
         fxmap.KeyMapping({"weight": "weight"}).load_into(dst, {"weight": torch.nested.nested_tensor([torch.ones(4)])})
     assert torch.equal(dst.weight, before)
+
+
+@pytest.mark.parametrize("change", [lambda t: t.to_sparse(), lambda t: t.to(torch.float8_e4m3fn)], ids=["sparse", "fp8"])
+def test_two_equal_sets_of_odd_kinds_are_one(change: Callable[[Tensor], Tensor]) -> None:
+    src, dst = nn.Linear(4, 3), nn.Linear(4, 3)
+    state = {key: change(value) for key, value in src.state_dict().items()}
+    fxmap.load(dst, {"a": state, "b": dict(state)})
+    assert torch.equal(dst.weight, change(src.weight.detach()).to_dense().float())
