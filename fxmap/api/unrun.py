@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxmap.capture.recorded import RECORDED
 from fxmap.errors import ArgumentError, CaptureError, QuantizationError
@@ -54,13 +54,21 @@ def _told(inputs: Inputs) -> str:
     return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in inputs.flat()) or "no tensors"
 
 
+def _beside(value: Tensor, weight: Tensor) -> Tensor:
+    """Return an input on a weight's device and in its precision; zeros for one of the meta device, which has no numbers."""
+    dtype = weight.dtype if value.is_floating_point() else value.dtype
+    if value.is_meta and not weight.is_meta:
+        return torch.zeros(value.shape, dtype=dtype, device=weight.device)
+    return value.to(weight.device, dtype)
+
+
 def _failure(model: nn.Module, inputs: Inputs) -> str:
     """Return why a model does not run on inputs; empty where it does, or where that cannot be told."""
     inner, _ = unwrap(model)
     first = next((value for value in inner.parameters() if value.is_floating_point()), None)
     if first is not None:
         # A proof runs in a precision of its own, and a model without numbers on shapes alone.
-        inputs = inputs.map(lambda t: t.to(first.device, first.dtype if t.is_floating_point() else t.dtype))
+        inputs = inputs.map(lambda t: _beside(t, first))
     try:
         with torch.no_grad():
             RECORDED.capture(float_twin(inner, marked=True).module, inputs)

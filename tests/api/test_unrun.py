@@ -94,3 +94,24 @@ def test_a_source_model_beside_a_graph_is_to_be_left_out(tmp_path: Path) -> None
     for source in (torch.export.export(_net(), (torch.randn(2, 3, 8, 8),)), tmp_path / "net.onnx"):
         with pytest.raises(fxmap.ArgumentError, match=r"^leave src= out: .* carries its graph"):
             fxmap.load(_net(), source, src=_net())
+
+
+class _Reading(nn.Module):
+    """A model that looks at a number, for which one of the meta device has none."""
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, nn.Linear(4, size))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.get_submodule(self.name)(x) if float(x.sum()) < 1e9 else x
+
+
+def test_inputs_of_the_meta_device_for_models_with_numbers_are_no_fault() -> None:
+    dst = _Reading("b", 5)
+    before = dst.get_parameter("b.weight").detach().clone()
+    with pytest.raises(fxmap.FxmapError) as caught:
+        fxmap.transfer(_Reading("a", 3), dst, example_inputs=torch.empty(2, 4, device="meta"))
+    assert not isinstance(caught.value, fxmap.InternalError)
+    assert torch.equal(dst.get_parameter("b.weight"), before)
