@@ -53,6 +53,8 @@ def attribute_cause(context: Context, ours: str, theirs: str) -> Cause | None:
     if src.kind != dst.kind and not (has(src.kind, Trait.AFFINE) and has(dst.kind, Trait.AFFINE)):
         return Cause(f"{dst.spelling} against {src.spelling}")
     for name in sorted(attributes[0].keys() | attributes[1].keys()):
+        if name == "eps" and _is_absorbed(context, dst.name):
+            continue
         if attributes[0].get(name) != attributes[1].get(name):
             return Cause(f"{name} {attributes[1].get(name, 'default')} against {attributes[0].get(name, 'default')}")
     return _eps(context, src, dst) if src.kind == dst.kind else Cause(f"{dst.spelling} against {src.spelling}")

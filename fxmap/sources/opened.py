@@ -128,7 +128,7 @@ def lacking(*models: object) -> str:
 
 
 def has_written_norms(model: object) -> bool:
-    """Whether a file has batch norms that its exporter wrote out, whose eps is 0.
+    """Whether a file has batch norms that its exporter wrote out, whose eps is made up.
 
     >>> has_written_norms(nn.Linear(2, 2))
     False

@@ -83,11 +83,19 @@ def _decisions(script: torch.jit.ScriptModule) -> tuple[str, ...]:
     """
     of_extents: set[str] = set()
     found: set[str] = set()
+    tuples: dict[str, list[str]] = {}
     for node in _nodes(script.inlined_graph):
         kind, read = node.kind(), [value.debugName() for value in node.inputs()]
+        made = [value.debugName() for value in node.outputs()]
+        if kind == "prim::TupleConstruct":
+            tuples[made[0]] = read
+        elif kind == "prim::TupleUnpack":
+            parts = zip(made, tuples.get(read[0], ()), strict=False)
+            of_extents.update(name for name, part in parts if part in of_extents)
+            continue
         known = kind in _EXTENTS or (bool(read) and kind not in _BLOCKS and of_extents.issuperset(read))
         if known:
-            of_extents.update(value.debugName() for value in node.outputs())
+            of_extents.update(made)
         elif kind in _NUMBERS:
             found.add(kind)
     return tuple(sorted(found))

@@ -1,8 +1,9 @@
 """Operands: the same layer in another form holds the same numbers, and a near miss does not."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import fxmap
 from fxmap.expressions.functions import fold
 from fxmap.graph.opgraph import Op
 from fxmap.prove.equality import effective, same_tensors
@@ -57,3 +58,16 @@ def test_rows_of_a_joined_layer_and_other_axes() -> None:
 def test_what_is_no_affine_layer_has_no_effective_weight() -> None:
     assert effective(Op("norm", "layer_norm"), {"weight": _draw(4)}) is None
     assert effective(Op("up", "conv_transpose"), {"weight": _draw(4, 4, 2, 2)}) is None
+
+
+def test_a_variance_in_which_another_eps_was_absorbed_is_the_same_and_other_ones_are_not() -> None:
+    one, other = (Op("norm", "batch_norm", (("eps", eps),)) for eps in (1e-3, 1e-5))
+    variance = torch.rand(4, dtype=torch.float64) + 0.5
+    assert same_tensors(one, {"running_var": variance}, other, {"running_var": variance + (1e-3 - 1e-5)})["running_var"]
+    assert not same_tensors(one, {"running_var": variance}, other, {"running_var": variance})["running_var"]
+
+
+def test_an_eps_is_absorbed_in_a_norm_before_a_layer_as_behind_one() -> None:
+    src, dst = (nn.Sequential(nn.BatchNorm2d(3, eps=eps), nn.ReLU(), nn.Conv2d(3, 4, 1)).eval() for eps in (1e-3, 1e-5))
+    assert fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 3, 6, 6), absorb_eps=True).ok
+    assert not fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 3, 6, 6)).ok

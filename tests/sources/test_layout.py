@@ -133,7 +133,56 @@ def padded() -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
 
 
-@pytest.mark.parametrize("make", [channels_last, padded])
+def dense() -> Any:
+    """Make what Keras' exporters write of a block that joins maps and normalises them before a layer."""
+    held = {
+        "first": RNG.standard_normal((4, 3, 1, 1)), "mean": RNG.standard_normal((1, 1, 1, 8)),
+        "factor": RNG.uniform(0.5, 1.5, (1, 1, 1, 8)), "beta": RNG.standard_normal((1, 1, 1, 8)),
+        "second": RNG.standard_normal((5, 8, 1, 1)),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["a"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["a", "first"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 2, 3, 1]),
+        helper.make_node("Sigmoid", ["c"], ["s"]),
+        helper.make_node("Concat", ["c", "s"], ["d"], axis=3),
+        helper.make_node("Sub", ["d", "mean"], ["e"]),
+        helper.make_node("Mul", ["e", "factor"], ["f"]),
+        helper.make_node("Add", ["f", "beta"], ["g"]),
+        helper.make_node("Relu", ["g"], ["h"]),
+        helper.make_node("Transpose", ["h"], ["i"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["i", "second"], ["j"]),
+        helper.make_node("ReduceMean", ["j", "axes"], ["y"], keepdims=0),
+    ]
+    made = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()]
+    made.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    info = [helper.make_tensor_value_info(*one) for one in (("x", 1, [2, 9, 10, 3]), ("y", 1, [2, 5]))]
+    graph = helper.make_graph(nodes, "net", info[:1], info[1:], made)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+class Dense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(8, eps=1e-3)
+        self.second = nn.Conv2d(8, 5, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        joined = torch.cat([first, first.sigmoid()], 1)
+        y: Tensor = self.second(torch.relu(self.norm(joined))).mean((2, 3))
+        return y
+
+
+def test_a_norm_that_is_written_out_before_a_layer_fills_the_norm() -> None:
+    proto, dst = dense(), Dense().eval()
+    assert fxmap.load(dst, proto).ok
+    x = torch.randn(2, 9, 10, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(dst(x.permute(0, 3, 1, 2)), OnnxModel(proto)(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [channels_last, padded, dense])
 def test_what_is_computed_with_channels_first_is_what_the_reference_computes(make: Any) -> None:
     proto = make()
     x = RNG.standard_normal((2, 9, 10, 3)).astype(np.float32)

@@ -120,6 +120,30 @@ def test_a_trace_with_ids_that_a_call_leaves_out_and_numbers_of_shapes_is_proven
     assert torch.allclose(src(x), dst(x), atol=1e-5)
 
 
+class Counting(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return x * 2, x.shape[1]
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counting, self.fc = Counting(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, count = self.counting(x)
+        out: Tensor = self.fc(y) + torch.arange(0, count + 1).float().sum()
+        return out
+
+
+def test_an_extent_that_a_module_returns_beside_a_value_is_no_number_of_a_value() -> None:
+    script = torch.jit.trace(Counted().eval(), torch.randn(2, 8))
+    kinds = {node.kind() for node in script.inlined_graph.nodes()}
+    assert "prim::TupleUnpack" in kinds
+    assert kinds & {"aten::ScalarImplicit", "aten::Int"}
+    assert ScriptedModel(script).unseen_decisions == ()
+
+
 def test_a_script_that_takes_numbers_out_of_its_values_is_not_proven() -> None:
     src, dst = randomised(Deciding(), 1).eval(), randomised(Deciding(), 2).eval()
     script = torch.jit.script(src)

@@ -61,7 +61,7 @@ class LayerPair:
         self.affine = all(affine) and "weight" in self.src and "weight" in self.dst
         self.factors = _factors(src_graph, src, dst_graph, dst)
         self.absorb_eps = absorb_eps
-        self.eps: tuple[float, float] = (src.attribute("norm.eps", 0.0), dst.attribute("norm.eps", 0.0))
+        self.eps: tuple[float, float] = (_eps(src), _eps(dst))
         self.has_norm = _has_norm(src), _has_norm(dst)
         # The reason why the two layers are not the same operation, although they correspond.
         self.obstacle = unfolded(src_graph, src.name) if affine[0] and not unfolded(dst_graph, dst.name) else ""
@@ -217,6 +217,12 @@ def _factors(src: OpGraph, ours: Op, dst: OpGraph, theirs: Op) -> dict[str, tupl
 
 def _rank_one(op: Op) -> bool:
     return len(_shape(op)) == 1
+
+
+def _eps(op: Op) -> float:
+    """Return the number of a norm behind a layer, or of one by itself, that keeps it from dividing by zero."""
+    found: float = op.attribute("norm.eps", op.attribute("eps", 1e-5 if op.kind == "batch_norm" else 0.0))
+    return found
 
 
 def _has_norm(op: Op) -> bool:

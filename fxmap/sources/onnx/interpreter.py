@@ -123,7 +123,8 @@ class Interpreter:
         if perm == TO_LAST:
             made = values[node.input[0]]
         elif (norm := self._reading.norms.get(node.output[0] if node.output else "")) is not None and norm.is_last:
-            made = norm(values[norm.entry], [values[name] for name in norm.names()])
+            entry = maps[norm.entry] if norm.starts_last and norm.entry in maps else None
+            made = self._normed(norm, values, entry)
         elif any(name in maps for name in node.input):
             attributes = {one.name: attribute_of(one) for one in node.attribute}
             made = on_maps(node, values, maps, attributes, lambda given, other: self.results(node, given, other)[0])
@@ -132,6 +133,12 @@ class Interpreter:
         maps[node.output[0]] = made
         return (made.permute(TO_LAST),)
 
+    def _normed(self, norm: Norm, values: Mapping[str, Any], entry: Tensor | None = None) -> Tensor:
+        """Return the result of a norm with channels first; `entry` is what it normalises, where that is known so."""
+        if entry is None:
+            entry = values[norm.entry].permute(TO_FIRST) if norm.starts_last else values[norm.entry]
+        return norm(entry, [values[name] for name in norm.names()])
+
     def _special(self, node: Any, values: Mapping[str, Any]) -> Tensor | None:
         """Return the result of a node that ends several which are read as one, or that is read at once; None for others."""
         output, reading = node.output[0] if node.output else "", self._reading
@@ -139,7 +146,8 @@ class Interpreter:
             found: Tensor = values[reading.at_once[output]]
             return found
         if (norm := reading.norms.get(output)) is not None:
-            return norm(values[norm.entry], [values[name] for name in norm.names()])
+            made = self._normed(norm, values)
+            return made.permute(TO_LAST) if norm.is_last and made.dim() == 4 else made
         if (softmax := reading.guarded.get(output)) is not None:
             axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
             return safe_softmax(values[softmax.input[0]], axis)

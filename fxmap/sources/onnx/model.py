@@ -72,7 +72,7 @@ class OnnxModel(Held):
 
     @property
     def has_written_norms(self) -> bool:
-        """Whether norms that the file has written out are read as norms; their eps is 0, and no other one is meant."""
+        """Whether norms that the file has written out are read as norms, whose eps is made up."""
         return any(norm.factor for norm in self._reading.norms.values())
 
     def read_as_source(self) -> None:

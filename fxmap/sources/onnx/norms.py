@@ -1,14 +1,14 @@
-"""Batch norms that an exporter wrote out behind a convolution: `(x - mean) * factor + shift`, with one number a channel.
+"""Batch norms that an exporter wrote out: `(x - mean) * factor + shift`, with one number a channel.
 
-Exporters of Keras and JAX compute the factor of a norm, `gamma / sqrt(var + eps)`, and leave the rest as it is. As a norm of
-variance 1 and eps 0 it is what it was, so that it is folded, and made of, as any other norm.
+Exporters of Keras and JAX compute the factor of a norm, `gamma / sqrt(var + eps)`, and leave the rest as it is. As a norm
+whose variance and eps add up to 1 it is what it was, so that it is folded, and made of, as any other norm.
 
 >>> import onnx.helper as oh
 >>> parts = (("Conv", "xw", "a"), ("Mul", "as", "b"), ("Add", "bt", "y"))
 >>> nodes = [oh.make_node(kind, list(inputs), [output]) for kind, inputs, output in parts]
 >>> held = {"w": torch.ones(4, 2, 3, 3), "s": torch.ones(4, 1, 1), "t": torch.ones(4, 1, 1)}
 >>> written_out(nodes, held, ["y"])
-[Norm(entry='a', is_last=False, output='y', mean='', factor='s', shift='t', inner=('b',))]
+[Norm(entry='a', is_last=False, output='y', mean='', factor='s', shift='t', inner=('b',), starts_last=False)]
 """
 
 from collections import Counter
@@ -21,6 +21,8 @@ from torch import Tensor
 
 # The operators of a norm, in their order, and whether their operands commute.
 _STEPS = (("Sub", False), ("Mul", True), ("Add", True))
+# With a variance that is as much less than one, a norm of this eps multiplies by its factor alone.
+_EPS = 1e-5
 _TO_LAST = {4: [0, 2, 3, 1]}
 
 
@@ -29,7 +31,8 @@ class Norm:
     """A norm of a value: the names of its tensors, empty where it has none; `is_last` says that the result is turned.
 
     Without a factor it is a bias that is added behind the layer, and which belongs to it.
-    `entry` has its channels first. `inner` are values between it and the `output`, which nothing else reads.
+    `entry` has its channels first, unless the norm `starts_last`, where it stands before a layer. `inner` are values between
+    it and the `output`, which nothing else reads.
     """
 
     entry: str
@@ -39,6 +42,7 @@ class Norm:
     factor: str
     shift: str
     inner: tuple[str, ...]
+    starts_last: bool = False
 
     def names(self) -> tuple[str, ...]:
         """Return names for mean, variance, factor and shift; those that the file lacks are made up. None for a bias."""
@@ -55,14 +59,18 @@ class Norm:
             return {}
         mean, variance, factor, shift = self.names()
         zeros = torch.zeros(held[factor].numel())
-        return {variance: zeros + 1, **({} if self.mean else {mean: zeros}), **({} if self.shift else {shift: zeros})}
+        return {
+            variance: zeros + (1 - _EPS),
+            **({} if self.mean else {mean: zeros}),
+            **({} if self.shift else {shift: zeros}),
+        }
 
     def __call__(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Normalise a value with channels first, by mean, variance, factor and shift; the result has channels first."""
         if not tensors:
             return x
         mean, variance, factor, shift = tensors
-        return torch.nn.functional.batch_norm(x, mean, variance, factor, shift, False, 0.0, 0.0)
+        return torch.nn.functional.batch_norm(x, mean, variance, factor, shift, False, 0.0, _EPS)
 
 
 def written_out(nodes: Iterable[Any], held: Mapping[str, Tensor], outputs: Iterable[str]) -> list[Norm]:
@@ -77,11 +85,34 @@ def written_out(nodes: Iterable[Any], held: Mapping[str, Tensor], outputs: Itera
     uses = Counter(name for node in nodes for name in node.input) + Counter(outputs)
     readers = {name: node for node in nodes for name in node.input if uses[name] == 1}
     found = (_behind(node, readers, held) for node in nodes if node.op_type in ("Conv", "ConvTranspose"))
+    behind = [norm for norm in found if norm is not None]
+    taken = {name for norm in behind for name in (*norm.inner, norm.output)}
+    before = [_before(node, readers, held) for node in nodes if node.op_type == "Sub" and node.output[0] not in taken]
     return [
         norm
-        for norm in found
+        for norm in (*behind, *before)
         if norm is not None and all(uses[name] == 1 for name in (norm.mean, norm.factor, norm.shift) if name)
     ]
+
+
+def _before(node: Any, readers: Mapping[str, Any], held: Mapping[str, Tensor]) -> Norm | None:
+    """Return the norm that begins with a subtraction from a map with channels last, as before a layer or behind a sum."""
+    entry, mean = node.input
+    shape = list(held[mean].shape) if mean in held else []
+    if entry in held or len(shape) != 4 or shape[:3] != [1, 1, 1] or shape[3] == 1:
+        return None
+    tensors, inner = [mean], [node.output[0]]
+    for kind in ("Mul", "Add"):
+        step = readers.get(inner[-1])
+        if step is None or step.op_type != kind:
+            return None
+        other = step.input[1] if step.input[0] == inner[-1] else step.input[0]
+        if other not in held or list(held[other].shape) != shape:
+            return None
+        tensors.append(other)
+        inner.append(step.output[0])
+    mean, factor, shift = tensors
+    return Norm(entry, True, inner[-1], mean, factor, shift, tuple(inner[:-1]), starts_last=True)
 
 
 def kernel_chains(nodes: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
