@@ -256,7 +256,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     ("sub", Kind(Trait.SUM | Trait.ANALYTIC)),
     ("mul", Kind(Trait.PRODUCT | Trait.COMMUTATIVE | Trait.ANALYTIC)),
     ("div", Kind(Trait.PRODUCT | Trait.ANALYTIC)),
-    ("maximum minimum", Kind(Trait.COMMUTATIVE | Trait.HOMOGENEOUS)),
+    ("absolute_difference maximum minimum", Kind(Trait.COMMUTATIVE | Trait.HOMOGENEOUS)),
     ("convolution", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.ANALYTIC, channel_axis=1)),
     ("linear", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.RESIZE | Trait.ANALYTIC)),
     ("conv_transpose", Kind(Trait.AFFINE | Trait.RESIZE | Trait.ANALYTIC)),
