@@ -48,3 +48,20 @@ def test_an_activation_that_only_seems_the_same_is_not_proven() -> None:
 
     src, dst = randomised(Linear(True), 0), Clamped(False)
     assert not fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 5, 4)).proof.ok
+
+
+class Gate(nn.Module):
+    """The logarithm of a gate, of code that no trace follows."""
+
+    def __init__(self, soft: bool) -> None:
+        super().__init__()
+        self.soft, self.layer = soft, nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x) if len(x) > 0 and x.sum() < 1e300 else x
+        return -F.softplus(-y) if self.soft else F.logsigmoid(y)
+
+
+def test_the_logarithm_of_a_gate_is_smooth_in_a_recorded_run() -> None:
+    src, dst = randomised(Gate(False), 0), Gate(True)
+    assert fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 3)).proof.ok
