@@ -15,10 +15,10 @@ from fxmap.expressions.base import Source
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.mapping.proof import Proof
+from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof
 from fxmap.matching.drawing import drawn
 from fxmap.matching.plan import Plan
-from fxmap.matching.strategies.equations import EQUATIONS
+from fxmap.matching.strategies.equations import EQUATIONS, aligned_by_values
 from fxmap.matching.strategies.problem import Outcome, Problem
 from fxmap.matching.strategies.solve import attempted, solve
 from fxmap.matching.strategies.values import VALUES
@@ -141,7 +141,9 @@ def _map(problem: Problem) -> KeyMapping:
         return mapping
     found = _by_runs(problem, mapping, plan) if len(mapping) else mapping
     # Equations are solved with whole tensors in memory.
-    return _by_equations(problem, plan, found) if _is_open(found, plan) and not is_large(problem.dst) else found
+    if is_large(problem.dst):
+        return found
+    return _by_equations(problem, plan, found) if _is_open(found, plan) else _realigned(problem, plan, found)
 
 
 def _is_open(mapping: KeyMapping, plan: Plan) -> bool:
@@ -166,6 +168,19 @@ def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMappin
         return before
     again = _proven(outcome.mapping.with_graphs(drawn(outcome.plan)), outcome.plan, problem.given)
     return before if again.proof.refuted else again
+
+
+def _realigned(problem: Problem, plan: Plan, found: KeyMapping) -> KeyMapping:
+    """Prove a mapping whose outputs agree by operations that make equal values, where those that structure pairs do not."""
+    if found.proof.ok or not found.proof.error <= SINGLE_TOLERANCE:
+        return found
+    with stage("align by values") as note:
+        other = aligned_by_values(problem, plan, found)
+        note("" if other is None else str(other.alignment).partition(";")[0])
+    if other is None or other.alignment.pairs == plan.alignment.pairs:
+        return found
+    again = _proven(found.with_graphs(drawn(other)), other, problem.given)
+    return again if again.proof.ok else found
 
 
 def _by_runs(problem: Problem, mapping: KeyMapping, plan: Plan) -> KeyMapping:

@@ -48,6 +48,9 @@ SPELLINGS = {
     "negative": "neg",
     "sgn": "sign",
     "absolute": "abs",
+    "log_sigmoid_forward": "log_sigmoid",  # it also returns what a backward pass reads
+    "arcsinh": "asinh",
+    "arctan": "atan",
     "less": "lt",
     "less_equal": "le",
     "greater": "gt",
@@ -256,7 +259,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     ("sub", Kind(Trait.SUM | Trait.ANALYTIC)),
     ("mul", Kind(Trait.PRODUCT | Trait.COMMUTATIVE | Trait.ANALYTIC)),
     ("div", Kind(Trait.PRODUCT | Trait.ANALYTIC)),
-    ("maximum minimum", Kind(Trait.COMMUTATIVE | Trait.HOMOGENEOUS)),
+    ("absolute_difference maximum minimum", Kind(Trait.COMMUTATIVE | Trait.HOMOGENEOUS)),
     ("convolution", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.ANALYTIC, channel_axis=1)),
     ("linear", Kind(Trait.AFFINE | Trait.OUTPUT_FIRST | Trait.RESIZE | Trait.ANALYTIC)),
     ("conv_transpose", Kind(Trait.AFFINE | Trait.RESIZE | Trait.ANALYTIC)),
@@ -288,7 +291,7 @@ _ROWS: tuple[tuple[str, Kind], ...] = (
     ("as_strided_scatter diagonal_scatter index_add scatter_add", Kind(Trait.ANALYTIC)),
     (  # arithmetic
         """
-        addcdiv addcmul cos cosh cumprod cumsum diff digamma divide erf erfc exp exp2 expit expm1 gelu glu lerp
+        addcdiv addcmul asinh atan cos cosh cumprod cumsum diff digamma divide erf erfc exp exp2 expit expm1 gelu glu lerp
         log_sigmoid log_softmax logaddexp logcumsumexp logsigmoid logsumexp mish neg polar positive
         prod reciprocal rsub rtruediv sigmoid silu sin sinc sinh softmax softmin square subtract sum sum_to_size tan
         tanh tanhshrink trace var var_mean

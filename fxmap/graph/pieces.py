@@ -6,6 +6,7 @@ compares what such operations read, and not their results alone. Some functions 
     sqrt, rsqrt, log, x ** p of x > 0; log1p of x >= 0;  x ** n for whole n;  b ** x for a number b > 0
     values that are filled by constant masks, with a number that values show
     sqrt, rsqrt of a stored tensor, with a number added to it or not: where the root is a number
+    the length of a stored tensor, away from 0; and of any value where it is squared, as a sum of squares
     writes by an index that add up, or of a number into a constant: tables that the index looks up
     norms with eps > 0;  softplus where it turns into the identity beyond 20, where the two differ by 2e-9
 
@@ -58,7 +59,8 @@ def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor], hidden: Container[s
         if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or (has(op.kind, Trait.ANALYTIC) and op.name not in hidden):
             continue
         places = tuple((argument, ops.op(name).output) for argument, name in operands)
-        analytic = op.name not in hidden and (_is_analytic(op, read) or _is_lookup(ops, op) or _is_root_of_stored(ops, op))
+        further = _is_lookup(ops, op) or _is_root_of_stored(ops, op) or _is_smooth_length(ops, op)
+        analytic = op.name not in hidden and (_is_analytic(op, read) or further)
         found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), analytic)
     return found
 
@@ -104,6 +106,18 @@ def _is_root_of_stored(ops: OpGraph, op: Op) -> bool:
         return False
     read, numbers = ops.operands(total)["input"], [value for _, value in ops.op(total).attributes]
     return len(read) == len(numbers) == 1 and ops.op(read[0]).kind == TENSOR
+
+
+def _is_smooth_length(ops: OpGraph, op: Op) -> bool:
+    """Whether an operation is a 2-norm that is squared, a sum of squares; or one of a stored tensor, which is not 0."""
+    if op.kind not in _LENGTHS or not {value for _, value in op.attributes} <= {2, "fro"}:
+        return False
+    (x,) = ops.operands(op.name).get("input", [""])
+    users = [ops.op(user).kind for user, _ in ops.users(op.name)]
+    return set(users) == {"square"} or (bool(x) and ops.op(x).kind == TENSOR)
+
+
+_LENGTHS = {"linalg_vector_norm", "vector_norm", "norm"}
 
 
 _CONSTANT = {CONSTANT, "full", "ones", "zeros"}

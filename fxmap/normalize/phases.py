@@ -23,6 +23,7 @@ from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SU
 from fxmap.normalize.rules.clamping import SELECT_POSITIVE, UNIFY_BOUNDS
 from fxmap.normalize.rules.covering import COVER_MAP
 from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE, VARIANCE_OF_MOMENTS
+from fxmap.normalize.rules.distance import DISTANCE
 from fxmap.normalize.rules.filled import FILL_CONSTANT
 from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
@@ -85,6 +86,7 @@ SPELL: tuple[Rule, ...] = (
     RESTORE_LOGSUMEXP,
     TO_UNIT,
     NAME_PIECES,
+    DISTANCE,
     FILL_BY_SUM,
     FILL_BY_MASK,
     SIMPLIFY_MASKS,

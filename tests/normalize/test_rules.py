@@ -110,6 +110,7 @@ SPELLINGS = [
     (F.softshrink, lambda x: F.relu(x - 0.5) - F.relu(-x - 0.5)),
     (F.hardshrink, lambda x: torch.where(x.abs() > 0.5, x, 0.0)),
     (lambda x: F.threshold(x, 0.25, -2.0), lambda x: torch.where(x > 0.25, x, -2.0)),
+    (lambda x: (x.sin() - x.cos()).abs(), lambda x: (x.cos() - x.sin()).abs()),
     (lambda x: x.amax(1), lambda x: x.max(1)[0]),
     (lambda x: x.amax(1), lambda x: x.max(1).values),
     (lambda x: x.amax(1), lambda x: x.topk(1, 1)[0].squeeze(1)),
@@ -143,6 +144,8 @@ SPELLINGS = [
 
 # Both sides differ on some input, however close they look: they must not be one graph.
 NEAR_MISSES = [
+    (lambda x: (x.sin() - x.cos()).abs(), lambda x: (x.sin() + x.cos()).abs()),
+    (lambda x: (y := x.sin() - x.cos()).abs() + y, lambda x: (y := x.cos() - x.sin()).abs() + y),
     (F.relu, lambda x: x.clamp(min=0.1)),
     (F.relu, lambda x: F.threshold(x, 0, -0.1)),
     (F.relu, lambda x: torch.where(x > 0.1, x, 0.0)),

@@ -89,6 +89,13 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
     return _search((src, dst), runs, Effort(most), {})
 
 
+def drawn_beside(src: Network, dst: Network) -> Checked:
+    """Return random weights of the source, and some inputs of both networks that it was not solved on."""
+    src, dst = static(src), static(dst)
+    tensors = source_tensors(src, frozenset(loose_buffers(src, tables=False)), seed=1)
+    return Checked((src, dst), tensors, _samples(src, dst).stacked(3, seed=2))
+
+
 def _search(networks: tuple[Network, Network], runs: "_Runs", effort: Effort, known: Mapping[str, Expression]) -> Solution:
     """Search within wider and wider bounds."""
     why, tries = "", list[_Try]()

@@ -6,6 +6,8 @@ and its limits. What is found is taken only if both graphs then compute the same
 is for the proof to say.
 """
 
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -19,12 +21,14 @@ from fxmap.matching.draft import mapping_of
 from fxmap.matching.plan import Plan
 from fxmap.matching.sides import sides
 from fxmap.matching.solve.anchors import by_values
-from fxmap.matching.solve.weights import Solution, solve_weights
+from fxmap.matching.solve.weights import Solution, drawn_beside, solve_weights
 from fxmap.matching.strategies.problem import Outcome, Problem, Strategy, first_plan
 from fxmap.matching.structure import plan_by_structure, with_siblings
 from fxmap.model.faults import left
 from fxmap.model.restoring import let_through
 from fxmap.trace import stage
+
+logger = logging.getLogger(__name__)
 
 
 def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
@@ -87,6 +91,33 @@ def _with(plan: Plan, found: Solution) -> Plan:
     if checked is not None:
         alignment = by_values(*checked.networks, alignment, found.expressions, checked.tensors, checked.inputs)
     return replace(plan, alignment=alignment, derivation=with_siblings(plan.src, plan.dst, derivation))
+
+
+def aligned_by_values(problem: Problem, plan: Plan, mapping: Mapping[str, Expression]) -> Plan | None:
+    """Return a plan whose operations are aligned by the values that they make under a mapping; None where it cannot be.
+
+    Structure may have paired operations that stand at one place and compute something else, though both models return the
+    same: products in another order, an activation of one layer beside that of another.
+    """
+    if not isinstance(problem.src, nn.Module) or plan.src.twin.converted or plan.dst.twin.converted:
+        return None
+    try:
+        plan = _recorded(problem.src, problem, plan)
+        src, dst = plan.src.main, plan.dst.main
+        made = {key: one for key, one in mapping.items() if dst.canonical.get(key) == key}
+        if (
+            plan.src.prefix
+            or plan.dst.prefix
+            or any(key not in src.tensors for one in made.values() for key in one.sources())
+        ):
+            return None
+        drawn = drawn_beside(src, dst)
+        alignment = by_values(*drawn.networks, plan.alignment, made, drawn.tensors, drawn.inputs)
+    except Exception as error:  # whatever an operation of a model raises on stacked inputs
+        let_through(error)
+        logger.info("operations cannot be aligned by values: %s", error)
+        return None
+    return replace(plan, alignment=alignment)
 
 
 EQUATIONS = Strategy("equations", _attempt)
