@@ -54,7 +54,7 @@ TOLERANCES = Tolerances()
 _FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 # Weights are scaled by these factors: up, for operations behind a norm that takes the scale of the inputs away; and down so
 # far that a constant that is added to a norm before a division shows.
-# The factors are powers of two: weights are scaled where they lie, and come back as they were.
+# The factors are powers of two, which round nothing.
 _FACTORS = (4.0, 2.0**-20)
 # Weights are changed by so much, relative to them, to see how rounding grows; the rounding of two models may differ by as
 # many times that as they have operations.

@@ -61,19 +61,18 @@ def guess_inputs(*models: nn.Module) -> Iterator[Inputs]:
 
 
 def _with_another(shapes: dict[_Shape, int | None], models: tuple[nn.Module, ...]) -> Iterator[Inputs]:
-    """Yield ids together with what models name as optional and may need: ids of a decoder, or an image."""
+    """Yield a first tensor with what models name as optional and may need: ids of a decoder, or an image beside ids."""
     names = set.intersection(*({name for name, _ in _positional(model)} for model in models))
     parts = (_told(_told(model, "config"), "vision_config") for model in models)
     images = dict.fromkeys(shape for part in parts if part is not None for shape, _ in _declared(part))
+    rows = min((count for model in models for count in _tables(model)), default=2)
     for shape, high in shapes.items():
-        if high is None or len(shape) != 2:
-            continue
         generator = torch.Generator().manual_seed(0)
         first = draw(shape, high, generator)
         for name in sorted(names):
             if name.startswith("decoder_") and name.endswith("ids"):
-                yield Inputs((first,), {name: draw((shape[0], max(2, shape[1] - 5)), high, generator)}, True, size_of(first))
-            elif name.startswith(("pixel", "image")):
+                yield Inputs((first,), {name: draw((shape[0], _DECODED), high or rows, generator)}, True, size_of(first))
+            elif name.startswith(("pixel", "image")) and high is not None:
                 drawn = (draw((shape[0], *image[1:]), None, generator) for image in images)
                 yield from (Inputs((first,), {name: image}, True, size_of(first)) for image in drawn)
 
@@ -102,6 +101,8 @@ def _declared(holder: object) -> Iterator[tuple[_Shape, int | None]]:
         yield shape, None
 
 
+# How many ids a decoder is given.
+_DECODED = 7
 # An image that a configuration declares has at most so many numbers.
 _MOST = 2**26
 
