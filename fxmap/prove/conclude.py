@@ -204,7 +204,7 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
     unread = [path for path in examined.moving if dst.main.read.isdisjoint({path}) and path not in shown]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"
-    if found.samples and found.fixed:
+    if found.fixed:
         return (
             f"{shorten(list(found.fixed))}: no other values of this input were accepted by both models, so that what "
             "depends on them is not shown; pass example_inputs in which they vary"
