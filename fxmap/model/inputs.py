@@ -5,7 +5,7 @@
 ('1x3x8x8', '1x3x8x8 (other values)', 1)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from inspect import signature
@@ -264,19 +264,39 @@ def described(inputs: Inputs) -> str:
     return ", ".join(value if isinstance(name, int) else f"{name}={value}" for name, value in values) or "no arguments"
 
 
-def settings_of(inputs: Inputs) -> list[str]:
-    """Name what the arguments hold that is no tensor: numbers, switches and words, also in containers and in objects.
+def settings_of(inputs: Inputs) -> list[tuple[str, str]]:
+    """Return what the arguments hold that is no tensor, numbers, switches and words: names, and values in words.
 
     >>> settings_of(as_inputs({"ids": torch.zeros(1, 8), "causal": True, "mask": None, "more": {"sizes": [3, 4]}}))
-    ['causal=True', "more['sizes']=[3, 4]"]
+    [('causal', 'True'), ("more['sizes']", '[3, 4]')]
     """
-    return [f"{name}={_short(value)}" for name, value in plain_values(inputs)]
+    return [(name, _short(value)) for name, value in plain_values(inputs)]
 
 
 def plain_values(inputs: Inputs) -> list[tuple[str, Any]]:
     """Return the values of the arguments that are no tensors, with their names; lists of such values are one."""
-    found = [(name, leaf, path) for name, value in _arguments(inputs) for path, leaf in leaves(value, whole=_whole)]
-    return [(f"{name}{''.join(path)}", leaf) for name, leaf, path in found if is_plain(leaf)]
+    return [(name, leaf) for name, _, leaf in placed(inputs) if is_plain(leaf)]
+
+
+def placed(inputs: Inputs) -> Iterator[tuple[str, Path, Any]]:
+    """Yield all that the arguments hold, lists of numbers and words as one: name, place for `replaced`, and itself."""
+    for place, value in enumerate(inputs.args):
+        for path, leaf in leaves(value, whole=_whole):
+            yield f"argument {place}{''.join(path)}", ("[0]", f"[{place}]", *path), leaf
+    for name, value in inputs.kwargs.items():
+        for path, leaf in leaves(value, whole=_whole):
+            yield f"{name}{''.join(path)}", ("[1]", f"[{name!r}]", *path), leaf
+
+
+def replaced(inputs: Inputs, place: Path, value: Any) -> Inputs:
+    """Return inputs with another value at one place.
+
+    >>> replaced(as_inputs((torch.zeros(1), {"n": [3]})), ("[0]", "[1]", "['n']"), [4]).args[1]
+    {'n': [4]}
+    """
+    given = inputs.args, dict(inputs.kwargs)
+    args, kwargs = changed(given, lambda path, leaf: value if path == place else leaf, whole=lambda path, _: path == place)
+    return replace(inputs, args=args, kwargs=kwargs)
 
 
 def is_plain(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Nested values: what the arguments of a model hold, in containers and inside of objects, down to tensors and plain values.
 
-A batch may be a dict, a `BatchEncoding`, a dataclass, or an object with tensors and their mask. Whoever reads its tensors and
-whoever changes them has to meet the same ones, in the same order.
+A batch may be a dict, a `BatchEncoding`, a dataclass, or an object with tensors and their mask. Whoever reads its tensors
+and whoever changes them has to meet the same ones, in the same order.
 
 >>> from types import SimpleNamespace
 >>> batch = SimpleNamespace(ids=torch.tensor([1]), lengths=[3, 4])
@@ -32,7 +32,22 @@ Whole = Callable[[Path, Any], bool]
 # How deep values are read: containers and objects inside of each other.
 _DEPTH = 8
 # What is no holder of values, but one itself.
-_OPAQUE = (type, nn.Module, types.ModuleType, enum.Enum, torch.Generator, torch.Size, weakref.ref, BaseException)
+_OPAQUE = (
+    Tensor,
+    str,
+    bytes,
+    int,
+    float,
+    type(None),
+    type,
+    nn.Module,
+    types.ModuleType,
+    enum.Enum,
+    torch.Generator,
+    torch.Size,
+    weakref.ref,
+    BaseException,
+)
 # Modules whose classes are machinery, and no holders of a user's values; `types` has SimpleNamespace.
 _MACHINERY = frozenset({"builtins", "torch", "numpy", "pathlib", "logging", "threading", "re", "datetime", "decimal"})
 
@@ -61,7 +76,7 @@ def changed(value: Any, change: Change, path: Path = (), *, whole: Whole = lambd
 
 def _parts(value: Any, path: Path) -> list[tuple[str, Any, Any]] | None:
     """Return the parts of a container or an object: their places in words, keys and values; None for all other values."""
-    if isinstance(value, Tensor | str | bytes | int | float | None) or isinstance(value, _OPAQUE) or len(path) > _DEPTH:
+    if isinstance(value, _OPAQUE) or len(path) > _DEPTH:
         return None
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", key, part) for key, part in value.items()]

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.model.inputs import Inputs, as_shared, names_of, others, plain_values
+from fxmap.model.inputs import Inputs, as_shared, names_of, others, placed
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.beside import beside_tensors
@@ -57,6 +57,7 @@ class Audit:
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
         untaken: a decision by values that went one way in all runs, and behind which the models differ.
+        ungiven: arguments of both models that the example leaves out, and for which they accepted nothing that was tried.
         unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
     """
 
@@ -72,6 +73,7 @@ class Audit:
     accepted: tuple[Shape, ...] = field(default=(), repr=False)
     untaken: str = ""
     unlike: str = ""
+    ungiven: tuple[str, ...] = ()
     special: tuple[str, ...] = field(default=(), repr=False)
     numbers: tuple[float, ...] = field(default=(), repr=False)
     sampler: Sampler | None = field(default=None, repr=False)
@@ -271,7 +273,8 @@ def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampl
 
 def _fixed(sampler: Sampler, varied: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the inputs that had one value alone; of all arguments where none of them is a tensor."""
-    names = names_of(sampler.both[0]) if sampler.slots else list(dict.fromkeys(name for name, _ in plain_values(sampler.both[0])))
+    ours = sampler.both[0]
+    names = names_of(ours) if sampler.slots else [name for name, _, value in placed(ours) if value is not None]
     return tuple(dict.fromkeys((*(name for name in names if name not in varied), *sampler.unlinked)))
 
 

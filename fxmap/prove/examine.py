@@ -27,8 +27,8 @@ from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further, smallest
-from fxmap.prove.listed import as_drawn
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
+from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
