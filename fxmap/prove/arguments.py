@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dis import get_instructions
 from inspect import Parameter, Signature, unwrap
-from itertools import combinations
+from itertools import combinations, product
 from types import CodeType
 from typing import Any
 
@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.model.inputs import Inputs, is_plain, placed, replaced
+from fxmap.prove.other_values import other_values
 from fxmap.prove.samples import Both
+from fxmap.prove.stand_ins import stand_ins
 
 
 class Interface(Signature):
@@ -35,8 +37,8 @@ class Interface(Signature):
 
 
 Signatures = tuple[Interface | None, Interface | None]
-# How many words that code looks up are tried, and of several values how many others.
-_WORDS, _LISTS = 6, 14
+# How many words that code looks up are tried.
+_WORDS = 6
 # How many shapes of two tensors that are left out are tried.
 _SHAPES = 3
 
@@ -74,9 +76,9 @@ def options(
         return  # the arguments are not those of the signature
     yield from _dropped(both, signatures, bound)
     missing = absent(both, signatures)
-    tried = [(name, _left_out(name, bound[0], outputs, words)) for name in missing]
+    tried = [(name, stand_ins(name, bound[0], outputs, words)) for name in missing]
     switches = [
-        (name, _switched(given[0], words)) for name in _shared(signatures) if name not in missing
+        (name, other_values(given[0], words)) for name in _shared(signatures) if name not in missing
         for given in [_given(name, signatures, bound)] if _differs_in_place(name, both, bound) and _is_switch(given)
     ]  # fmt: skip
     for name, value in _in_turn([*tried, *switches]):
@@ -84,6 +86,7 @@ def options(
         tensor = name in missing and isinstance(value, Tensor)
         yield Option(_shown(name, value), changed, name if tensor else "", name)
     yield from _together(both, tried)
+    yield from _embedded(both, signatures, bound, missing, outputs)
 
 
 def absent(both: Both, signatures: tuple[Interface | None, Interface | None]) -> list[str]:
@@ -112,7 +115,7 @@ def others_held(both: Both, words: Sequence[str]) -> Iterator[Option]:
         if place in theirs and _is_switch([value, theirs[place]])
     ]  # fmt: skip
     places = {name: place for name, place, _ in same}
-    for name, value in _in_turn([(name, _switched(value, words)) for name, _, value in same]):
+    for name, value in _in_turn([(name, other_values(value, words)) for name, _, value in same]):
         ours, other = (replaced(inputs, places[name], value) for inputs in both)
         yield Option(_shown(name, value), (ours, other), given=name)
 
@@ -160,6 +163,24 @@ def _without(inputs: Inputs, bound: Mapping[str, Any], name: str, default: Any) 
     return _with(inputs, bound, name, default)
 
 
+def _embedded(
+    both: Both, signatures: tuple[Interface, Interface], bound: Sequence[Mapping[str, Any]], missing: Sequence[str],
+    outputs: Callable[[], Sequence[Tensor]],
+) -> Iterator[Option]:  # fmt: skip
+    """Yield numbers in the place of ids that may be left out, for arguments that are named as what a table makes of them."""
+    first, ids = next(((name, value) for name, value in bound[0].items() if isinstance(value, Tensor)), ("", None))
+    names = [name for name in missing if "embed" in name]
+    if not names or ids is None or ids.is_floating_point() or any(first not in found for found in bound):
+        return
+    if any(first not in one.parameters or one.parameters[first].default is not None for one in signatures):
+        return
+    without = [_without(inputs, found, first, None) for inputs, found in zip(both, bound, strict=True)]
+    like = {value.shape: value for value in outputs() if value.shape[:-1] == ids.shape and value.is_floating_point()}
+    for name, value in product(names, like.values()):
+        ours, theirs = (replace(inputs, kwargs={**inputs.kwargs, name: value.detach()}) for inputs in without)
+        yield Option(f"with {name} in the place of {first}", (ours, theirs), name, name)
+
+
 def _together(both: Both, absent: Sequence[tuple[str, list[Any]]]) -> Iterator[Option]:
     """Yield two arguments that the example leaves out, both of one shape."""
     for (one, ours), (other, theirs) in combinations(absent, 2):
@@ -203,14 +224,14 @@ def _more_by_name(
     for name in _looked_up(signatures, Parameter.VAR_KEYWORD):
         if all(name not in inputs.kwargs for inputs in both):
             tensors = {str(i): value for i, value in enumerate(both[0].flat())}
-            for value in (2.0, True, *_left_out(name, tensors, outputs, ())[:2]):
+            for value in (2.0, True, *stand_ins(name, tensors, outputs, ())[:2]):
                 more = [replace(inputs, kwargs={**inputs.kwargs, name: value}) for inputs in both]
                 yield Option(_shown(name, value), (more[0], more[1]))
     if not all(len(inputs.args) == 1 and isinstance(inputs.args[0], dict) and not inputs.kwargs for inputs in both):
         return
     for name in _looked_up(signatures, Parameter.POSITIONAL_OR_KEYWORD):
         if all(name not in inputs.args[0] for inputs in both):
-            for value in _left_out(name, both[0].args[0], outputs, ())[:3]:
+            for value in stand_ins(name, both[0].args[0], outputs, ())[:3]:
                 more = [replace(inputs, args=({**inputs.args[0], name: value},)) for inputs in both]
                 yield Option(_shown(name, value), (more[0], more[1]), name if isinstance(value, Tensor) else "")
 
@@ -253,123 +274,6 @@ def _with(inputs: Inputs, bound: Mapping[str, Any], name: str, value: Any) -> In
     if place >= len(inputs.args):
         return inputs
     return replace(inputs, args=(*inputs.args[:place], value, *inputs.args[place + 1 :]))
-
-
-def _switched(value: Any, words: Sequence[str]) -> list[Any]:
-    """Return other values of the kind of one that is no tensor."""
-    if type(value) is bool:
-        return [not value]
-    if isinstance(value, str):
-        return [other for other in (*words[:_WORDS], "?") if other != value]
-    if type(value) in (tuple, list, set, frozenset):
-        held = sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
-        found = [type(value)(parts) for parts in _lists(held, words)]
-        return [other for i, other in enumerate(found) if other != value and other not in found[:i]][:_LISTS]
-    if callable(value):
-        return [function for function in (torch.sin, torch.relu) if function is not value]
-    whole, real = (value + 1, 0, 1, 2, value + 7), (2 * value + 1, value / 2, 0.0, 100 * value + 7, -value)
-    return [other for other in dict.fromkeys(whole if type(value) is int else real) if other != value]
-
-
-def _lists(parts: list[Any], words: Sequence[str]) -> Iterator[list[Any]]:
-    """Yield others in the place of several values: changed, more, fewer, in another order, of the same sum or product."""
-    first, *rest = parts
-    if all(type(part) is int for part in parts):
-        yield from _of_one_sum(parts)
-        yield from _of_one_product(parts)
-    if isinstance(first, str):
-        yield from ([*parts, word] for word in words[:_WORDS] if word not in parts)
-    elif type(first) in (list, tuple):
-        # Rows of one kind, as sizes of images: the first alone, and all of them.
-        for other in _switched(first, words):
-            yield [other for _ in parts]
-            yield [other, *rest]
-    elif type(first) in (bool, int, float):
-        yield from ([_next(part) if i == place else part for i, part in enumerate(parts)] for place in range(len(parts)))
-        yield [*parts, _next(parts[-1])]
-    yield parts[::-1]
-    yield parts[:-1]
-
-
-def _next(value: Any) -> Any:
-    return not value if type(value) is bool else value + 1
-
-
-def _of_one_sum(parts: list[int]) -> Iterator[list[int]]:
-    """Yield whole numbers of the same sum, as lengths into which a sequence is split.
-
-    >>> list(_of_one_sum([3, 3]))
-    [[4, 2], [3, 2, 1], [6]]
-    """
-    if len(parts) > 1 and parts[-1] > 1:
-        yield [parts[0] + 1, *parts[1:-1], parts[-1] - 1]
-    if parts[-1] > 1:
-        yield [*parts[:-1], parts[-1] - 1, 1]
-    if len(parts) > 1:
-        yield [*parts[:-2], parts[-2] + parts[-1]]
-
-
-def _of_one_product(parts: list[int]) -> Iterator[list[int]]:
-    """Yield as many whole numbers of the same product, as the edges of a map whose positions a sequence has.
-
-    >>> list(_of_one_product([1, 6, 1]))
-    [[2, 3, 1], [1, 3, 2], [6, 1, 1], [1, 1, 6]]
-    """
-    for i, part in enumerate(parts):
-        factor = next((f for f in (2, 3, 5, 7) if part > f and part % f == 0), 0)
-        for j in range(len(parts)) if factor else ():
-            if i != j:
-                yield [other // factor if k == i else other * factor if k == j else other for k, other in enumerate(parts)]
-    yield from (parts[i:] + parts[:i] for i in range(1, len(parts)) if len(set(parts)) > 1)
-
-
-def _left_out(
-    name: str, bound: Mapping[str, Any], outputs: Callable[[], Sequence[Tensor]], words: Sequence[str]
-) -> list[Any]:
-    """Return what may stand for a tensor that the example left out, by its name and the tensors that are given."""
-    given = [value for value in bound.values() if isinstance(value, Tensor)]
-    if not given:
-        return []
-    main = given[0]
-    positions = main.shape[:2] if main.dim() > 1 else main.shape
-    if "mask" in name:
-        mask = torch.ones(positions, dtype=torch.long)
-        mask[..., -1] = 0
-        return [mask, mask.bool(), *_scores(main)]
-    if "position" in name:
-        return [torch.arange(positions[-1]).flip(0).expand(positions).contiguous()]
-    if "type" in name or name.endswith(("ids", "_id")):
-        return [torch.arange(positions[-1]).remainder(2).expand(positions).contiguous()]
-    if "label" in name or name in ("target", "targets", "y_true"):
-        return [
-            torch.arange(positions[-1]).remainder(2).expand(positions).contiguous(),
-            torch.arange(positions[0]).remainder(2),
-        ]
-    like = {value.shape: value for value in (*outputs()[:1], *given[:2]) if value.is_floating_point()}
-    found = [value.detach().flip(0) for value in like.values()]
-    return [*found[:1], *_states(found), *found[1:], *_scores(main), 1, 0, (2,), (3, 3), True, *_kept(found, words)]
-
-
-def _states(found: Sequence[Tensor]) -> list[Any]:
-    """Return the states of a recurrent layer: one, and two of them, for a width of the inputs or of the outputs."""
-    states = [value[:, :1].transpose(0, 1).contiguous() for value in found if value.dim() == 3]
-    return [one for state in {s.shape: s for s in states}.values() for one in (state, (state, state.flip(-1)))]
-
-
-def _scores(main: Tensor) -> list[Tensor]:
-    """Return what is added to the scores of an attention, for all samples and for each of them."""
-    if main.dim() not in (2, 3):
-        return []
-    length = main.shape[1]
-    scores = torch.sin(torch.arange(length * length, dtype=torch.float64)).reshape(length, length)
-    return [scores, scores.expand(main.shape[0], 1, length, length).contiguous()]
-
-
-def _kept(found: Sequence[Tensor], words: Sequence[str]) -> list[Any]:
-    """Return what earlier steps leave: pairs of tensors for each layer, tensors by the words that the code names; labels."""
-    pairs: list[Any] = [[(value, value.flip(-1))] for value in found if value.dim()]
-    named = [dict.fromkeys(words, value) for value in found if words]
-    return [*pairs, *named, *(torch.arange(len(value)).remainder(2) for value in found[:1] if value.dim())]
 
 
 def interface_of(model: nn.Module, inputs: Inputs) -> Interface | None:

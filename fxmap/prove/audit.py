@@ -31,7 +31,7 @@ from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.beside import beside_tensors
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.few_shapes import few_shapes
-from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
+from fxmap.prove.samples import DRAWS, FALLING, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
 
@@ -266,7 +266,7 @@ def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampl
     """Yield the shapes to try; integers that index no table are drawn from a wide range first, then from narrower ones."""
     integers = any(slot.role is Role.INTEGERS for slot in sampler.slots)
     wide = integers and sampler.largest == DRAWS.integers[0]
-    for largest in (*DRAWS.integers, 0) if wide else (sampler.largest,):
+    for largest in (*DRAWS.integers, 0, FALLING) if wide else (sampler.largest,):
         for shape in choices:
             yield replace(sampler, largest=largest), shape
 

@@ -275,3 +275,42 @@ def test_a_second_call_has_the_batch_that_is_accepted() -> None:
     assert not refuted.ok
     assert "second call" in refuted.reason
     assert proof_of(Kept(True), Kept(True), FLOATS).ok
+
+
+class Packed(nn.Module):
+    """A recurrent layer over sequences of several lengths, in falling order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Any) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        result, _ = nn.utils.rnn.pad_packed_sequence(self.r(packed)[0], batch_first=True)
+        return result
+
+
+@pytest.mark.parametrize("lengths", [torch.tensor([6, 4]), [6, 4]])
+def test_lengths_in_falling_order_are_drawn(lengths: Any) -> None:
+    own = own_proof(Packed(), (FLOATS, lengths))
+    assert own.ok, own.reason
+    assert own.scope.varied == ("argument 0", "argument 1")
+
+
+class Embedded(nn.Module):
+    """A table, or what it gives, in its place."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.table, self.a, self.factor = nn.Embedding(20, 8), nn.Linear(8, 8), factor
+
+    def forward(self, ids: Any = None, embeds: Any = None) -> Any:
+        if (ids is None) == (embeds is None):
+            raise ValueError("one of ids and embeds is wanted")
+        result: Tensor = self.a(self.table(ids) if embeds is None else self.factor * embeds)
+        return result
+
+
+def test_numbers_in_the_place_of_ids_are_given() -> None:
+    assert "embeds in the place of ids" in proof_of(Embedded(1), Embedded(2), IDS).reason
+    assert own_proof(Embedded(2), IDS).ok
