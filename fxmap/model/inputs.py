@@ -265,17 +265,13 @@ def described(inputs: Inputs) -> str:
 
 
 def settings_of(inputs: Inputs) -> list[tuple[str, str]]:
-    """Return what the arguments hold that is no tensor, numbers, switches and words: names, and values in words.
+    """Return what the arguments hold that is no tensor, as numbers, switches and words: names, and words for it.
 
     >>> settings_of(as_inputs({"ids": torch.zeros(1, 8), "causal": True, "mask": None, "more": {"sizes": [3, 4]}}))
     [('causal', 'True'), ("more['sizes']", '[3, 4]')]
     """
-    return [(name, _short(value)) for name, value in plain_values(inputs)]
-
-
-def plain_values(inputs: Inputs) -> list[tuple[str, Any]]:
-    """Return the values of the arguments that are no tensors, with their names; lists of such values are one."""
-    return [(name, leaf) for name, _, leaf in placed(inputs) if is_plain(leaf)]
+    held = ((name, value) for name, _, value in placed(inputs) if value is not None and not isinstance(value, Tensor))
+    return [(name, _short(value)) for name, value in held]
 
 
 def placed(inputs: Inputs) -> Iterator[tuple[str, Path, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxmap.model.inputs import as_inputs, plain_values
+from fxmap.model.inputs import as_inputs, settings_of
 
 Pair = namedtuple("Pair", ["first", "second"])
 
@@ -59,7 +59,8 @@ def test_an_object_that_holds_itself_ends() -> None:
 
 
 def test_values_that_are_no_tensors_are_named_with_their_places() -> None:
-    inputs = as_inputs((ONE, [3, 4], {"scale": 2.0, "words": ["a"]}, SimpleNamespace(causal=False, x=ONE)))
-    assert [name for name, _ in plain_values(inputs)] == [
-        "argument 1", "argument 2['scale']", "argument 2['words']", "argument 3.causal"
+    inputs = as_inputs((ONE, [3, 4], {"scale": 2.0, "words": ["a"]}, SimpleNamespace(causal=False, x=ONE), b"bytes"))
+    assert [name for name, _ in settings_of(inputs)] == [
+        "argument 1", "argument 2['scale']", "argument 2['words']", "argument 3.causal",
+        "argument 4",
     ]  # fmt: skip

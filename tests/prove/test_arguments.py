@@ -277,6 +277,16 @@ def test_a_second_call_has_the_batch_that_is_accepted() -> None:
     assert proof_of(Kept(True), Kept(True), FLOATS).ok
 
 
+def test_a_list_of_ids_alone_is_drawn() -> None:
+    class Listed(Looked):
+        def forward(self, ids: Any) -> Tensor:
+            return super().forward(torch.tensor(ids))
+
+    own = own_proof(Listed(lambda i: i), ([1, 5, 3],))
+    assert own.ok, own.reason
+    assert not proof_of(Listed(lambda i: i), Listed(lambda i: i.clamp(max=6)), ([1, 5, 3],)).ok
+
+
 class Packed(nn.Module):
     """A recurrent layer over sequences of several lengths, in falling order."""
 
