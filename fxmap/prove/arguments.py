@@ -98,7 +98,7 @@ def absent(both: Both, signatures: tuple[Interface | None, Interface | None]) ->
         bound = [_bound(inputs, signature) for inputs, signature in zip(both, known, strict=True)]
     except TypeError:
         return []  # the arguments are not those of the signature
-    return [name for name in _shared(known) if _given(name, known, bound) == [None, None]]
+    return [name for name in _shared(known) if _are_none(_given(name, known, bound))]
 
 
 def others_held(both: Both, words: Sequence[str]) -> Iterator[Option]:
@@ -130,6 +130,10 @@ def _given(name: str, signatures: tuple[Interface, Interface], bound: Sequence[M
     return [found.get(name, one.parameters[name].default) for found, one in zip(bound, signatures, strict=True)]
 
 
+def _are_none(values: Sequence[Any]) -> bool:
+    return all(value is None for value in values)
+
+
 def _differs_in_place(name: str, both: Both, bound: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the two models are not given an argument at one place: what is at one place is varied there."""
     places = [
@@ -144,11 +148,11 @@ def _dropped(both: Both, signatures: tuple[Interface, Interface], bound: Sequenc
     for name in _shared(signatures):
         defaults = [one.parameters[name].default for one in signatures]
         given = [found.get(name) for found in bound]
-        if any(value is None for value in given) or Parameter.empty in defaults:
+        if any(value is None for value in given) or any(default is Parameter.empty for default in defaults):
             continue
         ours, theirs = (_without(inputs, *rest) for inputs, *rest in zip(both, bound, [name] * 2, defaults, strict=True))
         yield Option(f"without {name}", (ours, theirs))
-        if defaults != [None, None]:
+        if not _are_none(defaults):
             changed = _with(both[0], bound[0], name, None), _with(both[1], bound[1], name, None)
             yield Option(f"with {name}=None", changed)
 
@@ -202,9 +206,9 @@ def _shown(name: str, value: Any) -> str:
 def _is_switch(given: Sequence[Any]) -> bool:
     """Whether both models get one value, of a kind that has others: a switch, a number, a word, several, or a function."""
     one, other = given
-    if isinstance(one, Tensor) or type(one) is not type(other) or one != other:
-        return False
-    return is_plain(one) or (callable(one) and not isinstance(one, type | torch.nn.Module))
+    if is_plain(one):
+        return type(one) is type(other) and bool(one == other)
+    return one is other and callable(one) and not isinstance(one, type | torch.nn.Module)
 
 
 def _more_by_place(both: Both, signatures: tuple[Interface, Interface]) -> Iterator[Option]:

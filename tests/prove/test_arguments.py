@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -275,6 +276,12 @@ def test_a_second_call_has_the_batch_that_is_accepted() -> None:
     assert not refuted.ok
     assert "second call" in refuted.reason
     assert proof_of(Kept(True), Kept(True), FLOATS).ok
+
+
+def test_an_array_beside_a_tensor_is_named_as_given() -> None:
+    own = own_proof(Net(lambda h, c: h * float(c.sum())), (FLOATS, np.ones(2)))
+    assert own.ok, own.reason
+    assert "argument 1=array([1., 1.]), as given" in own.notes[0]
 
 
 def test_a_list_of_ids_alone_is_drawn() -> None:
