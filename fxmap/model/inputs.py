@@ -5,18 +5,18 @@
 ('1x3x8x8', '1x3x8x8 (other values)', 1)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from inspect import signature
 from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from fxmap.model.modes import kept_modes
-from fxmap.model.tensors import tensors_of
+from fxmap.model.nested import Path, changed, leaves
 
 Forward = Callable[..., Any]
 
@@ -42,8 +42,8 @@ class Inputs:
             return model(*self.args, **self.kwargs) if forward is None else forward(model, *self.args, **self.kwargs)
 
     def flat(self) -> list[Tensor]:
-        """Return all tensors, in the order of the arguments."""
-        return tensors_of([self.args, dict(self.kwargs)])
+        """Return all tensors, in the order of the arguments; those inside of objects as well."""
+        return _tensors((self.args, dict(self.kwargs)))
 
     def double(self) -> "Inputs":
         """Return the inputs with floating-point tensors in float64."""
@@ -55,9 +55,9 @@ class Inputs:
         return replace(self, args=args, kwargs=kwargs)
 
     def map(self, change: Callable[[Tensor], Tensor], **fields: Any) -> "Inputs":
-        """Return the inputs with every tensor changed."""
-        args, kwargs = tree_map(
-            lambda value: change(value) if isinstance(value, Tensor) else value, (self.args, dict(self.kwargs))
+        """Return the inputs with every tensor changed; what holds them is copied."""
+        args, kwargs = changed(
+            (self.args, dict(self.kwargs)), lambda _, value: change(value) if isinstance(value, Tensor) else value
         )
         return replace(self, args=args, kwargs=kwargs, **fields)
 
@@ -66,10 +66,14 @@ def copied(values: Any) -> Any:
     """Return nested values with tensors of their own, so that code may write to them; one that occurs twice stays one."""
     copies: dict[int, Tensor] = {}
 
-    def copy(value: Any) -> Any:
+    def copy(_: Path, value: Any) -> Any:
         return copies.setdefault(id(value), value.detach().clone()) if isinstance(value, Tensor) else value
 
-    return tree_map(copy, values)
+    return changed(values, copy)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for _, value in leaves(values) if isinstance(value, Tensor)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,12 @@ class Given:
     src: Inputs | None = None
     dst: Inputs | None = None
     forward: bool = False
+
+    @property
+    def in_objects(self) -> bool:
+        """Whether an argument is an object with attributes, or holds one."""
+        given = [(inputs.args, dict(inputs.kwargs)) for inputs in (self.src, self.dst) if inputs is not None]
+        return any(step.startswith(".") for path, _ in leaves(given) for step in path)
 
     @classmethod
     def of(
@@ -110,7 +120,7 @@ def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:
         kwargs = example
     else:
         args = tuple(example) if isinstance(example, tuple | list) else (example,)
-    tensors = tensors_of([args, dict(kwargs)])
+    tensors = _tensors((args, dict(kwargs)))
     return Inputs(args, kwargs, True, size_of(tensors[0]) if tensors else "given", forward)
 
 
@@ -150,12 +160,23 @@ def others(inputs: Inputs, seed: int) -> Inputs:
 
 
 def names_of(inputs: Inputs) -> list[str]:
-    """Return a name for every tensor of inputs: that of its argument, or its place among them."""
+    """Return a name for every tensor of inputs: that of its argument, with its place in what the argument holds.
+
+    >>> names_of(as_inputs((torch.zeros(1), {"ids": torch.zeros(1), "mask": torch.zeros(1)})))
+    ['argument 0', "argument 1['ids']", "argument 1['mask']"]
+    """
     names: list[str] = []
-    for name, value in [*((f"argument {i}", value) for i, value in enumerate(inputs.args)), *inputs.kwargs.items()]:
-        count = len(replace(inputs, args=(value,), kwargs={}).flat())
-        names += [str(name)] if count == 1 else [f"{name}[{index}]" for index in range(count)]
+    for name, value in _arguments(inputs):
+        paths = [path for path, leaf in leaves(value) if isinstance(leaf, Tensor)]
+        alone = len(paths) == 1 and not any(step.startswith(".") for step in paths[0])
+        names += [name if alone else f"{name}{''.join(path)}" for path in paths]
     return names
+
+
+def _arguments(inputs: Inputs) -> list[tuple[str, Any]]:
+    """Return the arguments with their names: places for those without a keyword."""
+    named = [(str(name), value) for name, value in inputs.kwargs.items()]
+    return [*((f"argument {i}", value) for i, value in enumerate(inputs.args)), *named]
 
 
 def counterparts(ours: Inputs, theirs: Inputs) -> list[int | None]:
@@ -243,14 +264,50 @@ def described(inputs: Inputs) -> str:
     return ", ".join(value if isinstance(name, int) else f"{name}={value}" for name, value in values) or "no arguments"
 
 
-def settings_of(inputs: Inputs) -> list[str]:
-    """Name the arguments that are numbers, switches or words: no run takes other values of them.
+def settings_of(inputs: Inputs) -> list[tuple[str, str]]:
+    """Return what the arguments hold that is no tensor, as numbers, switches and words: names, and words for it.
 
-    >>> settings_of(as_inputs({"ids": torch.zeros(1, 8), "causal": True, "mask": None}))
-    ['causal=True']
+    >>> settings_of(as_inputs({"ids": torch.zeros(1, 8), "causal": True, "mask": None, "more": {"sizes": [3, 4]}}))
+    [('causal', 'True'), ("more['sizes']", '[3, 4]')]
     """
-    named = [*((f"argument {i}", value) for i, value in enumerate(inputs.args)), *inputs.kwargs.items()]
-    return [f"{name}={_short(value)}" for name, value in named if isinstance(value, bool | int | float | str)]
+    held = ((name, value) for name, _, value in placed(inputs) if value is not None and not isinstance(value, Tensor))
+    return [(name, _short(value)) for name, value in held]
+
+
+def placed(inputs: Inputs) -> Iterator[tuple[str, Path, Any]]:
+    """Yield all that the arguments hold, lists of numbers and words as one: name, place for `replaced`, and itself."""
+    for place, value in enumerate(inputs.args):
+        for path, leaf in leaves(value, whole=_whole):
+            yield f"argument {place}{''.join(path)}", ("[0]", f"[{place}]", *path), leaf
+    for name, value in inputs.kwargs.items():
+        for path, leaf in leaves(value, whole=_whole):
+            yield f"{name}{''.join(path)}", ("[1]", f"[{name!r}]", *path), leaf
+
+
+def replaced(inputs: Inputs, place: Path, value: Any) -> Inputs:
+    """Return inputs with another value at one place.
+
+    >>> replaced(as_inputs((torch.zeros(1), {"n": [3]})), ("[0]", "[1]", "['n']"), [4]).args[1]
+    {'n': [4]}
+    """
+    given = inputs.args, dict(inputs.kwargs)
+    args, kwargs = changed(given, lambda path, leaf: value if path == place else leaf, whole=lambda path, _: path == place)
+    return replace(inputs, args=args, kwargs=kwargs)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a switch or a word, or several of them in a list, a tuple or a set.
+
+    >>> is_plain([3, 4]), is_plain((1, [2])), is_plain([]), is_plain(None)
+    (True, True, False, False)
+    """
+    if type(value) in (list, tuple, set, frozenset):
+        return bool(value) and all(is_plain(part) for part in value)
+    return isinstance(value, bool | int | float | str) and not isinstance(value, Enum)
+
+
+def _whole(_: Path, value: Any) -> bool:
+    return is_plain(value)
 
 
 def _short(value: Any) -> str:

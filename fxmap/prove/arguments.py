@@ -8,24 +8,26 @@ compute alike. What a word may stand for is guessed from its name, and from the 
 >>> def forward(x, shift=(0, 1), mask=None): ...
 >>> interface = Interface.from_callable(forward)
 >>> [option.text for option in options(both, (interface, interface), tuple, ())][:3]
-['with shift=(1, 1)', 'with shift=(0, 2)', 'with shift=(1, 0)']
+['with mask', 'with shift=(1,)', 'with mask']
 
 Cost: none; each is one run of both models, on small inputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dis import get_instructions
 from inspect import Parameter, Signature, unwrap
-from itertools import combinations
+from itertools import combinations, product
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxmap.model.inputs import Inputs
+from fxmap.model.inputs import Inputs, is_plain, placed, replaced
+from fxmap.prove.other_values import other_values
 from fxmap.prove.samples import Both
+from fxmap.prove.stand_ins import stand_ins
 
 
 class Interface(Signature):
@@ -45,12 +47,14 @@ _SHAPES = 3
 class Option:
     """Inputs of both models with another argument, and words for it.
 
-    `left_out` is the name of an argument of both models that the example has not, where a tensor is given for it.
+    `left_out` is the name of an argument of both models that the example has not, where a tensor is given for it; `given`
+    is that name whatever is given, or the name of a value of the example's that is another one.
     """
 
     text: str
     both: Both
     left_out: str = ""
+    given: str = ""
 
 
 def options(
@@ -70,22 +74,115 @@ def options(
         bound = [_bound(inputs, signature) for inputs, signature in zip(both, signatures, strict=True)]
     except TypeError:
         return  # the arguments are not those of the signature
-    absent = list[tuple[str, list[Any]]]()
-    for name in _shared(signatures):
-        defaults = [signature.parameters[name].default for signature in signatures]
-        given = [arguments.get(name, default) for arguments, default in zip(bound, defaults, strict=True)]
-        if given[0] is None and given[1] is None:
-            options = _left_out(name, bound[0], outputs)
-            absent.append((name, options))
-        elif _is_switch(given[0]) and type(given[0]) is type(given[1]) and given[0] == given[1]:
-            options = _switched(given[0], words)
-        else:
-            continue
-        for value in options:
-            changed = _with(both[0], bound[0], name, value), _with(both[1], bound[1], name, value)
-            yield Option(_shown(name, value), changed, name if given[0] is None and isinstance(value, Tensor) else "")
+    yield from _dropped(both, signatures, bound)
+    missing = absent(both, signatures)
+    tried = [(name, stand_ins(name, bound[0], outputs, words)) for name in missing]
+    switches = [
+        (name, other_values(given[0], words)) for name in _shared(signatures) if name not in missing
+        for given in [_given(name, signatures, bound)] if _differs_in_place(name, both, bound) and _is_switch(given)
+    ]  # fmt: skip
+    for name, value in _in_turn([*tried, *switches]):
+        changed = _with(both[0], bound[0], name, value), _with(both[1], bound[1], name, value)
+        tensor = name in missing and isinstance(value, Tensor)
+        yield Option(_shown(name, value), changed, name if tensor else "", name)
+    yield from _together(both, tried)
+    yield from _embedded(both, signatures, bound, missing, outputs)
 
-    yield from _together(both, absent)
+
+def absent(both: Both, signatures: tuple[Interface | None, Interface | None]) -> list[str]:
+    """Return the arguments that both models name alike, and that are None for both: the example leaves them out."""
+    if signatures[0] is None or signatures[1] is None:
+        return []
+    known = signatures[0], signatures[1]
+    try:
+        bound = [_bound(inputs, signature) for inputs, signature in zip(both, known, strict=True)]
+    except TypeError:
+        return []  # the arguments are not those of the signature
+    return [name for name in _shared(known) if _are_none(_given(name, known, bound))]
+
+
+def others_held(both: Both, words: Sequence[str]) -> Iterator[Option]:
+    """Yield other values of what both models are given that is no tensor, by its place: also in containers and objects.
+
+    >>> from fxmap.model.inputs import as_inputs
+    >>> both = (as_inputs((torch.zeros(2, 3), {"scale": 1.0, "causal": False})),) * 2
+    >>> [option.text for option in others_held(both, ())][:3]
+    ["with argument 1['scale']=3.0", "with argument 1['causal']=True", "with argument 1['scale']=0.5"]
+    """
+    theirs = {place: value for _, place, value in placed(both[1])}
+    same = [
+        (name, place, value) for name, place, value in placed(both[0])
+        if place in theirs and _is_switch([value, theirs[place]])
+    ]  # fmt: skip
+    places = {name: place for name, place, _ in same}
+    for name, value in _in_turn([(name, other_values(value, words)) for name, _, value in same]):
+        ours, other = (replaced(inputs, places[name], value) for inputs in both)
+        yield Option(_shown(name, value), (ours, other), given=name)
+
+
+def _in_turn(found: Sequence[tuple[str, list[Any]]]) -> Iterator[tuple[str, Any]]:
+    """Yield the first value of every list with its name, then the second ones."""
+    for place in range(max((len(values) for _, values in found), default=0)):
+        yield from ((name, values[place]) for name, values in found if place < len(values))
+
+
+def _given(name: str, signatures: tuple[Interface, Interface], bound: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [found.get(name, one.parameters[name].default) for found, one in zip(bound, signatures, strict=True)]
+
+
+def _are_none(values: Sequence[Any]) -> bool:
+    return all(value is None for value in values)
+
+
+def _differs_in_place(name: str, both: Both, bound: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the two models are not given an argument at one place: what is at one place is varied there."""
+    places = [
+        name if name in inputs.kwargs else list(given).index(name) if name in given else None
+        for inputs, given in zip(both, bound, strict=True)
+    ]
+    return places[0] != places[1] or places[0] is None
+
+
+def _dropped(both: Both, signatures: tuple[Interface, Interface], bound: Sequence[Mapping[str, Any]]) -> Iterator[Option]:
+    """Yield the inputs without an argument that the example has and that both models can do without, then None for it."""
+    for name in _shared(signatures):
+        defaults = [one.parameters[name].default for one in signatures]
+        given = [found.get(name) for found in bound]
+        if any(value is None for value in given) or any(default is Parameter.empty for default in defaults):
+            continue
+        ours, theirs = (_without(inputs, *rest) for inputs, *rest in zip(both, bound, [name] * 2, defaults, strict=True))
+        yield Option(f"without {name}", (ours, theirs))
+        if not _are_none(defaults):
+            changed = _with(both[0], bound[0], name, None), _with(both[1], bound[1], name, None)
+            yield Option(f"with {name}=None", changed)
+
+
+def _without(inputs: Inputs, bound: Mapping[str, Any], name: str, default: Any) -> Inputs:
+    """Return inputs without an argument: by place, what stands before others is as it is where it is left out."""
+    if name in inputs.kwargs:
+        return replace(inputs, kwargs={key: value for key, value in inputs.kwargs.items() if key != name})
+    place = list(bound).index(name)
+    if place == len(inputs.args) - 1:
+        return replace(inputs, args=inputs.args[:-1])
+    return _with(inputs, bound, name, default)
+
+
+def _embedded(
+    both: Both, signatures: tuple[Interface, Interface], bound: Sequence[Mapping[str, Any]], missing: Sequence[str],
+    outputs: Callable[[], Sequence[Tensor]],
+) -> Iterator[Option]:  # fmt: skip
+    """Yield numbers in the place of ids that may be left out, for arguments that are named as what a table makes of them."""
+    first, ids = next(((name, value) for name, value in bound[0].items() if isinstance(value, Tensor)), ("", None))
+    names = [name for name in missing if "embed" in name]
+    if not names or ids is None or ids.is_floating_point() or any(first not in found for found in bound):
+        return
+    if any(first not in one.parameters or one.parameters[first].default is not None for one in signatures):
+        return
+    without = [_without(inputs, found, first, None) for inputs, found in zip(both, bound, strict=True)]
+    like = {value.shape: value for value in outputs() if value.shape[:-1] == ids.shape and value.is_floating_point()}
+    for name, value in product(names, like.values()):
+        ours, theirs = (replace(inputs, kwargs={**inputs.kwargs, name: value.detach()}) for inputs in without)
+        yield Option(f"with {name} in the place of {first}", (ours, theirs), name, name)
 
 
 def _together(both: Both, absent: Sequence[tuple[str, list[Any]]]) -> Iterator[Option]:
@@ -103,14 +200,15 @@ def _is_like(value: Any, other: Tensor) -> bool:
 
 
 def _shown(name: str, value: Any) -> str:
-    return f"with {name}" if isinstance(value, Tensor) or callable(value) else f"with {name}={value!r}"
+    return f"with {name}={value!r}" if is_plain(value) else f"with {name}"
 
 
-def _is_switch(value: Any) -> bool:
-    """Whether an argument has other values that are of its kind: a switch, a number, a word, several numbers, a function."""
-    if type(value) in (tuple, list):
-        return bool(value) and all(type(part) in (int, float) for part in value)
-    return type(value) in (bool, int, float, str) or (callable(value) and not isinstance(value, type | torch.nn.Module))
+def _is_switch(given: Sequence[Any]) -> bool:
+    """Whether both models get one value, of a kind that has others: a switch, a number, a word, several, or a function."""
+    one, other = given
+    if is_plain(one):
+        return type(one) is type(other) and bool(one == other)
+    return one is other and callable(one) and not isinstance(one, type | torch.nn.Module)
 
 
 def _more_by_place(both: Both, signatures: tuple[Interface, Interface]) -> Iterator[Option]:
@@ -130,14 +228,14 @@ def _more_by_name(
     for name in _looked_up(signatures, Parameter.VAR_KEYWORD):
         if all(name not in inputs.kwargs for inputs in both):
             tensors = {str(i): value for i, value in enumerate(both[0].flat())}
-            for value in (2.0, True, *_left_out(name, tensors, outputs)[:2]):
+            for value in (2.0, True, *stand_ins(name, tensors, outputs, ())[:2]):
                 more = [replace(inputs, kwargs={**inputs.kwargs, name: value}) for inputs in both]
                 yield Option(_shown(name, value), (more[0], more[1]))
     if not all(len(inputs.args) == 1 and isinstance(inputs.args[0], dict) and not inputs.kwargs for inputs in both):
         return
     for name in _looked_up(signatures, Parameter.POSITIONAL_OR_KEYWORD):
         if all(name not in inputs.args[0] for inputs in both):
-            for value in _left_out(name, both[0].args[0], outputs)[:3]:
+            for value in stand_ins(name, both[0].args[0], outputs, ())[:3]:
                 more = [replace(inputs, args=({**inputs.args[0], name: value},)) for inputs in both]
                 yield Option(_shown(name, value), (more[0], more[1]), name if isinstance(value, Tensor) else "")
 
@@ -180,44 +278,6 @@ def _with(inputs: Inputs, bound: Mapping[str, Any], name: str, value: Any) -> In
     if place >= len(inputs.args):
         return inputs
     return replace(inputs, args=(*inputs.args[:place], value, *inputs.args[place + 1 :]))
-
-
-def _switched(value: Any, words: Iterable[str]) -> list[Any]:
-    if type(value) is bool:
-        return [not value]
-    if type(value) is str:
-        return [other for other in (*words, "?") if other != value]
-    if type(value) in (tuple, list):
-        moved = [[part + (i == place) for i, part in enumerate(value)] for place in range(min(len(value), 3))]
-        return [type(value)(parts) for parts in (*moved, value[::-1], value[:-1], [*value, value[-1] + 1]) if parts != value]
-    if callable(value):
-        return [function for function in (torch.sin, torch.relu) if function is not value]
-    others = (value + 1, 0, 1, 2) if type(value) is int else (2 * value + 1, value / 2, 0.0)
-    return [other for other in others if other != value]
-
-
-def _left_out(name: str, bound: Mapping[str, Any], outputs: Callable[[], Sequence[Tensor]]) -> list[Any]:
-    """Return what may stand for a tensor that the example left out, by its name and the tensors that are given."""
-    given = [value for value in bound.values() if isinstance(value, Tensor)]
-    if not given:
-        return []
-    main = given[0]
-    positions = main.shape[:2] if main.dim() > 1 else main.shape
-    if "mask" in name:
-        mask = torch.ones(positions, dtype=torch.long)
-        mask[..., -1] = 0
-        return [mask, mask.bool()]
-    if "position" in name:
-        return [torch.arange(positions[-1]).flip(0).expand(positions).contiguous()]
-    if "type" in name or name.endswith(("ids", "_id")):
-        return [torch.arange(positions[-1]).remainder(2).expand(positions).contiguous()]
-    if "label" in name or name in ("target", "targets", "y_true"):
-        return [
-            torch.arange(positions[-1]).remainder(2).expand(positions).contiguous(),
-            torch.arange(positions[0]).remainder(2),
-        ]
-    like = {value.shape: value for value in (*outputs()[:1], *given[:2]) if value.is_floating_point()}
-    return [*(value.detach().flip(0) for value in like.values()), 1, 0, (2,), (3, 3), True]
 
 
 def interface_of(model: nn.Module, inputs: Inputs) -> Interface | None:

@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.model.inputs import Inputs, names_of
+from fxmap.model.inputs import Inputs, as_shared, names_of, others, placed
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.beside import beside_tensors
 from fxmap.prove.decisions import Decisions, Log, Site
 from fxmap.prove.few_shapes import few_shapes
-from fxmap.prove.samples import DRAWS, Both, Role, Sampler, common_batch
+from fxmap.prove.samples import DRAWS, FALLING, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
 
@@ -57,6 +57,7 @@ class Audit:
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
         untaken: a decision by values that went one way in all runs, and behind which the models differ.
+        ungiven: arguments of both models that the example leaves out, and for which they accepted nothing that was tried.
         unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
     """
 
@@ -72,6 +73,7 @@ class Audit:
     accepted: tuple[Shape, ...] = field(default=(), repr=False)
     untaken: str = ""
     unlike: str = ""
+    ungiven: tuple[str, ...] = ()
     special: tuple[str, ...] = field(default=(), repr=False)
     numbers: tuple[float, ...] = field(default=(), repr=False)
     sampler: Sampler | None = field(default=None, repr=False)
@@ -166,8 +168,25 @@ class Auditor:
                     forms = [replace(shape, batch=1, scales=(), form=form) for form in ("unit", "negative")]
                     found = replace(found, alone=tuple(one.draw(form, seed) for form in forms))
                 break
-        fixed = [name for name in names_of(sampler.both[0]) if name not in found.varied]
-        return replace(found, fixed=tuple(dict.fromkeys((*fixed, *sampler.unlinked))), sampler=sampler)
+        return replace(found, fixed=_fixed(sampler, found.varied), sampler=sampler)
+
+    def reordered(self, sampler: Sampler) -> Audit:
+        """Compare the models on inputs as the example's, with other floats and the same integers in another order.
+
+        That is for models that accept nothing that is drawn. Where they take no tensors, they are called as in the example.
+        """
+        ours = others(sampler.both[0], seed=5)
+        both = ours, as_shared(others(sampler.both[1], seed=5), sampler.both[1], ours, sampler.both[0])
+        outcome = self.compare(both)
+        if outcome is None:
+            return Audit(fixed=_fixed(sampler, ()), sampler=sampler)
+        error, unpaired, theirs = outcome
+        varied = tuple(dict.fromkeys(_varied(sampler, ours)))
+        text = describe("other values", both, Shape()) if sampler.slots else "the call of the example"
+        return Audit(
+            error, text if not error <= self.tolerance and not unpaired else "", (text,), (both,), (theirs,), varied,
+            _fixed(sampler, varied), unpaired, (both, both), (Shape(),), sampler=sampler,
+        )  # fmt: skip
 
     def compare(
         self,
@@ -185,7 +204,7 @@ class Auditor:
             inputs: of both models.
             gradients: run with gradients, which some code asks for.
             forced: places of decisions that are turned round.
-            named: the names of the outputs that are compared, if not all are.
+            named: the names of the outputs that are compared beside those that both models return, if not all are.
             watched: whether the decisions of the code are watched: torch has other code for calls that nothing watches.
             chance: what is drawn at random, from 0 to 1, if not torch's own numbers.
 
@@ -212,7 +231,8 @@ class Auditor:
                 return None
         pairing = self.pairing
         if named is not None:
-            outputs = [[(name, value) for name, value in found if name in named] for found in outputs]
+            both_name = {name for name, _ in outputs[0]} & {name for name, _ in outputs[1]}
+            outputs = [[(name, value) for name, value in found if name in named or name in both_name] for found in outputs]
             pairing = () if len(outputs[0]) == len(outputs[1]) > len(pairing) else pairing
         elif self.counts is not None:
             surplus = len(outputs[0]) - len(outputs[1]), self.counts[0] - self.counts[1]
@@ -246,9 +266,16 @@ def _choices(sampler: Sampler, choices: Sequence[Shape]) -> Iterator[tuple[Sampl
     """Yield the shapes to try; integers that index no table are drawn from a wide range first, then from narrower ones."""
     integers = any(slot.role is Role.INTEGERS for slot in sampler.slots)
     wide = integers and sampler.largest == DRAWS.integers[0]
-    for largest in (*DRAWS.integers, 0) if wide else (sampler.largest,):
+    for largest in (*DRAWS.integers, 0, FALLING) if wide else (sampler.largest,):
         for shape in choices:
             yield replace(sampler, largest=largest), shape
+
+
+def _fixed(sampler: Sampler, varied: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the inputs that had one value alone; of all arguments where none of them is a tensor."""
+    ours = sampler.both[0]
+    names = names_of(ours) if sampler.slots else [name for name, _, value in placed(ours) if value is not None]
+    return tuple(dict.fromkeys((*(name for name in names if name not in varied), *sampler.unlinked)))
 
 
 def _varied(sampler: Sampler, inputs: Inputs) -> Iterator[str]:

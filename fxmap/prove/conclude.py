@@ -58,7 +58,7 @@ def conclude(
         forwards=forwards,
         inputs=(evidence.inputs.src.size, evidence.own_code.inputs.src.size),
         reason=reason,
-        notes=(*conclude_notes(evidence), *unread_notes(mapping, dst, statuses, examined)),
+        notes=(*conclude_notes(evidence, examined.audit), *unread_notes(mapping, dst, statuses, examined)),
         differs=evidence.difference > 0 and not evidence.own_code.trouble and bool(evidence.returned),
         explained=verdict.explained,
         own_state=() if open_ else examined.unmapped,
@@ -204,7 +204,7 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
     unread = [path for path in examined.moving if dst.main.read.isdisjoint({path}) and path not in shown]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"
-    if found.samples and found.fixed:
+    if found.fixed:
         return (
             f"{shorten(list(found.fixed))}: no other values of this input were accepted by both models, so that what "
             "depends on them is not shown; pass example_inputs in which they vary"
@@ -222,12 +222,17 @@ def behind(ops: OpGraph, parted: Iterable[str]) -> set[str]:
     return found
 
 
-def conclude_notes(evidence: Evidence) -> tuple[str, ...]:
+def conclude_notes(evidence: Evidence, found: Audit) -> tuple[str, ...]:
     """Return the notes of a proof: unproven parts, alternatives tried, how outputs correspond, and rounding of tables."""
     notes = []
-    settings = settings_of(evidence.inputs.src)
+    settings = [f"{name}={text}" for name, text in settings_of(evidence.inputs.src) if name not in found.varied]
     if settings:
         notes.append(f"with {shorten(settings)}, as given: what other values do was not run")
+    if found.ungiven:
+        notes.append(
+            f"{shorten(list(found.ungiven))}: both models name it, and took nothing for it that was tried: what they do "
+            "with it was not compared; pass an example that has it"
+        )
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))
         notes.append(

@@ -28,6 +28,7 @@ from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
+from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both, Sampler, common_batch
@@ -185,9 +186,14 @@ class Examiner:
             self.pairing,
             self.counts,
         )
-        sampler, limits = Sampler.of(both, self.tables), limits_of(src.model, dst.model)
-        budget = self._budget
-        found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest, thrifty=budget.thrifty)
+        limits, budget = limits_of(src.model, dst.model), self._budget
+        found, drawn = Audit(), as_drawn(both, self.tables)
+        for given, tables in (drawn, (both, self.tables)) if drawn[0] is not both else (drawn,):
+            sampler = Sampler.of(given, tables)
+            found = auditor.audit(sampler, limits, sized=self.sized, longest=budget.longest, thrifty=budget.thrifty)
+            if found.samples or found.unpaired:
+                break
+        found = found if found.samples or found.unpaired else auditor.reordered(Sampler.of(both, self.tables))
         signatures = interface_of(src.main.module, both[0]), interface_of(dst.main.module, both[1])
         if not whole:
             return found

@@ -16,7 +16,7 @@ Source: as in `decisions`, `special` and `manners`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
 from math import ceil, prod
@@ -28,7 +28,7 @@ from torch import Tensor
 from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
-from fxmap.prove.arguments import Signatures
+from fxmap.prove.arguments import Signatures, absent
 from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.decisions import Site
@@ -47,7 +47,7 @@ class Budget:
     than a further run is.
     """
 
-    manners: int = 50
+    manners: int = 80
     values: int = 400
     sizes: int = 160
     longest: int = 1100
@@ -160,13 +160,22 @@ class _Runs:
     budget: Budget
     held: Held
     drawn: frozenset[Site] = frozenset()
+    # Whether the source runs on a shape: some models take the batch of the example alone.
+    runs: dict[str, bool] = field(default_factory=dict)
 
     def small(self, found: Audit, batch: int) -> Shape:
-        """Return the smallest shape that both models have accepted, in another batch and without scales."""
-        if self.budget == Budget():
-            return smallest(found, batch, least=_LEAST)
-        shape = smallest(found, 2)
-        return replace(shape, batch=1) if self.budget.thrifty and self._is_large(shape) else shape
+        """Return the smallest shape that both models have accepted, in another batch and without scales.
+
+        Where the source takes no other batch, it is that of the example.
+        """
+        shape = smallest(found, batch, least=_LEAST) if self.budget == Budget() else smallest(found, 2)
+        if self.budget.thrifty and self._is_large(shape):
+            shape = replace(shape, batch=1)
+        known = str(shape)
+        if known not in self.runs:
+            accepted = any(replace(one, scales=(), form="", padded=False) == shape for one in found.accepted)
+            self.runs[known] = accepted or self._accepts(self.auditor.src, self.sampler.draw(shape, SEED)[0])
+        return shape if self.runs[known] else replace(shape, batch=None)
 
     def _is_large(self, shape: Shape) -> bool:
         return max(map(_count, self.sampler.values(shape, SEED)), default=0) > EXTENTS.large
@@ -177,7 +186,7 @@ class _Runs:
         thrifty = self.budget.thrifty
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
-        one_sided, settled = dict[str, None](), set[str]()
+        one_sided, settled, given = dict[str, None](), set[str](), set[str]()
         values = lambda: [value for _, value in outputs()]  # noqa: E731 -- used once
         chosen = manners(self.sampler, shape, signatures, values, self.held.words, self._larger(found))
         for manner in chosen:
@@ -188,6 +197,7 @@ class _Runs:
             named = {name for name, _ in outputs()} if manner.optional else None
             tried = self._tried(found, manner.text, manner.both, gradients=manner.gradients, named=named)
             alone |= tried is not found
+            given |= {manner.given} if tried is not found else set()
             if manner.left_out and tried is not found:
                 settled.add(manner.left_out)
             elif manner.left_out and self._accepts(self.auditor.src, manner.both[0]) != self._accepts(
@@ -197,6 +207,12 @@ class _Runs:
             found = tried
             if found.refuted or len(found.special) - before >= self.budget.manners:
                 break
+        found = replace(
+            found,
+            ungiven=tuple(name for name in absent(self.sampler.both, signatures) if name not in given),
+            # Where no argument is a tensor, these are all that can vary.
+            fixed=found.fixed if self.sampler.slots else tuple(name for name in found.fixed if name not in given),
+        )
         unknown = [name for name in one_sided if name not in settled]
         return replace(found, unlike=", ".join(unknown)) if unknown and not found.refuted else found
 
@@ -293,6 +309,8 @@ class _Runs:
     def sizes(self, found: Audit) -> Audit:
         """Run more sizes, where the code of a model decides by sizes and went one way."""
         examples = [slot.example for slot in self.sampler.slots]
+        if not examples:
+            return found
         sizes = sorted({ceil(number) for number in self.auditor.log.sizes})
         numbers = [*sizes, *(limit for limit in self.held.limits if limit not in sizes)] if self.budget.always else sizes
         shapes = more_shapes(

@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fxmap.model.inputs import Inputs
-from fxmap.prove.arguments import Signatures, options
+from fxmap.prove.arguments import Signatures, options, others_held
 from fxmap.prove.samples import Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import Shape
 
 # How many arguments that were left out are tried.
-_ARGUMENTS, _WORDS = 40, 6
+_ARGUMENTS, _HELD = 80, 40
 # The calls before one.
 _CALLS = (2, 4)
 # Of the values of all these calls.
@@ -53,7 +53,7 @@ class Manner:
     has with another value: it may add outputs, which are not compared. One that is `alone` is a part of one before it, and
     is for models that do not accept the whole. `rows` are inputs, one row of them and its axis: the manner is one of the
     source only if its output for the row is the row of its output. `left_out` is the name of an argument of both models that
-    the example has not, where the manner gives a tensor for it.
+    the example has not, where the manner gives a tensor for it, and `given` that of one that it gives another value.
     """
 
     text: str
@@ -63,6 +63,7 @@ class Manner:
     alone: bool = False
     rows: tuple[Inputs, Inputs, int] | None = None
     left_out: str = ""
+    given: str = ""
     layout: bool = False
     calls: int = 0
 
@@ -97,8 +98,10 @@ def manners(
     yield from _lists(both)
     yield from (Manner(text, _cast(sampler, changed), layout=True) for text, changed in _layouts(values))
     if signatures[0] is not None and signatures[1] is not None:
-        for option in islice(options(both, (signatures[0], signatures[1]), outputs, words[:_WORDS]), _ARGUMENTS):
-            yield Manner(option.text, option.both, optional=True, left_out=option.left_out)
+        for option in islice(options(both, (signatures[0], signatures[1]), outputs, words), _ARGUMENTS):
+            yield Manner(option.text, option.both, optional=True, left_out=option.left_out, given=option.given)
+    for option in islice(others_held(both, words), _HELD):
+        yield Manner(option.text, option.both, optional=True, given=option.given)
     yield from _later_calls(both, sampler.draw(shape, SEED + 1), earlier)
 
 

@@ -59,13 +59,15 @@ class Draws:
 
 
 DRAWS = Draws()
+FALLING = -1
 
 
 @dataclass(frozen=True)
 class Sampler:
     """Draws the same inputs for both models, for each in its own order and layout.
 
-    `largest` is that of integers that have no table, 0 for the largest of the example: lengths must fit, timesteps need not.
+    `largest` is that of integers that have no table, 0 for the largest of the example: lengths must fit, timesteps need not;
+    `FALLING` for that, and lengths in falling order.
     """
 
     both: Both
@@ -119,12 +121,7 @@ class Sampler:
         if slot.role is Role.INDICES:
             return torch.randint(0, slot.rows, extents, generator=generator).to(example.dtype)
         if slot.role is Role.INTEGERS:
-            top = int(example.max()) if example.numel() else 0
-            low = int(not self.largest and example.numel() > 0 and int(example.min()) > 0)
-            if not self.largest and example.dim() == 1 and self._counts(top):
-                return _lengths(shape.sizes.get(top, top), extents, generator).to(example.dtype)
-            high = max(1, top) if not self.largest else max(self.largest, 2 * top * (self.largest == DRAWS.integers[0]))
-            return torch.randint(low, high + 1, extents, generator=generator).to(example.dtype)
+            return self._integers(example, extents, shape, generator).to(example.dtype)
         values = torch.randn(extents, generator=generator, dtype=torch.float64)
         if example.is_complex():
             values = torch.complex(values, torch.randn(extents, generator=generator, dtype=torch.float64))
@@ -134,6 +131,21 @@ class Sampler:
             values = _scaled(values, shape.scales, generator)
         return values.to(example.dtype)
 
+    def _integers(self, example: Tensor, extents: tuple[int, ...], shape: Shape, generator: torch.Generator) -> Tensor:
+        top = int(example.max()) if example.numel() else 0
+        own, counts = self.largest <= 0, example.dim() > 0 and self._counts(top)
+        if own and example.dim() == 1 and counts:
+            found = _lengths(shape.sizes.get(top, top), extents, generator)
+            return found.sort(descending=True)[0] if self.largest == FALLING else found
+        low = int(own and example.numel() > 0 and int(example.min()) > 0)
+        high = max(1, top) if own else max(self.largest, 2 * top * (self.largest == DRAWS.integers[0]))
+        found = torch.randint(low, high + 1, extents, generator=generator)
+        if own or not counts:
+            return found
+        # What may be a length is one at every other place: numbers far beyond are all the same to code that counts.
+        even = torch.arange(found.numel()).reshape(extents) % 2 == 0
+        return torch.where(even, 1 + found % max(shape.sizes.get(top, top), 1), found)
+
     def _counts(self, top: int) -> bool:
         """Whether a number is an extent of another input: then it is a length."""
         return any(top in slot.example.shape[1:] for slot in self.slots)
@@ -142,7 +154,10 @@ class Sampler:
 def _lengths(longest: int, extents: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw lengths, of which one is the longest: code makes its mask as long as that."""
     drawn = torch.randint(1, longest + 1, extents, generator=generator)
-    drawn[:1] = longest
+    if drawn.numel() > 1:
+        # Not in falling order, which code may ask for.
+        drawn[0] = drawn[0].clamp(max=max(longest - 1, 1))
+    drawn[-1:] = longest
     return drawn
 
 

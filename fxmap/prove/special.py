@@ -173,6 +173,13 @@ def _integers(slot: Slot, values: Tensor) -> Iterator[Form]:
     rows[0] = 0
     yield "with an empty row", rows
     yield "with -100", _placed(values, -100)
+    if slot.role is Role.INDICES:
+        # Code may take such ids modulo the rows, or by their size, or clamp them.
+        other = torch.arange(values.numel()).reshape(values.shape) % 2 == 0
+        yield "with numbers below 0", torch.where(other, -values, values)
+        yield "below 0", -1 - values % max(slot.rows - 1, 1)
+        yield "beyond the table", torch.where(other, values + slot.rows, values)
+        yield "beyond the table at one place", _placed(values, slot.rows)
     if slot.role is Role.INTEGERS:
         yield "below 0", -1 - values.abs()
         yield "large", values + 1000

@@ -5,6 +5,7 @@ from itertools import chain
 
 from benchmarks.proof.attacks import (
     analytic,
+    arguments,
     batch,
     behind,
     decisions,
@@ -40,6 +41,7 @@ KINDS: dict[str, Callable[[], Iterator[Attack]]] = {
     "attack: decisions by values": lambda: both_ways(decisions.values()),
     "attack: decisions by sizes": lambda: both_ways(decisions.sizes()),
     "attack: manners of calling": lambda: both_ways(decisions.calls()),
+    "attack: arguments": lambda: both_ways(arguments.attacks()),
     "attack: turns between draws": lambda: both_ways(turns.attacks()),
     "attack: parts that are none": lambda: both_ways(parts.attacks()),
 }

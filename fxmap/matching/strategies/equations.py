@@ -41,6 +41,8 @@ def _attempt(problem: Problem, earlier: tuple[Outcome, ...]) -> Outcome:
         plan = _recorded(problem.src, problem, known)
     except CaptureError as error:
         return Outcome(left=f"the models cannot be run side by side: {error}")
+    if not all(side.main.inputs is not None and side.main.inputs.flat() for side in (plan.src, plan.dst)):
+        return Outcome(left="no input is a tensor, so that none can be drawn")
     with stage("solve") as note:
         try:
             found = solve_weights(plan.src.main, plan.dst.main, _known(earlier, plan))

@@ -24,6 +24,8 @@ def _attempt(source: GraphSource, problem: Problem, earlier: tuple[Outcome, ...]
         return _without("the source is a state dict, without a model")
     if not source.needs_inputs and problem.given.forward:
         return _without("a function was given to run in the place of forward")
+    if not source.needs_inputs and problem.given.in_objects:
+        return _without("an argument is an object, whose attributes a trace does not follow")
     if not source.needs_inputs and not problem.traced:
         return _without("a traced graph cannot be run")
     try:

@@ -83,7 +83,8 @@ def _affine(graph: OpGraph, name: str, known: _Known) -> Form | None:
     if name in graph.row_views:
         form = _form(graph, graph.operands(name)["input"][0], known)
         return None if form is None else replace(form, inner=form.inner | {name})
-    if op.kind in LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes"):
+    known_input = "input" in graph.operands(name)  # a layer may read what is no operation: an attribute of an argument
+    if op.kind in LAYERS and "weight" in tensors and op.rows is None and not op.attribute("axes") and known_input:
         return _of_layer(graph, op, tensors)
     if op.kind == "batch_norm" and {"running_mean", "running_var"} <= tensors.keys():
         return _of_norm(graph, op, tensors)
@@ -126,6 +127,7 @@ def _low_rank(graph: OpGraph, op: Op, layer: Layer) -> Form | None:
     before, up = graph.op(name), layer.shape
     down, tensors = graph.tensors(name).get("weight"), graph.tensors(op.name)
     plain = {"weight"} == graph.tensors(name).keys() == tensors.keys() and len(graph.users(name)) == 1
+    plain = plain and "input" in graph.operands(name)
     if op.kind != before.kind or op.kind not in LAYERS or not plain or down is None or before.rows is not None:
         return None
     inner = down.shape or ()
