@@ -24,7 +24,7 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
-from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise, scaled
+from fxmap.prove.changed import CHANGES, Changed, by_halves, disturbed, is_moved, noise, other_values, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
@@ -321,15 +321,17 @@ class Examiner:
             found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
         return list({id(both): both for both in found}.values())
 
-    def _changes(self, place: int, count: int) -> Sequence[tuple[float, float]]:
+    def _changes(self, own: Mapping[str, Tensor], some: list[str], place: int, count: int) -> Iterable[Changed]:
         """Return the changes that are tried on one of several samples.
 
         Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
         each change is tried on one sample: the largest on the smallest one.
         """
+        changes = other_values(own, some, odd=not place)
+        sizes = len(CHANGES)
         if self._budget.thrifty and count > 1:
-            return CHANGES[:2] if place else CHANGES[2:]
-        return CHANGES[:1] if place else CHANGES
+            return islice(changes, sizes - 1) if place else islice(changes, sizes - 1, None)
+        return islice(changes, 1) if place else changes
 
     def _found(
         self,
@@ -348,17 +350,14 @@ class Examiner:
 
         def moves(some: list[str]) -> bool:
             for place, (sample, expected) in enumerate(before):
-                for change, least in self._changes(place, len(before)):
+                for change in self._changes(own, some, place, len(before)):
                     self.passes.add()
                     try:
-                        moved = outputs({**own, **{path: disturbed(own[path], change) for path in some}}, sample)
+                        moved = outputs({**own, **change.tensors}, sample)
                     except Exception as error:  # an index out of range: the tensor is read
                         let_through(error)
                         return True
-                    if len(moved) != len(expected):
-                        return True
-                    pairs = zip(expected, moved, strict=True)
-                    if any(difference(a, b, None) > least for (_, a), (_, b) in pairs):
+                    if is_moved(expected, moved, change):
                         return True
             return False
 
