@@ -22,8 +22,7 @@ Source: branch coverage and concolic execution, Godefroid, Klarlund and Sen, DAR
 import linecache
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from dis import opmap
 from functools import cache, partial
 from pathlib import Path
@@ -34,7 +33,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fxmap.capture.tracer import REPLACING
-from fxmap.model.restoring import begin, finish, let_through
+from fxmap.model.restoring import begin, finish
 
 
 class Site(NamedTuple):
@@ -312,89 +311,3 @@ for _kind, _plain in ((_Whole, int), (_Real, float)):
             setattr(_kind, _name, _computed(_plain, _name))
     setattr(_kind, "__bool__", _truth(_plain))  # noqa: B010 -- as the others
     setattr(_kind, "__hash__", _plain.__hash__)  # noqa: B010 -- an equality without a hash would take it away
-
-
-@dataclass
-class Log:
-    """The decisions of two models in all runs that were compared.
-
-    Attributes:
-        outcomes: by place, the outcomes of the decisions there; for the source, and for the destination.
-        reached: by place, the inputs that led there first.
-        met: by place, inputs that led to one outcome alone, by their shapes and by the outcome.
-        last: the decisions of both models in the last run that was compared.
-        compared: what values were compared with, in the source and in the destination.
-        sizes, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
-        unwatched: the models, 0 or 1, that do not run while they are watched.
-        refusing: the model that refused inputs last.
-    """
-
-    outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
-    reached: dict[Site, Any] = field(default_factory=dict)
-    met: dict[Site, dict[object, dict[bool, Any]]] = field(default_factory=dict)
-    last: tuple[Decisions, ...] = ()
-    compared: tuple[set[float], set[float]] = field(default_factory=lambda: (set(), set()))
-    sizes: set[int] = field(default_factory=set)
-    reads: bool = False
-    lengths: bool = False
-    draws: bool = False
-    layouts: bool = False
-    unwatched: set[int] = field(default_factory=set)
-    refusing: int = 0
-
-    def watched(
-        self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
-    ) -> tuple[Any, Decisions]:
-        """Run a model and watch it, if it runs then as it does otherwise."""
-        seen = Decisions(forced, chance)
-        if which in self.unwatched:
-            return run(), seen
-        try:
-            with seen:
-                return run(), seen
-        except Exception as error:  # whatever a model raises: of its own, or since it cannot be watched
-            let_through(error)
-            if forced:
-                raise
-            value = run()
-            self.unwatched.add(which)
-            return value, Decisions()
-        finally:
-            self.compared[which].update(seen.numbers)
-            self.sizes |= seen.sizes
-            self.reads |= seen.reads
-            self.lengths |= seen.lengths
-            self.draws |= seen.draws
-            self.layouts |= seen.layouts
-
-    def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
-        """Note the decisions of a run that was compared, on inputs of these shapes."""
-        self.last = seen
-        for outcomes, one in zip(self.outcomes, seen, strict=True):
-            for site, found in one.outcomes.items():
-                outcomes.setdefault(site, set()).update(found)
-                self.reached.setdefault(site, inputs)
-                if len(found) == 1:
-                    self.met.setdefault(site, {}).setdefault(shapes, {}).setdefault(next(iter(found)), inputs)
-
-    @property
-    def numbers(self) -> set[float]:
-        """What values were compared with."""
-        return self.compared[0] | self.compared[1]
-
-    def outcome(self, site: Site) -> bool | None:
-        """Return which way the last run went at a place; None if both, or none."""
-        found = set[bool]().union(*(seen.outcomes.get(site, ()) for seen in self.last))
-        return found.pop() if len(found) == 1 else None
-
-    @property
-    def by_value(self) -> bool:
-        """Whether code depends on the values of tensors otherwise than by operations."""
-        return self.reads or any(site.by_value for outcomes in self.outcomes for site in outcomes)
-
-    def open(self, *, by_value: bool) -> Iterator[Site]:
-        """Yield the places of decisions that went one way in all runs."""
-        one, other = self.outcomes
-        for site in {**one, **other}:
-            if site.by_value is by_value and len(one.get(site, set()) | other.get(site, set())) == 1:
-                yield site

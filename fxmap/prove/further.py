@@ -29,6 +29,7 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
 from fxmap.prove.arguments import Signatures
+from fxmap.prove.asked_for import asked_for
 from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.decisions import Site
@@ -131,6 +132,7 @@ def further(
         lambda found: found if sized else runs.sizes(found),
         lambda found: found if sized else runs.lengths(found),
         runs.turns,
+        runs.ordinary,
         runs.forced,
     )
     for step in steps:
@@ -342,9 +344,24 @@ class _Runs:
                 break
         return result[0]
 
+    def ordinary(self, found: Audit) -> Audit:
+        """Run inputs that are ordinary but for what a decision asks for, where others alone led it one way."""
+        result = [found]
+
+        def run(both: Both) -> None:
+            text = "ordinary but for what a decision asks for"
+            result[0] = result[0] if result[0].refuted else self._tried(result[0], text, both)
+
+        usual = self.sampler.values(self.small(found, 3), SEED)
+        for _ in asked_for(self.sampler, self.auditor.log, usual, run, self.budget.turns):
+            if result[0].refuted:
+                break
+        return result[0]
+
     def forced(self, found: Audit) -> Audit:
-        """Turn round the decisions by values that went one way in all runs."""
-        sites = list(self.auditor.log.open(by_value=True))
+        """Turn round the decisions by values that went one way in all runs, or in all on ordinary inputs."""
+        log = self.auditor.log
+        sites = [*log.open(by_value=True), *(site for site, _ in (log.unshown() if self.budget.turns else ()))]
         for site in sites:
             others = (frozenset({site}), *(frozenset({site, other}) for other in self._elsewhere(site, sites)))
             if not any(self._same(sites_forced, site) for sites_forced in others):
