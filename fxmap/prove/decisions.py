@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxmap.capture.tracer import REPLACING
 from fxmap.model.restoring import begin, finish
@@ -71,6 +72,7 @@ class Decisions(TorchFunctionMode):
         self.sizes: set[int] = set()
         self.reads = self.lengths = self.draws = self.layouts = False
         self.forced, self.chance = forced, chance
+        self._made = WeakTensorKeyDictionary()
         self._leave = partial(_MATH.leave, self)
 
     def __enter__(self) -> "Decisions":
@@ -106,7 +108,11 @@ class Decisions(TorchFunctionMode):
         elif name in _LAYOUTS or getattr(getattr(func, "__self__", None), "__name__", "") in _LAYOUTS:
             self.layouts = self.layouts or _site(by_value=False) is not None
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
-            return self._sized(result)
+            return self._sized(result, by_value=bool(args) and args[0] in self._made)
+        if isinstance(result, torch.Tensor) and (
+            name == "repeat_interleave" or (name == "__getitem__" and _is_cut(args[1]))
+        ):
+            self._made[result] = name  # as long as values say
         return result
 
     def _chosen(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -123,10 +129,11 @@ class Decisions(TorchFunctionMode):
         self.outcomes.setdefault(site, set()).update({False, is_any})
         return (*args[:place], args[place] == 0, *args[place + 1 :]) if site in self.forced else args
 
-    def _sized(self, result: Any) -> Any:
+    def _sized(self, result: Any, *, by_value: bool) -> Any:
+        """Return a size that notes what it is compared with; `by_value` where values have made the tensor as long."""
         if type(result) is torch.Size:
-            return torch.Size([_Whole(extent).watched(self, by_value=False) for extent in result])
-        return _Whole(result).watched(self, by_value=False) if type(result) is int else result
+            return torch.Size([_Whole(extent).watched(self, by_value=by_value) for extent in result])
+        return _Whole(result).watched(self, by_value=by_value) if type(result) is int else result
 
     def decided(self, outcome: bool, *, by_value: bool, against: object = None) -> bool:
         """Note a decision of the code that is running, and return which way it shall go."""
@@ -167,6 +174,12 @@ _FXMAP, _TORCH = str(Path(__file__).resolve().parents[1]), str(Path(torch.__file
 def _is_choice(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(part, torch.Tensor) and part.dtype is torch.bool for part in parts)
+
+
+def _is_cut(index: Any) -> bool:
+    """Whether an index is cut at a place that a tensor says."""
+    slices = [part for part in (index if isinstance(index, tuple) else (index,)) if isinstance(part, slice)]
+    return any(isinstance(end, torch.Tensor) for part in slices for end in (part.start, part.stop, part.step))
 
 
 def _choosing(name: str, args: Any, kwargs: Any) -> int | None:

@@ -34,6 +34,7 @@ from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, manners
+from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.special import far, ladder, specials
@@ -285,8 +286,8 @@ class _Runs:
         return found
 
     def _ladder(self, found: Audit, shape: Shape) -> Audit:
-        """Run inputs on a ladder of scales: what code computes of numbers that have left tensors is not seen."""
-        for text, both in ladder(self.sampler, shape):
+        """Run inputs on a ladder of scales, and partly special ones: what code makes of lists and arrays is not seen."""
+        for text, both in (*partly(self.sampler, shape), *ladder(self.sampler, shape)):
             found = self._tried(found, text, both)
             if found.refuted:
                 break

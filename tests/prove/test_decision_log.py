@@ -28,8 +28,12 @@ FLOATS: dict[str, tuple[Callable[[Tensor], bool], Callable[[Tensor], Tensor]]] =
     "a leading step of 0, moved": (lambda x: bool((x[:, 0] == 0).all()), lambda x: x.roll(-1, 1)),
     "channels equal, turned in time": (lambda x: bool((x == x[..., :1]).all()), lambda x: x.flip(1)),
     "numbers of -1 and 1, mirrored": (lambda x: bool((x.abs() == 1).all()), lambda x: x.flip(-1)),
+    "lists of two steps, rolled": (lambda x: bool(x[:, 0].tolist() == x[:, -1].tolist()), lambda x: x.roll(1, 1)),
+    "a size that values make, turned": (
+        lambda x: torch.arange(100)[: x.mean().long().clamp(0, 100)].numel() == 41, lambda x: x.flip(1)
+    ),
     "torch.equal of two steps, rolled": (lambda x: torch.equal(x[:, 0], x[:, -1]), lambda x: x.roll(1, 1)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FLOATS)

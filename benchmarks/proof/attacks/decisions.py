@@ -83,6 +83,9 @@ _EVEN: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor]]] = {
     "with equal steps at both ends, by torch.equal": (
         lambda x: torch.equal(x[:, 0], x[:, -1]), lambda x: torch.cat([x[:, :5], x[:, :1]], 1)
     ),
+    "with equal steps at both ends, as lists": (
+        lambda x: x[:, 0].tolist() == x[:, -1].tolist(), lambda x: torch.cat([x[:, :5], x[:, :1]], 1)
+    ),
     "with a leading step of 0": (lambda x: (x[:, 0] == 0).all(), lambda x: _first(x, 0, 1)),
     "with a last step of 0": (lambda x: (x[:, -1] == 0).all(), lambda x: _first(x, 0, 1, -1)),
     "with a channel of 1": (lambda x: (x[..., 3] == 1).all(), lambda x: _first(x, 1, 2, 3)),
