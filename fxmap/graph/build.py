@@ -77,8 +77,11 @@ def _is_first_result(node: fx.Node) -> bool:
     if node.op != "call_function" or kind_of(node) != "getitem" or node.args[1] not in (0, "values"):
         return False
     producer = node.args[0]
-    if not isinstance(producer, fx.Node):
-        return False
+    return isinstance(producer, fx.Node) and _has_several(producer)
+
+
+def _has_several(producer: fx.Node) -> bool:
+    """Whether a call returns several tensors that each have a meaning."""
     if isinstance(producer.target, OpOverload):
         return len(producer.target._schema.returns) > 1
     kind = kind_of(producer)
@@ -90,10 +93,10 @@ def _stands_for_first(node: fx.Node) -> bool:
     if node.op != "call_function" or kind_of(node) != "getitem" or not isinstance(node.args[1], int):
         return False
     producer = node.args[0]
-    if not isinstance(producer, fx.Node) or not isinstance(producer.target, OpOverload):
+    if not isinstance(producer, fx.Node) or not _has_several(producer):
         return False
     taken = [user.args[1] for user in producer.users if kind_of(user) == "getitem"]
-    whole = len(taken) == len(producer.users) and len(producer.target._schema.returns) > 1
+    whole = len(taken) == len(producer.users)
     return whole and all(isinstance(index, int) and index >= node.args[1] for index in taken) and node.args[1] > 0
 
 

@@ -29,7 +29,8 @@ from fxmap.model.inputs import Inputs, as_shared, names_of, others, placed
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.beside import beside_tensors
-from fxmap.prove.decisions import Decisions, Log, Site
+from fxmap.prove.decision_log import Log
+from fxmap.prove.decisions import Decisions, Site
 from fxmap.prove.few_shapes import few_shapes
 from fxmap.prove.samples import DRAWS, FALLING, Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
@@ -136,6 +137,7 @@ class Auditor:
         thrifty: bool = False,
     ) -> Audit:
         """Compare the models on drawn inputs, up to the first on which they differ; on few ones if it shall be `thrifty`."""
+        self.log.usual = sampler.extents()
         examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
         plan = few_shapes if thrifty else shapes
         return self._run(sampler, plan(examples, roles, limits, sized=sized, longest=longest))

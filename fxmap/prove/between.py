@@ -15,7 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fxmap.prove.decisions import Log, Site
+from fxmap.prove.decision_log import Log
+from fxmap.prove.decisions import Site
 from fxmap.prove.samples import Both, Sampler
 
 # Steps of one bisection, and how close its ends come, relative to the farther one: closer to a turn, rounding decides.

@@ -3,11 +3,15 @@
 Cost: linear in the tensor; finding the members of a list that move something takes O(m log n) runs for m of n.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from fxmap.model.tensors import Named
+from fxmap.prove.audit import difference
 from fxmap.run.deferred import Deferred
 from fxmap.run.drawn import drawn
 
@@ -15,6 +19,68 @@ from fxmap.run.drawn import drawn
 # or to bring scores to where a mask fills them with -100. With each stands by how much outputs have to move, relative to
 # them: the largest, which brings scores to masks of -1e4, leaves ten digits of sixteen.
 CHANGES = ((2.0, 1e-10), (1e3, 1e-10), (1e6, 1e-6))
+# Of so few numbers, noise may leave every sign as it is.
+_FEW = 8
+# So small a multiple is below every threshold that is not 0.
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Other values of some tensors, by path.
+
+    `least` is by how much outputs have to move to count. Values are `strange` where the sign, or a size that is not 0, may
+    be part of what the tensor means: a variance is never negative. Outputs that are no numbers then say nothing.
+    """
+
+    tensors: Mapping[str, Tensor]
+    least: float
+    strange: bool = False
+
+
+def other_values(own: Mapping[str, Tensor], paths: Sequence[str], *, odd: bool = True) -> Iterator[Changed]:
+    """Yield other values of some tensors: noise of several sizes, and, unless they shall not be `odd`, 0 and other signs.
+
+    Signs are turned for all of the tensors, and for half of them in as many ways as tell every two apart: in a product of
+    two, the signs of both cancel.
+
+    >>> [changed.tensors["t"].item() for changed in other_values({"t": torch.ones(()).double()}, ["t"])][3:]
+    [0.0, 1e-09, -1.0, -1000.0, -1000000.0]
+    """
+    for by, least in CHANGES:
+        yield Changed({path: disturbed(own[path], by, seed=crc32(path.encode())) for path in paths}, least)
+    least = CHANGES[0][1]
+    drawn_ones = [path for path in paths if own[path].is_floating_point() and not isinstance(own[path], Deferred)]
+    if not odd or not drawn_ones:
+        return
+    for factor in (0.0, _TINY):
+        yield Changed({path: own[path] * factor for path in drawn_ones}, least, strange=True)
+    few = [path for path in drawn_ones if own[path].numel() < _FEW or one_signed(own[path])]
+    for place in range(-1, (len(few) - 1).bit_length()):
+        some = [path for index, path in enumerate(few) if place < 0 or index >> place & 1]
+        if some:
+            yield Changed({path: -own[path] for path in some}, least, strange=True)
+    for by, at_least in CHANGES[1:] if few else ():
+        yield Changed({path: -by * own[path] for path in few}, at_least, strange=True)
+
+
+def is_moved(expected: Named, found: Named, change: Changed) -> bool:
+    """Whether a change of tensors has moved outputs; values that are no numbers do not count where the change is strange."""
+    if len(expected) != len(found):
+        return True
+    pairs = [(one, other) for (_, one), (_, other) in zip(expected, found, strict=True)]
+    if change.strange and any(_is_finite(one) and not _is_finite(other) for one, other in pairs):
+        return False
+    return any(difference(one, other, None) > change.least for one, other in pairs)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def one_signed(tensor: Tensor) -> bool:
+    """Whether all numbers are above 0, or all are below."""
+    return bool((tensor > 0).all()) or bool((tensor < 0).all())
 
 
 def by_halves(paths: list[str], moves: Callable[[list[str]], bool]) -> list[str]:
@@ -42,16 +108,20 @@ def scaled(tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float) -
     return {**tensors, **{path: tensors[path] * factor for path in paths}}
 
 
-def disturbed(tensor: Tensor, by: float = CHANGES[0][0]) -> Tensor:
-    """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted."""
-    generator = torch.Generator().manual_seed(7)
+def disturbed(tensor: Tensor, by: float = CHANGES[0][0], seed: int = 7) -> Tensor:
+    """Return a changed tensor: floating-point numbers get noise of `by` times their mean size, integers are permuted.
+
+    Positive numbers, which may be variances, stay positive: they are multiplied by factors up to that size, and down to its
+    inverse.
+    """
+    generator = torch.Generator().manual_seed(seed)
     if isinstance(tensor, Deferred):
         size = float(tensor.abs().mean())
         return Deferred(drawn("disturbed", tensor.shape, by * (size or 1.0), 7)) - tensor
     if tensor.is_floating_point() or tensor.is_complex():
-        numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if not tensor.is_complex() and bool((tensor > 0).all()):
-            return (tensor * numbers.exp()).to(tensor.dtype)  # a variance stays positive
+            return (tensor * _factors(tensor, by, generator)).to(tensor.dtype)
+        numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         size = float(tensor.abs().mean()) if tensor.numel() else 0.0
         return (by * (size or 1.0) * numbers + (tensor.flip(0) if tensor.dim() else tensor)).to(tensor.dtype)
     order = torch.randperm(tensor.numel(), generator=generator)
@@ -61,3 +131,10 @@ def disturbed(tensor: Tensor, by: float = CHANGES[0][0]) -> Tensor:
     # All equal, or one: some of them are changed.
     some = (torch.arange(tensor.numel()) % 2 == 0).reshape(tensor.shape)
     return torch.where(some, ~tensor if tensor.dtype is torch.bool else tensor + 1, tensor)
+
+
+def _factors(tensor: Tensor, by: float, generator: torch.Generator) -> Tensor:
+    """Draw a factor for each number; the first one is the largest, so that one number alone grows."""
+    powers = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
+    powers.view(-1)[:1] = 1
+    return by**powers

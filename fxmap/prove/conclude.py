@@ -15,11 +15,11 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof, Scope, Status
 from fxmap.matching.sides import Side
 from fxmap.model.inputs import settings_of
-from fxmap.model.tensors import is_whole
 from fxmap.prove.audit import Audit
 from fxmap.prove.divergence import Verdict
 from fxmap.prove.evidence import Evidence
 from fxmap.prove.examine import Examination
+from fxmap.prove.tables import kept_tables
 
 # A key whose influence on the outputs, relative to them, is smaller than this has none: float64 rounds to 1e-16, and sums
 # over a deep model lose three or four digits.
@@ -88,22 +88,18 @@ def conclude_statuses(
         users = [user for part in parts for user in readers.get(part, [])]
         if not users:
             # The graph does not read it; the user's own code may.
+            if parts and all(part in examined.permuted for part in parts):
+                statuses[name] = Status.PROVEN
+                continue
             moving = any(part in examined.moving or part in examined.unlike for part in parts)
             if moving and name not in kept:
-                statuses[name] = Status.PROVEN if examined.permuted.issuperset(parts) else Status.MATCHED
+                statuses[name] = Status.MATCHED
             continue
         if name in mapping:
             statuses[name] = _status(parts, users, evidence, sound, examined)
         elif statuses[name] in (Status.MATCHED, Status.CLAIMED, Status.PROVEN, Status.TIED):
             statuses[name] = Status.MISSING
     return statuses
-
-
-def kept_tables(mapping: KeyMapping, dst: Side) -> set[str]:
-    """Return the keys of integers that nothing is mapped to: the runs show what the destination's own ones do."""
-    kept = (key for key, status in mapping.knowledge.statuses.items() if status is Status.KEPT and key not in mapping)
-    own = {dst.prefix + key: dst.names(key) for key in dst.twin.stores}
-    return {key for key in kept if key in own and all(is_whole(dst.main.tensors[part]) for part in own[key])}
 
 
 def _readers(ops: OpGraph) -> Mapping[str, list[str]]:
@@ -200,8 +196,14 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
             "where it goes the other way; pass example_inputs for which it does"
         )
     kept = {part for key in kept_tables(mapping, dst) for part in dst.names(key.removeprefix(dst.prefix))}
-    shown = kept | examined.permuted
-    unread = [path for path in examined.moving if dst.main.read.isdisjoint({path}) and path not in shown]
+    unlike = [path for path in examined.unlike if path not in dst.main.read]
+    if unlike:
+        return (
+            f"{shorten(sorted(unlike))}: with other values of it, which the mapping hands on, the outputs differ: the code "
+            "of one model reads it as numbers of Python, and that of the other does not, or makes something else of it"
+        )
+    known = kept | examined.permuted
+    unread = [path for path in examined.moving if path not in dst.main.read and path not in known]
     if unread:
         return f"{shorten(sorted(unread))}: the graph does not read it, and the destination's own code does"
     if found.fixed:

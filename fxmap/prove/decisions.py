@@ -22,8 +22,7 @@ Source: branch coverage and concolic execution, Godefroid, Klarlund and Sen, DAR
 import linecache
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from dis import opmap
 from functools import cache, partial
 from pathlib import Path
@@ -32,9 +31,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxmap.capture.tracer import REPLACING
-from fxmap.model.restoring import begin, finish, let_through
+from fxmap.model.restoring import begin, finish
 
 
 class Site(NamedTuple):
@@ -72,6 +72,7 @@ class Decisions(TorchFunctionMode):
         self.sizes: set[int] = set()
         self.reads = self.lengths = self.draws = self.layouts = False
         self.forced, self.chance = forced, chance
+        self._made = WeakTensorKeyDictionary()
         self._leave = partial(_MATH.leave, self)
 
     def __enter__(self) -> "Decisions":
@@ -107,7 +108,11 @@ class Decisions(TorchFunctionMode):
         elif name in _LAYOUTS or getattr(getattr(func, "__self__", None), "__name__", "") in _LAYOUTS:
             self.layouts = self.layouts or _site(by_value=False) is not None
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
-            return self._sized(result)
+            return self._sized(result, by_value=bool(args) and args[0] in self._made)
+        if isinstance(result, torch.Tensor) and (
+            name == "repeat_interleave" or (name == "__getitem__" and _is_cut(args[1]))
+        ):
+            self._made[result] = name  # as long as values say
         return result
 
     def _chosen(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -124,10 +129,11 @@ class Decisions(TorchFunctionMode):
         self.outcomes.setdefault(site, set()).update({False, is_any})
         return (*args[:place], args[place] == 0, *args[place + 1 :]) if site in self.forced else args
 
-    def _sized(self, result: Any) -> Any:
+    def _sized(self, result: Any, *, by_value: bool) -> Any:
+        """Return a size that notes what it is compared with; `by_value` where values have made the tensor as long."""
         if type(result) is torch.Size:
-            return torch.Size([_Whole(extent).watched(self, by_value=False) for extent in result])
-        return _Whole(result).watched(self, by_value=False) if type(result) is int else result
+            return torch.Size([_Whole(extent).watched(self, by_value=by_value) for extent in result])
+        return _Whole(result).watched(self, by_value=by_value) if type(result) is int else result
 
     def decided(self, outcome: bool, *, by_value: bool, against: object = None) -> bool:
         """Note a decision of the code that is running, and return which way it shall go."""
@@ -168,6 +174,12 @@ _FXMAP, _TORCH = str(Path(__file__).resolve().parents[1]), str(Path(torch.__file
 def _is_choice(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(part, torch.Tensor) and part.dtype is torch.bool for part in parts)
+
+
+def _is_cut(index: Any) -> bool:
+    """Whether an index is cut at a place that a tensor says."""
+    slices = [part for part in (index if isinstance(index, tuple) else (index,)) if isinstance(part, slice)]
+    return any(isinstance(end, torch.Tensor) for part in slices for end in (part.start, part.stop, part.step))
 
 
 def _choosing(name: str, args: Any, kwargs: Any) -> int | None:
@@ -312,89 +324,3 @@ for _kind, _plain in ((_Whole, int), (_Real, float)):
             setattr(_kind, _name, _computed(_plain, _name))
     setattr(_kind, "__bool__", _truth(_plain))  # noqa: B010 -- as the others
     setattr(_kind, "__hash__", _plain.__hash__)  # noqa: B010 -- an equality without a hash would take it away
-
-
-@dataclass
-class Log:
-    """The decisions of two models in all runs that were compared.
-
-    Attributes:
-        outcomes: by place, the outcomes of the decisions there; for the source, and for the destination.
-        reached: by place, the inputs that led there first.
-        met: by place, inputs that led to one outcome alone, by their shapes and by the outcome.
-        last: the decisions of both models in the last run that was compared.
-        compared: what values were compared with, in the source and in the destination.
-        sizes, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
-        unwatched: the models, 0 or 1, that do not run while they are watched.
-        refusing: the model that refused inputs last.
-    """
-
-    outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
-    reached: dict[Site, Any] = field(default_factory=dict)
-    met: dict[Site, dict[object, dict[bool, Any]]] = field(default_factory=dict)
-    last: tuple[Decisions, ...] = ()
-    compared: tuple[set[float], set[float]] = field(default_factory=lambda: (set(), set()))
-    sizes: set[int] = field(default_factory=set)
-    reads: bool = False
-    lengths: bool = False
-    draws: bool = False
-    layouts: bool = False
-    unwatched: set[int] = field(default_factory=set)
-    refusing: int = 0
-
-    def watched(
-        self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
-    ) -> tuple[Any, Decisions]:
-        """Run a model and watch it, if it runs then as it does otherwise."""
-        seen = Decisions(forced, chance)
-        if which in self.unwatched:
-            return run(), seen
-        try:
-            with seen:
-                return run(), seen
-        except Exception as error:  # whatever a model raises: of its own, or since it cannot be watched
-            let_through(error)
-            if forced:
-                raise
-            value = run()
-            self.unwatched.add(which)
-            return value, Decisions()
-        finally:
-            self.compared[which].update(seen.numbers)
-            self.sizes |= seen.sizes
-            self.reads |= seen.reads
-            self.lengths |= seen.lengths
-            self.draws |= seen.draws
-            self.layouts |= seen.layouts
-
-    def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
-        """Note the decisions of a run that was compared, on inputs of these shapes."""
-        self.last = seen
-        for outcomes, one in zip(self.outcomes, seen, strict=True):
-            for site, found in one.outcomes.items():
-                outcomes.setdefault(site, set()).update(found)
-                self.reached.setdefault(site, inputs)
-                if len(found) == 1:
-                    self.met.setdefault(site, {}).setdefault(shapes, {}).setdefault(next(iter(found)), inputs)
-
-    @property
-    def numbers(self) -> set[float]:
-        """What values were compared with."""
-        return self.compared[0] | self.compared[1]
-
-    def outcome(self, site: Site) -> bool | None:
-        """Return which way the last run went at a place; None if both, or none."""
-        found = set[bool]().union(*(seen.outcomes.get(site, ()) for seen in self.last))
-        return found.pop() if len(found) == 1 else None
-
-    @property
-    def by_value(self) -> bool:
-        """Whether code depends on the values of tensors otherwise than by operations."""
-        return self.reads or any(site.by_value for outcomes in self.outcomes for site in outcomes)
-
-    def open(self, *, by_value: bool) -> Iterator[Site]:
-        """Yield the places of decisions that went one way in all runs."""
-        one, other = self.outcomes
-        for site in {**one, **other}:
-            if site.by_value is by_value and len(one.get(site, set()) | other.get(site, set())) == 1:
-                yield site

@@ -6,12 +6,13 @@ here are answered by the audit, and by changing tensors and running again:
 - Do both models agree on inputs that are drawn anew, and with weights of another size?
 - Do keys that are called inert move nothing? A gradient of 0 does not say so: an argmax, a router or a dead ReLU has none.
 - Does the source read state (a mean, a threshold, a permutation) of which the mapping makes nothing?
-- Do tables of integers go where the mapping puts them? They are permuted in the source, and in the destination by it.
+- Does state that code reads (`read_state`) go where the mapping puts it? It is changed in the source, and in the
+  destination by the mapping.
 
 Cost: the audit, and about two forward passes of each model for each of the other questions.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -24,16 +25,17 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
-from fxmap.prove.changed import CHANGES, by_halves, disturbed, noise, scaled
+from fxmap.prove.changed import CHANGES, Changed, by_halves, is_moved, noise, other_values, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Budget, Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
 from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
+from fxmap.prove.read_state import Reads, ReadState
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.special import specials
-from fxmap.prove.tables import extra_state, without_counterpart
+from fxmap.prove.tables import extra_state, kept_tables, without_counterpart
 from fxmap.prove.weights import Weights, held, mapped_weights
 from fxmap.run.precision import SinglePrecision
 
@@ -63,6 +65,8 @@ _LAST_DIGITS = 1e-15
 # Weights are enlarged by no less than this.
 _LEAST = 2.0
 _ROUNDING = 100.0
+# How many values of each integer tensor are tried: all, or few where a run takes long.
+_VALUES, _FEW_VALUES = 60, 2
 # How many special samples are tried with changed tensors.
 _SPECIAL = 200
 
@@ -75,8 +79,8 @@ class Examination:
         audit: the runs on drawn inputs.
         moving: tensors of the destination, by path, that were called inert and move the outputs.
         unmapped: tensors of the source, by path, that move its outputs and have no counterpart in the destination.
-        permuted: tables of integers of the destination, by path, that move the outputs as the source's do.
-        unlike: other tables of integers that move the outputs.
+        permuted: state of the destination, by path, of which other values move both models alike.
+        unlike: state of which other values, in the source and by the mapping in the destination, give other outputs.
     """
 
     audit: Audit = field(default_factory=Audit)
@@ -121,9 +125,11 @@ class Examiner:
         if found.refuted or found.unpaired or not found.samples:
             return Examination(found)
         samples = self._telling(found.samples)
-        permuted, unlike = self._permuted(found.samples[0])
+        state = self._state(found, samples[0])
+        permuted, unlike = state.run()
         moving = self._moving(found, list(inert))
-        unmapped = [*self._unmapped(samples), *extra_state(self.plan.src.model)]
+        ignored = state.ignored(kept_tables(self.mapping, self.plan.dst))
+        unmapped = [*self._unmapped(samples, ignored), *extra_state(self.plan.src.model)]
         return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
 
     @property
@@ -270,14 +276,18 @@ class Examiner:
             except Exception as error:  # whatever a model raises on what it does not accept
                 let_through(error)
 
-    def _unmapped(self, samples: Sequence[Both]) -> list[str]:
-        """Return the source's tensors that move its outputs and have no counterpart in the destination."""
+    def _unmapped(self, samples: Sequence[Both], ignored: Container[str]) -> list[str]:
+        """Return the source's tensors that move its outputs and have no counterpart in the destination.
+
+        A table that the destination has by the same name, and ignores, has none in what its code computes instead.
+        """
         side, own = self.plan.src, self.weights.src
         # Tensors whose counterpart has another shape, as in a replaced head, are reported elsewhere.
         known = held(side, self.mapping.sources() | {mismatch.source for mismatch in self.mapping.knowledge.mismatched})
         canonical = side.main.canonical
         rest = [path for path, tensor in own.items() if path not in known and tensor.numel() and canonical[path] == path]
-        rest = without_counterpart(self.plan, rest)
+        without = without_counterpart(self.plan, rest)
+        rest = [path for path in rest if path in without or path in ignored]
         if not rest:
             return []
         # The destination may be a part of the source: then only the outputs count that it has as well.
@@ -292,33 +302,22 @@ class Examiner:
             before = [(sample, shared(own, sample)) for sample in samples]
         return self._found(rest, own, before, shared)
 
-    def _permuted(self, sample: Both) -> tuple[list[str], list[str]]:
-        """Return the destination's tables of integers that move the outputs as the source's do, and those that do not."""
-        found: tuple[list[str], list[str]] = [], []
-        tables = [key for key in self.mapping if self._is_table(key)]
-        before = self._outputs(self.weights, sample) if tables else None
-        if before is None:
-            return found
-        for key in tables:
-            (path,) = self.plan.dst.names(key.removeprefix(self.plan.dst.prefix))
-            sources = held(self.plan.src, set(self.mapping[key].sources()))
-            changed = {p: disturbed(t) if p in sources else t for p, t in self.weights.src.items()}
-            after = self._outputs(mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed), sample)
-            if after is None:
-                continue
-            if self._difference(*after, sample) > TOLERANCES.double:
-                found[1].append(path)
-            elif self._difference(before[0], after[0], sample) > TOLERANCES.still:
-                found[0].append(path)
-        return found
+    def _state(self, found: Audit, sample: Both) -> ReadState:
+        """Return the test of the state that the models' own code reads."""
+        sides = self.plan.src, self.plan.dst
 
-    def _is_table(self, key: str) -> bool:
-        dst = self.plan.dst
-        store = dst.twin.stores.get(key.removeprefix(dst.prefix))
-        if store is None or len(store.names) != 1:
-            return False
-        tensor = dst.main.tensors[store.names[0]]
-        return not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() > 1
+        def call(which: int, tensors: Mapping[str, Tensor], reads: Reads | None) -> object:
+            self.passes.add()
+            return call_own(sides[which], tensors, sample[which], None if reads is None else reads.among)
+
+        def differ(ours: object, theirs: object) -> float:
+            return self._difference(ours, theirs, sample)
+
+        numbers = (*found.numbers, *numbers_of(sides[0].model, sides[1].model))
+        limit = _FEW_VALUES if self._budget.thrifty else _VALUES
+        return ReadState(
+            self.mapping, self.plan, self.weights, sample, call, differ, TOLERANCES.double, TOLERANCES.still, numbers, limit
+        )
 
     def _telling(self, samples: Sequence[Both]) -> list[Both]:
         """Return the samples on which changed tensors are tried: the first, the largest, and the one of the largest samples.
@@ -332,15 +331,17 @@ class Examiner:
             found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
         return list({id(both): both for both in found}.values())
 
-    def _changes(self, place: int, count: int) -> Sequence[tuple[float, float]]:
+    def _changes(self, own: Mapping[str, Tensor], some: list[str], place: int, count: int) -> Iterable[Changed]:
         """Return the changes that are tried on one of several samples.
 
         Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
         each change is tried on one sample: the largest on the smallest one.
         """
+        changes = other_values(own, some, odd=not place)
+        sizes = len(CHANGES)
         if self._budget.thrifty and count > 1:
-            return CHANGES[:2] if place else CHANGES[2:]
-        return CHANGES[:1] if place else CHANGES
+            return islice(changes, sizes - 1) if place else islice(changes, sizes - 1, None)
+        return islice(changes, 1) if place else changes
 
     def _found(
         self,
@@ -359,17 +360,14 @@ class Examiner:
 
         def moves(some: list[str]) -> bool:
             for place, (sample, expected) in enumerate(before):
-                for change, least in self._changes(place, len(before)):
+                for change in self._changes(own, some, place, len(before)):
                     self.passes.add()
                     try:
-                        moved = outputs({**own, **{path: disturbed(own[path], change) for path in some}}, sample)
+                        moved = outputs({**own, **change.tensors}, sample)
                     except Exception as error:  # an index out of range: the tensor is read
                         let_through(error)
                         return True
-                    if len(moved) != len(expected):
-                        return True
-                    pairs = zip(expected, moved, strict=True)
-                    if any(difference(a, b, None) > least for (_, a), (_, b) in pairs):
+                    if is_moved(expected, moved, change):
                         return True
             return False
 

@@ -29,10 +29,12 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
 from fxmap.prove.arguments import Signatures, absent
+from fxmap.prove.asked_for import asked_for
 from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, manners
+from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.special import far, ladder, specials
@@ -131,6 +133,7 @@ def further(
         lambda found: found if sized else runs.sizes(found),
         lambda found: found if sized else runs.lengths(found),
         runs.turns,
+        runs.ordinary,
         runs.forced,
     )
     for step in steps:
@@ -299,8 +302,8 @@ class _Runs:
         return found
 
     def _ladder(self, found: Audit, shape: Shape) -> Audit:
-        """Run inputs on a ladder of scales: what code computes of numbers that have left tensors is not seen."""
-        for text, both in ladder(self.sampler, shape):
+        """Run inputs on a ladder of scales, and partly special ones: what code makes of lists and arrays is not seen."""
+        for text, both in (*partly(self.sampler, shape), *ladder(self.sampler, shape)):
             found = self._tried(found, text, both)
             if found.refuted:
                 break
@@ -360,9 +363,24 @@ class _Runs:
                 break
         return result[0]
 
+    def ordinary(self, found: Audit) -> Audit:
+        """Run inputs that are ordinary but for what a decision asks for, where others alone led it one way."""
+        result = [found]
+
+        def run(both: Both) -> None:
+            text = "ordinary but for what a decision asks for"
+            result[0] = result[0] if result[0].refuted else self._tried(result[0], text, both)
+
+        usual = self.sampler.values(self.small(found, 3), SEED)
+        for _ in asked_for(self.sampler, self.auditor.log, usual, run, self.budget.turns):
+            if result[0].refuted:
+                break
+        return result[0]
+
     def forced(self, found: Audit) -> Audit:
-        """Turn round the decisions by values that went one way in all runs."""
-        sites = list(self.auditor.log.open(by_value=True))
+        """Turn round the decisions by values that went one way in all runs, or in all on ordinary inputs."""
+        log = self.auditor.log
+        sites = [*log.open(by_value=True), *(site for site, _ in (log.unshown() if self.budget.turns else ()))]
         for site in sites:
             others = (frozenset({site}), *(frozenset({site, other}) for other in self._elsewhere(site, sites)))
             if not any(self._same(sites_forced, site) for sites_forced in others):

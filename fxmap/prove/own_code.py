@@ -7,7 +7,8 @@ compared, on other values than those of the graphs.
 Cost: one forward pass of each model; two where they differ by no more than single precision rounds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ from fxmap.prove.passes import Passes
 from fxmap.prove.weights import Weights
 from fxmap.run.distance import is_telling, output_error
 from fxmap.run.precision import SinglePrecision
+
+Watch = AbstractContextManager[object]
 
 
 class Undecided(Exception):
@@ -111,8 +114,17 @@ class OwnCode:
         return len(one) == len(other) and output_error(one, other, same) <= SINGLE_TOLERANCE
 
 
-def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
-    """Run the user's own code with other tensors, in float64, and return its output."""
+def call_own(
+    side: Side, tensors: Mapping[str, Tensor], inputs: Inputs, watch: Callable[[Mapping[str, Tensor]], Watch] | None = None
+) -> Any:
+    """Run the user's own code with other tensors, in float64, and return its output.
+
+    Args:
+        side: the model.
+        tensors: its tensors, by path.
+        inputs: of the call.
+        watch: returns a context for the run of the code, from the tensors that the code reads, by path.
+    """
     module, double = side.main.module, inputs.double()
     # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
     tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
@@ -122,7 +134,12 @@ def call_own(side: Side, tensors: Mapping[str, Tensor], inputs: Inputs) -> Any:
     own |= {path: state[id(buffer)] for path, buffer in module.named_buffers() if path not in own and id(buffer) in state}
     calling = _Calling(module, double)
     with unchanged(module), holding(side.main.tensors, own):
-        return run_fresh(module, lambda: _call(calling, own))
+        return run_fresh(module, lambda: _call(calling, own) if watch is None else _watched(calling, own, watch(own)))
+
+
+def _watched(calling: "_Calling", tensors: Mapping[str, Tensor], watch: Watch) -> Any:
+    with watch:
+        return _call(calling, tensors)
 
 
 def _call(calling: "_Calling", tensors: Mapping[str, Tensor]) -> Any:

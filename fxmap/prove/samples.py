@@ -94,6 +94,12 @@ class Sampler:
         names = names_of(self.both[1])
         return [names[place] for place, link in enumerate(self.links) if link is None]
 
+    def extents(self) -> dict[int, tuple[int, ...]]:
+        """Return the extents of the example's inputs, by place, without masks; with more than one sample in each batch."""
+        several = common_batch([slot.example for slot in self.slots]) is not None
+        shapes = {place: tuple(slot.example.shape) for place, slot in enumerate(self.slots) if slot.role is not Role.MASK}
+        return {place: (2, *shape[1:]) if several and shape else shape for place, shape in shapes.items()}
+
     def draw(self, shape: Shape, seed: int) -> Both:
         """Draw new values for every input of both models, in other shapes."""
         return self.both_of(self.values(shape, seed))

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.graph.constants import Constants
+from fxmap.mapping.key_mapping import KeyMapping
+from fxmap.mapping.proof import Status
 from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
+from fxmap.model.tensors import is_whole
 
 # Tables in single precision are made in several ways, and differ by rounding.
 _ROUNDING = 1e-5
@@ -71,6 +74,13 @@ def _is_triangular(table: Tensor) -> bool:
     flags = table.reshape(-1, *table.shape[-2:])[0] != 0
     ones = torch.ones_like(flags)
     return any(bool(torch.equal(flags, made(ones, k))) for made in (torch.tril, torch.triu) for k in (-1, 0, 1))
+
+
+def kept_tables(mapping: KeyMapping, dst: Side) -> set[str]:
+    """Return the keys of integers that nothing is mapped to: the runs show what the destination's own ones do."""
+    kept = (key for key, status in mapping.knowledge.statuses.items() if status is Status.KEPT and key not in mapping)
+    own = {dst.prefix + key: dst.names(key) for key in dst.twin.stores}
+    return {key for key in kept if key in own and all(is_whole(dst.main.tensors[part]) for part in own[key])}
 
 
 def extra_state(model: nn.Module) -> list[str]:

@@ -23,7 +23,11 @@ _EFFECTS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda h: 2 * h,
     lambda h: h.flip(-1),
     lambda h: h - h.mean(-1, keepdim=True),
+    lambda h: h.flip(1),
+    lambda h: h.roll(1, 1),
 )
+# Those that show on one position, too.
+_ANYWHERE = 3
 
 
 def _floats(*shape: int) -> Tensor:
@@ -36,7 +40,7 @@ def _like(value: Tensor) -> Tensor:
 
 
 def _case(name: str, condition: Callable[[Any], Any], effect: int, example: Tensor, probe: Tensor) -> Attack:
-    change = _EFFECTS[effect % len(_EFFECTS)]
+    change = _EFFECTS[effect]
 
     def start(m: Any, x: Tensor) -> Tensor:
         h: Tensor = torch.tanh(m.a(x if x.is_floating_point() else m.e(x)))
@@ -51,14 +55,53 @@ def _case(name: str, condition: Callable[[Any], Any], effect: int, example: Tens
 
 def values() -> Iterator[Attack]:
     """Yield attacks by what the values of an input are."""
-    x, effects = _floats(3, 6, 8), count()
+    x, effects = _floats(3, 6, 8), (place % _ANYWHERE for place in count())
     for name, (condition, probe) in _FLOATS.items():
         yield _case(f"numbers {name}", condition, next(effects), _like(x), probe(x))
     ids = numbers(299, 2, 6) + 1
     for name, (condition, probe) in _IDS.items():
         yield _case(f"ids {name}", condition, next(effects), ids, probe(ids.clone()))
+    for place, (name, (condition, probe)) in enumerate(_EVEN.items()):
+        yield _case(f"numbers {name}", condition, 3 + place % 2, _like(x), probe(x))
+    for place, (name, (condition, probe)) in enumerate(_EVEN_IDS.items()):
+        yield _case(f"ids {name}", condition, 3 + place % 2, ids, probe(ids.clone()))
     yield from _masks()
 
+
+def _first(x: Tensor, value: float, axis: int, place: int = 0) -> Tensor:
+    """Return numbers with one value at one place of an axis."""
+    changed = x.clone()
+    changed.select(axis, place).fill_(value)
+    return changed
+
+
+# What even numbers meet as well (all 0, all 1, all equal), and there what happens to positions shows nothing.
+_EVEN: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor]]] = {
+    "with equal first and last steps": (
+        lambda x: (x[:, 0] == x[:, -1]).all(), lambda x: torch.cat([x[:, :5], x[:, :1]], 1)
+    ),
+    "with equal steps at both ends, by torch.equal": (
+        lambda x: torch.equal(x[:, 0], x[:, -1]), lambda x: torch.cat([x[:, :5], x[:, :1]], 1)
+    ),
+    "with equal steps at both ends, as lists": (
+        lambda x: x[:, 0].tolist() == x[:, -1].tolist(), lambda x: torch.cat([x[:, :5], x[:, :1]], 1)
+    ),
+    "with a leading step of 0": (lambda x: (x[:, 0] == 0).all(), lambda x: _first(x, 0, 1)),
+    "with a last step of 0": (lambda x: (x[:, -1] == 0).all(), lambda x: _first(x, 0, 1, -1)),
+    "with a channel of 1": (lambda x: (x[..., 3] == 1).all(), lambda x: _first(x, 1, 2, 3)),
+    "of equal channels": (lambda x: (x == x[..., :1]).all(), lambda x: x[..., :1].expand(3, 6, 8).contiguous()),
+    "of -1 and 1": (lambda x: (x.abs() == 1).all(), torch.sign),
+    "with a channel that is the same for all steps": (
+        lambda x: (x[..., 3] == x[:, :1, 3]).all(),
+        lambda x: torch.cat([x[..., :3], x[:, :1, 3:4].expand(3, 6, 1), x[..., 4:]], 2),
+    ),
+}  # fmt: skip
+_EVEN_IDS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor]]] = {
+    "of an upper range": (lambda i: (i >= 250).all(), lambda i: 250 + i % 50),
+    "with 2 at the end": (lambda i: (i[:, -1] == 2).all(), lambda i: _first(i, 2, 1, -1)),
+    "with 1 in front": (lambda i: (i[:, 0] == 1).all(), lambda i: _first(i, 1, 1)),
+    "with the same at both ends": (lambda i: torch.equal(i[:, 0], i[:, -1]), lambda i: torch.cat([i[:, :5], i[:, :1]], 1)),
+}
 
 _FLOATS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Tensor]]] = {
     "from 0 to 1": (lambda x: x.min() >= 0 and x.max() <= 1, torch.sigmoid),
@@ -102,7 +145,7 @@ def _with_mask(ids: Tensor, mask: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _masked(condition: Callable[[Tensor], Any] | None, effect: int) -> Callable[..., Any]:
-    change = _EFFECTS[effect % len(_EFFECTS)]
+    change = _EFFECTS[effect % _ANYWHERE]
 
     def forward(m: Any, i: Tensor, mask: Tensor) -> Any:
         h = torch.tanh(m.a(m.e(i))) * mask[..., None]
@@ -125,7 +168,7 @@ def sizes() -> Iterator[Attack]:
     """Yield attacks by the sizes of an input: divisible, equal, long, many, narrow."""
     for effect, (name, (condition, shape)) in enumerate(_SIZES.items()):
         probe = _floats(*shape)
-        yield _case(f"{name}", condition, effect, torch.randn(2, 6, 8), probe)
+        yield _case(f"{name}", condition, effect % _ANYWHERE, torch.randn(2, 6, 8), probe)
 
 
 Sizes = tuple[Callable[[Tensor], bool], tuple[int, ...]]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.proof.attacks.attack import Attack, Function, Net, free, normal
 
@@ -32,6 +33,8 @@ def attacks() -> Iterator[Attack]:
         lambda h, m: torch.tanh(torch.tanh(h) * m.times),
         lambda h, m: torch.tanh(torch.tanh(h) * m.times**2),
     )
+    for name, (buffers, one_way, other_way) in _BY_PYTHON.items():
+        yield _read(name, buffers, one_way, other_way)
     one = {"low": torch.zeros(8, dtype=torch.long), "high": torch.zeros(8, dtype=torch.long)}
     yield _exchanged("two integer buffers exchanged", one, lambda h, m: (h + m.low) * (1 + m.high))
     yield _exchanged("two permutations exchanged", {"low": torch.arange(8), "high": torch.arange(8)},
@@ -41,9 +44,43 @@ def attacks() -> Iterator[Attack]:
     yield from _complex()
 
 
+def _window(h: Tensor, m: Any) -> Tensor:
+    low, high = int(m.window[0]), int(m.window[1])
+    return F.pad(h[..., low:high], (0, 8 - high + low))
+
+
+_ORDER = {"order": torch.arange(8)}
+# Buffers that code reads as numbers of Python, which leave nothing in a graph.
+_BY_PYTHON: dict[str, tuple[Mapping[str, Tensor], Function, Function]] = {
+    "a permutation as a list, not read": (_ORDER, lambda h, m: h[..., m.order.tolist()], lambda h, _: h),
+    "a permutation by numpy, not read": (_ORDER, lambda h, m: h[..., m.order.numpy().copy()], lambda h, _: h),
+    "a permutation as a list, backwards": (
+        _ORDER,
+        lambda h, m: h[..., m.order.tolist()],
+        lambda h, m: h[..., m.order.argsort().tolist()],
+    ),
+    "a window that is not read": ({"window": torch.tensor([0, 8])}, _window, lambda h, _: h),
+    "a pointer that is not read": (
+        {"pointer": torch.zeros(1, dtype=torch.long)},
+        lambda h, m: h + torch.arange(4).to(h)[int(m.pointer) % 4],
+        lambda h, m: h + torch.arange(4).to(h)[0],
+    ),
+    "a permutation by index_select, or arange": (
+        _ORDER,
+        lambda h, m: h.index_select(-1, m.order),
+        lambda h, _: h.index_select(-1, torch.arange(8)),
+    ),
+    "a count beyond a number": (
+        {"calls": torch.tensor(0)}, lambda h, m: h, lambda h, m: h if int(m.calls) < 1000 else 3 * h
+    ),
+    "a switch that is not read": ({"on": torch.tensor(True)}, lambda h, m: h if bool(m.on) else -h, lambda h, _: h),
+}  # fmt: skip
+
+
 def _train(model: Any) -> None:
     for name, value in (
         ("order", [3, 0, 1, 2, 4, 6, 7, 5]), ("keep", [1, 0] * 4), ("shift", range(8)), ("times", [1, 2] * 4), ("count", 3),
+        ("window", [1, 7]), ("pointer", [2]), ("calls", 2000), ("on", 0),
         ("low", [3, 0, 1, 2, 4, 6, 7, 5]), ("high", [7, 6, 5, 4, 0, 1, 2, 3]),
     ):  # fmt: skip
         tensor = getattr(model, name, None)

@@ -16,6 +16,9 @@ def attacks() -> Iterator[Attack]:
     for name, (function, keys) in _BLIND.items():
         build = _blind(function)
         yield Attack(name, build, build, normal(4, 8), normal(40, 8, scale=3, seed=1), moves=keys)
+    for name, function in _SCALARS.items():
+        build = _scalar(function)
+        yield Attack(name, build, build, normal(4, 8), normal(40, 8, scale=3, seed=1), moves=("t",))
     yield from _masked_bias()
     yield from _exchanged()
 
@@ -25,6 +28,26 @@ _LAYERS: dict[str, Build] = {"a": lambda: nn.Linear(8, 5), "b": lambda: nn.Linea
 
 def _blind(function: Callable[[Any, Any], Any]) -> Build:
     return lambda: Free(function, _LAYERS, book=nn.Parameter(torch.randn(5, 8)), edge=torch.zeros(3))
+
+
+def _scalar(function: Callable[[Any, Tensor], Any]) -> Build:
+    layers: dict[str, Build] = {"a": lambda: nn.Linear(8, 8), "b": lambda: nn.Linear(8, 5)}
+    return lambda: Free(lambda m, x: function(m, m.a(x)), layers, t=nn.Parameter(torch.ones(1)))
+
+
+# One number, of which the sign, or that it is large, is all that matters.
+_SCALARS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "a scale before a unit norm": lambda m, y: m.b(F.normalize(y * m.t, dim=-1)),
+    "a scale before a layer norm": lambda m, y: m.b(F.layer_norm(y * m.t, (8,), eps=0.0)),
+    "a scale before an argmax": lambda m, y: (m.b(y) * m.t).argmax(-1),
+    "a scale before a sign": lambda m, y: m.b(torch.tanh(y) * torch.sign(y * m.t)),
+    "a scale before a topk": lambda m, y: y.gather(-1, (y * m.t).topk(3, -1)[1]),
+    "a scale before a gate": lambda m, y: m.b(y * (y * m.t > 0)),
+    "a scale that the largest takes away": lambda m, y: m.b((y * m.t) / (y * m.t).abs().amax(-1, keepdim=True)),
+    "a number below a step": lambda m, y: m.b(y + F.relu(m.t.abs() - 6)),
+    "a number that is rounded": lambda m, y: m.b(y + torch.round(m.t / 8)),
+    "an exponent before a unit norm": lambda m, y: m.b(F.normalize(y * (30 * m.t).exp(), dim=-1)),
+}
 
 
 def _quantised(m: Any, x: Tensor) -> Tensor:
