@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.runnable import runnable
+from fxmap.api.stored_form import of_what_is_read
 from fxmap.errors import ArgumentError, CaptureError, ProofError, QuantizationError
 from fxmap.expressions.base import Source
 from fxmap.files.checkpoint import Checkpoint, open_checkpoint
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof
+from fxmap.mapping.versions import versions_of
 from fxmap.matching.drawing import drawn
 from fxmap.matching.plan import Plan
 from fxmap.matching.strategies.equations import EQUATIONS, aligned_by_values
@@ -119,12 +121,20 @@ def auto_map(
         # Without a graph, one note says why there is none; the others are no reasons.
         reason = "; ".join(known.notes_of(NoteKind.NO_GRAPH) or known.notes) or "no key could be mapped"
         proof = Proof(statuses=known.statuses, reason=reason)
+    if isinstance(source, nn.Module):
+        proof = of_what_is_read(proof, mapping, source)
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
     state = source.state_dict() if isinstance(source, nn.Module) else source.state
     unknown = [Note(text, NoteKind.CHECKPOINT) for text in (lacking(ours, theirs), turned(ours, theirs)) if text]
     notes = (*mapping.knowledge.notes, *(Note(text, NoteKind.FAULT) for text in faults), *unknown)
-    knowledge = replace(mapping.knowledge, src_shapes=_shapes_read(mapping, state), notes=notes)
+    knowledge = replace(
+        mapping.knowledge,
+        statuses=mapping.knowledge.statuses | proof.statuses,
+        src_shapes=_shapes_read(mapping, state),
+        notes=notes,
+        versions=versions_of(theirs),
+    )
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
 
 

@@ -16,6 +16,7 @@ from fxmap.api.numbers import numbers_said
 from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
 from fxmap.api.source_file import SourceFile, refuse_uncomputed
+from fxmap.api.stored_form import state_read
 from fxmap.api.unrun import refuse_inputs
 from fxmap.api.verdict import Verify, accept, asked, complete
 from fxmap.errors import ArgumentError
@@ -139,11 +140,12 @@ def _transferred(
     mapping = mapping if int8 is None else mapping.with_notes(NOTE)
     refuse_inputs(mapping, src, part.model, {"example_inputs": own, **given}, carried=carried)
     complete(mapping, options.on_mismatch)
+    state = state_read(src)
     if strict:
-        refuse_parts(mapping, src.state_dict(), strict)
+        refuse_parts(mapping, state, strict)
     accept(mapping, verify)
-    with numbers_said(src.state_dict(), mapping.sources()), stage("fill the destination"):
-        mapping = fill(mapping, src, part.model, src.state_dict(), options)
+    with numbers_said(state, mapping.sources()), stage("fill the destination"):
+        mapping = fill(mapping, src, part.model, state, options)
     return part.outside(mapping).with_loaded()
 
 
@@ -258,7 +260,7 @@ def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple
         refuse_uncomputed(found)
     if src is None:
         refuse_alone(found, dst)
-    file = SourceFile.of(found, src)
+    file = SourceFile.of(found, src, run=bool(how.verify))
     if src is not None:
         refuse_two_in_one(file, dst)
     mapping = auto_map(found if file.src is None else file.src, dst, verify=asked(how.verify), **how.given)

@@ -11,8 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.file_tables import has_other_integers, with_tables
 from fxmap.api.lacking import lacking_said
 from fxmap.api.resize import resized
+from fxmap.api.stored_form import file_read
 from fxmap.errors import LoadError, shorten
 from fxmap.files.checkpoint import Checkpoint
 from fxmap.files.computed.int8 import is_int8
@@ -37,6 +39,7 @@ class SourceFile:
         aside: keys of the file that belong to other weights, each with the name of those weights.
         notes: notes for the report.
         read: keys of `state` from which weights are computed, or which say how they are stored.
+        tables: integers of the source model, by key, which has the file's numbers of them in the place of its own.
     """
 
     state: Mapping[str, Any]
@@ -46,10 +49,13 @@ class SourceFile:
     aside: dict[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     read: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, found: Checkpoint, src: nn.Module | None) -> "SourceFile":
+    def of(cls, found: Checkpoint, src: nn.Module | None, *, run: bool = True) -> "SourceFile":
         """Rename the keys of a file to the source model's, and give that model the tensor shapes of the file.
+
+        If the models are to be run, the source also gets the file's integers and booleans, which no mapping carries over.
 
         Raises:
             LoadError: the file is not of this model at all.
@@ -65,7 +71,9 @@ class SourceFile:
             if key not in state and twin in state:
                 state[key] = state[twin]
         _refuse_strangers(state, own, src, found.where)
+        state = dict(file_read(src, state, found.where))
         model, changed = resized(src, state)
+        model, tables = with_tables(model, state) if run else (model, [])
         notes = [Note(f"wrappers: {spelling.note}", NoteKind.WRAPPERS)] if spelling.note else []
         if changed:
             key = changed[0]
@@ -77,7 +85,7 @@ class SourceFile:
                 )
             )
         keys = {name: key for key, name in spelling.names.items() if name != key}
-        return cls(state, model, found.where, keys, found.set_aside, tuple(notes))
+        return cls(state, model, found.where, keys, found.set_aside, tuple(notes), tables=tuple(tables))
 
     def read_by(self, mapping: KeyMapping, on_mismatch: Literal["raise", "keep"]) -> KeyMapping:
         """Return the mapping without keys whose sources the file lacks, and with a list of the unread keys of the file.
@@ -95,6 +103,7 @@ class SourceFile:
         listed = {self.keys.get(one.key, one.key): one.what for one in found}
         listed |= {key: f"of other weights in the file: {name}" for key, name in self.aside.items()}
         mapping = mapping.with_knowledge(left=listed)
+        mapping = self._with_tables_told(mapping)
         telling = self._telling(found)
         if telling and not reason:
             reason = f"the file holds more than is read, and what that does is not known: {shorten(telling)}"
@@ -108,6 +117,14 @@ class SourceFile:
             )
             return mapping.with_verdict(replace(mapping.proof, ok=True, reason="", notes=notes, own_state=()))
         return mapping
+
+    def _with_tables_told(self, mapping: KeyMapping) -> KeyMapping:
+        """Return the mapping, whose proof says with which integers the source was run, where no key is made of these."""
+        changed = [self.keys.get(key, key) for key in self.tables if key not in mapping.sources()]
+        if not changed or not mapping.proof.forwards:
+            return mapping
+        note = f"{shorten(changed)}: the file has other numbers of it than src, and the source was compared with the file's"
+        return mapping.with_verdict(replace(mapping.proof, notes=(*mapping.proof.notes, note)))
 
     def telling(self, mapping: KeyMapping) -> list[str]:
         """Return the keys of the file that nothing reads, and that may have mattered to the model that was saved."""
@@ -151,6 +168,8 @@ class SourceFile:
         reader = "the destination" if self.src is None else f"src ({type(self.src).__name__})"
         merge = " Adapters can be merged first (peft: model.merge_and_unload())." if "LoRA" in grave[0].what else ""
         way_out = "Give the model that the file was saved from (src=)"
+        if any(one.key in self.tables for one in grave):
+            way_out = "Give the destination the same numbers of it, or one that has a place for them"
         if any("has another value" in one.what for one in grave):
             way_out = "Load the file into src first (src.load_state_dict), so that it is compared with these values"
         raise LoadError(
@@ -200,12 +219,27 @@ class SourceFile:
         for key in unread:
             members = _part(key, unread, known)
             is_part = any(other in parameters and not _is_constant(known[other]) for other in members)
-            if not plain or is_part or not _differs(known[key], self.state[key]):
-                result.append(LeftOver(key, "src has it, and the destination has no place for it", inert=True))
+            place = _place_in(mapping, key)
+            if self._is_missed(mapping, key):
+                text = f"src computes with the file's numbers of it, which are not those that it was built with, and {place}"
+                result.append(LeftOver(key, text, grave=True))
+            elif not plain or is_part or not _differs(known[key], self.state[key]):
+                result.append(LeftOver(key, f"{self._had(key, known[key])}, and {place}", inert=True))
             else:
-                text = "src has another value of it, with which it was compared, and the destination has no place for it"
+                text = f"src has another value of it, with which it was compared, and {place}"
                 result.append(LeftOver(key, text, grave=True))
         return result
+
+    def _is_missed(self, mapping: KeyMapping, key: str) -> bool:
+        """Whether the models differ with the file's numbers of a table, and with nothing else that the mapping lacks."""
+        return key in self.tables and mapping.proof.differs and not mapping.missing and not mapping.mismatched
+
+    def _had(self, key: str, own: Any) -> str:
+        if key in self.tables:
+            return "src has it with other numbers than the file, whose were compared"
+        if has_other_integers(own, self.state[key]):
+            return "src has it with other numbers than the file, which were not compared"
+        return "src has it"
 
     def _is_inside(self, key: str) -> bool:
         """Whether a key of the file has the prefix that the source model's keys have in the file."""
@@ -261,6 +295,12 @@ def _tied(own: Mapping[str, Any]) -> dict[str, str]:
                 result.setdefault(first[place], key)
             first.setdefault(place, key)
     return result
+
+
+def _place_in(mapping: KeyMapping, key: str) -> str:
+    """Say what the destination has in the place of a key that nothing is made of."""
+    own = key in mapping.knowledge.statuses
+    return "the destination keeps its own" if own else "the destination has no place for it"
 
 
 def _part(key: str, unread: list[str], known: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fxmap.api.runnable import runnable
+from fxmap.api.stored_form import of_what_is_read
 from fxmap.errors import MappingError, QuantizationError, shorten
 from fxmap.expressions.base import Expression
 from fxmap.mapping.key_mapping import KeyMapping
@@ -83,6 +84,7 @@ def verify(
         assert found.plan is not None
         with stage("prove"):
             proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
+        proof = of_what_is_read(proof, by_hand, ours)
         noise = _loss(by_hand, one, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
     return replace(proof, sqnr=noise, trace=Trace(tuple(steps)))
 

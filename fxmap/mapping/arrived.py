@@ -69,8 +69,8 @@ def refuse_changed(dst: nn.Module, keys: Collection[str], meant: Mapping[str, An
     )
     if any(findings.statuses[key] in _SHOWN for key in changed):
         raise LoadError(
-            f"{text}, and what a run has proven. If the hook expects the form of stored checkpoints, load them by "
-            "dst.load_state_dict(mapping.apply(state_dict)); else remove the hook"
+            f"{text}, and what a run has proven. Remove the hook, or write what mapping.apply(state_dict) makes past it, "
+            "into dst.named_parameters() and dst.named_buffers(): dst.load_state_dict would change it again"
         )
     warnings.warn(text, ProofWarning, stacklevel=4)
 

@@ -168,6 +168,7 @@ def _findings(one: Whole, other: Whole, expressions: Mapping[str, Expression]) -
         src_shapes=_union("shapes of the source", ours.src_shapes, theirs.src_shapes),
         different=ours.different and theirs.different,
         blocked=ours.blocked or theirs.blocked,
+        versions=theirs.versions | ours.versions,
     )
 
 

@@ -118,6 +118,7 @@ class Findings:
         different: why the two models are not the same network; empty where they are.
         by_order: guessed keys of which nothing but the order of the file says which is which; a note names them.
         blocked: why the destination cannot be filled or run as it was built; empty where it can.
+        versions: of the destination's modules, by path, as its state dict has them; no part of equality.
     """
 
     statuses: dict[str, Status] = field(default_factory=dict)
@@ -136,6 +137,7 @@ class Findings:
     different: str = ""
     blocked: str = ""
     by_order: tuple[str, ...] = ()
+    versions: dict[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         # By hand, a note may be a plain sentence.

@@ -46,6 +46,7 @@ from fxmap.mapping.serial import read_json, write_json
 from fxmap.mapping.shapes import refuse_other_shapes, shapes_taken
 from fxmap.mapping.sharded import is_sharded, load_sharded
 from fxmap.mapping.verdict import refuse_refuted, warn_of_guesses, warn_of_kept, warn_of_refuted
+from fxmap.mapping.versions import with_versions
 from fxmap.mapping.writing import Loaded, write_state
 from fxmap.model.arguments import refuse_no_model, refuse_other_kind
 from fxmap.model.faults import bounded
@@ -155,7 +156,8 @@ class KeyMapping(Combinable, Exports):
                 its own are; without it they are float.
 
         Returns:
-            The keys that the source makes, or all of them with `like`. Renamed tensors are the source's own, not copies.
+            The keys that the source makes, or all of them with `like`. Renamed tensors are the source's own, not copies. Its
+            `_metadata` has the versions of the destination's modules, so that `load_state_dict` upgrades nothing.
 
         Raises:
             MissingCalibration: the destination is static int8, and its ranges are not those of an int8 source.
@@ -203,7 +205,9 @@ class KeyMapping(Combinable, Exports):
 
     def evaluate(self, state_dict: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> "OrderedDict[str, Any]":
         """Evaluate all expressions as `apply` does, but accept static int8, with the ranges of `like`, if that is given."""
-        return evaluate(self, given_state(state_dict, "evaluate"), None if like is None else given_state(like, "like"))
+        own = None if like is None else given_state(like, "like")
+        made = evaluate(self, given_state(state_dict, "evaluate"), own)
+        return made if own is not None else with_versions(made, self.knowledge.versions)
 
     @bounded
     @undisturbed

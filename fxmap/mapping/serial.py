@@ -103,6 +103,7 @@ def _findings(known: dict[str, Any]) -> Findings:
     known["literals"] = {
         str(name): (parse(scale), parse(zero_point)) for name, (scale, zero_point) in known.get("literals", {}).items()
     }
+    known["versions"] = {str(path): int(version) for path, version in known.get("versions", {}).items()}
     known["src_shapes"] = {str(key): tuple(map(int, shape)) for key, shape in known.get("src_shapes", {}).items()}
     return Findings(**known)
 

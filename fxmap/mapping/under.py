@@ -26,6 +26,7 @@ def under(mapping: KeyMapping, prefix: str, keys: Iterable[str]) -> KeyMapping:
         ranges=tuple(prefix + key for key in known.ranges),
         reasons=dict.fromkeys(rest, f"not in {prefix[:-1]}, which was loaded")
         | {prefix + key: reason for key, reason in known.reasons.items()},
+        versions={(prefix + path).removesuffix("."): version for path, version in known.versions.items()},
     )
     proof = replace(proof, statuses=rest | {prefix + key: status for key, status in proof.statuses.items()})
     return KeyMapping(

@@ -24,7 +24,7 @@ from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
 from fxmap.run.guessed import guess_inputs
-from fxmap.run.shapes import note_pooled
+from fxmap.run.shapes import note_masks, note_pooled
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,10 @@ def sides(source: GraphSource, src: nn.Module, dst: nn.Module, given: Given, rea
 
 
 def _traced(model: nn.Module, source: GraphSource, inputs: Inputs | None, other: nn.Module) -> Side:
-    """Capture a model by a source that needs no inputs; if there are inputs, note the shapes around average pooling."""
+    """Capture a model by a source that needs no inputs; if there are inputs, note masks and pooled shapes."""
     one = _Unnormalised.of(model, source, None, other)
     if inputs is not None:
+        note_masks(one.captured, inputs)
         note_pooled(one.captured, inputs)
     return one.side()
 

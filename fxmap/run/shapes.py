@@ -1,4 +1,4 @@
-"""Shapes of the inputs of average pooling, for traced graphs, which hold no shapes.
+"""Shapes of the inputs of average pooling, and masks among the inputs, for traced graphs, which hold neither.
 
 An average over a window as large as the feature map is a mean, and whether it is depends on the size of the inputs. So if
 inputs were given, a traced graph with such an operation is run once on them, and the shapes are noted in `node.meta`.
@@ -24,6 +24,25 @@ from fxmap.graph.kinds import kind_of
 from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.run.interpreter import ValueInterpreter
+
+
+def note_masks(captured: Captured, inputs: Inputs) -> None:
+    """Note which inputs of a traced graph are true or false: of these, `~m` is `m == 0`.
+
+    >>> from torch import nn
+    >>> from fxmap.capture.symbolic import capture_symbolic
+    >>> from fxmap.model.inputs import as_inputs
+    >>> captured = capture_symbolic(nn.Identity())
+    >>> note_masks(captured, as_inputs(torch.tensor([True])))
+    >>> [node.meta.get("dtype") for node in captured.graph.nodes]
+    [torch.bool, None]
+    """
+    given = [node for node in captured.graph.nodes if node.op == "placeholder"]
+    named = dict(zip((str(node.target) for node in given), inputs.args, strict=False)) | dict(inputs.kwargs)
+    for node in given:
+        value = named.get(str(node.target))
+        if isinstance(value, Tensor) and value.dtype is torch.bool:
+            node.meta["dtype"] = torch.bool
 
 
 def note_pooled(captured: Captured, inputs: Inputs) -> None:

@@ -106,6 +106,7 @@ SPELLINGS = [
     (lambda x: F.relu(x).square(), lambda x: F.relu(x) * x),
     (F.elu, lambda x: F.relu(x) + x.clamp(max=0).exp() - 1),
     (F.elu, F.celu),
+    (F.softsign, lambda x: x / (1 + x.abs())),
     (F.selu, lambda x: 1.0507009873554805 * F.elu(x, 1.6732632423543772)),
     (F.softshrink, lambda x: F.relu(x - 0.5) - F.relu(-x - 0.5)),
     (F.hardshrink, lambda x: torch.where(x.abs() > 0.5, x, 0.0)),

@@ -74,8 +74,11 @@ class Expressions:
         """Return the places of all numbers of a weight from those that are known, where these follow one rule."""
         where = known.nonzero()
         found = places[known]
+        total = len(self.source.numbers.numbers)  # what lies beyond is of a stretch, of which no rule is known
+        if bool(((found < 0) | (found >= total)).any()):
+            return None
         owners = {self.source.numbers.owner(one) for one in found[:: max(1, len(found) // 8)].tolist()}
-        if bool((found < 0).any()) or len(owners) > 1:
+        if len(owners) > 1:
             return None
         matrix = torch.cat([where.double(), torch.ones(len(where), 1).double()], 1)
         rule = torch.linalg.lstsq(matrix, found.double()[:, None]).solution.flatten()

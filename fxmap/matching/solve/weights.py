@@ -141,6 +141,8 @@ class _Runs:
         count = min(count, self.most)
         if (random, count) not in self._found:
             ours, theirs = self.samples.stacked(count)
+            if not ours:
+                raise Unstackable("no tensor is given to the source, so that there are no samples")
             self._found[random, count] = SourceValues(self.src, source_tensors(self.src, random), ours), theirs
         return self._found[random, count]
 

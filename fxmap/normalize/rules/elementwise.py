@@ -142,6 +142,11 @@ def _comparison(op: Op, read: Values) -> Piecewise:
             return same if op.kind == "eq" else p.chosen(same, _ZERO, _ONE)
 
 
+def _softsign(_: Op, read: Values) -> Piecewise:
+    x = read["input"]
+    return p.over(x, p.plus(p.absolute(x), _ONE))
+
+
 def _sign(_: Op, read: Values) -> Piecewise:
     x = read["input"]
     return p.plus(p.above(x, _ZERO), p.scaled(p.above(_ZERO, x), -1.0))
@@ -165,6 +170,7 @@ _SPELLED: dict[str, Callable[[Op, Values], Piecewise]] = {
     "minimum": lambda op, read: p.smaller(*_of_two(op, read)),
     "abs": lambda _, read: p.absolute(read["input"]),
     **dict.fromkeys(("sign", "sgn"), _sign),
+    "softsign": _softsign,
     "threshold": _threshold,
     **dict.fromkeys(("leaky_relu", "prelu"), _leaky),
     **dict.fromkeys(("elu", "celu"), _elu),

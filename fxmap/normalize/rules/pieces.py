@@ -93,7 +93,7 @@ def _is_joined(ops: OpGraph, inside: set[str], start: str) -> bool:
 
 
 # Kinds whose values are compared by their pieces alone: others may be composed of these.
-_NAMELESS = frozenset({"celu", "softshrink", "hardshrink", "threshold", "square", "pow"})
+_NAMELESS = frozenset({"celu", "softshrink", "hardshrink", "softsign", "threshold", "square", "pow"})
 
 
 def _named(op: Op, value: Piecewise, *, slope: bool) -> Op | None:
