@@ -65,8 +65,11 @@ _TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], bool]] = {
 
 
 def subjects(only: str = "") -> list[Subject]:
-    """Return the models whose name contains one of some texts, separated by commas; of the three libraries in turn."""
-    turns = zip_longest(_of_torchvision(), _of_timm(), _of_transformers())
+    """Return the models whose name contains one of some texts, separated by commas; of the three libraries in turn.
+
+    Those that begin with `small:` have fewer blocks than the models of their kind, and come last.
+    """
+    turns = [*zip_longest(_of_torchvision(), _of_timm(), _of_transformers()), tuple(_small())]
     return [one for turn in turns for one in turn if one is not None and any(text in one.name for text in only.split(","))]
 
 
@@ -122,6 +125,41 @@ def _of_timm() -> list[Subject]:
         return found
 
     return [_of_images("timm", name, size, built) for name, size in _TIMM.items()]
+
+
+def _small() -> list[Subject]:
+    """Return models of one or two blocks a stage, whose export and proof take seconds."""
+
+    def of_timm(name: str, size: int, **options: Any) -> Subject:
+        def built(_: str) -> nn.Module:
+            import timm
+
+            found: nn.Module = timm.create_model(name, pretrained=False, num_classes=10, **options)
+            return found
+
+        return _of_images("small", name, size, built)
+
+    def of_torchvision(name: str, size: int, make: Callable[[Any], nn.Module]) -> Subject:
+        def built(_: str) -> nn.Module:
+            from torchvision import models
+
+            return make(models)
+
+        return _of_images("small", name, size, built)
+
+    once = {"layers": (1, 1, 1, 1)}
+    return [
+        of_timm("vit_tiny_patch16_224", 96, depth=2, img_size=96),
+        of_timm("deit_tiny_patch16_224", 96, depth=2, img_size=96),
+        of_timm("xcit_nano_12_p16_224", 96, depth=2, img_size=96),
+        of_timm("coat_lite_tiny", 96, serial_depths=(1, 1, 1, 1), img_size=96),
+        of_timm("efficientformer_l1", 224, depths=(1, 1, 1, 2)),
+        *(of_timm(name, 64, **once) for name in ("resnetv2_50", "seresnet50", "ecaresnet50t", "res2net50_26w_4s")),
+        of_torchvision(
+            "swin", 64, lambda models: models.SwinTransformer([4, 4], 24, [2] * 4, [2] * 4, [7, 7], num_classes=10)
+        ),
+        of_torchvision("vit", 32, lambda models: models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)),
+    ]
 
 
 def _of_images(library: str, name: str, size: int, built: Callable[[str], nn.Module]) -> Subject:
