@@ -27,6 +27,7 @@ Rank = tuple[float, ...]
 Assignment = list[tuple[Unknown, int]]
 
 _FITS = 1e-7
+_MULTIPLIED, _TURNED = 0.5, 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Choice:
     def certain(self) -> bool:
         """Whether all numbers are the source's, and none is 0."""
         return self.recognised and self.rank[:2] == (0.0, 0.0)
+
+    @property
+    def unusual(self) -> bool:
+        """Whether some numbers are a constant times the source's, or axes are in another order."""
+        return self.rank[:1] == (_MULTIPLIED,) or self.rank[4:5] == (_TURNED,)
 
     def weights(self, before: Weights) -> Weights:
         """Return the weights with these numbers known."""
@@ -192,7 +198,7 @@ class Choices:
         turned = (one for i in blocks for one in self._turned(i, hits, classes))
         for i, whole in islice(turned, self.TRIED):
             if not self._again(whole, seen):
-                yield 1, self.source.blocks[i], whole
+                yield _TURNED, self.source.blocks[i], whole
         for i in blocks:
             whole = self._most(i, hits, classes)
             if whole and not self._again(whole, seen):
@@ -367,7 +373,7 @@ class Choices:
         empty = bool((where == ZERO).any())
         claimed = sum(place in self.claimed for place in where[:: max(1, len(where) // 16)].tolist())
         rank = (
-            (0.5 if self.source.numbers.multiplied(where) else 0.0) if recognised else 1.0 if not trivial else 2.0,
+            (_MULTIPLIED if self.source.numbers.multiplied(where) else 0.0) if recognised else 1.0 if not trivial else 2.0,
             float(empty),
             float(unlike),
             float(claimed > 0),

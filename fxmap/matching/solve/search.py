@@ -34,10 +34,15 @@ _ASKED = 6
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many choices may have numbers that are not the source's, and whether every value must be one of the source's."""
+    """How many choices may have numbers that are not the source's, and whether every value must be one of the source's.
+
+    `unusual` says that numbers may be a constant times the source's (queries may be scaled, and keys the other way), and
+    axes in another order.
+    """
 
     unrecognised: int
     strict: bool = True
+    unusual: bool = False
 
 
 class _Steps:
@@ -71,7 +76,10 @@ class _Position:
 
     def hopeless(self, bounds: Bounds) -> bool:
         """Whether a search within no narrower bounds has failed here."""
-        return any(one.unrecognised >= bounds.unrecognised and one.strict <= bounds.strict for one in self.failed)
+        return any(
+            one.unrecognised >= bounds.unrecognised and one.strict <= bounds.strict and one.unusual >= bounds.unusual
+            for one in self.failed
+        )
 
 
 class Search:
@@ -138,7 +146,8 @@ class Search:
         for step in position.steps:
             if step is None:
                 return weights if self._returns(frontier.known()) and self._accept(weights) else None
-            left = bounds.unrecognised - (not step.recognised)
+            natural = step.recognised and (bounds.unusual or not step.unusual)
+            left = bounds.unrecognised - (not natural)
             if left < 0:
                 continue
             logger.debug("%s%s%s", "  " * depth, step.what, "" if step.recognised else ", not recognised")

@@ -33,7 +33,7 @@ class Signatures:
     def __init__(self, source: SourceValues) -> None:
         self.source, self.effort = source, Effort(float("inf"))
         self.table: NumberTable = source.numbers
-        names = [name for name in self.table.names if not name.startswith("%")]
+        names = [name for name in self.table.names if name in source.tensors]
         self.size = sum(int(torch.Size(self.table.shapes[name]).numel()) for name in names)
         self.names = names
         read = [node for node in source.nodes if node.op == "get_attr"]

@@ -125,7 +125,10 @@ _SMALL = 20_000
 
 # One search may take this share of the effort that is left, and no network is given more than this.
 _SHARE, MOST = 0.4, 20.0
-_BOUNDS = (Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(2), Bounds(1000), Bounds(1000, strict=False))
+_BOUNDS = (
+    *(Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(0, unusual=True)),
+    *(Bounds(2, unusual=True), Bounds(1000, unusual=True), Bounds(1000, strict=False, unusual=True)),
+)
 
 
 class _Runs:
