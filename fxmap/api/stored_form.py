@@ -27,7 +27,7 @@ from fxmap.mapping.arrived import has_numbers
 from fxmap.mapping.lazy_state import is_plain_tensor
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.writing import snapshot
-from fxmap.model.replica import replicate
+from fxmap.model.replica import is_on_meta, replicate
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import is_whole
 
@@ -70,6 +70,8 @@ def file_read(model: nn.Module, state: Mapping[str, Any], where: str) -> Mapping
         return state
     what = f"{shorten(keys)}: src ({type(model).__name__}) stores another form of it than its code reads"
     copy = replicate(model, own=True)
+    if is_on_meta(copy):
+        copy = copy.to_empty(device="cpu")
     given = OrderedDict((key, snapshot(materialise(value))) for key, value in state.items())
     given._metadata = getattr(state, "_metadata", getattr(model.state_dict(), "_metadata", None))  # type: ignore[attr-defined]
     try:
@@ -121,10 +123,12 @@ def _stored(model: nn.Module) -> Mapping[str, Any]:
 
 def _is_itself(value: Any, own: Tensor) -> bool:
     """Whether a value of a state dict is a tensor of the model; other kinds of tensors are the business of forms."""
-    if value is own or not is_plain_tensor(value) or not is_plain_tensor(own):
+    if value is own or not isinstance(value, Tensor):
         return True
     if value.is_meta or own.is_meta:
         return False
+    if not is_plain_tensor(value) or not is_plain_tensor(own):
+        return True
     return (value.data_ptr(), value.dtype, value.shape, value.stride()) == (
         own.data_ptr(),
         own.dtype,

@@ -73,6 +73,15 @@ def test_what_the_source_reads_is_loaded_and_the_mapping_of_keys_is_not_called_p
     assert mapping.status("b.weight") == "proven"
 
 
+def test_a_source_without_memory_loads_the_file_in_a_copy() -> None:
+    trained, dst = doubled(), Plain()
+    with torch.device("meta"):
+        src = doubled()
+    fxmap.load(dst, trained.state_dict(), src=src, example_inputs=X, verify=False)
+    assert torch.allclose(dst(X), trained(X))
+    assert all(value.is_meta for value in src.state_dict().values())
+
+
 def test_transfer_takes_what_the_source_reads() -> None:
     src, dst = doubled(), Plain()
     with pytest.warns(fxmap.ProofWarning, match="stores another form"):
