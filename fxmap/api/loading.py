@@ -252,7 +252,7 @@ def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple
     Raises:
         As `load`.
     """
-    src = how.src
+    src, verify = how.src, asked(how.verify)
     refuse_uninitialised(source=src, destination=dst)
     own = (dst if src is None else src).state_dict()
     found = open_checkpoint(checkpoint_file, how.weights, own, how.lora_alpha, lazy=True)
@@ -260,10 +260,10 @@ def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple
         refuse_uncomputed(found)
     if src is None:
         refuse_alone(found, dst)
-    file = SourceFile.of(found, src, run=bool(how.verify))
+    file = SourceFile.of(found, src, run=bool(verify))
     if src is not None:
         refuse_two_in_one(file, dst)
-    mapping = auto_map(found if file.src is None else file.src, dst, verify=asked(how.verify), **how.given)
+    mapping = auto_map(found if file.src is None else file.src, dst, verify=verify, **how.given)
     mapping = mapping if src is None else mapping.with_notes(*checkpoint_notes(found))
     mapping = file.read_by(mapping, how.on_mismatch)
     if how.strict:

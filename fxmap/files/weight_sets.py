@@ -31,6 +31,7 @@ Shapes = Counter[tuple[int, ...]]
 def shapes_of(state: Mapping[str, Any]) -> Shapes:
     """Count the shapes of a state dict, up to the order of axes; single numbers, such as counters, are left out.
 
+    >>> import torch
     >>> shapes_of({"weight": torch.zeros(3, 2, 1), "step": torch.tensor(0)})
     Counter({(2, 3): 1})
     """
@@ -94,6 +95,7 @@ def sets_by_prefix(state: Mapping[str, Any], wanted: Shapes) -> dict[str, dict[s
 
     Fewer than two are no choice, and nothing is returned.
 
+    >>> import torch
     >>> w = {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(3)}
     >>> state = {f"{name}.{key}": value for name in ("student", "teacher") for key, value in w.items()}
     >>> list(sets_by_prefix(state, shapes_of(w)))

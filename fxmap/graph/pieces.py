@@ -75,7 +75,7 @@ def _is_analytic(op: Op, read: Mapping[str, Sign]) -> bool:
     if op.kind in ("pow", "rpow"):
         return _is_analytic_power(op, read)
     if op.kind == "softplus":
-        return float(op.attribute("threshold", 20)) >= 20
+        return float(op.attribute("threshold", 20)) == 20
     if op.kind == "composed":  # of pieces that join smoothly
         return True
     if op.kind == "masked":  # by constant masks alone
