@@ -234,8 +234,9 @@ class Search:
         at: fx.Node | None = node
         while at is not None:
             found += self._at(frontier, at, None)
-            if found and found[0].recognised:
+            if found and found[0].recognised and not found[0].unusual:
                 break
+            # Queries that are a constant times the source's may be the source's own before they are scaled.
             at = self._before(frontier, at)
         if not any(one.recognised for one in found):
             terms = [one for term in self._terms(frontier, node) for one in self._at(frontier, term, None)]
