@@ -161,7 +161,7 @@ def _by_name(dst: nn.Module) -> Made:
 
 def _judge(row: Row, attack: Attack, twins: tuple[nn.Module, nn.Module], made: Made, proof: Proof) -> None:
     row.distance, confirmed = 0.0, False
-    false: dict[str, str] = {}
+    false, seen = dict[str, str](), set[str]()
     for seed in range(DRAWS):
         pair = Pair(attack, *twins, seed)
         pair.fill(made(tensors(pair.src)))
@@ -173,7 +173,7 @@ def _judge(row: Row, attack: Attack, twins: tuple[nn.Module, nn.Module], made: M
         confirmed |= any(pair.moved_by(key) for key in attack.moves)
         behind = {key for key in attack.behind if pair.inputs_differ(key.rpartition(".")[0])}
         confirmed |= bool(behind)
-        false |= {key: "proven" for key in behind if statuses.get(key) is Status.PROVEN}
+        seen |= {key for key in behind if statuses.get(key) is Status.PROVEN}
         if attack.truth is not None:
             false |= dict.fromkeys(_wrongly_proven(row, pair, attack.truth(tensors(pair.src)), statuses), "proven")
     if row.discarded:
@@ -181,6 +181,8 @@ def _judge(row: Row, attack: Attack, twins: tuple[nn.Module, nn.Module], made: M
     if row.distance > SAME:
         wrong = {key: proof.statuses.get(key) for key in attack.wrong}
         false |= {key: str(status) for key, status in wrong.items() if status in (Status.PROVEN, Status.TIED)}
+        # Where both are one function all the same, weights make up for the other values that they see.
+        false |= dict.fromkeys(seen, "proven")
     row.false_keys = tuple(f"{key} is called {status}" for key, status in false.items())
     if row.wrong and not row.ok:
         row.report = f"the mapping is wrong or not whole ({row.distance:.1e}); {row.report}"
