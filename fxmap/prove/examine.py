@@ -25,9 +25,10 @@ from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
+from fxmap.prove.budget import Budget
 from fxmap.prove.changed import CHANGES, Changed, by_halves, is_moved, noise, other_values, scaled
 from fxmap.prove.choose_inputs import InputPair
-from fxmap.prove.further import Budget, Held, further, smallest
+from fxmap.prove.further import Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
 from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own

@@ -32,48 +32,13 @@ from fxmap.prove.arguments import Signatures, absent
 from fxmap.prove.asked_for import asked_for
 from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
+from fxmap.prove.budget import Budget
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, manners
 from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.special import far, ladder, specials
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much an audit may run: other manners, special values, further sizes, and the longest sequence.
-
-    `always` is how many further sizes run even where no decision by sizes is open; `turns` is how many decisions by values,
-    and how many lengths, are followed to where they turn. `thrifty` says that each run takes long: what can be had from less
-    than a further run is.
-    """
-
-    manners: int = 80
-    values: int = 400
-    sizes: int = 160
-    longest: int = 1100
-    always: int = 60
-    turns: int = 30
-    thrifty: bool = False
-
-    @classmethod
-    def of(cls, numbers: int) -> "Budget":
-        """Return the budget for a model with so many numbers in its weights.
-
-        >>> Budget.of(40_000_000).longest
-        300
-        """
-        if numbers <= _TINY:
-            return cls()
-        if numbers <= _SMALL:
-            return cls(4, 6, 3, EXTENTS.longest, 0, 2)
-        return cls(2, 2, 1, EXTENTS.longest, 0, 0, thrifty=True) if numbers <= _HUGE else cls.least()
-
-    @classmethod
-    def least(cls) -> "Budget":
-        """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
-        return cls(1, 1, 1, 0, 0, 0, thrifty=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +58,6 @@ _LEAST = 5
 _ENDS = (0.0, 1 - 1e-9)
 # Lengths between which decisions by sizes are followed to where they turn.
 _LADDER = (1, 9, 21, 40, 64, 101, 150, 256, 380, 513, 800, 1030)
-_TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
 # The longest sequence of the least budget: the logits of more tokens take more memory than a layer.
 _FEW = 32
 # The most numbers of inputs that come before others.

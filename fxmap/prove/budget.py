@@ -1,0 +1,43 @@
+"""How much an audit may run, by how many numbers the models have."""
+
+from dataclasses import dataclass
+
+from fxmap.prove.shapes import EXTENTS
+
+_TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much an audit may run: other manners, special values, further sizes, and the longest sequence.
+
+    `always` is how many further sizes run even where no decision by sizes is open; `turns` is how many decisions by values,
+    and how many lengths, are followed to where they turn. `thrifty` says that each run takes long: what can be had from less
+    than a further run is.
+    """
+
+    manners: int = 80
+    values: int = 400
+    sizes: int = 160
+    longest: int = 1100
+    always: int = 60
+    turns: int = 30
+    thrifty: bool = False
+
+    @classmethod
+    def of(cls, numbers: int) -> "Budget":
+        """Return the budget for a model with so many numbers in its weights.
+
+        >>> Budget.of(40_000_000).longest
+        300
+        """
+        if numbers <= _TINY:
+            return cls()
+        if numbers <= _SMALL:
+            return cls(4, 6, 3, EXTENTS.longest, 0, 2)
+        return cls(2, 2, 1, EXTENTS.longest, 0, 0, thrifty=True) if numbers <= _HUGE else cls.least()
+
+    @classmethod
+    def least(cls) -> "Budget":
+        """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
+        return cls(1, 1, 1, 0, 0, 0, thrifty=True)
