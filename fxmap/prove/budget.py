@@ -41,3 +41,7 @@ class Budget:
     def least(cls) -> "Budget":
         """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
         return cls(1, 1, 1, 0, 0, 0, thrifty=True)
+
+
+# For tiny models: everything.
+FULL = Budget()

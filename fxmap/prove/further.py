@@ -32,7 +32,7 @@ from fxmap.prove.arguments import Signatures, absent
 from fxmap.prove.asked_for import asked_for
 from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
-from fxmap.prove.budget import Budget
+from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.decisions import Site
 from fxmap.prove.manners import SEED, manners
 from fxmap.prove.partly import partly
@@ -68,7 +68,7 @@ def further(
     auditor: Auditor,
     found: Audit,
     *,
-    budget: Budget = Budget(),
+    budget: Budget = FULL,
     signatures: Signatures = (None, None),
     held: Held = Held(),
     sized: bool = False,
@@ -186,7 +186,7 @@ class _Runs:
     def _larger(self, found: Audit) -> list[Both]:
         """Return the accepted inputs of the largest batch, and those with the largest sample, if the models are small."""
         accepted = [both for both in found.samples if sum(value.numel() for value in both[0].flat()) <= _MANY]
-        if self.budget != Budget() or not accepted:
+        if self.budget != FULL or not accepted:
             return []
         keys: tuple[Callable[[Both], int], ...] = (
             lambda both: common_batch(both[0].flat()) or 0,
@@ -237,7 +237,7 @@ class _Runs:
 
     def scaled(self, found: Audit) -> Audit:
         """Run numbers far above and far below all others, if the models are small."""
-        if self.budget != Budget():
+        if self.budget != FULL:
             return found
         for text, both in far(self.sampler, self.small(found, 3), self.held.fills):
             tried = self._tried(found, text, both)
@@ -302,7 +302,7 @@ class _Runs:
         return found
 
     def _lengths(self, found: Audit, extent: int) -> Audit:
-        if self.budget != Budget():
+        if self.budget != FULL:
             return found
         outcomes: dict[int, dict[Site, bool]] = {}
         beyond = [by * limit + 1 for limit in self.held.limits for by in (1, 2)]
