@@ -135,7 +135,7 @@ class _Runs:
 
         Where the source takes no other batch, it is that of the example.
         """
-        shape = smallest(found, batch, least=_LEAST) if self.budget == Budget() else smallest(found, 2)
+        shape = smallest(found, batch, least=_LEAST) if self.budget == FULL else smallest(found, 2)
         if self.budget.thrifty and self._is_large(shape):
             shape = replace(shape, batch=1)
         known = str(shape)
@@ -251,11 +251,11 @@ class _Runs:
         """Run special values, where the code of a model decides by values."""
         log = self.auditor.log
         reached = [site for site in log.open(by_value=True) if not self.budget.thrifty or site in self.drawn]
-        if not (log.reads or reached or (log.by_value and self.budget == Budget())):
+        if not (log.reads or reached or (log.by_value and self.budget == FULL)):
             return found
         shape = self.small(found, 3)
         numbers = list(dict.fromkeys((*sorted(log.numbers, key=abs), *self.held.numbers)))
-        if log.reads and self.budget == Budget():
+        if log.reads and self.budget == FULL:
             found = self._ladder(found, shape)
         if found.refuted:
             return found

@@ -21,6 +21,7 @@ from fxmap.run.distance import output_error
 from fxmap.run.interpreter import Hook, ValueInterpreter
 from fxmap.run.lockstep import Comparison, Reference, Watch, compare
 from fxmap.run.operands import PieceWatch, as_tensor
+from fxmap.run.rerun import Rerun
 
 # What a model may raise on inputs or tensors that do not fit it.
 TROUBLE = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, FxmapError)
@@ -117,10 +118,23 @@ class GraphRuns:
         inputs: Inputs,
         expected: Sequence[Tensor],
         returned: Sequence[tuple[int, int]],
+        before: Rerun | None = None,
     ) -> float:
-        """Return the error of the destination's outputs where no value of the source stands in for its own."""
+        """Return the error of the destination's outputs where no value of the source stands in for its own.
+
+        `before` is a run with other tensors, of which what stays the same is taken.
+        """
         main = self.plan.dst.main
         self.passes.add()
         with torch.no_grad():
+            if before is not None:
+                return output_error(expected, outputs_of(before(tensors)), returned)
             outputs = outputs_of(ValueInterpreter(main, tensors).run(*main.arguments(inputs.double())))
         return output_error(expected, outputs, returned)
+
+    def alone(self, tensors: Mapping[str, Tensor], inputs: Inputs) -> Rerun | None:
+        """Run the destination alone, and hold its values for `error_alone`, if they are few enough."""
+        main = self.plan.dst.main
+        self.passes.add()
+        with torch.no_grad():
+            return Rerun.of(main, tensors, main.arguments(inputs.double()))

@@ -33,6 +33,7 @@ both models in float64, and the values of one pass.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ from fxmap.prove.witnesses import witnessed
 from fxmap.run.distance import distance, is_telling
 from fxmap.run.lockstep import Comparison, Reference
 from fxmap.run.randomize import random_tensors
+from fxmap.run.rerun import Rerun
 
 logger = logging.getLogger(__name__)
 
@@ -277,4 +279,10 @@ class _Trial:
         return self._error_alone(tensors, first) <= self.graphs.exact
 
     def _error_alone(self, tensors: Mapping[str, Tensor], first: Comparison) -> float:
-        return self.graphs.error_alone(tensors, self.chosen.first.dst, self.reference.outputs, first.returned)
+        inputs, expected = self.chosen.first.dst, self.reference.outputs
+        return self.graphs.error_alone(tensors, inputs, expected, first.returned, self._before)
+
+    @cached_property
+    def _before(self) -> Rerun | None:
+        """A run with the mapped weights, which runs with a few other tensors repeat in part."""
+        return self.graphs.alone(self.weights.dst, self.chosen.first.dst)
