@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fxmap.prove.shapes import EXTENTS
 
-_TINY, _SMALL, _HUGE = 20_000, 300_000, 500_000_000
+_TINY, _SMALL, _HUGE = 50_000, 300_000, 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Budget:
         if numbers <= _TINY:
             return cls()
         if numbers <= _SMALL:
-            return cls(4, 6, 3, EXTENTS.longest, 0, 2)
-        return cls(2, 2, 1, EXTENTS.longest, 0, 0, thrifty=True) if numbers <= _HUGE else cls.least()
+            return cls(80, 120, 60, EXTENTS.longest, 20, 8)
+        return cls(16, 8, 2, EXTENTS.longest, 0, 0, thrifty=True) if numbers <= _HUGE else cls.least()
 
     @classmethod
     def least(cls) -> "Budget":
