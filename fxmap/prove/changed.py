@@ -38,13 +38,13 @@ class Changed:
     strange: bool = False
 
 
-def other_values(own: Mapping[str, Tensor], paths: Sequence[str], *, odd: bool = True) -> Iterator[Changed]:
+def changed_values(own: Mapping[str, Tensor], paths: Sequence[str], *, odd: bool = True) -> Iterator[Changed]:
     """Yield other values of some tensors: noise of several sizes, and, unless they shall not be `odd`, 0 and other signs.
 
     Signs are turned for all of the tensors, and for half of them in as many ways as tell every two apart: in a product of
     two, the signs of both cancel.
 
-    >>> [changed.tensors["t"].item() for changed in other_values({"t": torch.ones(()).double()}, ["t"])][3:]
+    >>> [changed.tensors["t"].item() for changed in changed_values({"t": torch.ones(()).double()}, ["t"])][3:]
     [0.0, 1e-09, -1.0, -1000.0, -1000000.0]
     """
     for by, least in CHANGES:

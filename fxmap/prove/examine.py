@@ -26,7 +26,7 @@ from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.budget import Budget
-from fxmap.prove.changed import CHANGES, Changed, by_halves, is_moved, noise, other_values, scaled
+from fxmap.prove.changed import CHANGES, Changed, by_halves, changed_values, is_moved, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
@@ -338,7 +338,7 @@ class Examiner:
         Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
         each change is tried on one sample: the largest on the smallest one.
         """
-        changes = other_values(own, some, odd=not place)
+        changes = changed_values(own, some, odd=not place)
         sizes = len(CHANGES)
         if self._budget.thrifty and count > 1:
             return islice(changes, sizes - 1) if place else islice(changes, sizes - 1, None)

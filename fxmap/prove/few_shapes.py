@@ -24,7 +24,10 @@ from fxmap.prove.shapes import (
     Shape,
     below_limits,
     beyond_limits,
+    has_reals,
+    largest,
     lengths_of,
+    padded,
     place_of,
     shared_axes,
     single_axes,
@@ -47,19 +50,18 @@ def few_shapes(
     """Yield what to run: a title, and shapes of which the first that both models accept counts; see `shapes`."""
     if not examples:
         return
-    main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
-    numbers = main.is_floating_point() or main.is_complex()
-    is_map = numbers and main.dim() > 3
-    masked, text = "mask" in roles, not numbers and main.dim() == 2
+    main = largest(examples)
+    numbers = has_reals(main)
+    is_map, text = numbers and main.dim() > 3, not numbers and main.dim() == 2
     values = values_of(main, "numbers" in roles, is_map and not sized, numbers)
     if text and main.shape[1] > EXTENTS.small_length:
         values = [Shape(len(EXTENTS.scales), sizes={main.shape[1]: EXTENTS.small_length}), *values]
     crowd = _crowds(main, text, numbers)
-    if not masked and "numbers" not in roles:
+    if "mask" not in roles and "numbers" not in roles:
         # Nothing is scaled, and no row is padded: two samples do, or those of a large batch.
         values = [*crowd, *(replace(shape, batch=min(shape.batch or 1, 2)) for shape in values)]
         crowd = ()
-    yield "values", tuple(replace(shape, padded=pad) for pad in ((True, False) if masked else (False,)) for shape in values)
+    yield "values", padded(values, roles)
     if is_map and not sized:
         yield from _maps(tuple(main.shape[2:]), limits)
         if main.dim() > 4:

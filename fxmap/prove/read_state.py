@@ -30,7 +30,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import is_whole, named_outputs
-from fxmap.prove.changed import Changed, by_halves, disturbed, is_moved, other_values
+from fxmap.prove.changed import Changed, by_halves, changed_values, disturbed, is_moved
 from fxmap.prove.samples import Both
 from fxmap.prove.weights import Weights, held, mapped_weights
 
@@ -130,7 +130,7 @@ class ReadState:
         keys = [key for key in keys if self._is_read(key)]
         for group in ([key for key in keys if self._is_whole(key)], [key for key in keys if not self._is_whole(key)]):
             for key in by_halves(group, lambda some: self._shows(some, before)):
-                unlike = any(self._outcome(changed, before) is False for changed in self._changes([key]))
+                unlike = any(self._is_unlike(changed, before) for changed in self._changes([key]))
                 found[unlike].extend(self._parts(key))
         return found
 
@@ -180,7 +180,7 @@ class ReadState:
         own = self.weights.src
         paths = sorted(set().union(*(self._sources(key) for key in keys)))
         if not all(is_whole(own[path]) for path in paths):
-            yield from (changed.tensors for changed in islice(other_values(own, paths), self.limit))
+            yield from (changed.tensors for changed in islice(changed_values(own, paths), self.limit))
             return
         lists = {path: integers_like(own[path], self.numbers)[: self.limit] for path in paths}
         for place in range(max(map(len, lists.values()), default=0)):
@@ -189,16 +189,18 @@ class ReadState:
     def _shows(self, keys: list[str], before: tuple[Any, Any]) -> bool:
         """Whether changed keys move an output, or cannot be changed together."""
         for changed in self._changes(keys):
-            outcome = self._outcome(changed, before)
-            if outcome is not None or (len(keys) > 1 and self._after(changed) is None):
+            after = self._after(changed)
+            if (len(keys) > 1) if after is None else self._moves_alike(after, before) is not None:
                 return True
         return False
 
-    def _outcome(self, changed: Mapping[str, Tensor], before: tuple[Any, Any]) -> bool | None:
-        """Return whether both models move alike; None where none moves, or one of them does not take the values."""
+    def _is_unlike(self, changed: Mapping[str, Tensor], before: tuple[Any, Any]) -> bool:
+        """Whether other values move one model otherwise than the other; not where one of them does not take the values."""
         after = self._after(changed)
-        if after is None:
-            return None
+        return after is not None and self._moves_alike(after, before) is False
+
+    def _moves_alike(self, after: tuple[Any, Any], before: tuple[Any, Any]) -> bool | None:
+        """Return whether both models have moved alike; None where none has."""
         if self.differ(*after) > self.tolerance:
             return False
         return True if is_moved(named_outputs(before[1]), named_outputs(after[1]), Changed({}, self.still)) else None

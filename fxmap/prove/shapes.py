@@ -98,12 +98,10 @@ def shapes(
     """
     if not examples:
         return
-    main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
-    numbers = main.is_floating_point() or main.is_complex()
+    main = largest(examples)
+    numbers = has_reals(main)
     is_map = numbers and main.dim() > 3
-    values = values_of(main, "numbers" in roles, is_map and not sized, numbers)
-    masked = "mask" in roles
-    yield "values", tuple(replace(shape, padded=pad) for pad in ((True, False) if masked else (False,)) for shape in values)
+    yield "values", padded(values_of(main, "numbers" in roles, is_map and not sized, numbers), roles)
     if is_map and not sized:
         yield from _maps(tuple(main.shape[2:]), limits)
         if main.dim() > 4:
@@ -117,6 +115,21 @@ def shapes(
         sizes = [short] if numbers or main.dim() != 2 or short else [{main.shape[1]: _short(main.shape[1])[0]}, {}]
         scales = (1.0,) if numbers else ()
         yield "batch", tuple(Shape(batch, sizes=size, scales=scales) for batch in EXTENTS.batches for size in sizes)
+
+
+def largest(examples: Sequence[Tensor]) -> Tensor:
+    """Return the tensor of the most axes, and of these the largest: its extents are those that are changed."""
+    return max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
+
+
+def has_reals(tensor: Tensor) -> bool:
+    """Whether a tensor holds real or complex numbers, and no integers."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def padded(shapes: Sequence[Shape], roles: Sequence[str]) -> tuple[Shape, ...]:
+    """Return shapes for the first draw: where there is a mask, with rows that begin with holes, then without."""
+    return tuple(replace(shape, padded=pad) for pad in ((True, False) if "mask" in roles else (False,)) for shape in shapes)
 
 
 def place_of(tensor: Tensor, examples: Sequence[Tensor]) -> int:
@@ -198,7 +211,7 @@ def more_shapes(
         longest: the longest sequence.
     """
     around = [number + by for number in numbers for by in (0, 1, -1) if number + by > 0]
-    main = max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
+    main = largest(examples)
     if any(shape.spatial for shape in accepted):
         columns = [*_more_maps(main.dim() - 2, around, numbers, longest), _layouts(place_of(main, examples), main)]
         yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)

@@ -35,6 +35,10 @@ _HELD = 30_000_000
 _ROUNDING = 1e-14
 
 
+class _TooManyError(Exception):
+    """The values of a run are too many to be held: what is left of it need not run."""
+
+
 @dataclass(frozen=True)
 class Rerun:
     """A run of a captured graph with some tensors, to be repeated in part with others."""
@@ -54,12 +58,16 @@ class Rerun:
         def hold(node: fx.Node, value: Any) -> Any:
             nonlocal count
             count += sum(tensor.numel() for tensor in tensors_of(value)) if node.op.startswith("call") else 0
-            if count <= _HELD:
-                values[node] = value
+            if count > _HELD:
+                raise _TooManyError
+            values[node] = value
             return value
 
-        ValueInterpreter(captured, tensors, hold).run(*arguments)
-        return cls(captured, tensors, values) if count <= _HELD else None
+        try:
+            ValueInterpreter(captured, tensors, hold).run(*arguments)
+        except _TooManyError:
+            return None
+        return cls(captured, tensors, values)
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Any:
         """Return what the graph returns with other tensors of the same shapes."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap import Status
-from fxmap.prove.changed import Changed, disturbed, is_moved, other_values
+from fxmap.prove.changed import Changed, changed_values, disturbed, is_moved
 
 
 class Scaled(nn.Module):
@@ -54,7 +54,7 @@ def test_two_factors_whose_signs_cancel_are_told_apart() -> None:
     own = {"s": torch.ones(1), "t": torch.ones(1)}
     products = [
         float(({**own, **changed.tensors}["s"] * {**own, **changed.tensors}["t"]).sign())
-        for changed in other_values(own, ["s", "t"])
+        for changed in changed_values(own, ["s", "t"])
     ]
     assert -1.0 in products
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -51,6 +52,13 @@ def test_a_graph_that_writes_into_its_values_is_run_as_a_whole() -> None:
     model = Branches().double().eval()
     graph, x = capture_symbolic(model), torch.ones(2, 4, dtype=torch.float64)
     assert Rerun.of(replace(graph, mutations=("add_ in the model itself",)), dict(model.state_dict()), [x]) is None
+
+
+def test_a_run_whose_values_are_too_many_to_be_held_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxmap.run.rerun._HELD", 20)
+    model = Branches().double().eval()
+    graph, x = capture_symbolic(model), torch.ones(2, 4, dtype=torch.float64)
+    assert Rerun.of(graph, dict(model.state_dict()), [x]) is None
 
 
 def test_branches_of_a_sum_are_tied_as_before() -> None:
