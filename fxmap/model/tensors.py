@@ -4,8 +4,7 @@ Cost: linear in the number of nested values.
 """
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,23 +22,6 @@ def is_whole(tensor: Tensor) -> bool:
     (True, False, False)
     """
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
-
-
-@contextmanager
-def making(dtype: torch.dtype) -> Iterator[None]:
-    """Have numbers that are made of none in floating point be of a dtype, in the `with` block.
-
-    >>> with making(torch.float64):
-    ...     root = torch.tensor(3) ** 0.5
-    >>> root.dtype, torch.get_default_dtype()
-    (torch.float64, torch.float32)
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from fxmap.capture.captured import Captured
 from fxmap.graph.arguments import bind
 from fxmap.graph.kinds import kind_of
-from fxmap.model.tensors import is_whole, making, tensors_of
+from fxmap.model.extents import is_of_extents, widened
 
 Hook = Callable[[fx.Node, Any], Any]
 
@@ -59,11 +59,7 @@ class ValueInterpreter(fx.Interpreter):
         elif kwargs.get("dtype") is torch.complex64 and isinstance(target, OpOverload):
             kwargs = kwargs | {"dtype": self.dtype.to_complex()}
         value = super().call_function(_OUT_OF_PLACE.get(target, target), args, kwargs)
-        if isinstance(value, Tensor) and value.dtype is torch.float32 and value.numel() == 1 and _is_of_integers(args):
-            # A number that the code makes of extents, such as the root of a width.
-            with making(self.dtype):
-                return super().call_function(target, args, kwargs)
-        return value
+        return super().call_function(target, widened(args, self.dtype), kwargs) if is_of_extents(value, args) else value
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call a method, out of place; a cast to float32 is one to the dtype of the tensors, as in `call_function`."""
@@ -108,11 +104,6 @@ class ValueInterpreter(fx.Interpreter):
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         return torch.addcmul(shift, x, scale)
-
-
-def _is_of_integers(args: Any) -> bool:
-    found = tensors_of(list(args))
-    return bool(found) and all(map(is_whole, found))
 
 
 _OUT_OF_PLACE = {

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxmap.model.tensors import is_whole, making
+from fxmap.model.extents import DoubleExtents
+from fxmap.model.tensors import is_whole
 
 
 class ScriptedModel(nn.Module):
@@ -60,7 +61,7 @@ class ScriptedModel(nn.Module):
             script.train(self.training)
             # Numbers that a trace makes of extents have the precision of the run.
             doubles = any(getattr(place, last).dtype is torch.float64 for place, last, _ in before)
-            with making(torch.float64) if doubles else nullcontext():
+            with DoubleExtents() if doubles else nullcontext():  # type: ignore[no-untyped-call]
                 return script(*args, **kwargs)
         finally:
             script.train(was_training)
