@@ -18,16 +18,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.tensors import tensors_of
 
 
-class Eager(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Eager(DispatchMode):
     """Notes which tensors are computed from floating-point ones that are known, whose ids and paths are given."""
 
     def __init__(self, paths: Mapping[int, str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.paths = paths
         self._origins: dict[int, str] = {}
         # Ids are those of objects that live.

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxmap.capture.attention import fused_kernels
 from fxmap.capture.functional import unwrapped
 from fxmap.graph.kinds import out_of_place
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.kernels import can_part, grouped_mm
 from fxmap.model.memory import written
 from fxmap.model.tensors import as_nested, tensors_of
@@ -41,11 +41,11 @@ class Recording:
     functional: bool = False
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(DispatchMode):
     """Records the operations that are dispatched inside the `with` block in an fx graph."""
 
     def __init__(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.recording = Recording()
         self.paths: dict[int, str] = {}
         for path, tensor in tensors.items():

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxmap.errors import CaptureError
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.tensors import tensors_of
 
 
@@ -62,11 +62,11 @@ class _Exceeded(BaseException):
     """A budget is spent; no `except Exception` of the model's own may stop this."""
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):
     """Adds up the results of all operations, those of large ones before they run."""
 
     def __init__(self, most: Budget) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.most, self.size, self.end = most, 0, time.monotonic() + most.seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.tensors import is_whole, tensors_of
 
 
@@ -42,7 +42,7 @@ def _is_integer(tensor: Tensor) -> bool:
     return is_whole(tensor) and tensor.dtype is not torch.bool
 
 
-class DoubleExtents(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class DoubleExtents(DispatchMode):
     """Makes numbers of extents in double precision inside its `with` block, in this thread.
 
     >>> with DoubleExtents():

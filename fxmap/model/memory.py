@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.restoring import carry_out, let_through
 from fxmap.model.tensors import tensors_of
 
@@ -116,14 +116,19 @@ def holding(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iter
 
     So code sees them wherever it keeps these objects, as in a plain object or a list beside the modules' own tables.
     """
-    before = [(tensor, tensor.data) for tensor in tensors.values() if _is_plain(tensor)]
+    # What watches the functions of torch that code calls need not see these.
+    with torch._C.DisableTorchFunction():
+        plain = {path: tensor for path, tensor in tensors.items() if _is_plain(tensor)}
+        before = [(tensor, tensor.data) for tensor in plain.values()]
     try:
-        for path, tensor in tensors.items():
-            if path in values and _is_plain(tensor) and _is_plain(values[path]):
-                tensor.data = values[path].detach()
+        with torch._C.DisableTorchFunction():
+            for path, tensor in plain.items():
+                if path in values and _is_plain(values[path]):
+                    tensor.data = values[path].detach()
         yield
     finally:
-        carry_out(partial(setattr, tensor, "data", data) for tensor, data in before)
+        with torch._C.DisableTorchFunction():
+            carry_out(partial(setattr, tensor, "data", data) for tensor, data in before)
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -156,11 +161,11 @@ class _Written(BaseException):
     """Code was about to write to memory that is not its own."""
 
 
-class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Guard(DispatchMode):
     """Stops an operation that would write to memory of the user."""
 
     def __init__(self, shared: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.shared = shared
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

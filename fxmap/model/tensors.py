@@ -104,6 +104,13 @@ def plain(tensor: Tensor) -> Tensor:
     >>> plain(torch.ones(2, dtype=torch.uint16)).dtype, plain(torch.ones(2)).dtype
     (torch.int64, torch.float32)
     """
+    if type(tensor) is Tensor:
+        with torch._C.DisableTorchFunction():  # what watches the operations of a model need not see these
+            return _plain(tensor)
+    return _plain(tensor)
+
+
+def _plain(tensor: Tensor) -> Tensor:
     if tensor.numel() > _MANY and tensor.layout is torch.strided and _is_repeated(tensor):
         raise CaptureError(
             f"a value of shape {list(tensor.shape)} repeats few numbers in memory (expand), and is too large to be "

@@ -186,8 +186,9 @@ def _choosing(name: str, args: Any, kwargs: Any) -> int | None:
     """Return which argument says which places a call chooses; None if it is none that does."""
     if name in ("nonzero", "argwhere") or (name == "where" and len(args) == 1 and not kwargs):
         return 0
-    chooses = len(args) > 1 and isinstance(args[1], torch.Tensor) and args[1].dtype is torch.bool
-    return 1 if chooses and name in ("masked_select", "__getitem__") else None
+    if name not in ("masked_select", "__getitem__") or len(args) < 2 or not isinstance(args[1], torch.Tensor):
+        return None
+    return 1 if args[1].dtype is torch.bool else None
 
 
 def _site(by_value: bool) -> Site | None:

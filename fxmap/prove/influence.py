@@ -14,7 +14,6 @@ doi:10.1137/1.9780898717761.
 """
 
 from collections.abc import Container, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -69,10 +68,14 @@ def _gradients(
     if not values:
         return {}
     passes.add(2)
-    with Sparing() if any(isinstance(leaf, Deferred) for leaf in leaves.values()) else nullcontext():
-        gradients = torch.autograd.grad(
-            values, list(leaves.values()), cotangents(values, generator), allow_unused=True, retain_graph=True
-        )
+    given, wanted = cotangents(values, generator), list(leaves.values())
+    if any(isinstance(leaf, Deferred) for leaf in wanted):
+        with Sparing():
+            gradients = torch.autograd.grad(values, wanted, given, allow_unused=True, retain_graph=True)
+    else:
+        # The sums of the products have the same gradients; torch imports its symbolic shapes to look at cotangents.
+        goals = [(value.real * part.real).sum() for value, part in zip(values, given, strict=True)]
+        gradients = torch.autograd.grad(goals, wanted, allow_unused=True, retain_graph=True)
     return {path: part for path, part in zip(leaves, gradients, strict=True) if part is not None}
 
 

@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxmap.model.dispatch import DispatchMode
 
 _aten = torch.ops.aten
 # What gives an input's integers as they are, in a storage of their own.
 _COPIES = (_aten.clone.default, _aten._to_copy.default, _aten.lift_fresh_copy.default)
 
 
-class Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Lookups(DispatchMode):
     """Records which inputs index embedding tables: those whose storage, or a copy of it, holds the indices.
 
     Attributes:
@@ -33,7 +34,7 @@ class Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.rows: dict[int, int] = {}
         self._places: dict[int, int] = {}
         # Storages that are freed during a run may come back as those of other tensors.

@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.memory import written
 from fxmap.model.tensors import tensors_of
 from fxmap.run import recipe
@@ -104,11 +104,8 @@ def absolute_sum(value: Tensor) -> float:
     return float(value.abs().sum() if isinstance(value, Deferred) else torch.linalg.vector_norm(value, 1))
 
 
-class Sparing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Sparing(DispatchMode):
     """Inside its `with` block, gradients of large weights are deferred as well: they are products of two small values."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Defer a large product of values, or a table of gradients."""

@@ -40,15 +40,26 @@ class ValueInterpreter(fx.Interpreter):
         self.constants = captured.constants
         self.dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float64)
         self.hook = hook
+        self._norms: dict[fx.Node, bool] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node and pass its value to the hook."""
-        norm = n.op == "call_function" and kind_of(n) == "batch_norm"
-        value: Any = self._batch_norm(n) if norm else super().run_node(n)
+        norm = self._is_norm(n)
+        value: Any = self._batch_norm(n) if norm else self._run(n)
         if norm and isinstance(n.target, OpOverload) and len(n.target._schema.returns) > 1:
             # aten also returns the batch statistics, which are empty in eval mode.
             value = (value, value.new_empty(0), value.new_empty(0))
         return value if self.hook is None else self.hook(n, value)
+
+    def _is_norm(self, n: fx.Node) -> bool:
+        if n not in self._norms:
+            self._norms[n] = n.op == "call_function" and kind_of(n) == "batch_norm"
+        return self._norms[n]
+
+    def _run(self, n: fx.Node) -> Any:
+        """Run a node as torch does, without its notes for errors, which take longer than many operations."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call a function out of place; a dtype of float32 that the model sets itself is replaced by that of the tensors."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmap.capture.captured import Captured
 from fxmap.graph.constants import Constants
+from fxmap.model.dispatch import DispatchMode
 
 _aten = torch.ops.aten
 # What computes nothing: a run of the user's code saves and puts back the model's own tensors, which are in float32.
@@ -23,7 +23,7 @@ _KEPT = frozenset(
 )
 
 
-class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class SinglePrecision(DispatchMode):
     """Notes in `found` whether an operation inside its `with` block rounds to float32.
 
     >>> with SinglePrecision() as seen:
@@ -33,7 +33,7 @@ class SinglePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

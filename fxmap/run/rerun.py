@@ -109,6 +109,11 @@ def _is_same(value: Any, before: Any) -> bool:
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
+    with torch._C.DisableTorchFunction():  # nothing but the models' own operations need be watched
+        return _is_rounding(one, other)
+
+
+def _is_rounding(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if not one.is_floating_point():

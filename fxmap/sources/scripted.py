@@ -61,7 +61,7 @@ class ScriptedModel(nn.Module):
             script.train(self.training)
             # Numbers that a trace makes of extents have the precision of the run.
             doubles = any(getattr(place, last).dtype is torch.float64 for place, last, _ in before)
-            with DoubleExtents() if doubles else nullcontext():  # type: ignore[no-untyped-call]
+            with DoubleExtents() if doubles else nullcontext():
                 return script(*args, **kwargs)
         finally:
             script.train(was_training)

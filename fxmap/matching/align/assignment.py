@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from fxmap.matching.align.partial_matching import PartialMatching
 from fxmap.matching.align.signatures import own_attributes
@@ -60,6 +59,8 @@ def assign(matching: PartialMatching, src: list[int], dst: list[int], *, tied: b
             if cost.size <= _WEIGHTS.names_compared:
                 names = matching.src.ops[s].module, matching.dst.ops[d].module
                 cost[row, column] += _WEIGHTS.name * (1 - SequenceMatcher(None, *names).ratio())
+    from scipy.optimize import linear_sum_assignment  # takes a third of a second to import, and few graphs need it
+
     rows, columns = linear_sum_assignment(cost)
     return [(src[row], dst[column]) for row, column in zip(rows, columns, strict=True) if tied or support[row, column] > 0]
 

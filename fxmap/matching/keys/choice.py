@@ -1,9 +1,6 @@
 """The choice among scored pairs: one source entry for each destination entry, and the margin of that choice."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from fxmap.matching.keys.groups import look_up
 from fxmap.matching.keys.scores import Candidates, Numbers, Scores
@@ -22,6 +19,10 @@ def assigned(scores: Scores, pairs: Candidates, block: slice) -> Numbers:
 
 def _assignment(scores: Scores, row: Numbers, column: Numbers) -> Numbers:
     """Return the indices of the pairs with the largest total score, at most one in each row and in each column."""
+    from scipy.optimize import linear_sum_assignment  # imported here: it takes a third of a second
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
     height, width = int(row.max()) + 1, int(column.max()) + 1
     if height * width <= LIMITS.block_cells:
         gain = np.full((height, width), _IMPOSSIBLE)

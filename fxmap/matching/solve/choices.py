@@ -1,7 +1,6 @@
 """Choices: which of the source's values a value of the destination may be, and what its weights then are."""
 
 import logging
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
+from fxmap.matching.solve.natural import Natural
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
-from fxmap.matching.solve.orders import orders
+from fxmap.matching.solve.orders import coordinates, orders
 from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import further_apart, readers
 from fxmap.matching.solve.signatures import Signatures
@@ -132,7 +132,7 @@ class Choices:
     def __init__(self, source: SourceValues, fitting: Fitting, weights: Weights, point: Point, places: Places) -> None:
         self.source, self.fitting, self.weights, self.point, self.places = source, fitting, weights, point, places
         self.factors = places.factors
-        self.gauge = fitting.gauge
+        self.natural = Natural(source, fitting.gauge, fitting.signatures, weights.layout)
         self.claimed = set(weights.places[weights.places >= 0].tolist())
         generator = torch.Generator().manual_seed(13)
         self.looks = torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64)
@@ -177,9 +177,11 @@ class Choices:
 
     def _assignments(self) -> Iterator[tuple[int, Block, Assignment]]:
         classes = [part for systems in self.point.classes() for part in self._alike(systems)]
-        hits = [[self._in(block, systems[0]) for block in self.source.blocks] for systems in classes]
+        hits = [self._hits(systems[0]) for systems in classes]
         own = readers(self.point.node)
-        blocks = sorted(range(len(self.source.blocks)), key=lambda i: not own & readers(self.source.blocks[i].node))
+        # A value that fits no system is none of the choices.
+        met = {i for systems in classes for i in self.source.spread(self.fitting(systems[0]))}
+        blocks = sorted(sorted(met), key=lambda i: not own & readers(self.source.blocks[i].node))
         count = 0
         seen: set[tuple[int, ...]] = set()
         for i in blocks:
@@ -253,7 +255,7 @@ class Choices:
             natural = {}
             for element, kind in zip(fitting.tolist(), kinds.tolist(), strict=True):
                 if kind not in natural:
-                    natural[kind] = self._signed(system, element) is not None
+                    natural[kind] = self.natural.signed(system, element) is not None
             keep = torch.tensor([natural[kind] for kind in kinds.tolist()])
             self._refined[key] = fitting[keep] if bool(keep.any()) else fitting
         return self._refined[key]
@@ -290,7 +292,7 @@ class Choices:
     def _parts(self, systems: list[Unknown], size: int) -> list[list[Unknown]]:
         """Return subsets of so many systems, from the first on: neighbours, or those with one coordinate in common."""
         parts = [systems[:size]]
-        places = torch.stack(torch.unravel_index(torch.tensor([one.element for one in systems]), self.point.shape))
+        places = coordinates(torch.tensor([one.element for one in systems]), self.point.shape)
         for axis in range(len(places)):
             same = (places[axis] == places[axis, 0]).nonzero().flatten().tolist()
             part = [systems[index] for index in same]
@@ -298,74 +300,53 @@ class Choices:
                 parts.append(part)
         return parts
 
-    def _in(self, block: Block, system: Unknown) -> list[int]:
-        """Return the different elements of a source value that fit a system, in order.
+    def _hits(self, system: Unknown) -> list[list[int]]:
+        """Return the different elements of each of the source's values that fit a system, in order.
 
         At the border of a map, an element is made of a part of what its neighbour is made of: those that need most count.
         """
-        fitting = self._fits(system)
-        inside = fitting[(fitting >= block.begin) & (fitting < block.stop)]
-        if len(inside) > 1:
-            solved = (system.equations.inverse @ (self.source.columns[:, inside] - system.rest[:, None])).abs()
-            needed = (solved > 1e-9 * solved.amax(0)).sum(0)
-            inside = inside[needed == needed.max()]
-        kinds = self.source.prints.classes[inside].tolist()
-        first: dict[int, int] = {}
-        for element, kind in zip(inside.tolist(), kinds, strict=True):
-            first.setdefault(kind, element)
-        return sorted(first.values())
+        found: list[list[int]] = [[] for _ in self.source.blocks]
+        for index, every in self.source.spread(self._fits(system)).items():
+            inside = every
+            if len(inside) > 1:
+                solved = (system.equations.inverse @ (self.source.columns[:, inside] - system.rest[:, None])).abs()
+                needed = (solved > 1e-9 * solved.amax(0)).sum(0)
+                inside = inside[needed == needed.max()]
+            kinds = self.source.prints.classes[inside].tolist()
+            first: dict[int, int] = {}
+            for element, kind in zip(inside.tolist(), kinds, strict=True):
+                first.setdefault(kind, element)
+            found[index] = sorted(first.values())
+        return found
 
-    def _split(self, system: Unknown, solved: Tensor) -> Tensor:
-        """Split a number that is a sum of two of the source's, where two weights are multiplied by the same value."""
-        columns, layout = system.equations.columns, self.weights.layout
-        solved = solved.clone()
-        for index in (self.source.numbers.find(solved) == ABSENT).nonzero().flatten().tolist():
-            same = (columns - columns[:, index : index + 1]).abs().amax(0) <= 1e-12 * columns[:, index].abs().max()
-            twins = [other for other in same.nonzero().flatten().tolist() if other != index]
-            if len(twins) != 1:
-                continue
-            entries = [int(system.entries[place]) for place in (index, twins[0])]
-            found = self.source.numbers.split(float(solved[index] + solved[twins[0]]), layout.sizes(*entries))
-            if found is not None:
-                solved[index], solved[twins[0]] = found
-        return solved
-
-    def _natural(self, system: Unknown, element: int, solved: Tensor) -> Tensor:
-        """Return another solution of a system that has the source's own numbers, where there is one."""
-        natural = self._signed(system, element)
-        if natural is not None:
-            return natural
-        if not system.equations.dependent:
-            return solved
-        natural = self.gauge.solution(system, element)
-        return self._split(system, solved if natural is None else natural)
-
-    def _signed(self, system: Unknown, element: int) -> Tensor | None:
-        """Return the solution of a system that has the numbers of the source which are multiplied by the same."""
-        return self.fitting.signatures.solution(system, element, self._paths(system), self.weights.layout)
-
-    def _paths(self, system: Unknown) -> list[str]:
-        layout = self.weights.layout
-        begins = list(layout.begins.values())
-        names = list(layout.begins)
-        return [names[bisect_right(begins, entry) - 1] for entry in system.entries.tolist()]
+    def _solved(self, assignment: Assignment) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the solution of each system, and its places among the numbers; of one factorisation all at once."""
+        groups: dict[int, list[int]] = {}
+        for index, (system, _) in enumerate(assignment):
+            groups.setdefault(id(system.equations), []).append(index)
+        numbers, places = ([torch.empty(0)] * len(assignment) for _ in range(2))
+        for members in groups.values():
+            systems, found = zip(*(assignment[index] for index in members), strict=True)
+            wanted = self.source.columns[:, list(found)] - torch.stack([system.rest for system in systems], 1)
+            solved = systems[0].equations.inverse @ wanted
+            where = self.source.numbers.find(solved, scale=solved.abs().amax(0))
+            for index, one, place in zip(members, solved.T, where.T, strict=True):
+                numbers[index], places[index] = one, place
+        return numbers, places
 
     def _choice(self, assignment: Assignment, penalty: int, block: Block) -> Choice | None:
-        entries, numbers, places, origins = [], [], [], []
-        for system, element in assignment:
-            wanted = self.source.columns[:, element] - system.rest
-            solved = system.equations.inverse @ wanted
-            if bool((self.source.numbers.find(solved) == ABSENT).any()):
-                solved = self._natural(system, element, solved)
+        numbers, places = self._solved(assignment)
+        origins = []
+        for index, (system, element) in enumerate(assignment):
+            if bool((places[index] == ABSENT).any()):
+                solved = self.natural.solution(system, element, numbers[index])
                 self.source.numbers.add_multiples(solved, self.factors)
-            found = self.source.numbers.find(solved)
-            if bool((found == ABSENT).any()):
+                numbers[index], places[index] = solved, self.source.numbers.find(solved)
+            if bool((places[index] == ABSENT).any()):
                 # Without what is added to it, such as the input beside a branch, it may be a value of its own.
-                alone = self.source.prints.find(wanted)
+                alone = self.source.prints.find(self.source.columns[:, element] - system.rest)
                 origins.append(Origin(system.entries, system.equations.columns, element if alone is None else alone))
-            entries.append(system.entries)
-            numbers.append(solved)
-            places.append(found)
+        entries = [system.entries for system, _ in assignment]
         where = torch.cat(places)
         trivial = bool(((where == ZERO) | (where == ONE)).all())
         recognised = not origins and not trivial

@@ -6,7 +6,7 @@ neither are the frontier; what they read must be solved for before the run can g
 it: what does not depend on the weights that were found since is not run again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -63,6 +63,7 @@ class Advance:
     def __init__(self, captured: Captured, inputs: list[Tensor]) -> None:
         self.captured, self.inputs = captured, inputs
         self.nodes = _live(captured.graph)
+        self.order = {node: index for index, node in enumerate(self.nodes)}
         self.interpreter = StackedInterpreter(captured)
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.given = dict(zip(placeholders, inputs, strict=False))
@@ -156,11 +157,8 @@ class Advance:
             return Value(self.weight(str(node.target), found.weights, found.weights.numbers), stacked=False)
         return self.interpreter.node(node, _Both(found.based, found.values))
 
-    def recomputed(
-        self, goal: fx.Node, weights: Weights, values: Mapping[fx.Node, Value], leaves: Mapping[str, Value]
-    ) -> Value:
-        """Run what lies between the known values and a node, with the `leaves` in the place of weights, by path."""
-        made: Values = {}
+    def between(self, goal: fx.Node, values: Container[fx.Node]) -> list[fx.Node]:
+        """Return what lies between the known values and a node, which is the last one, in the order of the graph."""
         waiting = [goal]
         needed: set[fx.Node] = set()
         while waiting:
@@ -168,15 +166,27 @@ class Advance:
             if node not in needed and node not in values:
                 needed.add(node)
                 waiting += node.all_input_nodes
-        for node in self.nodes:
-            if node in needed:
-                if node.op == "get_attr" and str(node.target) in self.captured.tensors:
-                    canonical = weights.layout.canonical[str(node.target)]
-                    own = Value(self.weight(str(node.target), weights, weights.numbers), stacked=False)
-                    made[node] = leaves.get(canonical, own)
-                else:
-                    made[node] = self.interpreter.node(node, _Both(made, values))
-        return made[goal]
+        return sorted(needed, key=self.order.__getitem__)
+
+    def recomputed(
+        self,
+        goal: fx.Node,
+        weights: Weights,
+        values: Mapping[fx.Node, Value],
+        leaves: Mapping[str, Value],
+        between: Sequence[fx.Node] | None = None,
+    ) -> Value:
+        """Run what lies between the known values and a node, with the `leaves` in the place of weights, by path."""
+        made: Values = {}
+        both = _Both(made, values)
+        for node in self.between(goal, values) if between is None else between:
+            if node.op == "get_attr" and str(node.target) in self.captured.tensors:
+                canonical = weights.layout.canonical[str(node.target)]
+                own = Value(self.weight(str(node.target), weights, weights.numbers), stacked=False)
+                made[node] = leaves.get(canonical, own)
+            else:
+                made[node] = self.interpreter.node(node, both)
+        return both[goal]
 
     def _result(self, node: fx.Node, found: Frontier) -> Value | None:
         """Return the value of a node for the few choices and samples; None where it cannot be made of all at once."""

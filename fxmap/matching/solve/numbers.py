@@ -51,17 +51,19 @@ class NumberTable:
     def add_multiples(self, values: Tensor, factors: tuple[float, ...]) -> None:
         """Add the tensors that are a constant times another, if with them every number of `values` is in the table."""
         left = values.flatten()[(self.find(values) == ABSENT).flatten()]
-        owners: list[tuple[str, float]] = []
-        for factor in factors:
-            found = self.find(left / factor, scale=float(values.abs().max()) / abs(factor))
-            places = found[found >= 0]
-            if len(places):
-                owners += [(self.names[index], factor) for index in self._owning(places)]
-                left = left[found < 0]
-            if not len(left):
-                break
-        if len(left):
+        if not len(left) or not factors:
             return
+        by = torch.tensor(factors, dtype=torch.float64)[:, None]
+        every = self.find(left / by, scale=values.abs().max() / by.abs())
+        if not bool((every >= 0).any(0).all()):
+            return
+        owners: list[tuple[str, float]] = []
+        open_ = torch.ones(len(left), dtype=torch.bool)
+        for factor, found in zip(factors, every, strict=True):
+            fits = open_ & (found >= 0)
+            if bool(fits.any()):
+                owners += [(self.names[index], factor) for index in self._owning(found[fits])]
+                open_ &= ~fits
         for name, factor in owners:
             own = f"{name} * {factor:g}"
             if own not in self.shapes and name not in self.multiples:
@@ -88,19 +90,23 @@ class NumberTable:
         self._sort()
 
     def find(self, values: Tensor, scale: Tensor | float | None = None) -> Tensor:
-        """Return the place of each number in the table; ZERO, ONE or ABSENT where it has none."""
-        flat = values.flatten()
-        size = flat.abs().amax() if scale is None and len(flat) else torch.as_tensor(scale or 1.0, dtype=torch.float64)
-        tolerance = _SAME * (flat.abs() + 1e-2 * size)
-        found = torch.full(flat.shape, ABSENT)
+        """Return the place of each number in the table; ZERO, ONE or ABSENT where it has none.
+
+        `scale` is the size of the numbers beside them, the largest one if it is not given.
+        """
+        if not values.numel():
+            return torch.full(values.shape, ABSENT)
+        sizes = values.abs()
+        size = sizes.amax() if scale is None else torch.as_tensor(scale or 1.0 if isinstance(scale, float) else scale)
+        tolerance = _SAME * (sizes + 1e-2 * size)
+        found = torch.full(values.shape, ABSENT)
         if len(self._sorted):
-            place = torch.searchsorted(self._sorted, flat - tolerance)
-            near = place.clamp_max(len(self._sorted) - 1)
-            close = (self._sorted[near] - flat).abs() <= tolerance
+            near = torch.searchsorted(self._sorted, values - tolerance).clamp_max_(len(self._sorted) - 1)
+            close = (self._sorted[near] - values).abs_() <= tolerance
             found = torch.where(close, self._order[near], found)
-        found = torch.where((flat - 1).abs() <= tolerance, ONE, found)
-        found = torch.where(flat.abs() <= 1e-10 * size, ZERO, found)
-        return found.view(values.shape)
+        found[(values - 1).abs_() <= tolerance] = ONE
+        found[sizes <= 1e-10 * size] = ZERO
+        return found
 
     def split(self, total: float, sizes: tuple[int, int]) -> tuple[float, float] | None:
         """Return two numbers with this sum, of tensors of these sizes; None if there are none, or several."""

@@ -27,8 +27,7 @@ class Places:
     def __init__(self, source: SourceValues, captured: Captured, inputs: list[Tensor]) -> None:
         self.source = source
         self.factors = factors(source.captured, captured)
-        ours = {node: value.first(1) for node, value in source.values.items()}
-        self.ours = Uses(StackedInterpreter(source.captured), ours)
+        self.ours = source.uses
         tensors = {path: in_double(tensor.detach()) for path, tensor in captured.tensors.items()}
         self.theirs = Uses(StackedInterpreter(captured), run(captured, tensors, [tensor[:1] for tensor in inputs]))
 

@@ -19,7 +19,7 @@ from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import moves, reading
 from fxmap.matching.solve.source import Block, SourceValues, elements
 from fxmap.matching.solve.stacked import Unstackable, Value
-from fxmap.matching.solve.systems import Factorisations, Systems
+from fxmap.matching.solve.systems import Factorisations, Point, Systems
 from fxmap.matching.solve.unknowns import Weights
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # So many numbers of positions that were met are held, to be gone back to.
 HELD = 20_000_000
+
+# Of so many positions, the systems of a value are remembered.
+_REMEMBERED = 8
 
 # So many values are asked for one that is certain.
 _ASKED = 6
@@ -90,13 +93,14 @@ class Search:
     ) -> None:
         self.source, self._accept = source, accept
         self.advance = Advance(captured, inputs)
-        self.order = {node: index for index, node in enumerate(self.advance.nodes)}
         self.samples = len(inputs[0])
         self.fitting, self.guesses, self.factorisations = Fitting(source), Guesses(source), Factorisations()
         self.places = Places(source, captured, inputs)
         self.why, self.steps, self.effort = "", 0, Effort(float("inf"))
         self._met: dict[str, _Position] = {}
         self._holding: deque[_Position] = deque()
+        self._points: dict[fx.Node, deque[tuple[Weights, Point]]] = {}
+        self._places: dict[fx.Node, Tensor] = {}
 
     def run(self, weights: Weights, bounds: Bounds, effort: Effort) -> Weights | None:
         """Return weights with which the destination gives the source's outputs, or None.
@@ -107,6 +111,10 @@ class Search:
         self.effort = self.advance.interpreter.effort = effort
         self.fitting.spend_on(effort)
         return self._go(weights, None, bounds, 0)
+
+    def holds(self) -> int:
+        """Return how many numbers the positions that were met hold."""
+        return sum(map(_Position.size, self._holding))
 
     def _go(self, weights: Weights, before: Frontier | None, bounds: Bounds, depth: int) -> Weights | None:
         position = self._met.setdefault(weights.print(), _Position())
@@ -159,7 +167,7 @@ class Search:
     def _hold(self, position: _Position) -> None:
         """Forget the values of the positions that were met first, where those of all would take too much memory."""
         self._holding.append(position)
-        while len(self._holding) > 1 and sum(map(_Position.size, self._holding)) > HELD:
+        while len(self._holding) > 1 and self.holds() > HELD:
             forgotten = self._holding.popleft()
             forgotten.frontier = forgotten.steps = None
 
@@ -258,7 +266,7 @@ class Search:
         """Return the value that another is made of alone, where more than elements are moved: of y - mean(y), that is y."""
         parts, still = {node}, True
         while parts and (still or len(parts) > 1):
-            last = max(parts, key=self.order.__getitem__)
+            last = max(parts, key=self.advance.order.__getitem__)
             parts.remove(last)
             read = [part for part in last.all_input_nodes if frontier.states[part] is State.AFFINE]
             if any(part not in self.advance.fed for part in read):
@@ -268,14 +276,31 @@ class Search:
         return parts.pop() if parts else None
 
     def _at(self, frontier: Frontier, node: fx.Node, exact: Block | None) -> list[Choice]:
-        systems = Systems(self.advance, frontier, node, self.samples, self.factorisations)
-        parts = elements(self.advance.recomputed(node, frontier.weights, systems._values(1), {}))
-        shape = tuple(parts[0].shape[1:]) if len(parts) == 1 else (systems.value.shape[1],)
-        point = systems.point(shape)
+        point = self._point(frontier, node)
         if not point.systems:
             return []
         choices = Choices(self.source, self.fitting, frontier.weights, point, self.places)
         return choices.all() if exact is None else choices.exact(exact)
+
+    def _point(self, frontier: Frontier, node: fx.Node) -> Point:
+        """Return the systems of a value: those that were met where fewer weights that lead to it were known, if any."""
+        for weights, point in reversed(self._points.get(node, [])):
+            if frontier.weights.extends(weights, self._leading(weights, node)):
+                found = point.without(frontier.weights.known)
+                if found is not None:
+                    return found
+        systems = Systems(self.advance, frontier, node, self.samples, self.factorisations)
+        found = systems.point(systems.shape())
+        self._points.setdefault(node, deque(maxlen=_REMEMBERED)).append((frontier.weights, found))
+        return found
+
+    def _leading(self, weights: Weights, node: fx.Node) -> Tensor:
+        """Return the places of the weights that lead to a value."""
+        if node not in self._places:
+            paths = sorted(self.advance.upstream[node] & weights.layout.shapes.keys())
+            every = torch.arange(weights.layout.size)
+            self._places[node] = torch.cat([every[:0], *(every[weights.layout.place(path)] for path in paths)])
+        return self._places[node]
 
     def _open(self, weights: Weights, node: fx.Node) -> list[str]:
         """Return the weights that lead to a value and are not known."""

@@ -3,6 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, fx
@@ -11,6 +13,7 @@ from fxmap.capture.captured import Captured
 from fxmap.matching.solve.numbers import NumberTable
 from fxmap.matching.solve.prints import Prints
 from fxmap.matching.solve.stacked import StackedInterpreter, Value, Values
+from fxmap.matching.solve.uses import Uses
 
 
 class TooLarge(Exception):
@@ -98,6 +101,14 @@ class SourceValues:
         """Return the value that an element is of."""
         return self.blocks[bisect_right(self._begins, element) - 1]
 
+    def spread(self, found: Tensor) -> dict[int, Tensor]:
+        """Return which of some elements, in ascending order, are of each value that has any, by its number."""
+        if not len(found):
+            return {}
+        owners = torch.searchsorted(torch.tensor(self._begins), found, right=True) - 1
+        begins = [0, *((owners[1:] != owners[:-1]).nonzero().flatten() + 1).tolist(), len(found)]
+        return {int(owners[begin]): found[begin:stop] for begin, stop in pairwise(begins)}
+
     def find(self, columns: Tensor) -> list[int] | None:
         """Return the element that each column is equal to, the first one, or -1 for 1; None if one is none."""
         found = []
@@ -110,6 +121,12 @@ class SourceValues:
                 return None
             found.append(place)
         return found
+
+    @cached_property
+    def uses(self) -> Uses:
+        """By which operations the elements of its values are read."""
+        first = {node: value.first(1) for node, value in self.values.items()}
+        return Uses(StackedInterpreter(self.captured), first)
 
     @property
     def outputs(self) -> list[fx.Node]:

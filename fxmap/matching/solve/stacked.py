@@ -1,15 +1,18 @@
 """Stacked runs: the values of a captured graph for many inputs at once, with the samples as the first axis.
 
-Every operation is mapped over the samples by `torch.func.vmap`; one that cannot be is run sample by sample. A weight may
-have a value of its own for each sample, so that one backward pass gives the gradient of every sample.
+Every operation is mapped over the samples by `torch.func.vmap`, but for those that take all at once as they take one; one
+that cannot be is run sample by sample. A weight may have a value of its own for each sample, so that one backward pass gives
+the gradient of every sample.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten, tree_map
 
 from fxmap.capture.captured import Captured
@@ -51,6 +54,30 @@ class Value:
 
 Values = dict[fx.Node, Value]
 
+
+class Samples(Mapping[fx.Node, Value]):
+    """Values for the first samples alone, which are taken so many times; each is cut when it is first asked for."""
+
+    def __init__(self, values: Mapping[fx.Node, Value], count: int, times: int = 1) -> None:
+        self._values, self._count, self._times = values, count, times
+        self._cut: Values = {}
+
+    def __getitem__(self, node: fx.Node) -> Value:
+        if node not in self._cut:
+            value = self._values[node].first(self._count)
+            self._cut[node] = value if self._times == 1 else value.repeated(self._times)
+        return self._cut[node]
+
+    def __iter__(self) -> Iterator[fx.Node]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._values
+
+
 _COPIES = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 
 
@@ -64,6 +91,8 @@ class StackedInterpreter(ValueInterpreter):
         self._given: dict[str, Any] = {}
         self.effort = Effort(float("inf"))
         self.exact: set[fx.Node] = set()
+        # Operations of which torch does not warn.
+        self._calm: set[fx.Node] = set()
 
     def fetch_attr(self, target: str) -> Any:
         """Return a weight of the current node, or a constant of the graph in double precision."""
@@ -106,11 +135,14 @@ class StackedInterpreter(ValueInterpreter):
         if not stacked:
             return Value(run(), stacked=False)
         data = [values[part].data for part in stacked]
+        if is_pointwise(node) and _fit(data, list(plain.values())):
+            with suppress(RuntimeError):  # what reads the shape of a value without samples takes no more than one
+                found = run(*data)
+                if isinstance(found, Tensor) and found.shape[:1] == data[0].shape[:1]:
+                    return Value(found, stacked=True)
         if node not in self.exact:
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # an operation without a rule is run sample by sample, which is slower
-                    return Value(torch.func.vmap(run, randomness="same")(*data), stacked=True)
+                return Value(self._mapped(node, run, data), stacked=True)
             except Exception:  # vmap has no rule for it: sample by sample
                 self.exact.add(node)
         count = len(tree_flatten(data[0])[0][0])
@@ -120,3 +152,28 @@ class StackedInterpreter(ValueInterpreter):
             return Value(tree_map(lambda *ts: torch.stack(ts) if isinstance(ts[0], Tensor) else ts[0], *parts), stacked=True)
         except (RuntimeError, ValueError) as error:
             raise Unstackable(f"{node.name}: {error}") from error
+
+    def _mapped(self, node: fx.Node, run: Callable[..., Any], data: list[Any]) -> Any:
+        """Map a run over the samples; torch warns of an operation without a rule, which it runs sample by sample."""
+        mapped = torch.func.vmap(run, randomness="same")
+        if node in self._calm:
+            return mapped(*data)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found = mapped(*data)
+        if not seen:
+            self._calm.add(node)
+        return found
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether torch says of an operation that each element of its result is made of one element of every operand."""
+    tags = node.target.tags if isinstance(node.target, OpOverload) else ()
+    return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+
+
+def _fit(stacked: list[Any], plain: list[Any]) -> bool:
+    """Whether values with and without a sample axis are broadcast together as they are without it."""
+    dims = {value.dim() if isinstance(value, Tensor) else 0 for value in stacked}
+    most = max(dims)
+    return len(dims) == 1 and most > 1 and all(isinstance(value, Tensor) and value.dim() < most for value in plain)

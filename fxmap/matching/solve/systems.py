@@ -11,17 +11,24 @@ import torch
 from torch import Tensor, fx
 
 from fxmap.matching.solve.frontier import Advance, Frontier
+from fxmap.matching.solve.orders import coordinates
 from fxmap.matching.solve.source import TooLarge, elements
-from fxmap.matching.solve.stacked import Value
+from fxmap.matching.solve.stacked import Samples, Value
 
 # So many samples more than unknowns make a system overdetermined.
 MARGIN = 6
+
+# So many gradients are kept.
+_KEPT = 8
 
 # How often the numbers of a gradient are gone over: made, joined, and asked for those that are not 0.
 _PASSES = 6
 
 # So many samples tell which elements one weight moves.
 _MOVED = 3
+
+# Up to so many numbers, the gradients of all elements are made by one pass, each element with copies of the samples.
+_AT_ONCE = 700_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,17 @@ class Point:
     node: fx.Node
     shape: tuple[int, ...]
     systems: tuple[Unknown, ...]
+
+    def without(self, known: Tensor) -> "Point | None":
+        """Return the systems that are left where more entries are known; None where some belong to systems that are left."""
+        left = []
+        for system in self.systems:
+            met = known[system.entries]
+            if not bool(met.any()):
+                left.append(system)
+            elif not bool(met.all()):
+                return None
+        return Point(self.node, self.shape, tuple(left))
 
     def classes(self) -> list[list[Unknown]]:
         """Return the systems that share a factorisation, in the order of their elements."""
@@ -115,27 +133,48 @@ class Systems:
             raise TooLarge(f"{large}: a system of {samples} samples of them has more than {self.LIMIT} numbers")
         self.free = ~weights.known[self.entries]
         self.few = min(self.FEW, samples)
+        self.known = frontier.known()
+        self.between = advance.between(node, self.known)
         self.leaf, self.value = self._traced(samples)
         # A run of a few samples tells most things.
         self.small_leaf, self.small = self._traced(self.few)
+        self._shorts: dict[int, Tensor] = {}
+        self._every: Tensor | None = None
 
-    def _traced(self, count: int) -> tuple[Tensor, Tensor]:
-        leaf = self.weights.numbers[self.entries].expand(count, -1).clone().requires_grad_(True)
+    def _traced(self, count: int, times: int = 1) -> tuple[Tensor, Tensor]:
+        """Return a copy of the weights for each of the first samples, which are taken so many times, and the value."""
+        leaf = self.weights.numbers[self.entries].expand(count * times, -1).clone().requires_grad_(True)
         with torch.enable_grad():
-            return leaf, self._run(leaf)
+            return leaf, self._run(leaf, times)
 
-    def _run(self, leaf: Tensor) -> Tensor:
+    def _run(self, leaf: Tensor, times: int = 1) -> Tensor:
         leaves, begin = {}, 0
         for path in self.paths:
             place = self.weights.layout.place(path)
             size = place.stop - place.start
             leaves[path] = Value(self.weights.layout.tensor(path, leaf[:, begin : begin + size]), stacked=True)
             begin += size
-        parts = elements(self.advance.recomputed(self.node, self.weights, self._values(len(leaf)), leaves))
+        values = Samples(self.known, len(leaf) // times, times)
+        parts = elements(self.advance.recomputed(self.node, self.weights, values, leaves, self.between))
         return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
-    def _values(self, count: int) -> dict[fx.Node, Value]:
-        return {node: value.first(count) for node, value in self.frontier.known().items()}
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the value's elements; one axis where it has several tensors."""
+        values = Samples(self.known, 1)
+        parts = elements(self.advance.recomputed(self.node, self.weights, values, {}, self.between))
+        return tuple(parts[0].shape[1:]) if len(parts) == 1 else (self.value.shape[1],)
+
+    def _at_once(self) -> None:
+        """Make the gradients of all elements for as many samples as tell something by one pass, if they are not too many."""
+        size, entries = self.value.shape[1], len(self.entries)
+        alone = any(node in self.advance.interpreter.exact for node in self.between)
+        for count in (self.few, _MOVED):
+            if not alone and size * count * (size + entries) <= _AT_ONCE:
+                leaf, value = self._traced(count, size)
+                goal = value.reshape(size, count, size).diagonal(dim1=0, dim2=2).sum()
+                (gradient,) = self._backward(goal, leaf, value)
+                self._every = gradient.reshape(size, count, entries) * self.free
+                return
 
     def _felt(self) -> Tensor:
         """Return which unknown entries the value depends on, by one backward pass."""
@@ -152,14 +191,20 @@ class Systems:
     def _moved(self, entry: int) -> list[int]:
         """Return the elements of the value that one entry moves: in the first samples, or if it moves none in all."""
         for count in (_MOVED, self.few, len(self.leaf)):
-            with torch.no_grad():
-                moved = self.leaf[:count].detach().clone()
-                moved[:, entry] += 1.0
-                change = (self._run(moved) - self.value[:count].detach()).abs()
+            change = self._change(entry, count).abs()
             size = float(change.max())
             if size > 0:
                 return (change.amax(0) > 1e-9 * size).nonzero().flatten().tolist()
         return []
+
+    def _change(self, entry: int, count: int) -> Tensor:
+        """Return by how much one entry moves the value of the first samples."""
+        if self._every is not None and count <= self._every.shape[1]:
+            return self._every[:, :count, entry].T
+        with torch.no_grad():
+            moved = self.leaf[:count].detach().clone()
+            moved[:, entry] += 1.0
+            return self._run(moved) - self.value[:count].detach()
 
     def _gradient(self, element: int) -> Tensor:
         """Return the columns of the system of one element, `samples entries`."""
@@ -168,12 +213,18 @@ class Systems:
 
     def _short(self, element: int) -> Tensor:
         """Return the first rows of the columns of the system of one element."""
-        (gradient,) = self._backward(self.small[:, element].sum(), self.small_leaf, self.small)
-        return gradient * self.free
+        if self._every is not None and self._every.shape[1] == self.few:
+            return self._every[element]
+        if element not in self._shorts:
+            (gradient,) = self._backward(self.small[:, element].sum(), self.small_leaf, self.small)
+            self._shorts = {**dict(list(self._shorts.items())[-_KEPT:]), element: gradient * self.free}
+        return self._shorts[element]
 
     def point(self, shape: tuple[int, ...]) -> Point:
         """Return the systems of the value: enough of them that each unknown entry which it reads is in one."""
         covered = ~self._felt()
+        if not bool(covered.all()):
+            self._at_once()
         found: list[Unknown] = []
         last: Unknown | None = None
         while not bool(covered.all()):
@@ -191,9 +242,8 @@ class Systems:
         """Choose the element that reads most entries, not one at the border of a map; near the last one, if it does."""
         tried = list(dict.fromkeys(moved[int(share * (len(moved) - 1))] for share in (0.0, 0.21, 0.4, 0.61, 1.0)))
         if last is not None:
-            place = torch.tensor(torch.unravel_index(torch.tensor(last.element), shape))
-            others = torch.stack(torch.unravel_index(torch.tensor(moved), shape))
-            near = moved[int((others == place[:, None]).sum(0).argmax())]
+            place, others = (coordinates(torch.tensor(one), shape) for one in ([last.element], moved))
+            near = moved[int((others == place).sum(0).argmax())]
             if self._read(near) >= len(last.entries):
                 return near
             tried.insert(0, near)

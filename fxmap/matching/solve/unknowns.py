@@ -111,6 +111,12 @@ class Weights:
         """Whether some number of a weight is not known."""
         return not bool(self.known[self.layout.place(path)].all())
 
+    def extends(self, before: "Weights", places: Tensor) -> bool:
+        """Whether all that was known before in some places is known, with the same numbers."""
+        known = before.known[places]
+        same = self.known[places] & (self.numbers[places] == before.numbers[places])
+        return bool((same | ~known).all())
+
     def changed(self, before: "Weights") -> frozenset[str]:
         """Return the weights of which something is known that was not known before."""
         places = {path: self.layout.place(path) for path in self.layout.shapes}

@@ -42,6 +42,7 @@ class Uses:
     def __init__(self, interpreter: StackedInterpreter, values: Mapping[fx.Node, Value]) -> None:
         self.interpreter, self.values = interpreter, values
         self._found: dict[fx.Node, list[Use]] = {}
+        self._direct: dict[fx.Node, dict[tuple[str, int], Tensor]] = {}
 
     def of(self, node: fx.Node) -> list[Use]:
         """Return the uses of a value's first tensor."""
@@ -57,14 +58,15 @@ class Uses:
 
     def direct(self, node: fx.Node) -> dict[tuple[str, int], Tensor]:
         """Return which elements are read as they are, by kinds of operations and operands."""
-        found: dict[tuple[str, int], Tensor] = {}
-        value = self.values[node]
-        for use in self.of(node):
-            if use.direct:
-                key = (use.kind, use.operand)
-                read = found.setdefault(key, torch.zeros(value.tensors()[0].numel(), dtype=torch.bool))
-                read[use.index[use.index != NONE]] = True
-        return found
+        if node not in self._direct:
+            found = self._direct[node] = {}
+            value = self.values[node]
+            for use in self.of(node):
+                if use.direct:
+                    key = (use.kind, use.operand)
+                    read = found.setdefault(key, torch.zeros(value.tensors()[0].numel(), dtype=torch.bool))
+                    read[use.index[use.index != NONE]] = True
+        return self._direct[node]
 
     def _trace(self, node: fx.Node, index: Any, direct: bool, found: list[Use]) -> None:
         for user in node.users:

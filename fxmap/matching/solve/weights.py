@@ -15,7 +15,7 @@ from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.express import Expressions, agree
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.samples import Samples
-from fxmap.matching.solve.search import Bounds, Search
+from fxmap.matching.solve.search import HELD, Bounds, Search
 from fxmap.matching.solve.source import SourceValues, TooLarge, run
 from fxmap.matching.solve.stacked import Unstackable
 from fxmap.matching.solve.static import static
@@ -66,7 +66,8 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
     """Find weights of `dst` that make it compute what `src` computes, on random weights of `src`.
 
     `known` are expressions of some of the destination's tensors, by path, which may be right: with each of these in turn,
-    the other tensors alone are solved for first.
+    the other tensors alone are solved for first. As what is known may be wrong, or be all that the others stand behind,
+    every search has a short turn before one has all of its effort.
     """
     assert src.inputs is not None
     assert dst.inputs is not None
@@ -81,12 +82,10 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
         return Solution(None, None, "the models return tensors of other sizes")
     runs = _Runs(src, samples, max(SourceValues.LIMIT // max(numbers), _FEWEST))
     most = min(3.0 + 2e-2 * len(dst.graph.nodes) + 2e-5 * size, MOST)
-    for given in known:
-        if given and unknown.keys() - given.keys():
-            found = _search((src, dst), runs, Effort(_SHARE * most), given)
-            if found.equal:
-                return found
-    return _search((src, dst), runs, Effort(most), {})
+    given = [one for index, one in enumerate(known) if one and unknown.keys() - one.keys() and one not in known[:index]]
+    searches = [_Searches((src, dst), runs, one, Effort(_SHARE * most)) for one in given]
+    searches.append(_Searches((src, dst), runs, {}, Effort(most)))
+    return _solution(searches)
 
 
 def drawn_beside(src: Network, dst: Network) -> Checked:
@@ -96,25 +95,60 @@ def drawn_beside(src: Network, dst: Network) -> Checked:
     return Checked((src, dst), tensors, _samples(src, dst).stacked(3, seed=2))
 
 
-def _search(networks: tuple[Network, Network], runs: "_Runs", effort: Effort, known: Mapping[str, Expression]) -> Solution:
-    """Search within wider and wider bounds."""
-    why, tries = "", list[_Try]()
-    same = unknown_tensors(networks[1], tables=False).keys() == unknown_tensors(networks[1], tables=True).keys()
-    for bounds in _BOUNDS:
-        for index, tables in enumerate((False,) if same else (False, True)):
-            try:
-                if index == len(tries):
-                    tries.append(_Try(networks, runs, known, tables=tables))
-                found, why = tries[index].search(bounds, effort)
-            except OutOfEffort as error:
-                found, why = None, str(error)
-            except TooLarge as error:
-                return Solution(None, None, f"too much memory would be needed to solve for the weights: {error}")
-            except (Unstackable, RuntimeError) as error:
-                return Solution(None, None, f"{type(error).__name__}: {error}")
-            if found is not None:
-                return found
-    return Solution(None, None, why)
+def _solution(searches: "list[_Searches]") -> Solution:
+    """Return the first solution that a search finds; else why the last one finds none."""
+    for search in searches if len(searches) > 1 else []:
+        found = search.turn()
+        if found is not None and found.equal:
+            return found
+    for search in searches:
+        last = search.all()
+        if last.equal:
+            break
+    return last
+
+
+class _Searches:
+    """The searches with some of the destination's tensors known, within wider and wider bounds, and what they may cost."""
+
+    def __init__(
+        self, networks: tuple[Network, Network], runs: "_Runs", known: Mapping[str, Expression], effort: Effort
+    ) -> None:
+        self.networks, self.runs, self.known, self.effort = networks, runs, known, effort
+        same = unknown_tensors(networks[1], tables=False).keys() == unknown_tensors(networks[1], tables=True).keys()
+        self._tables = (False,) if same else (False, True)
+        self._tries: list[_Try] = []
+
+    def turn(self) -> Solution | None:
+        """Search within the narrowest bounds, for a short time unless it goes straight on; None if nothing is found yet."""
+        found, _ = self._within(_BOUNDS[0], 0, _FIRST)
+        if sum(one.walk.holds() for one in self._tries) > HELD // 8:
+            self._tries = []  # several of these would take much memory
+        return found
+
+    def all(self) -> Solution:
+        """Search within all bounds."""
+        why = ""
+        for bounds in _BOUNDS:
+            for index in range(len(self._tables)):
+                found, why = self._within(bounds, index, _SHARE)
+                if found is not None:
+                    return found
+        return Solution(None, None, why)
+
+    def _within(self, bounds: Bounds, index: int, share: float) -> tuple[Solution | None, str]:
+        """Search once; return a solution, or one that says why there can be none, or None and why nothing was found."""
+        try:
+            while len(self._tries) <= index:
+                tables = self._tables[len(self._tries)]
+                self._tries.append(_Try(self.networks, self.runs, self.known, tables=tables))
+            return self._tries[index].search(bounds, self.effort, share)
+        except OutOfEffort as error:
+            return None, str(error)
+        except TooLarge as error:
+            return Solution(None, None, f"too much memory would be needed to solve for the weights: {error}"), ""
+        except (Unstackable, RuntimeError) as error:
+            return Solution(None, None, f"{type(error).__name__}: {error}"), ""
 
 
 # So many samples are taken at least.
@@ -123,8 +157,8 @@ _FEWEST = 32
 # Up to so many weights, a layer that reads many numbers is given as many samples.
 _SMALL = 20_000
 
-# One search may take this share of the effort that is left, and no network is given more than this.
-_SHARE, MOST = 0.4, 20.0
+# One search may take this share of the effort that is left, its first turn that one, and no network is given more than this.
+_SHARE, _FIRST, MOST = 0.4, 0.1, 20.0
 _BOUNDS = (
     *(Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(0, unusual=True)),
     *(Bounds(2, unusual=True), Bounds(1000, unusual=True), Bounds(1000, strict=False, unusual=True)),
@@ -173,9 +207,9 @@ class _Try:
         """Other weights of the source and other inputs, on which all solutions are checked."""
         return Checked(self.networks, source_tensors(self.networks[0], self.random, seed=1), self.samples.stacked(3, seed=2))
 
-    def search(self, bounds: Bounds, effort: Effort) -> tuple[Solution | None, str]:
+    def search(self, bounds: Bounds, effort: Effort, share: float) -> tuple[Solution | None, str]:
         """Search for weights whose expressions hold for other weights of the source, too."""
-        own = effort.share(_SHARE)
+        own = effort.share(share)
         try:
             found = self.walk.run(self.begin, bounds, own)
         finally:
