@@ -2,125 +2,37 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from fxmap.matching.solve.effort import Effort
-from fxmap.matching.solve.gauge import Gauge
+from fxmap.matching.solve.fitting import MULTIPLIED, TURNED, Choice, Fitting, Made, Rank, Recognised
 from fxmap.matching.solve.natural import Natural
 from fxmap.matching.solve.numbers import ABSENT, ONE, ZERO
 from fxmap.matching.solve.orders import coordinates, orders
 from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import further_apart, readers
-from fxmap.matching.solve.signatures import Signatures
 from fxmap.matching.solve.source import Block, SourceValues
-from fxmap.matching.solve.systems import Equations, Point, Unknown
+from fxmap.matching.solve.systems import Point, Unknown
 from fxmap.matching.solve.unknowns import Origin, Weights
 
 logger = logging.getLogger(__name__)
 
-Rank = tuple[float, ...]
 Assignment = list[tuple[Unknown, int]]
 
-_FITS = 1e-7
-_MULTIPLIED, _TURNED = 0.5, 4
+# To look for the source's numbers among the solutions of one system costs as much as so many operations.
+_RECOGNISED = 2
 
+# What a choice takes beside that costs as much as so many.
+_CHOSEN = 1
 
-@dataclass(frozen=True)
-class Choice:
-    """The numbers that some values of the source give; of better choices, `rank` is smaller.
+# Of so many points, the choices are remembered.
+_POINTS = 256
 
-    `entries` are their places among all weights, `places` those in the source. `recognised` says that all are there, and
-    that where some are 0 the value is read as the source's is.
-    """
-
-    entries: Tensor
-    numbers: Tensor
-    places: Tensor
-    origins: tuple[Origin, ...]
-    rank: Rank
-    recognised: bool
-    what: str
-
-    @property
-    def certain(self) -> bool:
-        """Whether all numbers are the source's, and none is 0."""
-        return self.recognised and self.rank[:2] == (0.0, 0.0)
-
-    @property
-    def unusual(self) -> bool:
-        """Whether some numbers are a constant times the source's, or axes are in another order."""
-        return self.rank[:1] == (_MULTIPLIED,) or self.rank[4:5] == (_TURNED,)
-
-    def weights(self, before: Weights) -> Weights:
-        """Return the weights with these numbers known."""
-        return before.having(self.entries, self.numbers, self.places, self.origins)
-
-
-class Fitting:
-    """Finds the source's values that lie in the range of a system."""
-
-    def __init__(self, source: SourceValues) -> None:
-        self.source = source
-        self.effort = Effort(float("inf"))
-        self.gauge, self.signatures = Gauge(source), Signatures(source)
-        self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
-        self._found: dict[tuple[int, str], Tensor] = {}
-
-    def spend_on(self, effort: Effort) -> None:
-        """Count what is done from now on."""
-        self.effort = self.gauge.effort = self.signatures.effort = effort
-
-    def __call__(self, system: Unknown) -> Tensor:
-        """Return the elements of the source's values that some weights give, in ascending order."""
-        equations, rest = system.equations, system.rest
-        key = (id(equations), f"{float(rest @ self._weights(len(rest))):.9e}")
-        if key not in self._found:
-            self._found[key] = self._fitting(equations, rest)
-        return self._found[key]
-
-    @cached_property
-    def _different(self) -> Tensor:
-        """The source's different values: one copy, since large ones between small ones that stay fragment memory."""
-        return self.source.columns[:, self.source.prints.firsts]
-
-    @staticmethod
-    def _weights(count: int) -> Tensor:
-        return torch.linspace(1.0, 2.0, count, dtype=torch.float64).sin()
-
-    def _seen(self, equations: Equations) -> tuple[Tensor, Tensor]:
-        """Return random vectors outside of a system's range, and their products with the source's different values."""
-        if id(equations) not in self._looks:
-            generator = torch.Generator().manual_seed(11)
-            looks = torch.randn(3, len(equations.basis), generator=generator, dtype=torch.float64)
-            self.effort.spend(numbers=len(self.source.prints.firsts) * len(equations.basis) / 4)
-            looks = looks - (looks @ equations.basis) @ equations.basis.T
-            self._looks[id(equations)] = equations, looks, looks @ self._different
-        _, looks, seen = self._looks[id(equations)]
-        return looks, seen
-
-    def _fitting(self, equations: Equations, rest: Tensor) -> Tensor:
-        source = self.source
-        if not equations.overdetermined or not source.columns.shape[1]:
-            return torch.zeros(0, dtype=torch.long)
-        basis, firsts = equations.basis, source.prints.firsts
-        looks, products = self._seen(equations)
-        seen = products - (looks @ rest)[:, None]
-        scale = (source.norms[firsts] + rest.norm()) * looks.norm(dim=1).mean()
-        # Where nothing varies, such as behind a ReLU that no sample reaches, it may be what does not vary in the source.
-        wanted = ~source.varies if _is_still(equations.columns) and _is_still(rest[:, None]) else source.varies
-        near = firsts[(seen.abs().amax(0) <= _FITS * scale) & wanted[firsts]]
-        wanted = source.columns[:, near] - rest[:, None]
-        self.effort.spend(numbers=source.columns.shape[1] + len(near) * basis.numel() / 4)
-        left = wanted - basis @ (basis.T @ wanted)
-        near = near[left.abs().amax(0) <= _FITS * 1e-1 * wanted.abs().amax(0).clamp_min(1e-30)]
-        classes = torch.zeros(len(firsts), dtype=torch.bool)
-        classes[source.prints.classes[near]] = True
-        return classes[source.prints.classes].nonzero().flatten()
+# So many solutions are remembered.
+_KEPT = 4096
 
 
 class Choices:
@@ -142,11 +54,13 @@ class Choices:
 
     def all(self) -> list[Choice]:
         """Return the choices, sorted."""
-        found = []
-        for penalty, block, assignment in self._assignments():
-            choice = self._choice(assignment, penalty, block)
-            if choice is not None:
-                found.append(choice)
+        table, known = len(self.source.numbers.names), self.fitting.choices
+        if id(self.point) not in known or known[id(self.point)].table != table:
+            made = tuple(self._choice(*one) for one in self._assignments())
+            while len(known) >= _POINTS:
+                del known[next(iter(known))]
+            known[id(self.point)] = Made(self.point, made, len(self.source.numbers.names))
+        found = [replace(one, rank=self._rank(one)) for one in known[id(self.point)].choices]
         found.sort(key=lambda one: one.rank)
         logger.debug("%s: %d choices, first rank %s", self.point.node.name, len(found), found[0].rank if found else "")
         return self._distinct(found)
@@ -172,8 +86,8 @@ class Choices:
         assignment = [(system, block.begin + system.element) for system in self.point.systems]
         if any(not bool((self.fitting(system) == element).any()) for system, element in assignment):
             return []
-        choice = self._choice(assignment, 0, block)
-        return [] if choice is None else [choice]
+        choice = self._choice(0, block, assignment)
+        return [replace(choice, rank=self._rank(choice))]
 
     def _assignments(self) -> Iterator[tuple[int, Block, Assignment]]:
         classes = [part for systems in self.point.classes() for part in self._alike(systems)]
@@ -200,7 +114,7 @@ class Choices:
         turned = (one for i in blocks for one in self._turned(i, hits, classes))
         for i, whole in islice(turned, self.TRIED):
             if not self._again(whole, seen):
-                yield _TURNED, self.source.blocks[i], whole
+                yield TURNED, self.source.blocks[i], whole
         for i in blocks:
             whole = self._most(i, hits, classes)
             if whole and not self._again(whole, seen):
@@ -334,30 +248,48 @@ class Choices:
                 numbers[index], places[index] = one, place
         return numbers, places
 
-    def _choice(self, assignment: Assignment, penalty: int, block: Block) -> Choice | None:
+    def _recognised(self, system: Unknown, element: int, solved: Tensor) -> Recognised:
+        """Look for a solution with the source's numbers, once for each system and element while there are no new ones."""
+        key, known = (id(system), element), self.fitting.recognised
+        if key not in known or known[key].table != len(self.source.numbers.names):
+            self.fitting.effort.spend(runs=_RECOGNISED)
+            solved = self.natural.solution(system, element, solved)
+            self.source.numbers.add_multiples(solved, self.factors)
+            places, origin = self.source.numbers.find(solved), None
+            if bool((places == ABSENT).any()):
+                # Without what is added to it, such as the input beside a branch, it may be a value of its own.
+                alone = self.source.prints.find(self.source.columns[:, element] - system.rest)
+                origin = Origin(system.entries, system.equations.columns, element if alone is None else alone)
+            while len(known) >= _KEPT:
+                del known[next(iter(known))]
+            known[key] = Recognised(system, solved, places, origin, len(self.source.numbers.names))
+        return known[key]
+
+    def _rank(self, choice: Choice) -> Rank:
+        """Return the rank of a choice, which is worse where another value has some of the same numbers of the source."""
+        places = choice.places[:: max(1, len(choice.places) // 16)].tolist()
+        return *choice.rank[:3], float(any(place in self.claimed for place in places)), *choice.rank[4:]
+
+    def _choice(self, penalty: int, block: Block, assignment: Assignment) -> Choice:
+        self.fitting.effort.spend(runs=_CHOSEN)
         numbers, places = self._solved(assignment)
         origins = []
         for index, (system, element) in enumerate(assignment):
             if bool((places[index] == ABSENT).any()):
-                solved = self.natural.solution(system, element, numbers[index])
-                self.source.numbers.add_multiples(solved, self.factors)
-                numbers[index], places[index] = solved, self.source.numbers.find(solved)
-            if bool((places[index] == ABSENT).any()):
-                # Without what is added to it, such as the input beside a branch, it may be a value of its own.
-                alone = self.source.prints.find(self.source.columns[:, element] - system.rest)
-                origins.append(Origin(system.entries, system.equations.columns, element if alone is None else alone))
+                made = self._recognised(system, element, numbers[index])
+                numbers[index], places[index] = made.numbers, made.places
+                origins += [] if made.origin is None else [made.origin]
         entries = [system.entries for system, _ in assignment]
         where = torch.cat(places)
         trivial = bool(((where == ZERO) | (where == ONE)).all())
         recognised = not origins and not trivial
         unlike = self.places.unlike(self.point.node, assignment, block)
         empty = bool((where == ZERO).any())
-        claimed = sum(place in self.claimed for place in where[:: max(1, len(where) // 16)].tolist())
         rank = (
-            (_MULTIPLIED if self.source.numbers.multiplied(where) else 0.0) if recognised else 1.0 if not trivial else 2.0,
+            (MULTIPLIED if self.source.numbers.multiplied(where) else 0.0) if recognised else 1.0 if not trivial else 2.0,
             float(empty),
             float(unlike),
-            float(claimed > 0),
+            0.0,  # see `_rank`
             float(penalty),
             further_apart(self.point.node, block.node),
             0.0 if block.shape == self.point.shape else 1.0,
@@ -366,11 +298,6 @@ class Choices:
         what = f"{self.point.node.name} is {block.node.name}"
         doubtful = not recognised or (empty and unlike)
         return Choice(torch.cat(entries), torch.cat(numbers), where, tuple(origins), rank, not doubtful, what)
-
-
-def _is_still(columns: Tensor) -> bool:
-    """Whether columns are the same for all samples."""
-    return bool(((columns - columns[:1]).abs().amax(0) <= 1e-10 * columns.abs().amax(0)).all())
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxmap.graph.index_maps import distinct
 from fxmap.graph.kinds import Trait, kind_of, kinds
-from fxmap.matching.solve.choices import Choice
+from fxmap.matching.solve.fitting import Choice
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.source import SourceValues
 from fxmap.matching.solve.unknowns import Weights

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 
 from fxmap.capture.captured import Captured
 from fxmap.graph.kinds import Trait, has, kind_of
-from fxmap.matching.solve.choices import Choice, Choices, Fitting
+from fxmap.matching.solve.choices import Choices
 from fxmap.matching.solve.effort import Effort, OutOfEffort
+from fxmap.matching.solve.fitting import Choice, Fitting
 from fxmap.matching.solve.frontier import Advance, Frontier, State
 from fxmap.matching.solve.guesses import Guesses
 from fxmap.matching.solve.places import Places

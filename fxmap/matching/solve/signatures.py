@@ -6,6 +6,7 @@ value: two biases that are added up, the biases of an ensemble's members. Where 
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -39,7 +40,8 @@ class Signatures:
         read = [node for node in source.nodes if node.op == "get_attr"]
         self._order = {source.captured.canonical.get(str(node.target)): index for index, node in enumerate(read)}
         self._runs: dict[fx.Node, tuple[Tensor, list[Tensor]] | None] = {}
-        self._found: dict[int, Tensor] = {}
+        self._found: dict[int, tuple[Tensor, _Looks]] = {}
+        self._looks: dict[int, tuple[object, _Looks]] = {}
 
     def solution(self, system: Unknown, element: int, paths: list[str], layout: Layout) -> Tensor | None:
         """Return the numbers of a system whose sum is one of the source's values; None where they are not the source's.
@@ -52,8 +54,8 @@ class Signatures:
             return None
         columns = system.equations.columns
         solved = torch.zeros(columns.shape[1], dtype=torch.float64)
-        self.effort.spend(numbers=_PASSES * columns.shape[1] * ours.shape[1])
-        for entries, places in _groups(columns[:_SAMPLES], ours):
+        self.effort.spend(numbers=columns.shape[1] + ours[0].shape[1])
+        for entries, places in _groups(columns[:_SAMPLES], self._looks_at(system), ours[1]):
             given = self._given(entries, places, paths, layout)
             if given is None:
                 return None
@@ -89,8 +91,14 @@ class Signatures:
         size = prod(layout.shapes[path]) != prod(self.table.shapes[name])
         return size, name.rpartition(".")[2] != path.rpartition(".")[2]
 
-    def _gradient(self, element: int) -> Tensor | None:
-        """Return the gradient of a value by all stored numbers, `samples numbers`."""
+    def _looks_at(self, system: Unknown) -> "_Looks":
+        key = id(system.equations)
+        if key not in self._looks:
+            self._looks[key] = system.equations, _Looks(system.equations.columns[:_SAMPLES])
+        return self._looks[key][1]
+
+    def _gradient(self, element: int) -> "tuple[Tensor, _Looks] | None":
+        """Return the gradient of a value by all stored numbers, `samples numbers`, and what its columns are found by."""
         block = self.source.block(element)
         if block.node not in self._runs:
             try:
@@ -109,7 +117,7 @@ class Signatures:
             gradient = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
             while self._found and (len(self._found) + 1) * gradient.numel() > _KEPT:
                 del self._found[next(iter(self._found))]
-            self._found[element] = gradient
+            self._found[element] = gradient, _Looks(gradient)
         return self._found[element]
 
     def _run(self, block: Block) -> tuple[Tensor, list[Tensor]] | None:
@@ -144,20 +152,32 @@ class Signatures:
         return parts[0].reshape(len(parts[0]), -1), list(leaves.values())
 
 
-def _groups(theirs: Tensor, ours: Tensor) -> list[tuple[list[int], list[int]]]:
+class _Looks:
+    """Two numbers for each column of a matrix, by which equal columns are found, sorted by the first one."""
+
+    def __init__(self, columns: Tensor) -> None:
+        looks = torch.linspace(1.0, 2.0, len(columns), dtype=torch.float64)
+        self.both = (torch.stack([(looks * step).sin() for step in (1.0, 5.0)]) @ columns).numpy()
+        self.order = self.both[0].argsort(kind="stable")
+        self.sorted = self.both[:, self.order]
+
+    def near(self, wanted: "_Looks", limits: Any) -> list[list[int]]:
+        """Return, for each column of another matrix, the columns that are equal to it up to a limit, in order."""
+        begins = self.sorted[0].searchsorted(wanted.both[0] - limits, side="left")
+        stops = self.sorted[0].searchsorted(wanted.both[0] + limits, side="right")
+        return [
+            sorted(self.order[begin:stop][abs(self.sorted[1, begin:stop] - second) <= limit].tolist())
+            for begin, stop, second, limit in zip(begins.tolist(), stops.tolist(), wanted.both[1], limits, strict=True)
+        ]
+
+
+def _groups(theirs: Tensor, one: _Looks, other: _Looks) -> list[tuple[list[int], list[int]]]:
     """Pair the columns of two matrices that are equal: for each different column of the first, where it is in both."""
-    looks = torch.linspace(1.0, 2.0, len(theirs), dtype=torch.float64)
-    looks = torch.stack([(looks * step).sin() for step in (1.0, 5.0)])
-    one, other = looks @ theirs, looks @ ours
-    size = theirs.norm(dim=0)
+    limits = (_SAME * theirs.norm(dim=0) * 10).numpy()
     left = set(range(theirs.shape[1]))
     found = []
-    for entry in range(theirs.shape[1]):
-        if entry not in left:
-            continue
-        limit = _SAME * size[entry] * 10
-        same = ((one - one[:, entry : entry + 1]).abs() <= limit).all(0).nonzero().flatten().tolist()
-        places = ((other - one[:, entry : entry + 1]).abs() <= limit).all(0).nonzero().flatten().tolist()
-        left -= set(same)
-        found.append((same, places))
+    for entry, (same, places) in enumerate(zip(one.near(one, limits), other.near(one, limits), strict=True)):
+        if entry in left:
+            left -= set(same)
+            found.append((same, places))
     return found

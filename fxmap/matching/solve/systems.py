@@ -77,7 +77,7 @@ class Point:
                 left.append(system)
             elif not bool(met.all()):
                 return None
-        return Point(self.node, self.shape, tuple(left))
+        return self if len(left) == len(self.systems) else Point(self.node, self.shape, tuple(left))
 
     def classes(self) -> list[list[Unknown]]:
         """Return the systems that share a factorisation, in the order of their elements."""
@@ -185,7 +185,8 @@ class Systems:
 
     def _backward(self, goal: Tensor, leaf: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Return the gradient of a goal that is made of a value; a large table costs as much as it has rows, read or not."""
-        self.advance.interpreter.effort.spend(runs=len(self.paths), numbers=2 * value.numel() + _PASSES * leaf.numel())
+        runs = len(self.paths) + len(self.between) / 4
+        self.advance.interpreter.effort.spend(runs=runs, numbers=2 * value.numel() + _PASSES * leaf.numel())
         return torch.autograd.grad(goal, leaf, retain_graph=True)
 
     def _moved(self, entry: int) -> list[int]:

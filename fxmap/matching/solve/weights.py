@@ -85,7 +85,9 @@ def solve_weights(src: Network, dst: Network, known: Sequence[Mapping[str, Expre
     given = [one for index, one in enumerate(known) if one and unknown.keys() - one.keys() and one not in known[:index]]
     searches = [_Searches((src, dst), runs, one, Effort(_SHARE * most)) for one in given]
     searches.append(_Searches((src, dst), runs, {}, Effort(most)))
-    return _solution(searches)
+    helpful = [sum(unknown[path].numel() for path in one if path in unknown) > size / _HELPS for one in given]
+    first = sorted(range(len(searches)), key=lambda index: index < len(given) and not helpful[index])
+    return _solution(searches, [searches[index] for index in first] if given else [])
 
 
 def drawn_beside(src: Network, dst: Network) -> Checked:
@@ -95,9 +97,9 @@ def drawn_beside(src: Network, dst: Network) -> Checked:
     return Checked((src, dst), tensors, _samples(src, dst).stacked(3, seed=2))
 
 
-def _solution(searches: "list[_Searches]") -> Solution:
-    """Return the first solution that a search finds; else why the last one finds none."""
-    for search in searches if len(searches) > 1 else []:
+def _solution(searches: "list[_Searches]", first: "list[_Searches]") -> Solution:
+    """Return the first solution that a search finds, in its turn if it has one; else why the last one finds none."""
+    for search in first:
         found = search.turn()
         if found is not None and found.equal:
             return found
@@ -158,7 +160,10 @@ _FEWEST = 32
 _SMALL = 20_000
 
 # One search may take this share of the effort that is left, its first turn that one, and no network is given more than this.
-_SHARE, _FIRST, MOST = 0.4, 0.1, 20.0
+_SHARE, _FIRST, MOST = 0.4, 0.15, 20.0
+
+# Of what is known, one number of so many spares a search much; with less, the search without it has its turn before.
+_HELPS = 3
 _BOUNDS = (
     *(Bounds(0), Bounds(0, strict=False), Bounds(1), Bounds(0, unusual=True)),
     *(Bounds(2, unusual=True), Bounds(1000, unusual=True), Bounds(1000, strict=False, unusual=True)),
