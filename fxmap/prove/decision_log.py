@@ -144,7 +144,7 @@ def is_ordinary(tensors: Sequence[Tensor], usual: Mapping[int, Sequence[int]]) -
 
 def _is_even(tensor: Tensor, usual: Sequence[int]) -> bool:
     if tensor.layout is not torch.strided or not tensor.numel():
-        return False
+        return tensor.layout is torch.strided  # one without a number is no ordinary one
     extents = usual if len(usual) == tensor.dim() else (1,) * tensor.dim()
     if any(one == 1 and other > 1 for one, other in zip(tensor.shape, extents, strict=True)):
         return True

@@ -162,7 +162,8 @@ class _Runs:
             if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
-            tried = self._tried(found, manner.text, manner.both, gradients=manner.gradients, named=named)
+            keep = 2 * len(found.tried) < self.budget.manners
+            tried = self._tried(found, manner.text, manner.both, keep=keep, gradients=manner.gradients, named=named)
             alone |= tried is not found
             given |= {manner.given} if tried is not found else set()
             if manner.left_out and tried is not found:
@@ -290,7 +291,7 @@ class _Runs:
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break
             inputs = self.sampler.draw(shape, seed)
-            found = self._tried(found, "another size", inputs)
+            found = self._tried(found, "another size", inputs, keep=True)
             if found.refuted:
                 break
         return found
@@ -311,7 +312,7 @@ class _Runs:
             length = queue[runs] if runs < len(queue) else next(gaps(outcomes), 0)
             if not length or found.refuted:
                 break
-            found = self._tried(found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs))
+            found = self._tried(found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs), keep=True)
             outcomes[length] = single([seen.outcomes for seen in self.auditor.log.last])
         return found
 
@@ -364,17 +365,25 @@ class _Runs:
         outcome = self.auditor.compare(self.auditor.log.reached[site], forced=forced)
         return outcome is None or bool(outcome[1]) or outcome[0] <= self.auditor.tolerance
 
-    def _tried(self, found: Audit, text: str, both: Both, **manner: Any) -> Audit:
-        """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here."""
+    def _tried(self, found: Audit, text: str, both: Both, *, keep: bool = False, **manner: Any) -> Audit:
+        """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here.
+
+        Inputs of another manner or size may be kept, if the models are small: keys that move nothing are changed on these.
+        """
         outcome = self.auditor.compare(both, **manner)
         if outcome is None or outcome[1]:
             return found
         if outcome[0] <= self.auditor.tolerance:
-            return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text))
+            tried = (*found.tried, both) if keep and self._keeps(found, both) else found.tried
+            return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text), tried=tried)
         return replace(
             found, error=outcome[0], refuted=describe(text, both, Shape()), samples=(*found.samples, both),
             ran=(*found.ran, text),
         )  # fmt: skip
+
+    def _keeps(self, found: Audit, both: Both) -> bool:
+        """Whether inputs are kept: in as many other manners as sizes, and small ones."""
+        return len(found.tried) < 2 * self.budget.always and sum(value.numel() for value in both[0].flat()) <= _MANY
 
 
 def _count(value: Tensor) -> int:
