@@ -72,7 +72,7 @@ class Decisions(TorchFunctionMode):
         self.sizes: set[int] = set()
         self.reads = self.lengths = self.draws = self.layouts = False
         self.forced, self.chance = forced, chance
-        self._made = WeakTensorKeyDictionary()
+        self._made: Any = WeakTensorKeyDictionary()
         self._leave = partial(_MATH.leave, self)
 
     def __enter__(self) -> "Decisions":
@@ -108,12 +108,29 @@ class Decisions(TorchFunctionMode):
         elif name in _LAYOUTS or getattr(getattr(func, "__self__", None), "__name__", "") in _LAYOUTS:
             self.layouts = self.layouts or _site(by_value=False) is not None
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
-            return self._sized(result, by_value=bool(args) and args[0] in self._made)
-        if isinstance(result, torch.Tensor) and (
-            name == "repeat_interleave" or (name == "__getitem__" and _is_cut(args[1]))
-        ):
-            self._made[result] = name  # as long as values say
+            return self._sized(result, self._made.get(args[0], frozenset()) if args else frozenset())
+        if isinstance(result, torch.Tensor):
+            self._note_made(result, args, cut=name == "repeat_interleave" or (name == "__getitem__" and _is_cut(args[1])))
         return result
+
+    def _note_made(self, result: torch.Tensor, args: Any, *, cut: bool) -> None:
+        """Note the extents of a tensor that values have made: it was cut as values say, or is made of such tensors.
+
+        An operation hands on the extents that its result has as well; where it has none of them, as behind a join, those
+        that none of its arguments has.
+        """
+        if not cut and not self._made:
+            return
+        tensors = [part for arg in args for part in (arg if isinstance(arg, list | tuple) else (arg,)) if _is_plain(part)]
+        known = {extent for tensor in tensors for extent in tensor.shape}
+        made = frozenset[int]().union(*(self._made.get(tensor, ()) for tensor in tensors))
+        new = frozenset(extent for extent in result.shape if extent not in known)
+        if cut:
+            self._made[result] = new or frozenset(result.shape)
+        elif made:
+            handed_on = made.intersection(result.shape) or new
+            if handed_on:
+                self._made[result] = handed_on
 
     def _chosen(self, name: str, args: Any, kwargs: Any) -> Any:
         """Note whether code chooses any place of a tensor: a loop over none runs no time, and leaves nothing in a graph.
@@ -129,10 +146,12 @@ class Decisions(TorchFunctionMode):
         self.outcomes.setdefault(site, set()).update({False, is_any})
         return (*args[:place], args[place] == 0, *args[place + 1 :]) if site in self.forced else args
 
-    def _sized(self, result: Any, *, by_value: bool) -> Any:
-        """Return a size that notes what it is compared with; `by_value` where values have made the tensor as long."""
+    def _sized(self, result: Any, made: frozenset[int]) -> Any:
+        """Return a size that notes what it is compared with, as a value where it is one that values have `made`."""
         if type(result) is torch.Size:
-            return torch.Size([_Whole(extent).watched(self, by_value=by_value) for extent in result])
+            return torch.Size([_Whole(extent).watched(self, by_value=extent in made) for extent in result])
+        # A number of elements is a product of extents.
+        by_value = type(result) is int and any(result % extent == 0 if extent else not result for extent in made)
         return _Whole(result).watched(self, by_value=by_value) if type(result) is int else result
 
     def decided(self, outcome: bool, *, by_value: bool, against: object = None) -> bool:
@@ -169,6 +188,10 @@ _CHANCES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     **dict.fromkeys(("uniform_", "normal_", "bernoulli_"), lambda drawn, chance: drawn.fill_(chance)),
 }
 _FXMAP, _TORCH = str(Path(__file__).resolve().parents[1]), str(Path(torch.__file__).resolve().parent)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def _is_choice(index: Any) -> bool:
