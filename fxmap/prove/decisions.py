@@ -57,7 +57,8 @@ class Decisions(TorchFunctionMode):
     Attributes:
         outcomes: by place, the outcomes of the decisions there.
         numbers: what values were compared with.
-        sizes: what sizes were compared with.
+        sizes: what sizes were compared with, or divided by for the rest.
+        batches, alike: of these, what first axes were compared with; and the sizes with which sizes were.
         reads, lengths: whether values, or the length of a tensor, left tensors in a way that is not watched further.
         draws: whether code draws numbers.
         layouts: whether code asks how the numbers of a tensor lie in memory.
@@ -70,6 +71,8 @@ class Decisions(TorchFunctionMode):
         self.outcomes: dict[Site, set[bool]] = {}
         self.numbers: set[float] = set()
         self.sizes: set[int] = set()
+        self.batches: set[int] = set()
+        self.alike: set[int] = set()
         self.reads = self.lengths = self.draws = self.layouts = False
         self.forced, self.chance = forced, chance
         self._made: Any = WeakTensorKeyDictionary()
@@ -149,19 +152,29 @@ class Decisions(TorchFunctionMode):
     def _sized(self, result: Any, made: frozenset[int]) -> Any:
         """Return a size that notes what it is compared with, as a value where it is one that values have `made`."""
         if type(result) is torch.Size:
-            return torch.Size([_Whole(extent).watched(self, by_value=extent in made) for extent in result])
+            several = len(result) > 1
+            return torch.Size(
+                _Whole(extent).watched(self, by_value=extent in made, first=several and not axis)
+                for axis, extent in enumerate(result)
+            )
         # A number of elements is a product of extents.
         by_value = type(result) is int and any(result % extent == 0 if extent else not result for extent in made)
         return _Whole(result).watched(self, by_value=by_value) if type(result) is int else result
 
-    def decided(self, outcome: bool, *, by_value: bool, against: object = None) -> bool:
+    def note(self, number: "_Watched", against: object) -> None:
+        """Note what a number is compared with, or divided by for the rest."""
+        if type(against) in (int, float) and _site(number.by_value) is not None:
+            (self.numbers if number.by_value else self.sizes).add(against)  # type: ignore[arg-type]
+            self.batches.update([int(against)] if number.first else [])  # type: ignore[call-overload]
+        elif isinstance(against, _Whole) and not number.by_value:
+            self.alike.add(int(against))
+
+    def decided(self, outcome: bool, *, by_value: bool) -> bool:
         """Note a decision of the code that is running, and return which way it shall go."""
         site = _site(by_value)
         if site is None:
             return outcome
         self.outcomes.setdefault(site, set()).add(outcome)
-        if type(against) in (int, float):
-            (self.numbers if by_value else self.sizes).add(against)  # type: ignore[arg-type]
         return outcome != (site in self.forced)
 
 
@@ -242,10 +255,11 @@ class _Watched:
 
     seen: Decisions
     by_value: bool
+    first: bool
 
-    def watched(self, seen: Decisions, *, by_value: bool) -> Any:
-        """Return the number, which reports to `seen`."""
-        self.seen, self.by_value = seen, by_value
+    def watched(self, seen: Decisions, *, by_value: bool, first: bool = False) -> Any:
+        """Return the number, which reports to `seen`; `first` if it is the extent of a first axis, or made of one."""
+        self.seen, self.by_value, self.first = seen, by_value, first
         return self
 
 
@@ -264,7 +278,8 @@ def _compared(kind: type, name: str) -> Callable[[Any, Any], Any]:
         outcome = plain(self, other)
         if outcome is NotImplemented:
             return outcome
-        return self.seen.decided(outcome, by_value=self.by_value, against=other)
+        self.seen.note(self, other)
+        return self.seen.decided(outcome, by_value=self.by_value)
 
     return compare
 
@@ -273,6 +288,8 @@ def _computed(kind: type, name: str) -> Callable[..., Any]:
     plain = getattr(kind, name)
 
     def compute(self: Any, *others: Any) -> Any:
+        if name == "__mod__":
+            self.seen.note(self, others[0])
         return _as_watched(plain(self, *others), self)
 
     return compute
@@ -281,10 +298,10 @@ def _computed(kind: type, name: str) -> Callable[..., Any]:
 def _as_watched(result: Any, by: "_Watched") -> Any:
     """Return what was computed of a watched number, watched as well."""
     if type(result) is int:
-        return _Whole(result).watched(by.seen, by_value=by.by_value)
+        return _Whole(result).watched(by.seen, by_value=by.by_value, first=by.first)
     if type(result) is tuple:
         return tuple(_as_watched(part, by) for part in result)
-    return _Real(result).watched(by.seen, by_value=by.by_value) if type(result) is float else result
+    return _Real(result).watched(by.seen, by_value=by.by_value, first=by.first) if type(result) is float else result
 
 
 def _handing_on(plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.decisions import Site
+from fxmap.prove.decisive import decisive_shapes
 from fxmap.prove.manners import SEED, manners
 from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
@@ -285,15 +286,22 @@ class _Runs:
             examples, numbers, found.accepted, 4 * self.budget.longest if self.budget.always else self.budget.longest or _FEW
         )
         if self.budget.thrifty:
+            found = self._decisive(found, examples)
             # Of large samples no more than two are run at once, and these have been.
             shapes = (shape for shape in shapes if shape.sizes or shape.axes or shape.spatial or not self._is_large(shape))
-        for seed, shape in enumerate(islice(shapes, self.budget.sizes)):
+        for seed, shape in enumerate(islice(shapes, self.budget.sizes if not found.refuted else 0)):
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break
             inputs = self.sampler.draw(shape, seed)
             found = self._tried(found, "another size", inputs, keep=True)
             if found.refuted:
                 break
+        return found
+
+    def _decisive(self, found: Audit, examples: Sequence[Tensor]) -> Audit:
+        """Run the few sizes that the code of the models asks for."""
+        for seed, shape in enumerate(decisive_shapes(examples, self.auditor.log, self.held.limits)):
+            found = found if found.refuted else self._tried(found, "another size", self.sampler.draw(shape, seed))
         return found
 
     def lengths(self, found: Audit) -> Audit:

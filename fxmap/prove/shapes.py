@@ -68,6 +68,8 @@ class Extents:
     shortest: int = 5
     # Other sizes of maps, axis by axis: above and below, and odd.
     factors: tuple[tuple[float, float, float], ...] = ((1.3, 1.12, 1.2), (0.8, 0.66, 0.7))
+    # The least number that may be the area of a map.
+    least_area: int = 9
     # The longest sequence that is run, and how many limits of the models are tried, the largest first.
     longest: int = 300
     limits: int = 12
