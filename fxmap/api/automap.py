@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.loaded_form import of_what_is_loaded
 from fxmap.api.runnable import runnable
 from fxmap.api.stored_form import of_what_is_read
 from fxmap.errors import ArgumentError, CaptureError, ProofError, QuantizationError
@@ -98,6 +99,30 @@ def auto_map(
     >>> [step.stage for step in mapping.trace.steps if step.stage in ("align", "derive", "prove")]
     ['align', 'derive', 'prove']
     """
+    found = mapped(
+        src, dst, example_inputs=example_inputs, dst_inputs=dst_inputs, src_forward=src_forward, dst_forward=dst_forward,
+        verify=verify, absorb_eps=absorb_eps, allow_code=allow_code, streamed=streamed,
+    )  # fmt: skip
+    proof = of_what_is_loaded(found.proof, found.keys(), dst) if isinstance(dst, nn.Module) else found.proof
+    if verify == "required" and not proof.ok:
+        raise ProofError(f"not every key that the output depends on is proven: {proof}")
+    return found if proof is found.proof else found.with_verdict(proof)
+
+
+def mapped(
+    src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint | torch.export.ExportedProgram,
+    dst: nn.Module | str | Path,
+    *,
+    example_inputs: Any = None,
+    dst_inputs: Any = None,
+    src_forward: Forward | None = None,
+    dst_forward: Forward | None = None,
+    verify: bool | Literal["required"] = True,
+    absorb_eps: bool = False,
+    allow_code: bool = False,
+    streamed: bool | None = None,
+) -> KeyMapping:
+    """Return what `auto_map` does, without asking how the destination loads: what fills it asks what has arrived."""
     if not isinstance(verify, bool | str) or verify not in (True, False, "required"):
         raise ArgumentError(f'verify is True, False or "required", not {verify!r}')
     ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)

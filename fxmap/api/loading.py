@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from fxmap.api.automap import auto_map
+from fxmap.api.automap import mapped
 from fxmap.api.file_options import FileOptions
 from fxmap.api.filling import Calibration, Filling, fill
 from fxmap.api.graph_source import refuse_beside, refuse_choices, refuse_parts
@@ -136,7 +136,7 @@ def _transferred(
     part = part_of(dst, into)
     int8 = int8_of(src) if gives_ranges(src, part.model, options.calibration) else None
     src = int8 or src
-    mapping = auto_map(src, part.model, example_inputs=options.example_inputs, verify=asked(verify), **given)
+    mapping = mapped(src, part.model, example_inputs=options.example_inputs, verify=asked(verify), **given)
     mapping = mapping if int8 is None else mapping.with_notes(NOTE)
     refuse_inputs(mapping, src, part.model, {"example_inputs": own, **given}, carried=carried)
     complete(mapping, options.on_mismatch)
@@ -263,7 +263,7 @@ def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple
     file = SourceFile.of(found, src, run=bool(verify))
     if src is not None:
         refuse_two_in_one(file, dst)
-    mapping = auto_map(found if file.src is None else file.src, dst, verify=verify, **how.given)
+    mapping = mapped(found if file.src is None else file.src, dst, verify=verify, **how.given)
     mapping = mapping if src is None else mapping.with_notes(*checkpoint_notes(found))
     mapping = file.read_by(mapping, how.on_mismatch)
     if how.strict:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxmap.api.loaded_form import of_what_is_loaded
 from fxmap.api.runnable import runnable
 from fxmap.api.stored_form import of_what_is_read
 from fxmap.errors import MappingError, QuantizationError, shorten
@@ -84,7 +85,7 @@ def verify(
         assert found.plan is not None
         with stage("prove"):
             proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
-        proof = of_what_is_read(proof, by_hand, ours)
+        proof = of_what_is_loaded(of_what_is_read(proof, by_hand, ours), by_hand.keys(), theirs)
         noise = _loss(by_hand, one, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
     return replace(proof, sqnr=noise, trace=Trace(tuple(steps)))
 

@@ -55,6 +55,7 @@ class Audit:
         alone: batches of one, of numbers from 0 to 1 and below 0, that were drawn and not run.
         accepted: the shapes of the runs.
         special: what was special in the further runs that both models accepted, in words.
+        tried: inputs of further runs in other manners and sizes, which both accepted.
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
         untaken: a decision by values that went one way in all runs, and behind which the models differ.
@@ -76,6 +77,7 @@ class Audit:
     unlike: str = ""
     ungiven: tuple[str, ...] = ()
     special: tuple[str, ...] = field(default=(), repr=False)
+    tried: tuple[Both, ...] = field(default=(), repr=False)
     numbers: tuple[float, ...] = field(default=(), repr=False)
     sampler: Sampler | None = field(default=None, repr=False)
 

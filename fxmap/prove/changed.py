@@ -21,6 +21,8 @@ from fxmap.run.drawn import drawn
 CHANGES = ((2.0, 1e-10), (1e3, 1e-10), (1e6, 1e-6))
 # Of so few numbers, noise may leave every sign as it is.
 _FEW = 8
+# How many more values of them are drawn.
+_MORE = 12
 # So small a multiple is below every threshold that is not 0.
 _TINY = 1e-9
 
@@ -38,8 +40,13 @@ class Changed:
     strange: bool = False
 
 
-def changed_values(own: Mapping[str, Tensor], paths: Sequence[str], *, odd: bool = True) -> Iterator[Changed]:
+def changed_values(
+    own: Mapping[str, Tensor], paths: Sequence[str], *, odd: bool = True, several: bool = False
+) -> Iterator[Changed]:
     """Yield other values of some tensors: noise of several sizes, and, unless they shall not be `odd`, 0 and other signs.
+
+    `several` asks for some more values of tensors of few numbers, which are not whole multiples of each other: what code
+    makes of a number may come again and again, such as whether it is even.
 
     Signs are turned for all of the tensors, and for half of them in as many ways as tell every two apart: in a product of
     two, the signs of both cancel.
@@ -62,6 +69,10 @@ def changed_values(own: Mapping[str, Tensor], paths: Sequence[str], *, odd: bool
             yield Changed({path: -own[path] for path in some}, least, strange=True)
     for by, at_least in CHANGES[1:] if few else ():
         yield Changed({path: -by * own[path] for path in few}, at_least, strange=True)
+    small = [path for path in drawn_ones if own[path].numel() < _FEW]
+    generator = torch.Generator().manual_seed(13)
+    for _ in range(_MORE if several and small else 0):
+        yield Changed({path: _anew(own[path], generator) for path in small}, least, strange=True)
 
 
 def is_moved(expected: Named, found: Named, change: Changed) -> bool:
@@ -76,6 +87,13 @@ def is_moved(expected: Named, found: Named, change: Changed) -> bool:
 
 def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
+
+
+def _anew(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw numbers of either sign, from a thirtieth to thirty times as large as those of a tensor."""
+    sizes = 30.0 ** (2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1)
+    signs = torch.where(torch.rand(tensor.shape, generator=generator) < 0.5, -1.0, 1.0)
+    return (sizes * signs * (float(tensor.abs().mean()) or 1.0)).to(tensor.dtype)
 
 
 def one_signed(tensor: Tensor) -> bool:

@@ -196,11 +196,10 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
             "where it goes the other way; pass example_inputs for which it does"
         )
     kept = {part for key in kept_tables(mapping, dst) for part in dst.names(key.removeprefix(dst.prefix))}
-    unlike = [path for path in examined.unlike if path not in dst.main.read]
-    if unlike:
+    if examined.unlike:
         return (
-            f"{shorten(sorted(unlike))}: with other values of it, which the mapping hands on, the outputs differ: the code "
-            "of one model reads it as numbers of Python, and that of the other does not, or makes something else of it"
+            f"{shorten(sorted(examined.unlike))}: with other values of it, which the mapping hands on, the outputs differ: "
+            "the code of one model reads it, and that of the other does not, or makes something else of it"
         )
     known = kept | examined.permuted
     unread = [path for path in examined.moving if path not in dst.main.read and path not in known]

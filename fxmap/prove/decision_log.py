@@ -33,7 +33,7 @@ class Log:
         usual: the extents that ordinary inputs of the source have, by place; those of masks are left out.
         last: the decisions of both models in the last run that was compared.
         compared: what values were compared with, in the source and in the destination.
-        sizes, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
+        sizes, batches, alike, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
         unwatched: the models, 0 or 1, that do not run while they are watched.
         refusing: the model that refused inputs last.
     """
@@ -47,6 +47,8 @@ class Log:
     last: tuple[Decisions, ...] = ()
     compared: tuple[set[float], set[float]] = field(default_factory=lambda: (set(), set()))
     sizes: set[int] = field(default_factory=set)
+    batches: set[int] = field(default_factory=set)
+    alike: set[int] = field(default_factory=set)
     reads: bool = False
     lengths: bool = False
     draws: bool = False
@@ -74,6 +76,8 @@ class Log:
         finally:
             self.compared[which].update(seen.numbers)
             self.sizes |= seen.sizes
+            self.batches |= seen.batches
+            self.alike |= seen.alike
             self.reads |= seen.reads
             self.lengths |= seen.lengths
             self.draws |= seen.draws
@@ -144,7 +148,7 @@ def is_ordinary(tensors: Sequence[Tensor], usual: Mapping[int, Sequence[int]]) -
 
 def _is_even(tensor: Tensor, usual: Sequence[int]) -> bool:
     if tensor.layout is not torch.strided or not tensor.numel():
-        return False
+        return tensor.layout is torch.strided  # one without a number is no ordinary one
     extents = usual if len(usual) == tensor.dim() else (1,) * tensor.dim()
     if any(one == 1 and other > 1 for one, other in zip(tensor.shape, extents, strict=True)):
         return True

@@ -57,7 +57,8 @@ class Decisions(TorchFunctionMode):
     Attributes:
         outcomes: by place, the outcomes of the decisions there.
         numbers: what values were compared with.
-        sizes: what sizes were compared with.
+        sizes: what sizes were compared with, or divided by for the rest.
+        batches, alike: of these, what first axes were compared with; and the sizes with which sizes were.
         reads, lengths: whether values, or the length of a tensor, left tensors in a way that is not watched further.
         draws: whether code draws numbers.
         layouts: whether code asks how the numbers of a tensor lie in memory.
@@ -70,9 +71,11 @@ class Decisions(TorchFunctionMode):
         self.outcomes: dict[Site, set[bool]] = {}
         self.numbers: set[float] = set()
         self.sizes: set[int] = set()
+        self.batches: set[int] = set()
+        self.alike: set[int] = set()
         self.reads = self.lengths = self.draws = self.layouts = False
         self.forced, self.chance = forced, chance
-        self._made = WeakTensorKeyDictionary()
+        self._made: Any = WeakTensorKeyDictionary()
         self._leave = partial(_MATH.leave, self)
 
     def __enter__(self) -> "Decisions":
@@ -108,12 +111,29 @@ class Decisions(TorchFunctionMode):
         elif name in _LAYOUTS or getattr(getattr(func, "__self__", None), "__name__", "") in _LAYOUTS:
             self.layouts = self.layouts or _site(by_value=False) is not None
         elif name in ("size", "numel", "nelement") or getattr(getattr(func, "__self__", None), "__name__", "") == "shape":
-            return self._sized(result, by_value=bool(args) and args[0] in self._made)
-        if isinstance(result, torch.Tensor) and (
-            name == "repeat_interleave" or (name == "__getitem__" and _is_cut(args[1]))
-        ):
-            self._made[result] = name  # as long as values say
+            return self._sized(result, self._made.get(args[0], frozenset()) if args else frozenset())
+        if isinstance(result, torch.Tensor):
+            self._note_made(result, args, cut=name == "repeat_interleave" or (name == "__getitem__" and _is_cut(args[1])))
         return result
+
+    def _note_made(self, result: torch.Tensor, args: Any, *, cut: bool) -> None:
+        """Note the extents of a tensor that values have made: it was cut as values say, or is made of such tensors.
+
+        An operation hands on the extents that its result has as well; where it has none of them, as behind a join, those
+        that none of its arguments has.
+        """
+        if not cut and not self._made:
+            return
+        tensors = [part for arg in args for part in (arg if isinstance(arg, list | tuple) else (arg,)) if _is_plain(part)]
+        known = {extent for tensor in tensors for extent in tensor.shape}
+        made = frozenset[int]().union(*(self._made.get(tensor, ()) for tensor in tensors))
+        new = frozenset(extent for extent in result.shape if extent not in known)
+        if cut:
+            self._made[result] = new or frozenset(result.shape)
+        elif made:
+            handed_on = made.intersection(result.shape) or new
+            if handed_on:
+                self._made[result] = handed_on
 
     def _chosen(self, name: str, args: Any, kwargs: Any) -> Any:
         """Note whether code chooses any place of a tensor: a loop over none runs no time, and leaves nothing in a graph.
@@ -129,20 +149,32 @@ class Decisions(TorchFunctionMode):
         self.outcomes.setdefault(site, set()).update({False, is_any})
         return (*args[:place], args[place] == 0, *args[place + 1 :]) if site in self.forced else args
 
-    def _sized(self, result: Any, *, by_value: bool) -> Any:
-        """Return a size that notes what it is compared with; `by_value` where values have made the tensor as long."""
+    def _sized(self, result: Any, made: frozenset[int]) -> Any:
+        """Return a size that notes what it is compared with, as a value where it is one that values have `made`."""
         if type(result) is torch.Size:
-            return torch.Size([_Whole(extent).watched(self, by_value=by_value) for extent in result])
+            several = len(result) > 1
+            return torch.Size(
+                _Whole(extent).watched(self, by_value=extent in made, first=several and not axis)
+                for axis, extent in enumerate(result)
+            )
+        # A number of elements is a product of extents.
+        by_value = type(result) is int and any(result % extent == 0 if extent else not result for extent in made)
         return _Whole(result).watched(self, by_value=by_value) if type(result) is int else result
 
-    def decided(self, outcome: bool, *, by_value: bool, against: object = None) -> bool:
+    def note(self, number: "_Watched", against: object) -> None:
+        """Note what a number is compared with, or divided by for the rest."""
+        if type(against) in (int, float) and _site(number.by_value) is not None:
+            (self.numbers if number.by_value else self.sizes).add(against)  # type: ignore[arg-type]
+            self.batches.update([int(against)] if number.first else [])  # type: ignore[call-overload]
+        elif isinstance(against, _Whole) and not number.by_value:
+            self.alike.add(int(against))
+
+    def decided(self, outcome: bool, *, by_value: bool) -> bool:
         """Note a decision of the code that is running, and return which way it shall go."""
         site = _site(by_value)
         if site is None:
             return outcome
         self.outcomes.setdefault(site, set()).add(outcome)
-        if type(against) in (int, float):
-            (self.numbers if by_value else self.sizes).add(against)  # type: ignore[arg-type]
         return outcome != (site in self.forced)
 
 
@@ -169,6 +201,10 @@ _CHANCES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     **dict.fromkeys(("uniform_", "normal_", "bernoulli_"), lambda drawn, chance: drawn.fill_(chance)),
 }
 _FXMAP, _TORCH = str(Path(__file__).resolve().parents[1]), str(Path(torch.__file__).resolve().parent)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def _is_choice(index: Any) -> bool:
@@ -220,10 +256,11 @@ class _Watched:
 
     seen: Decisions
     by_value: bool
+    first: bool
 
-    def watched(self, seen: Decisions, *, by_value: bool) -> Any:
-        """Return the number, which reports to `seen`."""
-        self.seen, self.by_value = seen, by_value
+    def watched(self, seen: Decisions, *, by_value: bool, first: bool = False) -> Any:
+        """Return the number, which reports to `seen`; `first` if it is the extent of a first axis, or made of one."""
+        self.seen, self.by_value, self.first = seen, by_value, first
         return self
 
 
@@ -242,7 +279,8 @@ def _compared(kind: type, name: str) -> Callable[[Any, Any], Any]:
         outcome = plain(self, other)
         if outcome is NotImplemented:
             return outcome
-        return self.seen.decided(outcome, by_value=self.by_value, against=other)
+        self.seen.note(self, other)
+        return self.seen.decided(outcome, by_value=self.by_value)
 
     return compare
 
@@ -251,6 +289,8 @@ def _computed(kind: type, name: str) -> Callable[..., Any]:
     plain = getattr(kind, name)
 
     def compute(self: Any, *others: Any) -> Any:
+        if name == "__mod__":
+            self.seen.note(self, others[0])
         return _as_watched(plain(self, *others), self)
 
     return compute
@@ -259,10 +299,10 @@ def _computed(kind: type, name: str) -> Callable[..., Any]:
 def _as_watched(result: Any, by: "_Watched") -> Any:
     """Return what was computed of a watched number, watched as well."""
     if type(result) is int:
-        return _Whole(result).watched(by.seen, by_value=by.by_value)
+        return _Whole(result).watched(by.seen, by_value=by.by_value, first=by.first)
     if type(result) is tuple:
         return tuple(_as_watched(part, by) for part in result)
-    return _Real(result).watched(by.seen, by_value=by.by_value) if type(result) is float else result
+    return _Real(result).watched(by.seen, by_value=by.by_value, first=by.first) if type(result) is float else result
 
 
 def _handing_on(plain: Callable[..., Any]) -> Callable[..., Any]:

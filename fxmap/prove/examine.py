@@ -268,10 +268,11 @@ class Examiner:
 
     @torch.no_grad()
     def _special(self, found: Audit, outputs: Callable[[Mapping[str, Tensor], Both], Named]) -> Iterator[tuple[Both, Named]]:
-        """Yield special samples with their outputs: a key may move what no draw reaches, such as what is beyond a number."""
+        """Yield special samples with their outputs, and those of other manners and sizes: a key may move these alone."""
         if found.sampler is None or not found.samples or not self._budget.always:
             return
-        for _, sample in islice(specials(found.sampler, smallest(found, 3), found.numbers), _SPECIAL):
+        special = islice(specials(found.sampler, smallest(found, 3), found.numbers), _SPECIAL)
+        for sample in (*(sample for _, sample in special), *found.tried):
             try:
                 yield sample, outputs(self.weights.dst, sample)
             except Exception as error:  # whatever a model raises on what it does not accept
@@ -338,7 +339,7 @@ class Examiner:
         Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
         each change is tried on one sample: the largest on the smallest one.
         """
-        changes = changed_values(own, some, odd=not place)
+        changes = changed_values(own, some, odd=not place, several=not self._budget.thrifty)
         sizes = len(CHANGES)
         if self._budget.thrifty and count > 1:
             return islice(changes, sizes - 1) if place else islice(changes, sizes - 1, None)

@@ -34,6 +34,7 @@ from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.decisions import Site
+from fxmap.prove.decisive import decisive_shapes
 from fxmap.prove.manners import SEED, manners
 from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
@@ -162,7 +163,8 @@ class _Runs:
             if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
-            tried = self._tried(found, manner.text, manner.both, gradients=manner.gradients, named=named)
+            keep = 2 * len(found.tried) < self.budget.manners
+            tried = self._tried(found, manner.text, manner.both, keep=keep, gradients=manner.gradients, named=named)
             alone |= tried is not found
             given |= {manner.given} if tried is not found else set()
             if manner.left_out and tried is not found:
@@ -284,15 +286,22 @@ class _Runs:
             examples, numbers, found.accepted, 4 * self.budget.longest if self.budget.always else self.budget.longest or _FEW
         )
         if self.budget.thrifty:
+            found = self._decisive(found, examples)
             # Of large samples no more than two are run at once, and these have been.
             shapes = (shape for shape in shapes if shape.sizes or shape.axes or shape.spatial or not self._is_large(shape))
-        for seed, shape in enumerate(islice(shapes, self.budget.sizes)):
+        for seed, shape in enumerate(islice(shapes, self.budget.sizes if not found.refuted else 0)):
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break
             inputs = self.sampler.draw(shape, seed)
-            found = self._tried(found, "another size", inputs)
+            found = self._tried(found, "another size", inputs, keep=True)
             if found.refuted:
                 break
+        return found
+
+    def _decisive(self, found: Audit, examples: Sequence[Tensor]) -> Audit:
+        """Run the few sizes that the code of the models asks for."""
+        for seed, shape in enumerate(decisive_shapes(examples, self.auditor.log, self.held.limits)):
+            found = found if found.refuted else self._tried(found, "another size", self.sampler.draw(shape, seed))
         return found
 
     def lengths(self, found: Audit) -> Audit:
@@ -311,7 +320,7 @@ class _Runs:
             length = queue[runs] if runs < len(queue) else next(gaps(outcomes), 0)
             if not length or found.refuted:
                 break
-            found = self._tried(found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs))
+            found = self._tried(found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs), keep=True)
             outcomes[length] = single([seen.outcomes for seen in self.auditor.log.last])
         return found
 
@@ -364,17 +373,25 @@ class _Runs:
         outcome = self.auditor.compare(self.auditor.log.reached[site], forced=forced)
         return outcome is None or bool(outcome[1]) or outcome[0] <= self.auditor.tolerance
 
-    def _tried(self, found: Audit, text: str, both: Both, **manner: Any) -> Audit:
-        """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here."""
+    def _tried(self, found: Audit, text: str, both: Both, *, keep: bool = False, **manner: Any) -> Audit:
+        """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here.
+
+        Inputs of another manner or size may be kept, if the models are small: keys that move nothing are changed on these.
+        """
         outcome = self.auditor.compare(both, **manner)
         if outcome is None or outcome[1]:
             return found
         if outcome[0] <= self.auditor.tolerance:
-            return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text))
+            tried = (*found.tried, both) if keep and self._keeps(found, both) else found.tried
+            return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text), tried=tried)
         return replace(
             found, error=outcome[0], refuted=describe(text, both, Shape()), samples=(*found.samples, both),
             ran=(*found.ran, text),
         )  # fmt: skip
+
+    def _keeps(self, found: Audit, both: Both) -> bool:
+        """Whether inputs are kept: in as many other manners as sizes, and small ones."""
+        return len(found.tried) < 2 * self.budget.always and sum(value.numel() for value in both[0].flat()) <= _MANY
 
 
 def _count(value: Tensor) -> int:

@@ -14,6 +14,7 @@ as int32
 with gradients, not contiguous
 without a batch
 with one more axis
+as parts of larger tensors
 expanded
 in a second call
 in a call after 2 others
@@ -109,13 +110,29 @@ def _strided(value: Tensor) -> Tensor:
     """Return the same numbers in another order of memory, as a part of a larger tensor."""
     if not value.dim():
         return value
-    turned = value.transpose(-1, -2) if value.dim() > 1 else value
-    inner = torch.cat([turned, turned])[len(turned) :]
+    inner = _part(value.transpose(-1, -2) if value.dim() > 1 else value)
     return inner.transpose(-1, -2) if value.dim() > 1 else inner
 
 
+def _part(value: Tensor) -> Tensor:
+    """Return the same numbers as the second part of a larger tensor, whose first part holds others.
+
+    Code that counts from the beginning of the memory finds the others.
+
+    >>> part = _part(torch.tensor([1.0, 2.0]))
+    >>> part.tolist(), part.as_strided((2,), (1,), 0).tolist()
+    ([1.0, 2.0], [3.0, 2.0])
+    """
+    if not value.dim():
+        return value
+    other = ~value if value.dtype is torch.bool else value.flatten().roll(1).reshape(value.shape) + 1
+    return torch.cat([other, value])[len(value) :]
+
+
 def _layouts(values: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield the same numbers with the channels last, with one row that is there once for all, and as sparse tensors."""
+    """Yield the same numbers as a part of others, with the channels last, with one row for all, and as sparse tensors."""
+    if any(value.dim() for value in values):
+        yield "as parts of larger tensors", [_part(value) for value in values]
     if any(value.dim() == 4 for value in values):
         last = torch.channels_last
         yield "channels last", [v.contiguous(memory_format=last) if v.dim() == 4 else v for v in values]

@@ -30,12 +30,13 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import is_whole, named_outputs
-from fxmap.prove.changed import Changed, by_halves, changed_values, disturbed, is_moved
+from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved
+from fxmap.prove.other_integers import apart, integers_like
 from fxmap.prove.samples import Both
 from fxmap.prove.weights import Weights, held, mapped_weights
 
-# How many of the numbers that code names are tried, and others: beyond the end of a queue, of a warm-up, of a schedule.
-_NAMED, _NUMBERS = 12, (10**6, 0, 7, 100, 10**4)
+# How often tensors are changed apart from each other.
+_APART = 10
 
 
 class Reads(TorchFunctionMode):
@@ -63,35 +64,6 @@ class Reads(TorchFunctionMode):
             for part in value if isinstance(value, list | tuple) else (value,):
                 self.paths.update(self._names.get(id(part), ()))
         return func(*args, **(kwargs or {}))
-
-
-def integers_like(tensor: Tensor, numbers: Sequence[float] = ()) -> list[Tensor]:
-    """Return other values that an integer or boolean tensor may have; `numbers` are those that code names.
-
-    >>> [value.tolist() for value in integers_like(torch.tensor([0, 8]))]
-    [[8, 0], [1, 8], [0, 7], [1, 9]]
-    """
-    every_other = (torch.arange(tensor.numel()) % 2 == 0).reshape(tensor.shape)
-    if tensor.dtype is torch.bool:
-        found = [~tensor, tensor ^ every_other, torch.ones_like(tensor), torch.zeros_like(tensor)]
-    elif tensor.numel() > 1:
-        first, last = tensor.clone().flatten(), tensor.clone().flatten()
-        first[0] += 1
-        last[-1] -= 1
-        turned = tensor.flatten().flip(0)
-        found = [turned, disturbed(tensor), tensor.flatten().roll(1), first, last, tensor + 1, tensor - 1]
-    else:
-        named = [int(number) for number in numbers if float(number).is_integer()][:_NAMED]
-        least, most = torch.iinfo(tensor.dtype).min, torch.iinfo(tensor.dtype).max
-        wanted = [int(tensor) + 1, *_NUMBERS, int(tensor) + 2, int(tensor) - 1, *(n + by for n in named for by in (0, 1))]
-        found = [torch.full_like(tensor, number) for number in wanted if least <= number <= most]
-    distinct: list[Tensor] = []
-    for value in (value.reshape(tensor.shape) for value in found):
-        below = tensor.dtype is not torch.bool and bool((value < 0).any()) and not bool((tensor < 0).any())
-        # Where no number is below 0, one that is may mean something else: a place counted from the end.
-        if not below and not any(torch.equal(value, other) for other in (tensor, *distinct)):
-            distinct.append(value)
-    return distinct
 
 
 @dataclass(frozen=True)
@@ -132,7 +104,10 @@ class ReadState:
             for key in by_halves(group, lambda some: self._shows(some, before)):
                 unlike = any(self._is_unlike(changed, before) for changed in self._changes([key]))
                 found[unlike].extend(self._parts(key))
-        return found
+        whole = [key for key in keys if self._is_whole(key) and not set(self._parts(key)) & set(found[1])]
+        for key in self._unlike_apart(whole, before):
+            found[1].extend(self._parts(key))
+        return [path for path in found[0] if path not in found[1]], found[1]
 
     def ignored(self, kept: set[str]) -> set[str]:
         """Return the names of tables that the destination keeps in its state dict, and that its code does not read."""
@@ -193,6 +168,21 @@ class ReadState:
             if (len(keys) > 1) if after is None else self._moves_alike(after, before) is not None:
                 return True
         return False
+
+    def _unlike_apart(self, keys: list[str], before: tuple[Any, Any]) -> list[str]:
+        """Return the fewest keys whose integers, changed apart from each other, move one model otherwise than the other.
+
+        Two permutations commute where both are the same, and where one is the identity.
+        """
+        paths = {path: self.weights.src[path] for key in keys for path in sorted(self._sources(key))}
+        for changed in apart(paths, self.numbers, min(_APART, self.limit // 2)) if len(paths) > 1 else ():
+            if self._is_unlike(changed, before):
+                needed = dict(changed)
+                for path in changed:
+                    fewer = {other: value for other, value in needed.items() if other != path}
+                    needed = fewer if fewer and self._is_unlike(fewer, before) else needed
+                return [key for key in keys if not needed.keys().isdisjoint(self._sources(key))]
+        return []
 
     def _is_unlike(self, changed: Mapping[str, Tensor], before: tuple[Any, Any]) -> bool:
         """Whether other values move one model otherwise than the other; not where one of them does not take the values."""

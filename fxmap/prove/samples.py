@@ -196,7 +196,7 @@ def _mask(example: Tensor, shape: tuple[int, ...], generator: torch.Generator, p
     """
     usual = bool(example.double().mean() >= 0.5) if example.numel() else True
     holes = torch.rand(shape, generator=generator) < DRAWS.holes
-    if len(shape) > 1 and shape[-1] > 1:
+    if len(shape) > 1 and shape[-1] > 1 and holes.numel():
         holes[..., 0] = False
         # A hole for certain, and another row without one at the same place.
         rows = holes.view(-1, shape[-1])

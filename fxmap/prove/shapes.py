@@ -17,6 +17,7 @@ batch [(13, {6: 3}), (13, {}), (5, {6: 3}), (5, {})]
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations, zip_longest
+from math import isqrt
 
 from torch import Tensor
 
@@ -67,6 +68,8 @@ class Extents:
     shortest: int = 5
     # Other sizes of maps, axis by axis: above and below, and odd.
     factors: tuple[tuple[float, float, float], ...] = ((1.3, 1.12, 1.2), (0.8, 0.66, 0.7))
+    # The least number that may be the area of a map.
+    least_area: int = 9
     # The longest sequence that is run, and how many limits of the models are tried, the largest first.
     longest: int = 300
     limits: int = 12
@@ -213,7 +216,7 @@ def more_shapes(
     around = [number + by for number in numbers for by in (0, 1, -1) if number + by > 0]
     main = largest(examples)
     if any(shape.spatial for shape in accepted):
-        columns = [*_more_maps(main.dim() - 2, around, numbers, longest), _layouts(place_of(main, examples), main)]
+        columns = [*_more_maps(tuple(main.shape[2:]), around, numbers, longest), _layouts(place_of(main, examples), main)]
         yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
     moved = {extent for shape in accepted for extent in shape.sizes}
     own = [extent for tensor in examples for extent in tensor.shape[1:]]
@@ -225,20 +228,23 @@ def more_shapes(
     pieces = [by * number + 1 for number in numbers for by in (2, 1)]
     lengths = dict.fromkeys(n for n in (_LONG, *around, _LONGER, *products, *own, *pieces, *_ROUND) if n <= longest)
     crowd = longest if longest > EXTENTS.longest else _CROWD
-    batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 9, 16, 7, 10, 12) if n <= crowd)
+    batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 0, 9, 16, 7, 10, 12) if n <= crowd)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
     columns.append([Shape(batch) for batch in batches])
     columns.append([Shape(n, sizes={extent: n}) for n in (2, 5, 3, 1) for extent in sorted(moved)])
     yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
 
 
-def _more_maps(rank: int, around: Sequence[int], numbers: Sequence[int], longest: int) -> Iterator[list[Shape]]:
+def _more_maps(own: tuple[int, ...], around: Sequence[int], numbers: Sequence[int], longest: int) -> Iterator[list[Shape]]:
     """Yield narrow and wide maps, then square ones, up to the numbers that code compares an edge or an area with."""
+    rank = len(own)
     edges = dict.fromkeys((*around, *(round(number**0.5) + 1 for number in numbers if number > 100)))
     few = (3, 5, 1, 2, 7, 8, 14, 16, 28, 10, 20, 32, 100)
     yield [Shape(1, spatial=(edge,) * rank) for edge in dict.fromkeys((*edges, *few)) if edge <= min(longest, _WIDEST)]
     if rank == 2:
-        thin = [(24, 96), (93, 21), (5, 40), (40, 4), (3, 9)]
+        alike = of_one_area(own) if numbers else []
+        thin = [*alike[:1], (24, 96), (93, 21), (5, 40), *alike[1:], (40, 4), (3, 9)]
+        thin += [pair for number in numbers if 8 <= number <= longest**2 for pair in _of_area(number)]
         thin += [pair for edge in edges if edge <= 64 for pair in ((edge, 2 * edge + 3), (2 * edge + 3, edge))]
         thin += [pair for edge in edges if 64 < edge <= longest for pair in ((16, edge), (edge, 16))]
         thin += [
@@ -247,6 +253,30 @@ def _more_maps(rank: int, around: Sequence[int], numbers: Sequence[int], longest
             for by in (-(-16 // edge),)
         ]
         yield [Shape(1, spatial=pair) for pair in thin]
+
+
+def of_one_area(edges: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return maps of the area of a given one, with other edges: code may compare an area alone, or both edges.
+
+    Edges are halved and doubled, so that they stay multiples of what they were multiples of.
+
+    >>> of_one_area((32, 32))
+    [(16, 64), (64, 16), (8, 128)]
+    """
+    height, width = edges
+    found = [(height // by, width * by) for by in (2, 4) if height % by == 0]
+    turned = [(height * 2, width // 2)] if width % 2 == 0 else []
+    return [*found[:1], *turned, *found[1:]]
+
+
+def _of_area(area: int) -> list[tuple[int, int]]:
+    """Return the most square map of an area that is no square, and the same on its side.
+
+    >>> _of_area(256), _of_area(7)
+    ([(8, 32), (32, 8)], [(1, 7), (7, 1)])
+    """
+    edge = max(edge for edge in range(1, isqrt(area) + 1) if area % edge == 0 and edge * edge != area)
+    return [(edge, area // edge), (area // edge, edge)]
 
 
 def _layouts(place: int, example: Tensor) -> list[Shape]:

@@ -16,7 +16,7 @@ Source: boundary values and constants of the code under test, Myers, The Art of 
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from math import inf, log
 
 import torch
@@ -30,6 +30,8 @@ Form = tuple[str, Tensor]
 # How many numbers that code names are tried.
 _NUMBERS = 24
 _FAR = 1e7
+# How many of them are put in one row together.
+_IN_ROWS = 6
 # The ladder of scales.
 _LOWEST, _HIGHEST, _STEP = 0.03, 300.0, 1.08
 
@@ -50,7 +52,8 @@ def specials(
     forms = [
         [(f"{slot.name} {text}", [*values[:i], value.to(slot.example.dtype), *values[i + 1 :]]) for text, value in found]
         for i, slot in order
-        for found in [[*_sequences(slot, values[i], sequences), *_forms(slot, values[i], numbers)]]
+        for value in [values[i]]
+        for found in [[*_sequences(slot, value, sequences), *_forms(slot, value, numbers), *_several(slot, value, numbers)]]
     ]
     for text, changed in (*_together(sampler.slots, values), *_in_turn(forms)):
         yield text, sampler.both_of(changed)
@@ -149,6 +152,32 @@ def _sequences(slot: Slot, values: Tensor, sequences: Sequence[tuple[int, ...]])
                 changed = values.clone()
                 changed[:, start : start + len(parts)] = numbers
                 yield f"{text} with {parts}", changed
+
+
+def _several(slot: Slot, values: Tensor, numbers: Sequence[float]) -> Iterator[Form]:
+    """Put several of the numbers that code names in every row: two in turn, two at its ends, one so often as another says.
+
+    Rows whose numbers come again and again are put last.
+    """
+    if slot.role not in (Role.INDICES, Role.INTEGERS) or values.dim() < 2 or values.shape[1] < 2:
+        return
+    length = values.shape[1]
+    whole = [int(c) for c in numbers if float(c).is_integer() and c >= 0]
+    known = [c for c in whole if slot.role is Role.INTEGERS or c < slot.rows][:_IN_ROWS]
+    for one, other in permutations(known, 2):
+        for text, places in (("in turn", (0, 1)), ("at the ends", (0, length - 1))):
+            changed = values.clone()
+            changed[:, places[0]], changed[:, places[1]] = one, other
+            yield f"with {one} and {other} {text}", changed
+    for number in known:
+        for count in dict.fromkeys(c for c in (2, *whole) if 1 < c < length):
+            changed = torch.where(values == number, known[-1] if number != known[-1] else 0, values)
+            changed[:, (torch.arange(count) * length) // count] = number
+            yield f"with {number} {count} times", changed
+    for period in (2, 3):
+        if period < length:
+            repeated = torch.arange(length) % period
+            yield f"of period {period}", values[:, repeated]
 
 
 def _placed(values: Tensor, number: float) -> Tensor:

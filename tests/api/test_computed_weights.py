@@ -60,6 +60,39 @@ def test_weights_of_hooks_and_parametrizations_are_computed(wrap: Any, with_src:
     assert not mapping.missing
 
 
+WRAPS: dict[str, Any] = {
+    "weight norm": weight_norm,
+    "weight norm, new": parametrizations.weight_norm,
+    "spectral norm": spectral_norm,
+}
+
+
+@pytest.mark.parametrize("with_src", [False, True])
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_plain_weight_beside_another_form_of_it_is_refused_where_their_numbers_differ(wrap: str, with_src: bool) -> None:
+    state = wrapped(WRAPS[wrap]).state_dict()
+    beside = {**state, "0.weight": torch.randn(8, 6)}
+    dst = plain(8)
+    before = dst(X)
+    with pytest.raises(fxmap.LoadError, match=r"0\.weight stands beside .* make other numbers"):
+        fxmap.load(dst, beside, src=plain() if with_src else None)
+    agrees(dst, before)
+
+
+@pytest.mark.parametrize("wrap", ["weight norm", "weight norm, new"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_plain_weight_beside_another_form_of_the_same_numbers_is_read(wrap: str) -> None:
+    src, dst = wrapped(WRAPS[wrap]), plain(8)
+    with torch.no_grad():
+        for parameter in src.parameters():
+            parameter.mul_(1.3)
+        expected = src(X)
+        weight = (src[0].weight).detach().clone()  # type: ignore[index]
+    fxmap.load(dst, {**src.state_dict(), "0.weight": weight}, src=plain())
+    agrees(dst, expected)
+
+
 @pytest.mark.parametrize("wrap", [weight_norm, parametrizations.weight_norm])
 def test_a_plain_weight_gives_direction_and_size_of_weight_norm(wrap: Any) -> None:
     src, dst = plain(), wrapped(wrap)

@@ -32,8 +32,14 @@ class Scaled(nn.Module):
         lambda m, y: y.gather(-1, (y * m.t).topk(3, -1)[1]),
         lambda m, y: m.h(y + F.relu(m.t - 100)),
         lambda m, y: m.h(F.normalize(y * m.t.exp(), dim=-1)),
+        lambda m, y: m.h(y) * (1 - 2 * ((0.3 * m.t).abs().floor() % 2)),
+        lambda m, y: m.h(F.layer_norm(y + m.t, (8,)) if len(y) > 1 else y + m.t),
+        lambda m, y: m.h(F.layer_norm(y + m.t, (8,)) if len(y) < 39 else y + m.t),
     ],
-    ids=["sign before a norm", "sign before an argmax", "sign before a topk", "a far relu", "a tiny factor before eps"],
+    ids=[
+        *("sign before a norm", "sign before an argmax", "sign before a topk", "a far relu", "a tiny factor before eps"),
+        *("even or odd", "one sample", "a large batch"),
+    ],
 )
 def test_a_number_whose_sign_or_size_alone_matters_is_not_inert(function: Callable[[Any, Tensor], Tensor]) -> None:
     mapping = fxmap.auto_map(Scaled(function).eval(), Scaled(function).eval(), example_inputs=torch.randn(16, 8))

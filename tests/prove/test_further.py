@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
@@ -61,6 +62,14 @@ PARTING: dict[str, tuple[Callable[..., Any], Any]] = {
     "a large batch": (lambda h, x, *_: -h if len(x) > 64 else h, FLOATS),
     "ids in turn": (lambda h, x, *_: -h if tuple(x[0, :2].tolist()) == (4, 9) else h, IDS),
     "a part of a larger tensor": (lambda h, x, *_: -h if x.storage_offset() > 0 else h, FLOATS),
+    "the beginning of the memory": (lambda h, x, *_: h + x.as_strided(x.shape, x.stride(), 0) - x, FLOATS),
+    "two ids beside each other": (lambda h, x, *_: -h if [31, 17] in x.unfold(1, 2, 1)[0].tolist() else h, IDS),
+    "two ids at the ends": (lambda h, x, *_: -h if (int(x[0, 0]), int(x[0, -1])) == (31, 17) else h, IDS),
+    "an id three times in every row": (lambda h, x, *_: [h, -h][int(((x == 31).sum(1) == 3).all())], IDS),
+    "ids that come again": (
+        lambda h, x, *_: -h if x[0, :3].tolist() == x[0, 3:6].tolist() and len(set(x[0].tolist())) == 3 else h,
+        IDS,
+    ),
     "one row for all": (lambda h, x, *_: -h if x.stride(0) == 0 else h, FLOATS),
     "another number of steps": (lambda h, x, mask, n: h if n == 1 else -h, (IDS, MASK, 1)),
 }
@@ -81,6 +90,25 @@ def test_a_model_with_decisions_is_itself(name: str) -> None:
     proof = fxmap.auto_map(Net(function, True), Net(function, True), example_inputs=example).proof
     assert proof is not None
     assert proof.ok, proof.reason
+
+
+class OfRows(nn.Module):
+    """The sum of all rows; `on` says whether it has a value of its own for none."""
+
+    def __init__(self, on: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.on = nn.Linear(8, 8), nn.Linear(8, 5), on
+
+    def forward(self, x: Tensor) -> Tensor:
+        summed: Tensor = self.b(torch.tanh(self.a(x)).sum(0))
+        return summed if len(x) or not self.on else torch.zeros_like(summed)
+
+
+def test_an_empty_batch_is_run() -> None:
+    proof = fxmap.auto_map(OfRows(False), OfRows(True), example_inputs=torch.randn(5, 8)).proof
+    assert not proof.ok
+    assert "0x8" in proof.reason
+    assert fxmap.auto_map(OfRows(True), OfRows(True), example_inputs=torch.randn(5, 8)).proof.ok
 
 
 def _strange(x: Tensor) -> bool:
@@ -261,3 +289,24 @@ def test_scores_beyond_the_number_that_masks_them_are_not_run() -> None:
     assert fills_of(Causal(by_number)) == [-1e9]
     mapping = fxmap.auto_map(Causal(by_infinity).eval(), Causal(by_number).eval(), example_inputs=torch.randn(2, 5, 6))
     assert mapping.proof.ok, str(mapping)
+
+
+class Positioned(nn.Module):
+    """A table of positions that is resized unless the map is as large, by its area or by both edges."""
+
+    def __init__(self, by_area: bool) -> None:
+        super().__init__()
+        self.a, self.h, self.by_area = nn.Conv2d(3, 6, 8, 8), nn.Conv2d(6, 4, 1), by_area
+        self.table = nn.Parameter(torch.randn(1, 6, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.a(x)
+        alike = h[0, 0].numel() == 16 if self.by_area else h.shape[2:] == (4, 4)
+        table = self.table if alike else F.interpolate(self.table, h.shape[2:], mode="bilinear")
+        return self.h(h + table.reshape(1, 6, *h.shape[2:]))
+
+
+def test_maps_of_the_area_of_the_given_one_with_other_edges_are_run() -> None:
+    image = torch.randn(1, 3, 32, 32)
+    assert not fxmap.auto_map(Positioned(True), Positioned(False), example_inputs=image).proof.ok
+    assert fxmap.auto_map(Positioned(True), Positioned(True), example_inputs=image).proof.ok

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap import Status
-from fxmap.prove.read_state import integers_like
+from fxmap.prove.other_integers import apart, integers_like
 
 Function = Callable[[Tensor, Any], Tensor]
 
@@ -91,3 +91,86 @@ def test_other_values_of_integers_have_their_dtype_and_shape_and_differ(value: T
         assert other.shape == value.shape
         assert not torch.equal(other, value)
     assert value.numel() > 1 or any(int(other) == 1000 for other in found)
+
+
+class Several(nn.Module):
+    """Two layers with a function between them, which reads two buffers."""
+
+    def __init__(self, function: Function, one: Tensor, other: Tensor) -> None:
+        super().__init__()
+        self.a, self.h, self.function = nn.Linear(8, 8), nn.Linear(8, 4), function
+        self.register_buffer("one", one.clone())
+        self.register_buffer("other", other.clone())
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.function(torch.tanh(self.a(x)), self))
+
+
+SEVERAL: dict[str, tuple[Function, Function, Tensor]] = {
+    "composed": (
+        lambda h, m: h[..., m.one[m.other]],
+        lambda h, m: h[..., m.other[m.one]],
+        torch.arange(8),
+    ),
+    "one after the other, as lists": (
+        lambda h, m: h[..., m.one.tolist()][..., m.other.tolist()],
+        lambda h, m: h[..., m.other.tolist()][..., m.one.tolist()],
+        torch.arange(8),
+    ),
+    "two switches": (
+        lambda h, m: -h if bool(m.one) and not bool(m.other) else h,
+        lambda h, m: -h if bool(m.one) else h,
+        torch.tensor(False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_two_buffers_that_only_differ_together_refute_the_proof(name: str) -> None:
+    one, other, value = SEVERAL[name]
+    pair = Several(one, value, value).eval(), Several(other, value, value).eval()
+    assert not fxmap.auto_map(*pair, example_inputs=torch.randn(2, 6, 8)).proof.ok
+
+
+@pytest.mark.parametrize("name", ["composed", "two switches"])
+def test_two_buffers_that_both_models_read_alike_are_proven(name: str) -> None:
+    function, _, value = SEVERAL[name]
+    pair = Several(function, value, value).eval(), Several(function, value, value).eval()
+    assert fxmap.auto_map(*pair, example_inputs=torch.randn(2, 6, 8)).proof.ok
+
+
+def _patched(h: Tensor, m: Any) -> Any:
+    return h * (m.s.sum() - m.s[2:].sum() + 1 + (m.s[2] > 9))
+
+
+def _two_of_three(h: Tensor, m: Any) -> Tensor:
+    return 2 * h if bool(m.s[1]) and not bool(m.s[2]) else h
+
+
+ONE_NUMBER: dict[str, tuple[Function, Function, Tensor]] = {
+    "a part of a version": (lambda h, m: h * (m.s[:2].sum() + 1), _patched, torch.tensor([1, 2, 3])),
+    "one of three switches": (
+        lambda h, m: 2 * h if bool(m.s[1]) and not bool(m.s[0]) else h,
+        _two_of_three,
+        torch.tensor([True, False, True]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE_NUMBER)
+def test_one_number_of_a_buffer_that_matters_in_one_model_alone_refutes_the_proof(name: str) -> None:
+    one, other, value = ONE_NUMBER[name]
+    assert not fxmap.auto_map(Net(one, value).eval(), Net(other, value).eval(), example_inputs=torch.randn(2, 6, 8)).proof.ok
+
+
+def test_each_number_of_a_few_is_changed_by_itself_and_within_the_range_of_all() -> None:
+    found = [value.tolist() for value in integers_like(torch.tensor([1, 2, 3]), [9.0])]
+    for value in ([1, 2, 10], [1, 10, 3], [10, 2, 3], [3, 2, 1], [1, 1, 3]):
+        assert value in found
+
+
+def test_tensors_that_are_changed_apart_get_other_permutations_each() -> None:
+    order = torch.arange(8)
+    drawn = list(apart({"a": order, "b": order}, (), 6))
+    assert all(not torch.equal(values["a"], values["b"]) for values in drawn if len(values) == 2)
+    assert {len(values) for values in drawn} == {1, 2}

@@ -33,7 +33,7 @@ def attacks() -> Iterator[Attack]:
         lambda h, m: torch.tanh(torch.tanh(h) * m.times),
         lambda h, m: torch.tanh(torch.tanh(h) * m.times**2),
     )
-    for name, (buffers, one_way, other_way) in _BY_PYTHON.items():
+    for name, (buffers, one_way, other_way) in (_BY_PYTHON | _TOGETHER).items():
         yield _read(name, buffers, one_way, other_way)
     one = {"low": torch.zeros(8, dtype=torch.long), "high": torch.zeros(8, dtype=torch.long)}
     yield _exchanged("two integer buffers exchanged", one, lambda h, m: (h + m.low) * (1 + m.high))
@@ -76,9 +76,40 @@ _BY_PYTHON: dict[str, tuple[Mapping[str, Tensor], Function, Function]] = {
     "a switch that is not read": ({"on": torch.tensor(True)}, lambda h, m: h if bool(m.on) else -h, lambda h, _: h),
 }  # fmt: skip
 
+_ORDERS = {"order": torch.arange(8), "places": torch.arange(8)}
+# Buffers of which several, or one number by itself, have to change before two models part.
+_TOGETHER: dict[str, tuple[Mapping[str, Tensor], Function, Function]] = {
+    "two permutations, composed the other way": (
+        _ORDERS,
+        lambda h, m: torch.tanh(h[..., m.order]) + h[..., m.order[m.places]],
+        lambda h, m: torch.tanh(h[..., m.order]) + h[..., m.places[m.order]],
+    ),
+    "two permutations, in the other order": (
+        _ORDERS,
+        lambda h, m: torch.tanh(h[..., m.order]) + h[..., m.order.tolist()][..., m.places.tolist()],
+        lambda h, m: torch.tanh(h[..., m.order]) + h[..., m.places.tolist()][..., m.order.tolist()],
+    ),
+    "the last part of a version": (
+        {"version": torch.tensor([1, 2, 3])},
+        lambda h, m: h * (m.version[:2].sum() + 1),
+        lambda h, m: h * (m.version[:2].sum() + 1 + (m.version[2] > 9)),
+    ),
+    "another of three switches": (
+        {"switches": torch.tensor([True, False, True])},
+        lambda h, m: 2 * h if bool(m.switches[1]) and not bool(m.switches[0]) else h,
+        lambda h, m: 2 * h if bool(m.switches[1]) and not bool(m.switches[2]) else h,
+    ),
+    "two switches at once": (
+        {"first": torch.tensor(False), "second": torch.tensor(False)},
+        lambda h, m: -h if bool(m.first) and bool(m.second) else h,
+        lambda h, m: 2 * h if bool(m.first) and bool(m.second) else h,
+    ),
+}  # fmt: skip
+
 
 def _train(model: Any) -> None:
     for name, value in (
+        ("places", [0, 2, 1, 4, 3, 5, 6, 7]), ("version", [1, 2, 12]), ("switches", [0, 1, 1]), ("first", 1), ("second", 1),
         ("order", [3, 0, 1, 2, 4, 6, 7, 5]), ("keep", [1, 0] * 4), ("shift", range(8)), ("times", [1, 2] * 4), ("count", 3),
         ("window", [1, 7]), ("pointer", [2]), ("calls", 2000), ("on", 0),
         ("low", [3, 0, 1, 2, 4, 6, 7, 5]), ("high", [7, 6, 5, 4, 0, 1, 2, 3]),

@@ -8,6 +8,7 @@ from benchmarks.proof.attacks import (
     arguments,
     batch,
     behind,
+    coincidences,
     decisions,
     families,
     inputs,
@@ -43,5 +44,6 @@ KINDS: dict[str, Callable[[], Iterator[Attack]]] = {
     "attack: manners of calling": lambda: both_ways(decisions.calls()),
     "attack: arguments": lambda: both_ways(arguments.attacks()),
     "attack: turns between draws": lambda: both_ways(turns.attacks()),
+    "attack: coincidences": lambda: both_ways(coincidences.attacks()),
     "attack: parts that are none": lambda: both_ways(parts.attacks()),
 }

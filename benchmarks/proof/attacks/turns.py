@@ -231,9 +231,20 @@ def _beside() -> Iterator[Attack]:
         lambda: (torch.randn(2, 6, 8), mask), lambda: (_floats(2, 6, 8), -mask),
     )  # fmt: skip
 
+    yield free(
+        "a length that two tensors of values have", partial(_counted, turned=False), partial(_counted, turned=True), _LAYERS,
+        lambda: (torch.randn(2, 6, 8), torch.tensor(6)), lambda: (_floats(2, 6, 8), torch.tensor(41)),
+    )  # fmt: skip
+
 
 def _absolute(m: Any, x: Tensor, y: Tensor) -> Any:
     return m.h(torch.tanh(m.a(x)) * (y if int(y.min()) >= 0 else -y)[..., None])
+
+
+def _counted(m: Any, x: Tensor, y: Tensor, *, turned: bool) -> Any:
+    h = m.a(x)
+    length = (torch.arange(100)[:y] + torch.arange(100)[:y]).numel()
+    return m.h(-h if turned and length == 41 else h)
 
 
 def _rare() -> Iterator[Attack]:

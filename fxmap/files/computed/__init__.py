@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fxmap.expressions.base import Expression
 from fxmap.files.computed.int8 import is_int8, ranges, weights_of_int8
@@ -47,7 +48,8 @@ KINDS: tuple[Kind, ...] = (
     WRAPPED,
 )
 
-
+# How far two forms of one weight may be apart: what was stored in half precision, or rounded when it was computed.
+_ALIKE = 1e-2
 # What reading a file of other contents than its names say may raise.
 _MALFORMED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
 
@@ -125,6 +127,8 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
                 continue
             try:
                 made = list(kind.make(view, stem))
+                for weight in made:
+                    _refuse_two(view, weight, kind.name)
             except (CannotCompute, *_MALFORMED) as error:
                 refused[stem] = str(error)
                 continue
@@ -133,12 +137,29 @@ def compute(state: Mapping[str, Any], wanted: Mapping[str, Any], settings: Setti
             kinds[kind.name] = kinds.get(kind.name, 0) + len(made)
     if not any(map(_parametrized, wanted)):
         left = {stem for stem in map(_parametrized, view.keys()) if stem and stem not in same}
-        refused |= dict.fromkeys(sorted(left), "a parametrization that is not known here")
+        refused = dict.fromkeys(sorted(left), "a parametrization that is not known here") | refused
     refused |= {stem: why for stem, why in lone(view, wanted).items() if stem not in same}
     read = {part: weight.key for weight in view.made.values() for part in weight.parts if part in state}
     # A float model has no ranges of activations.
     read |= dict.fromkeys(ranges(state) if int8 == (True, False) else (), "")
     return Computed(view.made, read, {name: count for name, count in kinds.items() if count}, refused)
+
+
+def _refuse_two(view: View, weight: Weight, kind: str) -> None:
+    """Refuse a weight that the file has in another form as well, with other numbers.
+
+    Raises:
+        CannotCompute: nothing says which of the two was the model's.
+    """
+    if weight.key not in view or weight.key in weight.parts:
+        return
+    one, other = (expression.evaluate(view.file) for expression in (weight.expression, view.read(weight.key)))
+    alike = isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape and not one.is_meta
+    if not alike or not torch.allclose(one.double(), other.to(one.device).double(), rtol=_ALIKE, atol=_ALIKE):
+        raise CannotCompute(
+            f"{weight.key} stands beside {' and '.join(weight.parts)} ({kind}), which make other numbers: drop those that "
+            "the model did not use from the file"
+        )
 
 
 def _stored_so_too(kind: Kind, stems: list[str], wanted: Mapping[str, Any]) -> set[str]:
