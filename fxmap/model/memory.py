@@ -116,14 +116,18 @@ def holding(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iter
 
     So code sees them wherever it keeps these objects, as in a plain object or a list beside the modules' own tables.
     """
-    before = [(tensor, tensor.data) for tensor in tensors.values() if _is_plain(tensor)]
+    # Every attribute of a tensor would be a Python call to what watches the functions of torch.
+    with torch._C.DisableTorchFunction():
+        before = [(tensor, tensor.data) for tensor in tensors.values() if _is_plain(tensor)]
     try:
-        for path, tensor in tensors.items():
-            if path in values and _is_plain(tensor) and _is_plain(values[path]):
-                tensor.data = values[path].detach()
+        with torch._C.DisableTorchFunction():
+            for path, tensor in tensors.items():
+                if path in values and _is_plain(tensor) and _is_plain(values[path]):
+                    tensor.data = values[path].detach()
         yield
     finally:
-        carry_out(partial(setattr, tensor, "data", data) for tensor, data in before)
+        with torch._C.DisableTorchFunction():
+            carry_out(partial(setattr, tensor, "data", data) for tensor, data in before)
 
 
 def _is_plain(tensor: Tensor) -> bool:

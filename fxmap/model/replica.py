@@ -191,7 +191,8 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     >>> norm.running_mean
     tensor([0.])
     """
-    steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
+    with torch._C.DisableTorchFunction():
+        steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
     own = [
         [(table, dict(table)) for table in (vars(module), *(vars(module)[name] for name in _TABLES))]
         for module in model.modules()
@@ -200,14 +201,16 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        carry_out([*(partial(_restore, held) for held in own), *steps])
+        with torch._C.DisableTorchFunction():
+            carry_out([*(partial(_restore, held) for held in own), *steps])
 
 
 def _restore(tables: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     for table, before in tables:
-        for name in [name for name in table if name not in before]:
-            del table[name]
         table.update(before)
+        if len(table) > len(before):
+            for name in [name for name in table if name not in before]:
+                del table[name]
 
 
 def _put_back(buffer: Tensor, value: Tensor) -> None:

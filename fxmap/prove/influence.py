@@ -25,6 +25,9 @@ from fxmap.run.deferred import Deferred, Sparing, absolute_sum, mean_size
 from fxmap.run.lockstep import Comparison
 from fxmap.run.randomize import cotangents
 
+# From so many numbers on, gradients are not kept.
+_LARGE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Influence:
@@ -69,7 +72,10 @@ def _gradients(
     if not values:
         return {}
     passes.add(2)
-    with Sparing() if any(isinstance(leaf, Deferred) for leaf in leaves.values()) else nullcontext():
+    # The gradients of large weights take longer to write to memory than to compute.
+    numbers = sum(leaf.numel() for leaf in leaves.values())
+    large = numbers > _LARGE or any(isinstance(leaf, Deferred) for leaf in leaves.values())
+    with Sparing() if large else nullcontext():
         gradients = torch.autograd.grad(
             values, list(leaves.values()), cotangents(values, generator), allow_unused=True, retain_graph=True
         )
