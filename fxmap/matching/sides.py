@@ -46,7 +46,7 @@ class Side:
     @cached_property
     def places(self) -> Places:
         """Where the twin keeps its tensors."""
-        return Places.of(self.main.module)
+        return Places.of(self.main.module, self.main.tensors)
 
     def decoded(self) -> dict[str, Expression]:
         """Map every tensor of the twin to the expression that reads it from the state dict of the user's model."""

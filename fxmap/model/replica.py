@@ -8,7 +8,7 @@ values. A replica has tensor objects of its own. Large ones lie in the memory of
 Cost: linear in the number of modules, and in what they hold beside tensors.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -179,8 +179,8 @@ def _is_computed(value: object) -> bool:
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore a model's buffers (counters, statistics) and attributes at the end of the `with` block.
+def unchanged(model: nn.Module, buffers: Iterable[Tensor] | None = None) -> Iterator[None]:
+    """Restore a model's buffers (counters, statistics), or some of them, and attributes at the end of the `with` block.
 
     Some models note the size of what they are run on (a window that was shrunk to a small map), and are another function
     from then on.
@@ -192,7 +192,8 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     tensor([0.])
     """
     with torch._C.DisableTorchFunction():
-        steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
+        kept = [buffer for buffer in (model.buffers() if buffers is None else buffers) if _is_comparable(buffer)]
+        steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in kept]
     own = [
         [(table, dict(table)) for table in (vars(module), *(vars(module)[name] for name in _TABLES))]
         for module in model.modules()

@@ -20,7 +20,6 @@ from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.sides import Side
 from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs
-from fxmap.model.memory import holding
 from fxmap.model.places import Places
 from fxmap.model.recall import active
 from fxmap.model.replica import run_fresh, unchanged
@@ -133,7 +132,7 @@ def call_own(
     if (recall := active()) is not None:
         recall.next_run()
     calling = _Calling(module, double)
-    with unchanged(module), holding(side.main.tensors, own):
+    with unchanged(module, places.loose), places.holding(own):
         return run_fresh(module, lambda: _watched(calling, places, own, nullcontext() if watch is None else watch(own)))
 
 
