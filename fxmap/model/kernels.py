@@ -4,6 +4,7 @@ Cost: those of the operations that they are written as; a grouped convolution by
 """
 
 from functools import partial
+from types import MethodWrapperType
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class DoubleKernels(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look for a product that is known, else compute what the function does."""
+        if type(func) is MethodWrapperType:
+            return func(*args)  # an attribute of a tensor, such as its shape
         kwargs, recall = kwargs or {}, active()
         if recall is None:
             return self._computed(func, *args, **kwargs)

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from fxmap.model.memory import can_hold
+from fxmap.model.replica import tables_of, unchanged
 from fxmap.model.restoring import carry_out
 
 # A module's table of tensors, and the name of one in it.
@@ -35,30 +36,39 @@ class Places:
         slots: the places in the modules, by every path that a tensor has; none if the replica is `scripted`.
         buffers: the buffers, each by its first path.
         objects: the tensor objects that can hold other values, each with its own values, by path.
+        loose: the buffers that are none of these.
+        modules: all modules.
+        tables: the dicts that they hold beside their tensors.
         scripted: whether modules of TorchScript keep tensors elsewhere.
     """
 
     slots: Mapping[str, Slot]
     buffers: tuple[tuple[str, Tensor], ...]
     objects: Mapping[str, tuple[Tensor, Tensor]]
+    loose: tuple[Tensor, ...]
+    modules: tuple[nn.Module, ...]
+    tables: tuple[dict[Any, Any], ...]
     scripted: bool
 
     @classmethod
     def of(cls, module: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
         """Find the places of a module's tensors; of the given ones, which it may keep elsewhere too, also the objects."""
         slots: dict[str, Slot] = {}
-        scripted = any(isinstance(part, torch.jit.ScriptModule) for part in module.modules())
+        modules, buffers = tuple(module.modules()), tuple(module.named_buffers())
+        scripted = any(isinstance(part, torch.jit.ScriptModule) for part in modules)
         for path, part in () if scripted else module.named_modules(remove_duplicate=False):
             tables: tuple[dict[str, Tensor | None], ...] = (part._parameters, part._buffers)
             slots |= {f"{path}.{name}" if path else name: (table, name) for table in tables for name in table}
         objects = {path: (tensor, tensor.data) for path, tensor in tensors.items() if can_hold(tensor)}
-        return cls(slots, tuple(module.named_buffers()), objects, scripted)
+        held = {id(tensor) for tensor, _ in objects.values()}
+        loose = tuple(buffer for _, buffer in buffers if id(buffer) not in held)
+        return cls(slots, buffers, objects, loose, modules, tuple(tables_of(module)), scripted)
 
-    @property
-    def loose(self) -> list[Tensor]:
-        """The buffers that keep their own values, which code may write to."""
-        held = {id(tensor) for tensor, _ in self.objects.values()}
-        return [buffer for _, buffer in self.buffers if id(buffer) not in held]
+    @contextmanager
+    def unchanged(self, module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the module's tensor objects hold other values in the `with` block; at its end all of it is as before."""
+        with unchanged(module, self.loose, self.modules), self.holding(values):
+            yield
 
     def take(self, tensors: Mapping[str, Tensor]) -> bool:
         """Put tensors into the modules, by path, inside a block of `unchanged`; return False if one has no place there."""

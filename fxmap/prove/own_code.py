@@ -22,7 +22,7 @@ from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs
 from fxmap.model.places import Places
 from fxmap.model.recall import active
-from fxmap.model.replica import run_fresh, unchanged
+from fxmap.model.replica import run_fresh
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import outputs_of
 from fxmap.prove.choose_inputs import InputPair
@@ -127,13 +127,18 @@ def call_own(
         watch: returns a context for the run of the code, from the tensors that the code reads, by path.
     """
     module, places = side.main.module, side.places
+    calling = _Calling(module, inputs.double())
     with torch._C.DisableTorchFunction():
-        double, own = inputs.double(), _own(places, tensors)
+        own = _own(places, tensors)
     if (recall := active()) is not None:
         recall.next_run()
-    calling = _Calling(module, double)
-    with unchanged(module, places.loose), places.holding(own):
-        return run_fresh(module, lambda: _watched(calling, places, own, nullcontext() if watch is None else watch(own)))
+
+    def run() -> Any:
+        with nullcontext() if watch is None else watch(own):
+            return _call(calling, places, own)
+
+    with places.unchanged(module, own):
+        return run_fresh(module, run, places.tables)
 
 
 def _own(places: Places, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,12 +151,11 @@ def _own(places: Places, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own | rest
 
 
-def _watched(calling: "_Calling", places: Places, tensors: Mapping[str, Tensor], watch: Watch) -> Any:
-    with watch:
-        # Modules of TorchScript keep their tensor objects, which hold the values.
-        if places.scripted or places.take(tensors):
-            return calling()
-        return functional_call(calling, {f"module.{path}": value for path, value in tensors.items()}, (), tie_weights=False)
+def _call(calling: "_Calling", places: Places, tensors: Mapping[str, Tensor]) -> Any:
+    # Modules of TorchScript keep their tensor objects, which hold the values.
+    if places.scripted or places.take(tensors):
+        return calling()
+    return functional_call(calling, {f"module.{path}": value for path, value in tensors.items()}, (), tie_weights=False)
 
 
 class _Calling(nn.Module):
