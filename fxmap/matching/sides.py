@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import fx, nn
 
@@ -20,6 +21,7 @@ from fxmap.graph.kinds import Trait, kinds
 from fxmap.matching.own_masks import as_constants, own_masks
 from fxmap.model.budget import BUDGET, budget
 from fxmap.model.inputs import Given, Inputs
+from fxmap.model.places import Places
 from fxmap.model.wrappers import unwrap
 from fxmap.normalize.fold import Fold
 from fxmap.normalize.network import Network
@@ -40,6 +42,11 @@ class Side:
     twin: Twin
     main: Network
     prefix: str = ""
+
+    @cached_property
+    def places(self) -> Places:
+        """Where the twin keeps its tensors."""
+        return Places.of(self.main.module, self.main.tensors)
 
     def decoded(self) -> dict[str, Expression]:
         """Map every tensor of the twin to the expression that reads it from the state dict of the user's model."""

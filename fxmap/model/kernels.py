@@ -3,6 +3,8 @@
 Cost: those of the operations that they are written as; a grouped convolution by patches needs memory for the patches.
 """
 
+from functools import partial
+from types import MethodWrapperType
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from fxmap.model.few_rows import can_add_rows, can_join_positions, joined_positions, linear
+from fxmap.model.recall import PRODUCTS, active
 from fxmap.model.tensors import tensors_of
 
 
@@ -24,22 +28,38 @@ class DoubleKernels(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Intercept two-dimensional grouped convolutions, and products by group."""
-        kwargs = kwargs or {}
+        """Look for a product that is known, else compute what the function does."""
+        if type(func) is MethodWrapperType:
+            return func(*args)  # an attribute of a tensor, such as its shape
+        kwargs, recall = kwargs or {}, active()
+        if recall is None:
+            return self._computed(func, *args, **kwargs)
+        if func in PRODUCTS:
+            return recall.product(func, args, kwargs, partial(self._computed, func))
+        recall.watch(getattr(func, "__name__", ""), args, kwargs)
+        return self._computed(func, *args, **kwargs)
+
+    def _computed(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Intercept convolutions that torch computes slowly, products of few rows, and products by group."""
+        name = getattr(func, "__name__", "")
         if func is torch.conv2d:
             call = dict(zip(_CONV2D, args, strict=False)) | kwargs
             if _is_depthwise(**call):
                 return _grouped_convolution(**call)
-        if getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm"):
+            if can_join_positions(**call):
+                return joined_positions(**call)
+        elif func is F.linear and can_add_rows(*args, **kwargs):
+            return linear(*args, **kwargs)
+        elif name in ("grouped_mm", "_grouped_mm"):
             call = dict(zip(_GROUPED_MM, args, strict=False)) | kwargs
             if call["input"].dtype is torch.float64 and can_part(**call):
                 return grouped_mm(call["input"], call["weight"], call["offs"])
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            if _FAR in str(error) and getattr(func, "__name__", "") in _MAKING and kwargs.get("dtype") is None:
+            if _FAR in str(error) and name in _MAKING and kwargs.get("dtype") is None:
                 return func(*args, **{**kwargs, "dtype": torch.float64})
-            if not _has_two_precisions(args, kwargs) or getattr(func, "__name__", "").endswith("_"):
+            if not _has_two_precisions(args, kwargs) or name.endswith("_"):
                 raise
             args, kwargs = tree_map(_widened, (args, kwargs))
             return func(*args, **kwargs)

@@ -13,9 +13,7 @@ Cost: nothing until a write; then a copy of the model, and the run begins anew.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fxmap.model.dispatch import DispatchMode
-from fxmap.model.restoring import carry_out, let_through
+from fxmap.model.restoring import let_through
 from fxmap.model.tensors import tensors_of
 
 Result = TypeVar("Result")
@@ -110,28 +108,7 @@ def on_own_memory(module: nn.Module, run: Callable[[], Result]) -> Result:
     return run()
 
 
-@contextmanager
-def holding(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the tensor objects of a replica hold other values, by path, inside the `with` block.
-
-    So code sees them wherever it keeps these objects, as in a plain object or a list beside the modules' own tables.
-    """
-    # What watches the functions of torch that code calls need not see these.
-    with torch._C.DisableTorchFunction():
-        plain = {path: tensor for path, tensor in tensors.items() if _is_plain(tensor)}
-        before = [(tensor, tensor.data) for tensor in plain.values()]
-    try:
-        with torch._C.DisableTorchFunction():
-            for path, tensor in plain.items():
-                if path in values and _is_plain(values[path]):
-                    tensor.data = values[path].detach()
-        yield
-    finally:
-        with torch._C.DisableTorchFunction():
-            carry_out(partial(setattr, tensor, "data", data) for tensor, data in before)
-
-
-def _is_plain(tensor: Tensor) -> bool:
+def can_hold(tensor: Tensor) -> bool:
     """Whether a tensor can hold other values: torch's own class, in memory, not sparse and not quantized."""
     is_torchs = type(tensor) in (Tensor, nn.Parameter)
     return is_torchs and tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized

@@ -8,7 +8,7 @@ values. A replica has tensor objects of its own. Large ones lie in the memory of
 Cost: linear in the number of modules, and in what they hold beside tensors.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -145,17 +145,14 @@ def on_meta(model: nn.Module) -> nn.Module:
     return twin
 
 
-def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
+def run_fresh(replica: nn.Module, run: Callable[[], Result], tables: Iterable[dict[Any, Any]] | None = None) -> Result:
     """Run a replica with its caches emptied, such as attention biases that are computed once in eval mode.
 
-    A cache is a dict of tensors that are no parameters. A model that needs one of them as it is runs with it.
+    A cache is a dict of tensors that are no parameters. A model that needs one of them as it is runs with it. `tables` are
+    the dicts that its modules hold, if they are known.
     """
-    caches = [
-        (value, dict(value))
-        for module in replica.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, dict) and not name.startswith("_") and value and all(map(_is_computed, value.values()))
-    ]
+    found = tables_of(replica) if tables is None else tables
+    caches = [(value, dict(value)) for value in found if value and all(map(_is_computed, value.values()))]
     for cache, _ in caches:
         cache.clear()
     try:
@@ -169,6 +166,16 @@ def run_fresh(replica: nn.Module, run: Callable[[], Result]) -> Result:
         return run()
 
 
+def tables_of(replica: nn.Module) -> list[dict[Any, Any]]:
+    """Return the dicts that modules hold by names without an underscore."""
+    return [
+        value
+        for module in replica.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, dict) and not name.startswith("_")
+    ]
+
+
 def _is_comparable(tensor: Tensor) -> bool:
     """Whether a tensor holds numbers that `torch.equal` can compare: it is not on the meta device, and not sparse."""
     return not tensor.is_meta and tensor.layout is torch.strided
@@ -179,8 +186,12 @@ def _is_computed(value: object) -> bool:
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(
+    model: nn.Module, buffers: Iterable[Tensor] | None = None, modules: Iterable[nn.Module] | None = None
+) -> Iterator[None]:
     """Restore a model's buffers (counters, statistics) and attributes at the end of the `with` block.
+
+    `buffers` are those that may change, if not all of them, and `modules` those of the model, if they are known.
 
     Some models note the size of what they are run on (a window that was shrunk to a small map), and are another function
     from then on.
@@ -191,23 +202,31 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     >>> norm.running_mean
     tensor([0.])
     """
-    steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in model.buffers() if _is_comparable(buffer)]
+    with torch._C.DisableTorchFunction():
+        kept = [buffer for buffer in (model.buffers() if buffers is None else buffers) if _is_comparable(buffer)]
+        steps = [partial(_put_back, buffer, buffer.detach().clone()) for buffer in kept]
     own = [
-        [(table, dict(table)) for table in (vars(module), *(vars(module)[name] for name in _TABLES))]
-        for module in model.modules()
+        (table, dict(table) if table else _NOTHING)
+        for module in (model.modules() if modules is None else modules)
         if not isinstance(module, torch.jit.ScriptModule)
+        for table in (vars(module), module._parameters, module._buffers, module._modules)
     ]
     try:
         yield
     finally:
-        carry_out([*(partial(_restore, held) for held in own), *steps])
+        with torch._C.DisableTorchFunction():
+            carry_out([partial(_restore, own), *steps])
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 def _restore(tables: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     for table, before in tables:
-        for name in [name for name in table if name not in before]:
-            del table[name]
         table.update(before)
+        if len(table) > len(before):
+            for name in [name for name in table if name not in before]:
+                del table[name]
 
 
 def _put_back(buffer: Tensor, value: Tensor) -> None:

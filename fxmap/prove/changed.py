@@ -117,13 +117,22 @@ def noise(tensor: Tensor, generator: torch.Generator) -> Tensor | float:
     return numbers if numbers.dim() else float(numbers)
 
 
-def scaled(tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float) -> Mapping[str, Tensor]:
+def scaled(
+    tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float, memory: Mapping[str, Tensor] | None = None
+) -> Mapping[str, Tensor]:
     """Return tensors of which some are larger by a factor: copies, since the models' code may write to what it is given.
+
+    `memory` are copies that were made before, which are overwritten: to fetch new memory takes longer than to multiply.
 
     >>> scaled({"a": torch.ones(2), "b": torch.ones(2)}, ["a"], 4.0)
     {'a': tensor([4., 4.]), 'b': tensor([1., 1.])}
     """
-    return {**tensors, **{path: tensors[path] * factor for path in paths}}
+    changed = dict(tensors)
+    for path in paths:
+        tensor, copy = tensors[path], (memory or {}).get(path)
+        fits = copy is not None and copy.shape == tensor.shape and not isinstance(tensor, Deferred)
+        changed[path] = torch.mul(tensor, factor, out=copy if fits else None)
+    return changed
 
 
 def disturbed(tensor: Tensor, by: float = CHANGES[0][0], seed: int = 7) -> Tensor:

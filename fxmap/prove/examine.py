@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
+from fxmap.model.recall import recalling
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.budget import Budget
-from fxmap.prove.changed import CHANGES, Changed, by_halves, changed_values, is_moved, noise, scaled
+from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.further import Held, further, smallest
 from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
@@ -141,9 +142,10 @@ class Examiner:
         found = self._audit(both, TOLERANCES.double)
         if found.refuted and self._is_no_difference(found.error, self.weights, found.samples[-1]):
             found = self._audit(both, TOLERANCES.single)
+        copies: dict[str, Tensor] = {}
         for index, factor in enumerate(_FACTORS):
             if not found.refuted and not found.unpaired and found.samples:
-                found = self._with_other_weights(found, factor, (found.alone[index], found.samples[0]))
+                found = self._with_other_weights(found, factor, (found.alone[index], found.samples[0]), copies)
         return found
 
     def _is_no_difference(self, error: float, weights: Weights, sample: Both) -> bool:
@@ -209,14 +211,18 @@ class Examiner:
         fast = any(isinstance(module, _FAST) for model in models for module in model.modules())
         return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized, fast=fast)
 
-    def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
-        """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""
+    def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both], copies: dict[str, Tensor]) -> Audit:
+        """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs.
+
+        `copies` holds the weights, to be overwritten by the next ones.
+        """
         canonical = self.plan.src.main.canonical
         mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
         chosen = [
             path for path, tensor in self.weights.src.items() if canonical[path] in mapped and _is_weight(tensor, factor)
         ]
-        changed = scaled(self.weights.src, chosen, factor)
+        changed = scaled(self.weights.src, chosen, factor, copies)
+        copies.update((path, changed[path]) for path in chosen)
         weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
         runs = ((sample, self._outputs(weights, sample)) for sample in choices)
         sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
@@ -227,7 +233,7 @@ class Examiner:
             error = 0.0
         if error > TOLERANCES.single and factor > _LEAST and self._is_rounding(error, weights, sample):
             # What saturates keeps values small, and lets rounding grow: such weights say nothing.
-            return self._with_other_weights(found, factor / 2, choices)
+            return self._with_other_weights(found, factor / 2, choices, copies)
         text = f"{sample[0].size} with weights {factor:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= TOLERANCES.double else text)
@@ -236,7 +242,7 @@ class Examiner:
         """Return the outputs of both models; None where one of them does not run, or the source's are not finite."""
         self.passes.add(2)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), recalling([*weights.src.values(), *weights.dst.values()]):
                 ours = call_own(self.plan.src, weights.src, sample[0])
                 theirs = call_own(self.plan.dst, weights.dst, sample[1])
         except Exception as error:  # whatever a model raises with tensors that do not fit it
@@ -337,13 +343,12 @@ class Examiner:
         """Return the changes that are tried on one of several samples.
 
         Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
-        each change is tried on one sample: the largest on the smallest one.
+        each change is tried on one sample: all but the first on the smallest one.
         """
         changes = changed_values(own, some, odd=not place, several=not self._budget.thrifty)
-        sizes = len(CHANGES)
-        if self._budget.thrifty and count > 1:
-            return islice(changes, sizes - 1) if place else islice(changes, sizes - 1, None)
-        return islice(changes, 1) if place else changes
+        if place:
+            return islice(changes, 1)
+        return islice(changes, 1, None) if self._budget.thrifty and count > 1 else changes
 
     def _found(
         self,

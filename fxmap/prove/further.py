@@ -289,6 +289,8 @@ class _Runs:
             found = self._decisive(found, examples)
             # Of large samples no more than two are run at once, and these have been.
             shapes = (shape for shape in shapes if shape.sizes or shape.axes or shape.spatial or not self._is_large(shape))
+            few = smallest(found, 1)
+            shapes = (replace(few, batch=shape.batch) if shape == Shape(shape.batch) else shape for shape in shapes)
         for seed, shape in enumerate(islice(shapes, self.budget.sizes if not found.refuted else 0)):
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break

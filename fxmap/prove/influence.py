@@ -24,6 +24,9 @@ from fxmap.run.deferred import Deferred, Sparing, absolute_sum, mean_size
 from fxmap.run.lockstep import Comparison
 from fxmap.run.randomize import cotangents
 
+# From so many numbers on, gradients are not kept.
+_LARGE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Influence:
@@ -68,13 +71,15 @@ def _gradients(
     if not values:
         return {}
     passes.add(2)
-    given, wanted = cotangents(values, generator), list(leaves.values())
-    if any(isinstance(leaf, Deferred) for leaf in wanted):
+    wanted = list(leaves.values())
+    # The gradients of large weights take longer to write to memory than to compute.
+    if sum(leaf.numel() for leaf in wanted) > _LARGE or any(isinstance(leaf, Deferred) for leaf in wanted):
+        given = cotangents(values, generator)
         with Sparing():
             gradients = torch.autograd.grad(values, wanted, given, allow_unused=True, retain_graph=True)
     else:
         # The sums of the products have the same gradients; torch imports its symbolic shapes to look at cotangents.
-        goals = [(value.real * part.real).sum() for value, part in zip(values, given, strict=True)]
+        goals = [(value.real * part.real).sum() for value, part in zip(values, cotangents(values, generator), strict=True)]
         gradients = torch.autograd.grad(goals, wanted, allow_unused=True, retain_graph=True)
     return {path: part for path, part in zip(leaves, gradients, strict=True) if part is not None}
 

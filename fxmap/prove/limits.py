@@ -11,7 +11,7 @@ Source: constants of the code under test as inputs, Fraser and Arcuri, The seed 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import isfunction, unwrap
 from types import CellType, CodeType, FunctionType
 from typing import Any
@@ -51,7 +51,7 @@ def fills_of(*models: nn.Module) -> list[float]:
 
 def _in_code(models: Sequence[nn.Module], *, whole: bool = False) -> Iterator[Any]:
     for model in models:
-        for function in _functions(model, [value for module in model.modules() for value in vars(module).values()]):
+        for function in _functions(model, _distinct(vars(module) for module in model.modules())):
             yield from _constants(function.__code__, whole=whole)
 
 
@@ -86,14 +86,20 @@ def _held(models: Sequence[nn.Module]) -> Iterator[Any]:
         holders += [
             dict(vars(kind)) for kind in {type(module) for module in model.modules()} if not _is_torch(kind.__module__)
         ]
-        holders += [vars(value) for holder in holders for value in holder.values() if hasattr(value, "to_dict")]
-        values = [value for holder in holders for value in holder.values()]
+        holders += [vars(value) for value in _distinct(holders) if hasattr(value, "to_dict")]
+        values = _distinct(holders)
         values += [part for value in values if isinstance(value, dict) for item in value.items() for part in item]
         for function in _functions(model, values):
             values += [function.__globals__.get(name) for name in function.__code__.co_names]
             values += _constants(function.__code__)
             values += [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
         yield from values
+
+
+def _distinct(holders: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Return all values once, and no empty table: most of what hundreds of modules hold is the same few objects."""
+    found = {id(value): value for holder in holders for value in holder.values()}
+    return [value for value in found.values() if not (isinstance(value, dict) and not value)]
 
 
 def _functions(model: nn.Module, values: list[Any]) -> Iterator[FunctionType]:

@@ -8,7 +8,7 @@ Cost: one forward pass of each model; two where they differ by no more than sing
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from fxmap.mapping.proof import SINGLE_TOLERANCE
 from fxmap.matching.sides import Side
 from fxmap.model.faults import said
 from fxmap.model.inputs import Inputs
-from fxmap.model.memory import holding
-from fxmap.model.replica import run_fresh, unchanged
+from fxmap.model.places import Places
+from fxmap.model.recall import active
+from fxmap.model.replica import run_fresh
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import outputs_of
 from fxmap.prove.choose_inputs import InputPair
@@ -125,26 +126,35 @@ def call_own(
         inputs: of the call.
         watch: returns a context for the run of the code, from the tensors that the code reads, by path.
     """
-    module, double = side.main.module, inputs.double()
+    module, places = side.main.module, side.places
+    calling = _Calling(module, inputs.double())
+    with torch._C.DisableTorchFunction():
+        own = _own(places, tensors)
+    if (recall := active()) is not None:
+        recall.next_run()
+
+    def run() -> Any:
+        with nullcontext() if watch is None else watch(own):
+            return _call(calling, places, own)
+
+    with places.unchanged(module, own):
+        return run_fresh(module, run, places.tables)
+
+
+def _own(places: Places, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of one run, by path: code may write to its state, and every run begins with the same."""
     # Buffers that are no part of the state dict are each model's own, in the dtype of the rest.
-    tables = {path: buffer.double() for path, buffer in module.named_buffers() if buffer.dtype is torch.float32}
-    # Code may write to its state: every run begins with the same.
-    state = {id(t := tensors.get(path, buffer)): t.clone() for path, buffer in module.named_buffers()}
+    tables = {path: buffer.double() for path, buffer in places.buffers if buffer.dtype is torch.float32}
+    state = {id(t := tensors.get(path, buffer)): t.clone() for path, buffer in places.buffers}
     own = {path: state.get(id(tensor), tensor) for path, tensor in (tables | dict(tensors)).items()}
-    own |= {path: state[id(buffer)] for path, buffer in module.named_buffers() if path not in own and id(buffer) in state}
-    calling = _Calling(module, double)
-    with unchanged(module), holding(side.main.tensors, own):
-        return run_fresh(module, lambda: _call(calling, own) if watch is None else _watched(calling, own, watch(own)))
+    rest = {path: state[id(buffer)] for path, buffer in places.buffers if path not in own and id(buffer) in state}
+    return own | rest
 
 
-def _watched(calling: "_Calling", tensors: Mapping[str, Tensor], watch: Watch) -> Any:
-    with watch:
-        return _call(calling, tensors)
-
-
-def _call(calling: "_Calling", tensors: Mapping[str, Tensor]) -> Any:
-    if any(isinstance(part, torch.jit.ScriptModule) for part in calling.module.modules()):
-        return calling()  # functional_call refuses them; their tensors hold the values
+def _call(calling: "_Calling", places: Places, tensors: Mapping[str, Tensor]) -> Any:
+    # Modules of TorchScript keep their tensor objects, which hold the values.
+    if places.scripted or places.take(tensors):
+        return calling()
     return functional_call(calling, {f"module.{path}": value for path, value in tensors.items()}, (), tie_weights=False)
 
 

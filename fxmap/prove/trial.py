@@ -46,6 +46,7 @@ from fxmap.matching.plan import Plan
 from fxmap.model.faults import left
 from fxmap.model.inputs import Given
 from fxmap.model.kernels import DoubleKernels
+from fxmap.model.recall import recalling
 from fxmap.model.restoring import let_through
 from fxmap.prove.agreement import Agreement
 from fxmap.prove.aligned import aligned, without_exchanged
@@ -148,8 +149,14 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
         reason = "the source's outputs are not finite, or all zero, on random weights" if reference.outputs else lacking
         return Proof(statuses=mapping.knowledge.statuses, reason=reason)
     weights = mapped_weights(mapping, plan.src, plan.dst, source)
-    context = Context(mapping, plan, weights, pairs)
     trial = _Trial(graphs, chosen, weights, reference)
+    with recalling([*weights.src.values(), *weights.dst.values()]):
+        return _tried(trial, Context(mapping, plan, weights, pairs), tables, generator)
+
+
+def _tried(trial: "_Trial", context: Context, tables: Tables, generator: torch.Generator) -> Proof:
+    """Make all runs with the mapped weights, and conclude."""
+    mapping, plan, chosen, weights, passes = context.mapping, context.plan, trial.chosen, trial.weights, trial.graphs.passes
     first, influence = trial.first_comparison(context.made(), generator)
     evidence = trial.evidence(first, influence, tables)
     verdict = judge(

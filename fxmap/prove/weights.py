@@ -1,6 +1,6 @@
 """The tensors of both models in a proof: the destination's are made of the source's by the mapping."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,9 +21,11 @@ class Weights:
     dst: Mapping[str, Tensor]
 
 
-def held(side: Side, keys: Container[str]) -> set[str]:
+def held(side: Side, keys: Iterable[str]) -> set[str]:
     """Return the paths of the tensors that the given state dict keys of a model hold."""
-    return {path for key, store in side.twin.stores.items() if side.prefix + key in keys for path in store.names}
+    stores, prefix = side.twin.stores, side.prefix
+    own = (key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+    return {path for key in own if key in stores for path in stores[key].names}
 
 
 def mapped_weights(mapping: KeyMapping, src: Side, dst: Side, source: Mapping[str, Tensor]) -> Weights:

@@ -85,14 +85,23 @@ def numbers(value: Any) -> Any:
     return value.recipe.all().contiguous() if isinstance(value, Deferred) else value
 
 
+# Numbers of a tensor of which the mean size is taken.
+_SAMPLED = 1 << 16
+
+
 def mean_size(value: Tensor) -> float:
-    """Return the mean of the absolute values of a tensor; of a large deferred one, of the first rows of its parts.
+    """Return the mean of the absolute values of a tensor; of a large one, of some, which tell how large it is.
+
+    Of a deferred one, they are the first rows of its parts.
 
     >>> mean_size(Deferred(Recipe((4, 2), torch.float32, lambda start, stop: -torch.ones(stop - start, 2))))
     1.0
     """
     if not isinstance(value, Deferred):
-        return absolute_sum(value.detach()) / max(value.numel(), 1)
+        value = value.detach()
+        if value.numel() > _SAMPLED and value.is_contiguous():
+            value = value.view(-1)[:: value.numel() // _SAMPLED]
+        return absolute_sum(value) / max(value.numel(), 1)
     parts = (value.recipe if value.recipe.swapped is None else value.recipe.swapped).joined()
     sizes = [float(part.rows(*next(part.blocks())).detach().abs().mean()) for part in parts]
     counts = [part.shape[0] for part in parts]

@@ -5,7 +5,7 @@ hides a whole block. Weights are drawn from a normal distribution and scaled by 
 doi:10.1109/ICCV.2015.123), so that a layer's output is about as large as its input. The statistics of batch norms are
 measured in a run (`calibrator.py`).
 
-Cost: one random number for every number of the model.
+Cost: one random number for every number of the model, or, in large tensors, one multiplication.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fxmap.graph.opgraph import TENSOR
 from fxmap.normalize.network import Network
-from fxmap.run.deferred import Deferred
+from fxmap.run.deferred import Deferred, numbers
 from fxmap.run.drawn import drawn, generator_of
 
 
@@ -41,8 +41,8 @@ class Scales:
 
 
 SCALES = Scales()
-# How many numbers are drawn at once.
-_BLOCK = 2**18
+# How many numbers are drawn at once; tensors of more than `_LARGE` are windows of one pool of numbers.
+_BLOCK, _LARGE = 2**18, 2**20
 
 _VARIANCE = "norm running_var"
 
@@ -69,8 +69,9 @@ def random_tensors(captured: Network, generator: torch.Generator, read: Containe
             role = roles.get(path, "")
             table = not isinstance(tensor, nn.Parameter) and not role.startswith("norm ") and path not in read
             fixed = table and (tensor.is_floating_point() or tensor.is_complex())
-            if isinstance(tensor, Deferred) and not fixed:
-                values[id(tensor)] = _deferred(path, tensor, role, generator.initial_seed())
+            if not fixed and (isinstance(tensor, Deferred) or _is_large(tensor)):
+                made = _deferred(path, tensor, role, generator.initial_seed())
+                values[id(tensor)] = made if isinstance(tensor, Deferred) else numbers(made)
             else:
                 values[id(tensor)] = in_double(tensor.detach()).clone() if fixed else _random(tensor, role, generator)
         result[path] = values[id(tensor)]
@@ -125,7 +126,12 @@ def _scale(tensor: Tensor, role: str) -> float:
     return SCALES.weight / math.sqrt(max(fan_in, 1))
 
 
-def _deferred(path: str, tensor: Deferred, role: str, seed: int) -> Tensor:
+def _is_large(tensor: Tensor) -> bool:
+    """Whether drawing each number of a tensor by itself takes as long as several runs of the model."""
+    return tensor.numel() >= _LARGE and tensor.is_floating_point() and tensor.dim() > 1
+
+
+def _deferred(path: str, tensor: Tensor, role: str, seed: int) -> Tensor:
     """Return the recipe of random numbers of a tensor that is deferred itself; few of them are drawn at once."""
     by_itself = role in ("norm weight", "norm running_var") or (role == "mul input" and tensor.dim() == 1)
     if by_itself or not tensor.is_floating_point():

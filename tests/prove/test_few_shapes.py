@@ -68,3 +68,7 @@ def test_scaled_weights_are_copies() -> None:
     assert torch.equal(changed["a"], before * 2.0**-20)
     changed["a"].zero_()
     assert torch.equal(weight, before)
+    again = scaled({"a": weight}, ["a"], 4.0, changed)
+    assert again["a"] is changed["a"]
+    assert torch.equal(again["a"], before * 4.0)
+    assert torch.equal(weight, before)
