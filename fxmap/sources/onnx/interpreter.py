@@ -33,6 +33,7 @@ class Reading:
         fixed: what no input and no weight changes.
         guarded: results of choices that guard a softmax against NaN, with the node of the softmax.
         numbers: single numbers of the code.
+        variances: results of maxima of a variance and zero, and the names of the variances.
         is_turned: the graph turns maps to channels first and back.
         norms: norms that are written out, by the names of their results.
         kernels: kernels that are held as layers read them: the names of what is made of them, and theirs.
@@ -48,6 +49,7 @@ class Reading:
     fixed: frozenset[str] = frozenset()
     guarded: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, Tensor] = field(default_factory=dict)
+    variances: dict[str, str] = field(default_factory=dict)
     is_turned: bool = False
     norms: dict[str, Norm] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
@@ -151,6 +153,9 @@ class Interpreter:
         if (softmax := reading.guarded.get(output)) is not None:
             axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
             return safe_softmax(values[softmax.input[0]], axis)
+        if output in reading.variances:
+            same: Tensor = values[reading.variances[output]]
+            return same
         if node.op_type == "Add" and not reading.masks.isdisjoint(node.input):
             mask, other = node.input if node.input[0] in reading.masks else reversed(node.input)
             return without(values[mask], values[other])
