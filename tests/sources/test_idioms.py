@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.sources.onnx.idioms import kept_variances
+from fxmap.sources.onnx.idioms import gates, kept_variances
 from fxmap.sources.onnx.model import OnnxModel
 
 onnx = pytest.importorskip("onnx")
@@ -93,3 +93,42 @@ def test_a_maximum_that_may_choose_zero_is_kept(change: dict[str, str], axes: li
     constants = {"axes_0": torch.tensor([2]), "axes_1": torch.tensor(axes), "const_0": torch.tensor(zero)}
     assert kept_variances(normed("x"), constants | {"axes_1": torch.tensor([2]), "const_0": torch.tensor(0.0)})
     assert kept_variances(normed("x", **change), constants) == {}
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_value_times_its_sigmoid_is_a_silu_and_times_anothers_is_none(flipped: bool) -> None:
+    sigmoid = helper.make_node("Sigmoid", ["x"], ["s"])
+    product, other = (helper.make_node("Mul", [x, "s"][:: -1 if flipped else 1], ["y"]) for x in ("x", "z"))
+    assert gates([sigmoid, product]) == {"y": "x"}
+    assert gates([sigmoid, other]) == {}
+
+
+class Gated(nn.Module):
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__()
+        self.by_hand, self.layers = by_hand, nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            y = layer(x)
+            x = x + (y * y.sigmoid() if self.by_hand else F.silu(y))
+        return x
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_silu_is_aligned_however_the_other_model_spells_it(by_hand: bool) -> None:
+    nodes, held = [], []
+    for number, x in enumerate(["x", "y0", "y1"]):
+        held += [numpy_helper.from_array(RNG.standard_normal((4, 4)).astype(np.float32), f"w.{number}")]
+        held += [numpy_helper.from_array(RNG.standard_normal(4).astype(np.float32), f"b.{number}")]
+        nodes += [
+            helper.make_node("Gemm", [x, f"w.{number}", f"b.{number}"], [f"h{number}"], transB=1),
+            helper.make_node("Sigmoid", [f"h{number}"], [f"s{number}"]),
+            helper.make_node("Mul", [f"h{number}", f"s{number}"], [f"m{number}"]),
+            helper.make_node("Add", [x, f"m{number}"], [f"y{number}"]),
+        ]
+    info = [helper.make_tensor_value_info(name, 1, [2, 4]) for name in ("x", "y2")]
+    graph = helper.make_graph(nodes, "net", info[:1], info[1:], held)
+    mapping = fxmap.auto_map(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), Gated(by_hand))
+    assert mapping.ok, mapping.proof
+    assert mapping.renames["layers.1.weight"] == "w.1"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fxmap.sources.onnx.held import Held
-from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask, kept_variances
+from fxmap.sources.onnx.idioms import gates, guarded_softmaxes, is_empty_mask, kept_variances
 from fxmap.sources.onnx.interpreter import Reading
 from fxmap.sources.onnx.numbers import numbers_of
 from fxmap.sources.onnx.operators import constants_read_by, initial_states
@@ -54,6 +54,7 @@ def take_contents(
         reading.fixed = fixed_names(part.nodes, {*inputs, *model.paths})
     reading.guarded = guarded_softmaxes(graph.node, constants)
     reading.variances = kept_variances(part.nodes, constants | constant_nodes(part.nodes))
+    reading.gates = {} if quantized else gates(part.nodes)
     reading.numbers = numbers_of(part.nodes, constants | constant_nodes(part.nodes))
     reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
     return constants

@@ -67,6 +67,20 @@ def _squared(node: Any) -> str:
     return node.input[0] if node is not None and node.op_type == "Mul" and node.input[0] == node.input[1] else ""
 
 
+def gates(nodes: Iterable[Any]) -> dict[str, str]:
+    """Return, for the output of each product of a value and its sigmoid, which is torch's silu, the name of the value."""
+    nodes = list(nodes)
+    made = {output: node for node in nodes for output in node.output}
+    found = {}
+    for node in nodes:
+        if node.op_type == "Mul":
+            for x, gate in (node.input, reversed(node.input)):
+                sigmoid = made.get(gate)
+                if sigmoid is not None and sigmoid.op_type == "Sigmoid" and list(sigmoid.input) == [x]:
+                    found[node.output[0]] = x
+    return found
+
+
 def safe_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Return a softmax with zeros for rows of which a mask leaves nothing."""
     result: Tensor = torch.ops.aten._safe_softmax(x, axis)

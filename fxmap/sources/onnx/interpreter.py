@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fxmap.sources.onnx.idioms import safe_softmax, without
@@ -34,10 +35,13 @@ class Reading:
         guarded: results of choices that guard a softmax against NaN, with the node of the softmax.
         numbers: single numbers of the code.
         variances: results of maxima of a variance and zero, and the names of the variances.
+        gates: results of products of a value and its sigmoid, and the names of the values.
         is_turned: the graph turns maps to channels first and back.
         norms: norms that are written out, by the names of their results.
         kernels: kernels that are held as layers read them: the names of what is made of them, and theirs.
         moved: results of the nodes that move these kernels.
+        entries: inputs whose scaling is left out: the names of what it makes, and theirs.
+        left_out: results of the nodes that scale them.
         repeated: tables that were made of fewer numbers, with the first place of each number.
     """
 
@@ -50,10 +54,13 @@ class Reading:
     guarded: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, Tensor] = field(default_factory=dict)
     variances: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, str] = field(default_factory=dict)
     is_turned: bool = False
     norms: dict[str, Norm] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
+    entries: dict[str, str] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
     repeated: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -68,13 +75,19 @@ class Interpreter:
     def __init__(self, reading: Reading, dtype: torch.dtype) -> None:
         self._reading, self._dtype = reading, dtype
         self._biases = reading.biases
-        self._inner = reading.moved.union(*(norm.inner for norm in reading.norms.values()))
+        self._inner = reading.moved.union(reading.left_out, *(norm.inner for norm in reading.norms.values()))
 
-    def run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
-        """Run nodes in their order, on values by their names, which the results are put to."""
+    def run(self, nodes: Iterable[Any], values: dict[str, Any], given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Run nodes in their order, on values by their names, which the results are put to.
+
+        `given` are those of the values that are turned maps, with channels first.
+        """
         values |= {end: values[name] for end, name in self._reading.kernels.items()}
         values |= {name: values[name].reshape(-1)[places] for name, places in self._reading.repeated.items()}
-        maps: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = dict(given or {})
+        for end, name in self._reading.entries.items():
+            values[end] = values[name]
+            maps |= {end: maps[name]} if name in maps else {}
         for node in nodes:
             if not self._inner.isdisjoint(node.output):
                 continue
@@ -156,6 +169,8 @@ class Interpreter:
         if output in reading.variances:
             same: Tensor = values[reading.variances[output]]
             return same
+        if output in reading.gates:
+            return F.silu(values[reading.gates[output]])
         if node.op_type == "Add" and not reading.masks.isdisjoint(node.input):
             mask, other = node.input if node.input[0] in reading.masks else reversed(node.input)
             return without(values[mask], values[other])

@@ -27,8 +27,9 @@ from fxmap.sources.onnx.interpreter import Interpreter, Reading
 from fxmap.sources.onnx.operators import DOMAINS, unknown_in
 from fxmap.sources.onnx.outside import OfFile, has_outside, refuse_outside, take_outside, without_numbers
 from fxmap.sources.onnx.partial import known_part
-from fxmap.sources.onnx.protos import example_of, is_image, nodes_of
+from fxmap.sources.onnx.protos import constant_nodes, example_of, is_image, nodes_of
 from fxmap.sources.onnx.quantized import NOT_WRITTEN, is_quantized
+from fxmap.sources.onnx.scaling import Scaling, scaling_of
 from fxmap.sources.onnx.writing import write_onnx
 
 _OLDEST = 9
@@ -61,6 +62,7 @@ class OnnxModel(Held):
         self._file = OfFile(proto, dict(outside or {}))
         self.external = outside is not None
         self.channels_first = False
+        self.left_out: tuple[Scaling, ...] = ()
         held = {one.name for one in proto.graph.initializer}
         self._inputs = [one.name for one in proto.graph.input if one.name not in held]
         self._part = known_part(proto.graph, self._inputs, unknown_in)
@@ -101,13 +103,29 @@ class OnnxModel(Held):
         if not self.quantized and not self._is_read_as_source:
             read_as_source(self, self._reading, self._constants, self._part.nodes, self._part.outputs)
 
+    def scalings(self) -> tuple[Scaling, ...]:
+        """Return what scales images before anything else reads them."""
+        images = [one.name for one in self.proto.graph.input if len(one.type.tensor_type.shape.dim) == 4]
+        numbers = self._constants | constant_nodes(self._part.nodes) | {name: self.held(name) for name in self.paths}
+        found = (scaling_of(self._part.nodes, name, numbers) for name in images if name in self._inputs)
+        return tuple(one for one in found if one is not None)
+
+    def leave_out_scaling(self) -> None:
+        """Take images as they come of what scales them; its numbers are no keys then."""
+        for scaling in () if self.left_out else self.scalings():
+            self._reading.entries[scaling.results[-1]] = scaling.entry
+            self._reading.left_out |= set(scaling.results)
+            self._constants |= {name: self.release(name) for name in scaling.tensors if name in self.paths}
+            self.left_out = (*self.left_out, scaling)
+
     @property
     def _is_read_as_source(self) -> bool:
-        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated)
+        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated or self.left_out)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""
-        given = self._turned(dict(zip(self._inputs, args, strict=False)) | kwargs)
+        as_given = dict(zip(self._inputs, args, strict=False)) | kwargs
+        given = self._turned(as_given)
         lacking = [name for name in self._inputs if name not in given]
         if lacking:
             raise TypeError(f"the ONNX graph takes {', '.join(self._inputs)}; not given: {', '.join(lacking)}")
@@ -116,7 +134,8 @@ class OnnxModel(Held):
         floats = [value.dtype for value in (*held.values(), *given.values()) if value.is_floating_point()]
         interpreter = Interpreter(self._reading, max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32))
         constants = {name: interpreter.in_place(value) for name, value in self._constants.items()}
-        values = interpreter.run(self._part.nodes, {**constants, **held, **given})
+        maps = {name: as_given[name] for name in self.images} if self.channels_first else {}
+        values = interpreter.run(self._part.nodes, {**constants, **held, **given}, maps)
         outputs = tuple(values[name] for name in self._part.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
