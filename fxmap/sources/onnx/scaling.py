@@ -4,7 +4,9 @@ Models of torch are given images that were scaled before. What scales them is a 
 alone, so that the network behind it can be mapped, and proven, on images as they come of it.
 
 >>> import onnx.helper as oh
->>> nodes = [oh.make_node("Mul", ["x", "s"], ["a"]), oh.make_node("Sub", ["a", "m"], ["b"]), oh.make_node("Conv", "bw", "y")]
+>>> import torch
+>>> rows = (("Mul", "xs", "a"), ("Sub", "am", "b"), ("Conv", "bw", "y"))
+>>> nodes = [oh.make_node(kind, list(inputs), [output]) for kind, inputs, output in rows]
 >>> numbers = {"s": torch.tensor(1 / 255), "m": torch.tensor([0.5, 0.4, 0.3]).view(1, 1, 1, 3)}
 >>> print(scaling_of(nodes, "x", numbers))
 x * 0.003922 - [0.5, 0.4, 0.3]
