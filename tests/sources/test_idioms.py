@@ -132,3 +132,19 @@ def test_a_silu_is_aligned_however_the_other_model_spells_it(by_hand: bool) -> N
     mapping = fxmap.auto_map(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), Gated(by_hand))
     assert mapping.ok, mapping.proof
     assert mapping.renames["layers.1.weight"] == "w.1"
+
+
+def test_numbers_that_an_exporter_named_after_operations_are_no_weights() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "clone"], ["a"]),
+        helper.make_node("Add", ["a", "clone_1"], ["b"]),
+        helper.make_node("Clip", ["b", "val_0", "val_1"], ["c"]),
+        helper.make_node("Mul", ["c", "clone_2"], ["y"]),
+    ]
+    held = {"clone": RNG.standard_normal((4, 4)), "clone_1": 3.0, "val_0": 0.0, "val_1": 6.0, "clone_2": 1 / 6}
+    made = [numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in held.items()]
+    info = [helper.make_tensor_value_info(name, 1, [2, 4]) for name in "xy"]
+    proto = helper.make_model(helper.make_graph(nodes, "net", info[:1], info[1:], made))
+    assert list(OnnxModel(proto).state_dict()) == ["clone"]
+    dst = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Hardsigmoid())
+    assert fxmap.auto_map(proto, dst).ok

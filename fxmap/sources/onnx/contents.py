@@ -12,6 +12,7 @@ from fxmap.sources.onnx.interpreter import Reading
 from fxmap.sources.onnx.numbers import numbers_of
 from fxmap.sources.onnx.operators import constants_read_by, initial_states
 from fxmap.sources.onnx.partial import KnownPart
+from fxmap.sources.onnx.pools import padded_pools
 from fxmap.sources.onnx.protos import constant_nodes, exact_tensor, nodes_of, tensor_of
 from fxmap.sources.onnx.quantized import BORDERS, cut_at_zero, left_out, read_at_once, zero_points
 from fxmap.sources.onnx.roles import are_counted, is_weight, roles_of
@@ -55,6 +56,7 @@ def take_contents(
     reading.guarded = guarded_softmaxes(graph.node, constants)
     reading.variances = kept_variances(part.nodes, constants | constant_nodes(part.nodes))
     reading.gates = {} if quantized else gates(part.nodes)
+    reading.pools = {} if quantized else padded_pools(part.nodes, constants | constant_nodes(part.nodes))
     reading.numbers = numbers_of(part.nodes, constants | constant_nodes(part.nodes))
     reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
     return constants

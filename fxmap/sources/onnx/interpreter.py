@@ -12,6 +12,7 @@ from fxmap.sources.onnx.idioms import safe_softmax, without
 from fxmap.sources.onnx.norms import Norm
 from fxmap.sources.onnx.numbers import with_number
 from fxmap.sources.onnx.operators import OPERATORS
+from fxmap.sources.onnx.pools import PaddedPool
 from fxmap.sources.onnx.protos import attribute_of, constant_of, exact_tensor, tensor_of
 from fxmap.sources.onnx.quantized import BORDERS, left_out
 from fxmap.sources.onnx.reductions import OF_OPSET
@@ -36,6 +37,7 @@ class Reading:
         numbers: single numbers of the code.
         variances: results of maxima of a variance and zero, and the names of the variances.
         gates: results of products of a value and its sigmoid, and the names of the values.
+        pools: pools of values that were padded with zeros before, by the names of their results.
         is_turned: the graph turns maps to channels first and back.
         norms: norms that are written out, by the names of their results.
         kernels: kernels that are held as layers read them: the names of what is made of them, and theirs.
@@ -55,6 +57,7 @@ class Reading:
     numbers: dict[str, Tensor] = field(default_factory=dict)
     variances: dict[str, str] = field(default_factory=dict)
     gates: dict[str, str] = field(default_factory=dict)
+    pools: dict[str, PaddedPool] = field(default_factory=dict)
     is_turned: bool = False
     norms: dict[str, Norm] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
@@ -92,7 +95,9 @@ class Interpreter:
             if not self._inner.isdisjoint(node.output):
                 continue
             with unrecorded(not self._reading.fixed.isdisjoint(node.output)):
-                found = self._turned_result(node, values, maps) if self._reading.is_turned else None
+                found = self._pooled(node, values, maps)
+                if found is None and self._reading.is_turned:
+                    found = self._turned_result(node, values, maps)
                 for name, value in zip(node.output, found or self.results(node, values), strict=False):
                     values.setdefault(name, value)
         return values
@@ -128,6 +133,17 @@ class Interpreter:
         else:
             found = OPERATORS[node.op_type](*inputs, **attributes)
         return found if isinstance(found, tuple) else (found,)
+
+    def _pooled(self, node: Any, values: Mapping[str, Any], maps: Mapping[str, Tensor]) -> Sequence[Any] | None:
+        """Return the result of a pool that pads by itself what was padded before; None for other nodes."""
+        pool = self._reading.pools.get(node.output[0]) if node.output else None
+        if pool is None:
+            return None
+        x = values[pool.value]
+        if pool.is_last:
+            x = maps[pool.value] if pool.value in maps else x.permute(TO_FIRST)
+        attributes = {one.name: attribute_of(one) for one in node.attribute}
+        return (OPERATORS["MaxPool"](x, **attributes | {"pads": list(pool.pads)}),)
 
     def _turned_result(self, node: Any, values: Mapping[str, Any], maps: dict[str, Tensor]) -> Sequence[Any] | None:
         """Return the results of a node that turns maps, or that computes on turned ones; None for others."""

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Role = tuple[str, int]
@@ -50,12 +51,15 @@ def is_made_up(name: str) -> bool:
 
 
 def are_counted(names: Collection[str]) -> bool:
-    """Whether an exporter made up all names of a file: a word and a running number each, such as jax2onnx's `const_3`.
+    """Whether an exporter made up all names of a file.
 
-    >>> are_counted(["const_0", "dpa_scale_0"]), are_counted(["fc.weight", "val_3"])
-    (True, False)
+    Such names are a word and a running number, as jax2onnx's `const_3`, or operations of torch by which it made the numbers,
+    as in Keras' exports: `clone`, `view_2`.
+
+    >>> are_counted(["const_0", "dpa_scale_0"]), are_counted(["clone", "view_2"]), are_counted(["fc.weight", "val_3"])
+    (True, True, False)
     """
-    return bool(names) and all(_COUNTED.search(name) for name in names)
+    return bool(names) and all(_COUNTED.search(name) or hasattr(torch.ops.aten, name) for name in names)
 
 
 def _fills(value: Tensor, roles: Set[Role]) -> bool:
