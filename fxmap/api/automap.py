@@ -35,6 +35,7 @@ from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
 from fxmap.sources.layout import turned
 from fxmap.sources.opened import has_written_norms, lacking, unpacked
+from fxmap.sources.scaled import scaled
 from fxmap.trace import Trace, recording, stage
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,9 @@ def mapped(
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
     state = source.state_dict() if isinstance(source, nn.Module) else source.state
     unknown = [Note(text, NoteKind.CHECKPOINT) for text in (lacking(ours, theirs), turned(ours, theirs)) if text]
+    if before := scaled(ours):
+        unknown.append(Note(before, NoteKind.SCALED_INPUT))
+        proof = replace(proof, notes=(*proof.notes, before))
     notes = (*mapping.knowledge.notes, *(Note(text, NoteKind.FAULT) for text in faults), *unknown)
     knowledge = replace(
         mapping.knowledge,

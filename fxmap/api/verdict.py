@@ -79,6 +79,8 @@ def accept(mapping: KeyMapping, verify: Verify, *, guessed: bool = False) -> Non
     """
     proof = mapping.proof
     warn_of_guesses(mapping.knowledge)
+    for note in mapping.knowledge.notes_of(NoteKind.SCALED_INPUT):
+        warnings.warn(str(note), ProofWarning, stacklevel=3)
     if proof.ok or verify is False:
         return
     if verify == "required":

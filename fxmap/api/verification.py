@@ -29,6 +29,7 @@ from fxmap.prove.choose_inputs import choose_inputs
 from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
 from fxmap.sources.opened import unpacked
+from fxmap.sources.scaled import scaled
 from fxmap.trace import Trace, recording, stage
 
 
@@ -86,6 +87,7 @@ def verify(
         with stage("prove"):
             proof = proof_of(KeyMapping(by_hand, found.mapping.knowledge), found.plan, given)
         proof = of_what_is_loaded(of_what_is_read(proof, by_hand, ours), by_hand.keys(), theirs)
+        proof = replace(proof, notes=(*proof.notes, *filter(None, [scaled(ours)])))
         noise = _loss(by_hand, one, found.plan, given) if found.plan.dst.twin.converted else proof.sqnr
     return replace(proof, sqnr=noise, trace=Trace(tuple(steps)))
 

@@ -57,6 +57,7 @@ class NoteKind(StrEnum):
     BY_ORDER = "by order"
     NUMBERING = "numbering"
     TRIAL_RUN = "trial run"
+    SCALED_INPUT = "scaled input"
     FAULT = "fault"
 
 

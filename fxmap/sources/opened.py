@@ -23,6 +23,7 @@ from fxmap.model.tensors import tensors_of
 from fxmap.sources.layout import in_one_layout
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
 from fxmap.sources.onnx.unrolled import unrolled
+from fxmap.sources.scaled import begin_behind_scaling
 from fxmap.sources.scripted import ScriptedModel
 
 
@@ -108,6 +109,8 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     ]
     if example_inputs is None:
         example_inputs = next((given for given in inputs if given is not None), None)
+    if isinstance(one, OnnxModel):
+        begin_behind_scaling(one, other, example_inputs)
     return one, other, example_inputs
 
 

@@ -7,20 +7,27 @@ import torch
 from torch import Tensor
 
 from fxmap.sources.onnx.held import Held
-from fxmap.sources.onnx.idioms import guarded_softmaxes, is_empty_mask
+from fxmap.sources.onnx.idioms import gates, guarded_softmaxes, is_empty_mask, kept_variances
 from fxmap.sources.onnx.interpreter import Reading
 from fxmap.sources.onnx.numbers import numbers_of
 from fxmap.sources.onnx.operators import constants_read_by, initial_states
 from fxmap.sources.onnx.partial import KnownPart
+from fxmap.sources.onnx.pools import padded_pools
 from fxmap.sources.onnx.protos import constant_nodes, exact_tensor, nodes_of, tensor_of
 from fxmap.sources.onnx.quantized import BORDERS, cut_at_zero, left_out, read_at_once, zero_points
-from fxmap.sources.onnx.roles import is_weight, roles_of
+from fxmap.sources.onnx.roles import are_counted, is_weight, roles_of
 from fxmap.sources.onnx.turned import TO_FIRST, perm_of
 from fxmap.sources.onnx.unrolled import fixed_names
 
 
 def take_contents(
-    model: Held, reading: Reading, graph: Any, part: KnownPart, inputs: list[str], quantized: bool
+    model: Held,
+    reading: Reading,
+    graph: Any,
+    part: KnownPart,
+    inputs: list[str],
+    quantized: bool,
+    outside: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Let a model hold the weights of a graph, and note how its nodes are read; return the constants by their names.
 
@@ -31,8 +38,9 @@ def take_contents(
         part: of the graph, which is run.
         inputs: names that are given in a call.
         quantized: whether the graph quantizes something.
+        outside: initializers whose numbers lie in a file beside the model.
     """
-    known = {one.name: tensor_of(one) for one in graph.initializer}
+    known = {one.name: outside[one.name] if one.name in outside else tensor_of(one) for one in graph.initializer}
     # Where a graph is quantized, exporters write scales as constants, too.
     known |= constants_read_by(graph, BORDERS) if quantized else {}
     if quantized:
@@ -46,6 +54,9 @@ def take_contents(
         reading.cut = cut_at_zero(graph.node, known)
         reading.fixed = fixed_names(part.nodes, {*inputs, *model.paths})
     reading.guarded = guarded_softmaxes(graph.node, constants)
+    reading.variances = kept_variances(part.nodes, constants | constant_nodes(part.nodes))
+    reading.gates = {} if quantized else gates(part.nodes)
+    reading.pools = {} if quantized else padded_pools(part.nodes, constants | constant_nodes(part.nodes))
     reading.numbers = numbers_of(part.nodes, constants | constant_nodes(part.nodes))
     reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
     return constants
@@ -64,6 +75,7 @@ def _hold_at_once(model: Held, reading: Reading, part: KnownPart, known: Mapping
 def _hold_weights(model: Held, reading: Reading, graph: Any, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     states, roles = initial_states(graph), roles_of(_left_to_run(reading, graph))
     constants: dict[str, Tensor] = {}
+    counted = are_counted(known)
     for name, value in known.items():
         read = roles.get(name, set())
         is_start = name in states and not value.any()
@@ -73,7 +85,7 @@ def _hold_weights(model: Held, reading: Reading, graph: Any, known: Mapping[str,
             continue
         if any(kind in BORDERS for kind, _ in read):
             model.hold(name, value.long() if name in reading.zero_points else value)
-        elif is_start or name in reading.masks or not is_weight(name, value, read):
+        elif is_start or name in reading.masks or not is_weight(name, value, read, counted=counted):
             constants[name] = exact_tensor(value)
         else:
             model.hold(name, value)

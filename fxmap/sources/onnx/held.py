@@ -52,6 +52,12 @@ class Held(nn.Module):
         owner, _, last = self.paths[name].rpartition(".")
         setattr(self.get_submodule(owner), last, nn.Parameter(value.detach(), requires_grad=False))
 
+    def release(self, name: str) -> Tensor:
+        """Hold a tensor no longer, and return it."""
+        value, (owner, _, last) = self.held(name), self.paths.pop(name).rpartition(".")
+        delattr(self.get_submodule(owner), last)
+        return value.detach()
+
 
 def _is_free(owner: Any, name: str) -> bool:
     """Whether a name can be a parameter or a child of a module; a child that is there already can be gone into."""

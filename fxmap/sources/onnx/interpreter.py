@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fxmap.sources.onnx.idioms import safe_softmax, without
 from fxmap.sources.onnx.norms import Norm
 from fxmap.sources.onnx.numbers import with_number
 from fxmap.sources.onnx.operators import OPERATORS
+from fxmap.sources.onnx.pools import PaddedPool
 from fxmap.sources.onnx.protos import attribute_of, constant_of, exact_tensor, tensor_of
 from fxmap.sources.onnx.quantized import BORDERS, left_out
 from fxmap.sources.onnx.reductions import OF_OPSET
@@ -33,10 +35,15 @@ class Reading:
         fixed: what no input and no weight changes.
         guarded: results of choices that guard a softmax against NaN, with the node of the softmax.
         numbers: single numbers of the code.
+        variances: results of maxima of a variance and zero, and the names of the variances.
+        gates: results of products of a value and its sigmoid, and the names of the values.
+        pools: pools of values that were padded with zeros before, by the names of their results.
         is_turned: the graph turns maps to channels first and back.
         norms: norms that are written out, by the names of their results.
         kernels: kernels that are held as layers read them: the names of what is made of them, and theirs.
         moved: results of the nodes that move these kernels.
+        entries: inputs whose scaling is left out: the names of what it makes, and theirs.
+        left_out: results of the nodes that scale them.
         repeated: tables that were made of fewer numbers, with the first place of each number.
     """
 
@@ -48,10 +55,15 @@ class Reading:
     fixed: frozenset[str] = frozenset()
     guarded: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, Tensor] = field(default_factory=dict)
+    variances: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, str] = field(default_factory=dict)
+    pools: dict[str, PaddedPool] = field(default_factory=dict)
     is_turned: bool = False
     norms: dict[str, Norm] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
+    entries: dict[str, str] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
     repeated: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -66,18 +78,26 @@ class Interpreter:
     def __init__(self, reading: Reading, dtype: torch.dtype) -> None:
         self._reading, self._dtype = reading, dtype
         self._biases = reading.biases
-        self._inner = reading.moved.union(*(norm.inner for norm in reading.norms.values()))
+        self._inner = reading.moved.union(reading.left_out, *(norm.inner for norm in reading.norms.values()))
 
-    def run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
-        """Run nodes in their order, on values by their names, which the results are put to."""
+    def run(self, nodes: Iterable[Any], values: dict[str, Any], given: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Run nodes in their order, on values by their names, which the results are put to.
+
+        `given` are those of the values that are turned maps, with channels first.
+        """
         values |= {end: values[name] for end, name in self._reading.kernels.items()}
         values |= {name: values[name].reshape(-1)[places] for name, places in self._reading.repeated.items()}
-        maps: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = dict(given or {})
+        for end, name in self._reading.entries.items():
+            values[end] = values[name]
+            maps |= {end: maps[name]} if name in maps else {}
         for node in nodes:
             if not self._inner.isdisjoint(node.output):
                 continue
             with unrecorded(not self._reading.fixed.isdisjoint(node.output)):
-                found = self._turned_result(node, values, maps) if self._reading.is_turned else None
+                found = self._pooled(node, values, maps)
+                if found is None and self._reading.is_turned:
+                    found = self._turned_result(node, values, maps)
                 for name, value in zip(node.output, found or self.results(node, values), strict=False):
                     values.setdefault(name, value)
         return values
@@ -113,6 +133,17 @@ class Interpreter:
         else:
             found = OPERATORS[node.op_type](*inputs, **attributes)
         return found if isinstance(found, tuple) else (found,)
+
+    def _pooled(self, node: Any, values: Mapping[str, Any], maps: Mapping[str, Tensor]) -> Sequence[Any] | None:
+        """Return the result of a pool that pads by itself what was padded before; None for other nodes."""
+        pool = self._reading.pools.get(node.output[0]) if node.output else None
+        if pool is None:
+            return None
+        x = values[pool.value]
+        if pool.is_last:
+            x = maps[pool.value] if pool.value in maps else x.permute(TO_FIRST)
+        attributes = {one.name: attribute_of(one) for one in node.attribute}
+        return (OPERATORS["MaxPool"](x, **attributes | {"pads": list(pool.pads)}),)
 
     def _turned_result(self, node: Any, values: Mapping[str, Any], maps: dict[str, Tensor]) -> Sequence[Any] | None:
         """Return the results of a node that turns maps, or that computes on turned ones; None for others."""
@@ -151,6 +182,11 @@ class Interpreter:
         if (softmax := reading.guarded.get(output)) is not None:
             axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
             return safe_softmax(values[softmax.input[0]], axis)
+        if output in reading.variances:
+            same: Tensor = values[reading.variances[output]]
+            return same
+        if output in reading.gates:
+            return F.silu(values[reading.gates[output]])
         if node.op_type == "Add" and not reading.masks.isdisjoint(node.input):
             mask, other = node.input if node.input[0] in reading.masks else reversed(node.input)
             return without(values[mask], values[other])

@@ -25,10 +25,12 @@ from fxmap.sources.onnx.flat import flattened, inside
 from fxmap.sources.onnx.held import Held
 from fxmap.sources.onnx.interpreter import Interpreter, Reading
 from fxmap.sources.onnx.operators import DOMAINS, unknown_in
+from fxmap.sources.onnx.outside import OfFile, has_outside, refuse_outside, take_outside, without_numbers
 from fxmap.sources.onnx.partial import known_part
-from fxmap.sources.onnx.protos import example_of, is_image, nodes_of
+from fxmap.sources.onnx.protos import constant_nodes, example_of, is_image, nodes_of
 from fxmap.sources.onnx.quantized import NOT_WRITTEN, is_quantized
-from fxmap.sources.onnx.writing import has_external_data, write_onnx
+from fxmap.sources.onnx.scaling import Scaling, scaling_of
+from fxmap.sources.onnx.writing import write_onnx
 
 _OLDEST = 9
 
@@ -43,15 +45,24 @@ class OnnxModel(Held):
     Operators that are not known, or of another domain, are named in `lacking`: what lies before them is run, and what they
     would read is returned in the place of what they lead to.
 
+    Args:
+        proto: an onnx.ModelProto.
+        outside: initializers whose numbers lie in a file beside it (`take_outside`), by name; None where none do.
+
     Raises:
-        CheckpointError: the opset is older than 9, or nothing lies before operators that are not known.
+        CheckpointError: the opset is older than 9, nothing lies before operators that are not known, or numbers that lie in
+            another file are not given.
     """
 
-    def __init__(self, proto: Any) -> None:
+    def __init__(self, proto: Any, outside: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
-        self.proto = proto = flattened(proto)
-        self.external = False
+        if outside is None:
+            refuse_outside(proto)
+        proto = flattened(proto)
+        self._file = OfFile(proto, dict(outside or {}))
+        self.external = outside is not None
         self.channels_first = False
+        self.left_out: tuple[Scaling, ...] = ()
         held = {one.name for one in proto.graph.initializer}
         self._inputs = [one.name for one in proto.graph.input if one.name not in held]
         self._part = known_part(proto.graph, self._inputs, unknown_in)
@@ -66,9 +77,21 @@ class OnnxModel(Held):
             )
         self.quantized = is_quantized(nodes_of(proto.graph))
         self._reading = Reading(opset)
-        self._constants = take_contents(self, self._reading, proto.graph, self._part, self._inputs, self.quantized)
+        self._constants = take_contents(
+            self, self._reading, proto.graph, self._part, self._inputs, self.quantized, self._file.outside
+        )
         branches = [node.name or "If" for node in nodes_of(proto.graph) if node.op_type == "If"]
         self.unseen_decisions = (*branches, *(f"{name}, an operator that is not known" for name in self.lacking))
+
+    @property
+    def proto(self) -> Any:
+        """The onnx.ModelProto; `open_onnx` leaves the numbers of weights out of it, which the model holds."""
+        return self._file.proto
+
+    @property
+    def mapped(self) -> int:
+        """How many numbers lie in files beside the model, and are read where they are used."""
+        return sum(value.numel() for value in self._file.outside.values())
 
     @property
     def has_written_norms(self) -> bool:
@@ -80,13 +103,29 @@ class OnnxModel(Held):
         if not self.quantized and not self._is_read_as_source:
             read_as_source(self, self._reading, self._constants, self._part.nodes, self._part.outputs)
 
+    def scalings(self) -> tuple[Scaling, ...]:
+        """Return what scales images before anything else reads them."""
+        images = [one.name for one in self.proto.graph.input if len(one.type.tensor_type.shape.dim) == 4]
+        numbers = self._constants | constant_nodes(self._part.nodes) | {name: self.held(name) for name in self.paths}
+        found = (scaling_of(self._part.nodes, name, numbers) for name in images if name in self._inputs)
+        return tuple(one for one in found if one is not None)
+
+    def leave_out_scaling(self) -> None:
+        """Take images as they come of what scales them; its numbers are no keys then."""
+        for scaling in () if self.left_out else self.scalings():
+            self._reading.entries[scaling.results[-1]] = scaling.entry
+            self._reading.left_out |= set(scaling.results)
+            self._constants |= {name: self.release(name) for name in scaling.tensors if name in self.paths}
+            self.left_out = (*self.left_out, scaling)
+
     @property
     def _is_read_as_source(self) -> bool:
-        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated)
+        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated or self.left_out)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""
-        given = self._turned(dict(zip(self._inputs, args, strict=False)) | kwargs)
+        as_given = dict(zip(self._inputs, args, strict=False)) | kwargs
+        given = self._turned(as_given)
         lacking = [name for name in self._inputs if name not in given]
         if lacking:
             raise TypeError(f"the ONNX graph takes {', '.join(self._inputs)}; not given: {', '.join(lacking)}")
@@ -95,7 +134,8 @@ class OnnxModel(Held):
         floats = [value.dtype for value in (*held.values(), *given.values()) if value.is_floating_point()]
         interpreter = Interpreter(self._reading, max(floats, key=lambda dtype: dtype.itemsize, default=torch.float32))
         constants = {name: interpreter.in_place(value) for name, value in self._constants.items()}
-        values = interpreter.run(self._part.nodes, {**constants, **held, **given})
+        maps = {name: as_given[name] for name in self.images} if self.channels_first else {}
+        values = interpreter.run(self._part.nodes, {**constants, **held, **given}, maps)
         outputs = tuple(values[name] for name in self._part.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -158,15 +198,15 @@ class OnnxModel(Held):
             raise CheckpointError(
                 f"{path}: this model was read as a source, whose weights lie otherwise; open the file anew"
             )
-        values = {name: self.held(name) for name in self.paths}
+        values = self._file.outside | {name: self.held(name) for name in self.paths}
         write_onnx(self.proto, values, Path(path), external=self.external, overwrite=overwrite)
 
 
 def open_onnx(path: str | Path) -> OnnxModel:
-    """Read an ONNX file, with the data beside it.
+    """Read an ONNX file; weights that lie in a file beside it are views of that file, which is read where they are used.
 
     Raises:
-        CheckpointError: it is no ONNX file, data beside it is missing, or an operator is not known.
+        CheckpointError: it is no ONNX file, data beside it is missing, too short or elsewhere, or an operator is not known.
         ModuleNotFoundError: the package onnx is not installed.
     """
     try:
@@ -175,18 +215,14 @@ def open_onnx(path: str | Path) -> OnnxModel:
         raise CheckpointError(f"{path}: reading ONNX needs the package onnx: pip install 'fxmap[onnx]'") from error
     try:
         proto = onnx.load(str(path), load_external_data=False)
-        external = has_external_data(proto)
-        if external:
-            onnx.load_external_data_for_model(proto, str(Path(path).parent))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # protobuf's and onnx's own kinds of errors
         raise CheckpointError(f"{path}: not an ONNX model that can be read: {type(error).__name__}: {error}") from error
     if not proto.graph.node:
         raise CheckpointError(f"{path}: not an ONNX model that can be read: it holds no operators")
     try:
-        model = OnnxModel(proto)
-    except CheckpointError as error:
+        outside = take_outside(proto, Path(path)) if has_outside(proto) else None
+        model = OnnxModel(proto, outside)
+    except (CheckpointError, OSError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    model.external = external
+    without_numbers(model.proto.graph, model.paths)
     return model

@@ -8,9 +8,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Role = tuple[str, int]
@@ -32,6 +33,7 @@ _FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Where", 1), ("Where", 2
 _MADE = re.compile(
     r"(?i)^(_?val_|onnx::|/|ortshared|_?const|scalar|lifted_tensor|c_lifted|_?inlfunc|\d)|(/(x|y|Const\w*)|_const\w*)(:0)?$"
 )
+_COUNTED = re.compile(r"^[A-Za-z]\w*_\d+$")
 
 
 def roles_of(nodes: Iterable[Any]) -> dict[str, set[Role]]:
@@ -48,18 +50,32 @@ def is_made_up(name: str) -> bool:
     return _MADE.search(name) is not None
 
 
+def are_counted(names: Collection[str]) -> bool:
+    """Whether an exporter made up all names of a file.
+
+    Such names are a word and a running number, as jax2onnx's `const_3`, or operations of torch by which it made the numbers,
+    as in Keras' exports: `clone`, `view_2`.
+
+    >>> are_counted(["const_0", "dpa_scale_0"]), are_counted(["clone", "view_2"]), are_counted(["fc.weight", "val_3"])
+    (True, True, False)
+    """
+    return bool(names) and all(_COUNTED.search(name) or hasattr(torch.ops.aten, name) for name in names)
+
+
 def _fills(value: Tensor, roles: Set[Role]) -> bool:
     """Whether a tensor is one number several times, put to places of another one: code that fills a part of it."""
     return bool(roles) and all(role in _FILLINGS for role in roles) and bool((value == value.flatten()[0]).all())
 
 
-def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
+def is_weight(name: str, value: Tensor, roles: Set[Role], *, counted: bool = False) -> bool:
     """Whether an initializer is a weight: numbers in floating point that an operator reads as an operand.
 
-    A single number is one where its place says so, or where its name is none that an exporter made up for a constant.
+    A single number is one where its place says so, or where its name is none that an exporter made up for a constant;
+    `counted` says that it made up all names of the file.
     """
     if not value.is_floating_point() or (roles and all(place in _ATTRIBUTES.get(kind, ()) for kind, place in roles)):
         return False
+    made_up = counted or is_made_up(name)
     if value.numel() != 1:
-        return value.numel() > 0 and not (is_made_up(name) and _fills(value, roles))
-    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_made_up(name)
+        return value.numel() > 0 and not (made_up and _fills(value, roles))
+    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not made_up

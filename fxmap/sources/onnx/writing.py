@@ -8,16 +8,11 @@ import torch
 from torch import Tensor
 
 from fxmap.files.atomic import whole_file
+from fxmap.sources.onnx.outside import EXTERNAL, SMALL
 
 # Where tensors lie in a file beside the model: behind one another, at multiples of a page; smaller ones stay in the model.
-_PAGE, _SMALL = 4096, 1024
-_EXTERNAL = 1  # onnx.TensorProto.EXTERNAL
+_PAGE = 4096
 _FAILURES = (OSError, ValueError)
-
-
-def has_external_data(proto: Any) -> bool:
-    """Whether numbers of a model lie in another file."""
-    return any(one.data_location == _EXTERNAL for one in proto.graph.initializer)
 
 
 def write_onnx(proto: Any, values: Mapping[str, Tensor], path: Path, *, external: bool, overwrite: bool) -> None:
@@ -28,10 +23,9 @@ def write_onnx(proto: Any, values: Mapping[str, Tensor], path: Path, *, external
     """
     written = type(proto)()
     written.CopyFrom(proto)
-    for initializer in written.graph.initializer:
-        if initializer.name in values:
-            initializer.CopyFrom(_proto(values[initializer.name], initializer.name))
     if not external:
+        for initializer in written.graph.initializer:
+            _fill(initializer, values)
         with whole_file(path, _FAILURES, overwrite=overwrite) as temporary:
             temporary.write_bytes(written.SerializeToString())
         return
@@ -41,32 +35,38 @@ def write_onnx(proto: Any, values: Mapping[str, Tensor], path: Path, *, external
         whole_file(path, _FAILURES, overwrite=overwrite) as model,
         whole_file(data, _FAILURES, overwrite=overwrite) as beside,
     ):
-        _move_out(written, beside, data.name)
+        _move_out(written, values, beside, data.name)
         model.write_bytes(written.SerializeToString())
 
 
-def _proto(value: Tensor, name: str) -> Any:
+def _fill(initializer: Any, values: Mapping[str, Tensor]) -> None:
+    """Put numbers into an initializer, as raw bytes."""
     import onnx.numpy_helper
 
+    if initializer.name in values:
+        initializer.CopyFrom(onnx.numpy_helper.from_array(_array(values[initializer.name]), initializer.name))
+
+
+def _array(value: Tensor) -> Any:
     value = value.detach().cpu().contiguous()
     if value.dtype is not torch.bfloat16:
-        return onnx.numpy_helper.from_array(value.numpy(), name)
+        return value.numpy()
     import ml_dtypes
 
-    return onnx.numpy_helper.from_array(value.view(torch.int16).numpy().view(ml_dtypes.bfloat16), name)
+    return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
-def _move_out(proto: Any, file: Path, name: str) -> None:
-    """Write the numbers of large initializers to a file, and name their places in it."""
-    import onnx
+def _move_out(proto: Any, values: Mapping[str, Tensor], file: Path, name: str) -> None:
+    """Write the numbers of large initializers to a file, one after the other, and name their places in it."""
     import onnx.numpy_helper
 
     with file.open("wb") as stream:
         for initializer in proto.graph.initializer:
+            _fill(initializer, values)
             if not initializer.HasField("raw_data"):
                 initializer.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(initializer), initializer.name))
             numbers = initializer.raw_data
-            if len(numbers) < _SMALL:
+            if len(numbers) < SMALL:
                 continue
             stream.write(bytes(-stream.tell() % _PAGE))
             offset = stream.tell()
@@ -76,4 +76,4 @@ def _move_out(proto: Any, file: Path, name: str) -> None:
             for key, value in (("location", name), ("offset", str(offset)), ("length", str(len(numbers)))):
                 entry = initializer.external_data.add()
                 entry.key, entry.value = key, value
-            initializer.data_location = onnx.TensorProto.EXTERNAL
+            initializer.data_location = EXTERNAL
