@@ -12,14 +12,19 @@ tensor([[2, 3]])
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from fxmap.errors import MappingError
 from fxmap.expressions import functions
 from fxmap.expressions.base import Expression
 from fxmap.expressions.call import Call, Function
+
+# A table that is larger than this has at most 1000 times the rows that the source has of it.
+_TABLE = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,50 @@ def take(expression: Expression, rows: tuple[int, ...], total: int) -> Expressio
     if rows == tuple(range(rows[0], rows[0] + len(rows))):
         return Slice(expression, rows[0], rows[0] + len(rows))
     return Gather(expression, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Call):
+    """Some rows of a table, of which the source holds no others: a table of positions, cut to the length of an example.
+
+    Evaluated by itself, the other rows are 0. A destination that is filled keeps its own there, if it is asked to keep what
+    has no source.
+
+    >>> import torch
+    >>> from fxmap.expressions.base import Source
+    >>> print(Placed(Source("cut"), 0, 2, 3))
+    cut as rows 0:2 of 3
+    >>> Placed(Source("cut"), 0, 2, 3).evaluate({"cut": torch.ones(2, 1)}).flatten()
+    tensor([1., 1., 0.])
+    """
+
+    op: ClassVar[str] = "placed"
+    function: ClassVar[Function] = functions.placed
+    shown: ClassVar[str] = "{of} as rows {start}:{stop} of {total}"
+    of: Expression
+    start: int
+    stop: int
+    total: int
+
+    def execute(self, function: Function, arguments: list[Any]) -> Any:
+        rows = arguments[0]
+        if not rows.dim() or not 0 <= self.start <= self.stop <= self.total or len(rows) != self.stop - self.start:
+            raise MappingError(f"{self.of} is {list(rows.shape)}: not the rows {self.start}:{self.stop} of {self.total}")
+        if self.total * prod(rows.shape[1:]) > max(_TABLE, 1000 * rows.numel()):
+            raise MappingError(f"a table of {self.total} rows, of which the source has {len(rows)}")
+        return function(*arguments)
+
+    @property
+    def absent(self) -> str:
+        """The rows that the source does not have, as `0:2, 9:512`."""
+        parts = (0, self.start), (self.stop, self.total)
+        return ", ".join(f"{first}:{last}" for first, last in parts if first < last)
+
+    def filled(self, made: Tensor, own: Tensor) -> Tensor:
+        """Return a made tensor with a destination's own rows where the source has none."""
+        if own.is_meta or made.shape != own.shape:
+            return made
+        return torch.cat([own[: self.start].to(made), made[self.start : self.stop], own[self.stop :].to(made)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from fxmap.normalize.rules.largest import JOIN_LARGEST, UNIFY_LARGEST
 from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, MERGE_MOVED_BIAS, RESTORE_LINEAR
 from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING, PRODUCT_TO_EMBEDDING
 from fxmap.normalize.rules.masked import FILL_BY_MASK, FILL_BY_SUM, PASS_CONSTANT_MASKS, SIMPLIFY_MASKS, deep_sums
-from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON
+from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON, ONE_EQUALITY
 from fxmap.normalize.rules.movement import PASS_MOVEMENT, PASS_REPETITION
 from fxmap.normalize.rules.nearest import PASS_NEAREST
 from fxmap.normalize.rules.numbers import CONSTANT_AS_NUMBER
@@ -69,6 +69,7 @@ SPELL: tuple[Rule, ...] = (
     CONSTANT_AS_NUMBER,
     UNIFY_BOUNDS,
     NEGATION_AS_COMPARISON,
+    ONE_EQUALITY,
     FILL_AS_CHOICE,
     CHOOSE_BY_MASK,
     SELECT_POSITIVE,

@@ -52,6 +52,11 @@ class Held(nn.Module):
         owner, _, last = self.paths[name].rpartition(".")
         setattr(self.get_submodule(owner), last, nn.Parameter(value.detach(), requires_grad=False))
 
+    def drop(self, name: str) -> None:
+        """Hold a parameter no longer."""
+        owner, _, last = self.paths.pop(name).rpartition(".")
+        delattr(self.get_submodule(owner), last)
+
 
 def _is_free(owner: Any, name: str) -> bool:
     """Whether a name can be a parameter or a child of a module; a child that is there already can be gone into."""

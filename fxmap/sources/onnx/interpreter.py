@@ -16,6 +16,7 @@ from fxmap.sources.onnx.quantized import BORDERS, left_out
 from fxmap.sources.onnx.reductions import OF_OPSET
 from fxmap.sources.onnx.shapes import OF_OUTPUTS
 from fxmap.sources.onnx.turned import TO_FIRST, TO_LAST, on_maps, perm_of
+from fxmap.sources.onnx.twins import Twin
 from fxmap.sources.onnx.unrolled import unrecorded
 from fxmap.sources.onnx.values import plain
 
@@ -38,6 +39,7 @@ class Reading:
         kernels: kernels that are held as layers read them: the names of what is made of them, and theirs.
         moved: results of the nodes that move these kernels.
         repeated: tables that were made of fewer numbers, with the first place of each number.
+        twins: matrices that are others, or their transposes.
     """
 
     opset: int
@@ -53,6 +55,7 @@ class Reading:
     kernels: dict[str, str] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
     repeated: dict[str, Tensor] = field(default_factory=dict)
+    twins: dict[str, Twin] = field(default_factory=dict)
 
     @property
     def biases(self) -> dict[str, str]:
@@ -70,6 +73,7 @@ class Interpreter:
 
     def run(self, nodes: Iterable[Any], values: dict[str, Any]) -> dict[str, Any]:
         """Run nodes in their order, on values by their names, which the results are put to."""
+        values |= {name: twin.read(values[twin.of]) for name, twin in self._reading.twins.items() if twin.of in values}
         values |= {end: values[name] for end, name in self._reading.kernels.items()}
         values |= {name: values[name].reshape(-1)[places] for name, places in self._reading.repeated.items()}
         maps: dict[str, Tensor] = {}

@@ -82,7 +82,7 @@ class OnnxModel(Held):
 
     @property
     def _is_read_as_source(self) -> bool:
-        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated)
+        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated or self._reading.twins)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""

@@ -1,0 +1,71 @@
+"""Matrices that an exporter wrote twice: one that several layers share, and the transpose of one that is held as it is.
+
+A layer that is called twice, or a head that shares the matrix of the embedding, reads one parameter. The exporter lays it
+out anew for each operator, and names the copies by itself. Read as one, other weights leave them equal as well.
+
+>>> table = torch.arange(6.0).view(3, 2)
+>>> twins({"embedding.weight": table, "val_3": table.t(), "val_7": table.t(), "mask": torch.ones(3, 2)})
+{'val_3': Twin(of='embedding.weight', is_turned=True), 'val_7': Twin(of='embedding.weight', is_turned=True)}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxmap.sources.onnx.roles import is_computed
+
+# With fewer different numbers, two tensors may be equal by chance: masks, and weights that nothing has trained.
+_NUMBERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The name of the tensor that another one is, or is the transpose of."""
+
+    of: str
+    is_turned: bool
+
+    def read(self, value: Tensor) -> Tensor:
+        """Return the twin of a value."""
+        return value.t() if self.is_turned else value
+
+
+def twins(values: Mapping[str, Tensor]) -> dict[str, Twin]:
+    """Return, for tensors under names that an exporter made up, those that hold the same numbers, by the code's names first.
+
+    Cost: one pass over the tensors of two axes and more, and a comparison where extents and sums are equal.
+    """
+    groups: dict[tuple[object, ...], list[str]] = {}
+    found: dict[str, Twin] = {}
+    for name in sorted(values, key=is_computed):
+        value = values[name]
+        if value.dim() < 2 or not value.is_floating_point():
+            continue
+        # A sum depends on the order of its terms: these are sums of integers.
+        alike = groups.setdefault((tuple(sorted(value.shape)), _sum(value)), [])
+        others = alike if is_computed(name) else ()
+        twin = next((one for other in others if (one := _twin(other, values[other], value))), None)
+        if twin is None:
+            alike.append(name)
+        elif _is_varied(value):
+            found[name] = twin
+    return found
+
+
+def _sum(value: Tensor) -> int:
+    return int(value.contiguous().view(torch.uint8).sum(dtype=torch.int64))
+
+
+def _twin(name: str, other: Tensor, value: Tensor) -> Twin | None:
+    if other.dtype != value.dtype:
+        return None
+    if other.shape == value.shape and torch.equal(other, value):
+        return Twin(name, is_turned=False)
+    turned = other.dim() == 2 and other.t().shape == value.shape and torch.equal(other.t(), value)
+    return Twin(name, is_turned=True) if turned else None
+
+
+def _is_varied(value: Tensor) -> bool:
+    return len(set(value.flatten()[:1000].tolist())) >= _NUMBERS
