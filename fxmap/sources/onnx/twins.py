@@ -1,11 +1,14 @@
-"""Matrices that an exporter wrote twice: one that several layers share, and the transpose of one that is held as it is.
+"""Tensors that an exporter wrote twice: a matrix that several layers share, and what is held as it is in another shape.
 
 A layer that is called twice, or a head that shares the matrix of the embedding, reads one parameter. The exporter lays it
-out anew for each operator, and names the copies by itself. Read as one, other weights leave them equal as well.
+out anew for each operator, and names the copies by itself. Of a recurrent layer that starts with zeros, all that its first
+step adds is its bias. Read as one, other weights leave them equal as well.
 
 >>> table = torch.arange(6.0).view(3, 2)
->>> twins({"embedding.weight": table, "val_3": table.t(), "val_7": table.t(), "mask": torch.ones(3, 2)})
-{'val_3': Twin(of='embedding.weight', is_turned=True), 'val_7': Twin(of='embedding.weight', is_turned=True)}
+>>> found = twins({"embedding.weight": table, "val_3": table.t(), "val_7": table.view(1, 3, 2), "mask": torch.ones(3, 2)})
+>>> print(*found.items(), sep="\\n")
+('val_3', Twin(of='embedding.weight', shape=(2, 3), is_turned=True))
+('val_7', Twin(of='embedding.weight', shape=(1, 3, 2), is_turned=False))
 """
 
 from collections.abc import Mapping
@@ -22,29 +25,32 @@ _NUMBERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """The name of the tensor that another one is, or is the transpose of."""
+    """The name of the tensor that another one is, in its shape, or is the transpose of."""
 
     of: str
-    is_turned: bool
+    shape: tuple[int, ...]
+    is_turned: bool = False
 
     def read(self, value: Tensor) -> Tensor:
         """Return the twin of a value."""
-        return value.t() if self.is_turned else value
+        if self.is_turned:
+            return value.t()
+        return value if value.shape == self.shape else value.reshape(self.shape)
 
 
 def twins(values: Mapping[str, Tensor]) -> dict[str, Twin]:
     """Return, for tensors under names that an exporter made up, those that hold the same numbers, by the code's names first.
 
-    Cost: one pass over the tensors of two axes and more, and a comparison where extents and sums are equal.
+    Cost: one pass over the tensors, and a comparison where sizes and sums are equal.
     """
     groups: dict[tuple[object, ...], list[str]] = {}
     found: dict[str, Twin] = {}
     for name in sorted(values, key=is_computed):
         value = values[name]
-        if value.dim() < 2 or not value.is_floating_point():
+        if not value.dim() or not value.is_floating_point():
             continue
         # A sum depends on the order of its terms: these are sums of integers.
-        alike = groups.setdefault((tuple(sorted(value.shape)), _sum(value)), [])
+        alike = groups.setdefault((value.dtype, value.numel(), _sum(value)), [])
         others = alike if is_computed(name) else ()
         twin = next((one for other in others if (one := _twin(other, values[other], value))), None)
         if twin is None:
@@ -59,12 +65,10 @@ def _sum(value: Tensor) -> int:
 
 
 def _twin(name: str, other: Tensor, value: Tensor) -> Twin | None:
-    if other.dtype != value.dtype:
-        return None
-    if other.shape == value.shape and torch.equal(other, value):
-        return Twin(name, is_turned=False)
+    if torch.equal(other.flatten(), value.flatten()):
+        return Twin(name, tuple(value.shape))
     turned = other.dim() == 2 and other.t().shape == value.shape and torch.equal(other.t(), value)
-    return Twin(name, is_turned=True) if turned else None
+    return Twin(name, tuple(value.shape), is_turned=True) if turned else None
 
 
 def _is_varied(value: Tensor) -> bool:
