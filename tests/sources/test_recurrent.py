@@ -36,3 +36,13 @@ def test_a_recurrent_operator_that_starts_with_zeros_is_mapped_and_proven(
     mapping = fxmap.load(dst, tmp_path / "a.onnx")
     assert mapping.ok, mapping.proof.reason
     assert torch.allclose(src(ids), dst(ids), atol=1e-6)
+
+
+def test_a_recurrent_layer_that_the_exporter_unrolled_from_zeros_is_mapped_and_proven(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    src, dst = (randomised(Tagger(nn.RNN, False), seed).eval() for seed in (1, 2))
+    ids = torch.randint(0, 20, (2, 4), generator=torch.Generator().manual_seed(0))
+    torch.onnx.export(src, (ids,), str(tmp_path / "a.onnx"), dynamo=True, verbose=False)
+    mapping = fxmap.load(dst, tmp_path / "a.onnx")
+    assert mapping.ok, mapping.proof.reason
+    assert torch.allclose(src(ids), dst(ids), atol=1e-6)

@@ -11,8 +11,9 @@ step adds is its bias. Read as one, other weights leave them equal as well.
 ('val_7', Twin(of='embedding.weight', shape=(1, 3, 2), is_turned=False))
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class Twin:
         """Return the twin of a value."""
         if self.is_turned:
             return value.t()
+        if value.numel() != prod(self.shape):
+            return value.flatten().expand(self.shape)
         return value if value.shape == self.shape else value.reshape(self.shape)
 
 
@@ -49,10 +52,12 @@ def twins(values: Mapping[str, Tensor]) -> dict[str, Twin]:
         value = values[name]
         if not value.dim() or not value.is_floating_point():
             continue
-        # A sum depends on the order of its terms: these are sums of integers.
-        alike = groups.setdefault((value.dtype, value.numel(), _sum(value)), [])
+        # One row that stands several times is that row. A sum depends on the order of its terms: these are of integers.
+        row = value.flatten(0, -2)[0] if value.dim() > 1 and value.numel() else value
+        core = row if is_computed(name) and torch.equal(row.expand(value.shape), value) else value
+        alike = groups.setdefault((value.dtype, core.numel(), _sum(core)), [])
         others = alike if is_computed(name) else ()
-        twin = next((one for other in others if (one := _twin(other, values[other], value))), None)
+        twin = next((one for other in others if (one := _twin(other, values[other], core, value.shape))), None)
         if twin is None:
             alike.append(name)
         elif _is_varied(value):
@@ -64,11 +69,11 @@ def _sum(value: Tensor) -> int:
     return int(value.contiguous().view(torch.uint8).sum(dtype=torch.int64))
 
 
-def _twin(name: str, other: Tensor, value: Tensor) -> Twin | None:
+def _twin(name: str, other: Tensor, value: Tensor, shape: Sequence[int]) -> Twin | None:
     if torch.equal(other.flatten(), value.flatten()):
-        return Twin(name, tuple(value.shape))
+        return Twin(name, tuple(shape))
     turned = other.dim() == 2 and other.t().shape == value.shape and torch.equal(other.t(), value)
-    return Twin(name, tuple(value.shape), is_turned=True) if turned else None
+    return Twin(name, tuple(shape), is_turned=True) if turned else None
 
 
 def _is_varied(value: Tensor) -> bool:
