@@ -134,13 +134,15 @@ def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
     return nn.functional.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
 
 
-def placed(rows: Tensor, start: int, stop: int, total: int) -> Tensor:
-    """Return a tensor of so many rows, of which those from `start` to `stop` are given, and the others are 0.
+def placed(value: Tensor, rows: Sequence[int], total: int) -> Tensor:
+    """Return a tensor of so many rows, of which some are given, and the others are 0.
 
-    >>> placed(torch.ones(2, 1), 1, 3, 4).flatten()
-    tensor([0., 1., 1., 0.])
+    >>> placed(torch.ones(2, 1), [1, 3], 4).flatten()
+    tensor([0., 1., 0., 1.])
     """
-    return torch.cat([rows.new_zeros(start, *rows.shape[1:]), rows, rows.new_zeros(total - stop, *rows.shape[1:])])
+    full = value.new_zeros(total, *value.shape[1:])
+    full[list(rows)] = value
+    return full
 
 
 def identity_kernel(shape: tuple[int, ...], groups: int, like: Tensor) -> Tensor:

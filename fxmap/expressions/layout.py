@@ -95,39 +95,62 @@ class Placed(Call):
 
     >>> import torch
     >>> from fxmap.expressions.base import Source
-    >>> print(Placed(Source("cut"), 0, 2, 3))
+    >>> print(Placed(Source("cut"), (0, 1), 3))
     cut as rows 0:2 of 3
-    >>> Placed(Source("cut"), 0, 2, 3).evaluate({"cut": torch.ones(2, 1)}).flatten()
+    >>> Placed(Source("cut"), (0, 1), 3).evaluate({"cut": torch.ones(2, 1)}).flatten()
     tensor([1., 1., 0.])
     """
 
     op: ClassVar[str] = "placed"
-    function: ClassVar[Function] = functions.placed
-    shown: ClassVar[str] = "{of} as rows {start}:{stop} of {total}"
     of: Expression
-    start: int
-    stop: int
+    rows: tuple[int, ...]
     total: int
 
+    def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
+        return functions.placed, (self.of, list(self.rows), self.total)
+
     def execute(self, function: Function, arguments: list[Any]) -> Any:
-        rows = arguments[0]
-        if not rows.dim() or not 0 <= self.start <= self.stop <= self.total or len(rows) != self.stop - self.start:
-            raise MappingError(f"{self.of} is {list(rows.shape)}: not the rows {self.start}:{self.stop} of {self.total}")
-        if self.total * prod(rows.shape[1:]) > max(_TABLE, 1000 * rows.numel()):
-            raise MappingError(f"a table of {self.total} rows, of which the source has {len(rows)}")
+        value = arguments[0]
+        fits = value.dim() and len(value) == len(self.rows) == len(set(self.rows))
+        if not fits or not 0 <= min(self.rows) <= max(self.rows) < self.total:
+            raise MappingError(f"{self.of} is {list(value.shape)}: not the rows {self.present} of {self.total}")
+        if self.total * prod(value.shape[1:]) > max(_TABLE, 1000 * value.numel()):
+            raise MappingError(f"a table of {self.total} rows, of which the source has {len(value)}")
         return function(*arguments)
 
     @property
+    def present(self) -> str:
+        """The rows that the source has, as `0:9, 17:25`."""
+        return _ranges(sorted(self.rows))
+
+    @property
     def absent(self) -> str:
-        """The rows that the source does not have, as `0:2, 9:512`."""
-        parts = (0, self.start), (self.stop, self.total)
-        return ", ".join(f"{first}:{last}" for first, last in parts if first < last)
+        """The rows that the source does not have, as `9:17, 25:32`."""
+        held = set(self.rows)
+        return _ranges([row for row in range(self.total) if row not in held])
 
     def filled(self, made: Tensor, own: Tensor) -> Tensor:
         """Return a made tensor with a destination's own rows where the source has none."""
         if own.is_meta or made.shape != own.shape:
             return made
-        return torch.cat([own[: self.start].to(made), made[self.start : self.stop], own[self.stop :].to(made)])
+        rows = list(self.rows)
+        full = own.detach().to(made, copy=True)
+        full[rows] = made[rows]
+        return full
+
+    def __str__(self) -> str:
+        return f"{self.of} as rows {self.present} of {self.total}"
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Return rows in rising order as ranges.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0:3, 5:6'
+    """
+    starts = [row for row, before in zip(rows, [None, *rows], strict=False) if before is None or row != before + 1]
+    ends = [row + 1 for row, behind in zip(rows, [*rows[1:], None], strict=True) if behind != row + 1]
+    return ", ".join(f"{start}:{end}" for start, end in zip(starts, ends, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

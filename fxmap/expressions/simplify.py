@@ -125,7 +125,7 @@ def shape_of(expression: Expression, shapes: Shapes) -> tuple[int, ...] | None:
         case Gather(of, rows):
             inner = shape_of(of, shapes)
             return None if inner is None else (len(rows), *inner[1:])
-        case Placed(of, _, _, total):
+        case Placed(of, _, total):
             inner = shape_of(of, shapes)
             return None if inner is None else (total, *inner[1:])
         case Columns(of, order):

@@ -99,10 +99,11 @@ class Mismatch:
 def said_of_rows(key: str, made: Placed, source: str) -> str:
     """Return the sentence on the rows of a table that the source does not have.
 
-    >>> said_of_rows("positions.weight", Placed(Source("embedding_2"), 0, 9, 512), "embedding_2")
+    >>> from fxmap.expressions.base import Source
+    >>> said_of_rows("positions.weight", Placed(Source("embedding_2"), tuple(range(9)), 512), "embedding_2")
     'rows 9:512 of positions.weight are not in the source: embedding_2 has rows 0:9 alone'
     """
-    return f"rows {made.absent} of {key} are not in the source: {source} has rows {made.start}:{made.stop} alone"
+    return f"rows {made.absent} of {key} are not in the source: {source} has rows {made.present} alone"
 
 
 @dataclass(frozen=True)

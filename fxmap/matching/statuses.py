@@ -86,7 +86,7 @@ class _Keys:
     def _in_part(self, name: str, made: Placed, shape: tuple[int, ...]) -> KeyFinding:
         """Return the finding of a table of which the source has some rows alone."""
         sources = tuple(made.sources())
-        mismatch = Mismatch(name, sources[0], (made.stop - made.start, *shape[1:]), shape)
+        mismatch = Mismatch(name, sources[0], (len(made.rows), *shape[1:]), shape)
         return KeyFinding(name, Status.MISMATCHED, made, said_of_rows(name, made, sources[0]), mismatch, sources)
 
     def _made(self, key: str) -> Expression | None:

@@ -165,7 +165,7 @@ def _rows_from(path: str, ours: Place, other: Place, ahead: int) -> Expression |
     start, stop = max(-first, 0), min(total, ours.shape[0] - first)
     made = take(whole, tuple(range(start + first, stop + first)), ours.shape[0])
     if stop - start < total:
-        return Placed(made, start, stop, total) if ours.shape[1:] == other.shape[1:] else None
+        return Placed(made, tuple(range(start, stop)), total) if ours.shape[1:] == other.shape[1:] else None
     return made if (total, *ours.shape[1:]) == other.shape else Reshape(made, other.shape)
 
 
@@ -200,8 +200,7 @@ def solve_parts(
         numbers = _gathered(ops.numbering.places[path], blocks, places)
         found = int((numbers != _UNKNOWN).sum())
         if found < numbers.numel() and (rows := _rows_read(path, numbers, ops)) is not None:
-            part = arrange(numbers[slice(*rows)], places, leaves.__getitem__)
-            made[path] = Placed(part, *rows, len(numbers))
+            made[path] = Placed(arrange(numbers[list(rows)], places, leaves.__getitem__), rows, len(numbers))
         elif found < numbers.numel():
             reasons[path] = f"a source was found for {found} of its {numbers.numel()} elements alone"
         elif bool((numbers >= 0).any()):
@@ -214,14 +213,14 @@ def solve_parts(
 _UNKNOWN = -2
 
 
-def _rows_read(path: str, numbers: Tensor, ops: OpGraph) -> tuple[int, int] | None:
-    """Return the first row and the one behind the last of those that are known, if these are all that is read; else None.
+def _rows_read(path: str, numbers: Tensor, ops: OpGraph) -> tuple[int, ...] | None:
+    """Return the rows of a stored tensor that are known, if they are known as a whole and all that is read; else None.
 
-    `numbers` are the positions of a stored tensor's elements, `_UNKNOWN` where no source was found.
+    `numbers` are the positions of its elements, `_UNKNOWN` where no source was found.
     """
     known = (numbers != _UNKNOWN).reshape(len(numbers), -1) if numbers.dim() else numbers.new_zeros(0, 1).bool()
-    rows = known.all(1).nonzero().flatten().tolist()
-    if not rows or rows[-1] - rows[0] >= len(rows) or int(known.sum()) > len(rows) * known.shape[1]:
+    rows = tuple(known.all(1).nonzero().flatten().tolist())
+    if not rows or int(known.sum()) > len(rows) * known.shape[1]:
         return None
     assert ops.numbering is not None
     place, flat = ops.numbering.places[path], known.flatten()
@@ -231,7 +230,7 @@ def _rows_read(path: str, numbers: Tensor, ops: OpGraph) -> tuple[int, int] | No
         for term in ops.composed[tensor.key].terms if tensor.key in ops.composed else ():
             if not bool(flat[term.numbers[place.holds(term.numbers)] - place.begin].all()):
                 return None
-    return rows[0], rows[-1] + 1
+    return rows
 
 
 def _blocks(name: str, composition: Composition, made: Expression) -> Iterator[_Block]:

@@ -36,6 +36,27 @@ def test_a_shorter_table_fills_the_rows_that_it_has_where_the_others_may_be_kept
 
 def test_rows_that_do_not_fit_their_table_are_refused() -> None:
     with pytest.raises(MappingError, match="not the rows 0:3 of 4"):
-        Placed(Source("a"), 0, 3, 4).evaluate({"a": torch.ones(2, 1)})
+        Placed(Source("a"), (0, 1, 2), 4).evaluate({"a": torch.ones(2, 1)})
     with pytest.raises(MappingError, match="a table of 1000000000000 rows"):
-        Placed(Source("a"), 0, 2, 10**12).evaluate({"a": torch.ones(2, 1)})
+        Placed(Source("a"), (0, 1), 10**12).evaluate({"a": torch.ones(2, 1)})
+
+
+class Buckets(nn.Module):
+    """A bias for each difference of positions, of which far ones share one: some rows of the table are not read."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.bias, self.fc = nn.Embedding(rows, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart = (torch.arange(x.shape[1])[None] - torch.arange(x.shape[1])[:, None]).abs()
+        places = torch.min(apart, torch.full_like(apart, 3)) * 2
+        out: Tensor = self.fc(self.bias(places)[..., 0].softmax(-1) @ x)
+        return out
+
+
+def test_rows_that_are_looked_up_by_what_code_fills_are_followed() -> None:
+    src, dst, x = randomised(Buckets(9), 1), randomised(Buckets(9), 2), torch.randn(1, 6, 4)
+    mapping = fxmap.transfer(src, dst, example_inputs=x)
+    assert mapping.ok
+    assert torch.equal(dst.bias.weight, src.bias.weight)
