@@ -27,6 +27,7 @@ from fxmap.normalize.rules.distance import DISTANCE
 from fxmap.normalize.rules.filled import FILL_CONSTANT
 from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
+from fxmap.normalize.rules.inverse_roots import INVERSE_ROOT
 from fxmap.normalize.rules.largest import JOIN_LARGEST, UNIFY_LARGEST
 from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, MERGE_MOVED_BIAS, RESTORE_LINEAR
 from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING, PRODUCT_TO_EMBEDDING
@@ -76,6 +77,7 @@ SPELL: tuple[Rule, ...] = (
     RESTORE_HARDSIGMOID,
     RESTORE_HARDSWISH,
     UNIFY_SQUARE,
+    INVERSE_ROOT,
     VARIANCE_OF_MOMENTS,
     ROOT_OF_VARIANCE,
     INDEX_TO_EMBEDDING,
