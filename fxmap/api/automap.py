@@ -193,7 +193,8 @@ def _is_open(mapping: KeyMapping, plan: Plan) -> bool:
     known, proof = mapping.knowledge, mapping.proof
     if known.blocked:
         return False
-    lacking = [key for key in (*mapping.missing, *mapping.mismatched) if key not in known.unread]
+    without = [key for key in (*mapping.missing, *mapping.mismatched) if key not in mapping]  # but tables held in part
+    lacking = [key for key in without if key not in known.unread]
     unexplained = proof.differs and same_operations(plan)
     return bool(known.different or lacking or proof.refuted or not proof.forwards or unexplained)
 
@@ -211,7 +212,8 @@ def _by_equations(problem: Problem, plan: Plan, before: KeyMapping) -> KeyMappin
 
 def _realigned(problem: Problem, plan: Plan, found: KeyMapping) -> KeyMapping:
     """Prove a mapping whose outputs agree by operations that make equal values, where those that structure pairs do not."""
-    if found.proof.ok or not found.proof.error <= SINGLE_TOLERANCE:
+    statuses = [status for key, status in found.proof.statuses.items() if key not in found.mismatched]
+    if found.proof.ok or not found.proof.error <= SINGLE_TOLERANCE or all(one.is_done for one in statuses):
         return found
     with stage("align by values") as note:
         other = aligned_by_values(problem, plan, found)

@@ -134,6 +134,17 @@ def centred(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
     return nn.functional.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
 
 
+def placed(value: Tensor, rows: Sequence[int], total: int) -> Tensor:
+    """Return a tensor of so many rows, of which some are given, and the others are 0.
+
+    >>> placed(torch.ones(2, 1), [1, 3], 4).flatten()
+    tensor([0., 1., 0., 1.])
+    """
+    full = value.new_zeros(total, *value.shape[1:])
+    full[list(rows)] = value
+    return full
+
+
 def identity_kernel(shape: tuple[int, ...], groups: int, like: Tensor) -> Tensor:
     """Return the kernel of an identity convolution, `o i ...`: 1 at the centre, from each channel to itself, 0 elsewhere.
 

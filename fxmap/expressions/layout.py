@@ -12,14 +12,19 @@ tensor([[2, 3]])
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from fxmap.errors import MappingError
 from fxmap.expressions import functions
 from fxmap.expressions.base import Expression
 from fxmap.expressions.call import Call, Function
+
+# A table that is larger than this has at most 1000 times the rows that the source has of it.
+_TABLE = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,73 @@ def take(expression: Expression, rows: tuple[int, ...], total: int) -> Expressio
     if rows == tuple(range(rows[0], rows[0] + len(rows))):
         return Slice(expression, rows[0], rows[0] + len(rows))
     return Gather(expression, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Call):
+    """Some rows of a table, of which the source holds no others: a table of positions, cut to the length of an example.
+
+    Evaluated by itself, the other rows are 0. A destination that is filled keeps its own there, if it is asked to keep what
+    has no source.
+
+    >>> import torch
+    >>> from fxmap.expressions.base import Source
+    >>> print(Placed(Source("cut"), (0, 1), 3))
+    cut as rows 0:2 of 3
+    >>> Placed(Source("cut"), (0, 1), 3).evaluate({"cut": torch.ones(2, 1)}).flatten()
+    tensor([1., 1., 0.])
+    """
+
+    op: ClassVar[str] = "placed"
+    of: Expression
+    rows: tuple[int, ...]
+    total: int
+
+    def call(self, *, quantized: bool = True) -> tuple[Function, tuple[Any, ...]]:
+        return functions.placed, (self.of, list(self.rows), self.total)
+
+    def execute(self, function: Function, arguments: list[Any]) -> Any:
+        value = arguments[0]
+        fits = value.dim() and len(value) == len(self.rows) == len(set(self.rows))
+        if not fits or not 0 <= min(self.rows) <= max(self.rows) < self.total:
+            raise MappingError(f"{self.of} is {list(value.shape)}: not the rows {self.present} of {self.total}")
+        if self.total * prod(value.shape[1:]) > max(_TABLE, 1000 * value.numel()):
+            raise MappingError(f"a table of {self.total} rows, of which the source has {len(value)}")
+        return function(*arguments)
+
+    @property
+    def present(self) -> str:
+        """The rows that the source has, as `0:9, 17:25`."""
+        return _ranges(sorted(self.rows))
+
+    @property
+    def absent(self) -> str:
+        """The rows that the source does not have, as `9:17, 25:32`."""
+        held = set(self.rows)
+        return _ranges([row for row in range(self.total) if row not in held])
+
+    def filled(self, made: Tensor, own: Tensor) -> Tensor:
+        """Return a made tensor with a destination's own rows where the source has none."""
+        if own.is_meta or made.shape != own.shape:
+            return made
+        rows = list(self.rows)
+        full = own.detach().to(made, copy=True)
+        full[rows] = made[rows]
+        return full
+
+    def __str__(self) -> str:
+        return f"{self.of} as rows {self.present} of {self.total}"
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Return rows in rising order as ranges.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0:3, 5:6'
+    """
+    starts = [row for row, before in zip(rows, [None, *rows], strict=False) if before is None or row != before + 1]
+    ends = [row + 1 for row, behind in zip(rows, [*rows[1:], None], strict=True) if behind != row + 1]
+    return ", ".join(f"{start}:{end}" for start, end in zip(starts, ends, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

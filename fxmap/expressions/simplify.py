@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from fxmap.expressions.arithmetic import Full, Scaled, Shifted
 from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose, take
+from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Placed, Reshape, Slice, Transpose, take
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -125,6 +125,9 @@ def shape_of(expression: Expression, shapes: Shapes) -> tuple[int, ...] | None:
         case Gather(of, rows):
             inner = shape_of(of, shapes)
             return None if inner is None else (len(rows), *inner[1:])
+        case Placed(of, _, total):
+            inner = shape_of(of, shapes)
+            return None if inner is None else (total, *inner[1:])
         case Columns(of, order):
             inner = shape_of(of, shapes)
             return None if inner is None else (inner[0], len(order), *inner[2:])

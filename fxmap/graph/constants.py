@@ -70,7 +70,8 @@ class Constants:
 
     def _computed(self, node: fx.Node) -> Any:
         if has(kind_of(node), Trait.FILLED):
-            return call(node, lambda part: torch.empty(part.meta["shape"]))
+            # What is filled like integers holds integers: indices of a table are computed of them.
+            return call(node, lambda part: torch.empty(part.meta["shape"], dtype=part.meta.get("dtype")))
         if node.op != "get_attr":
             return call(node, self._values.__getitem__ if self._written else self.value, cast=True)
         path = str(node.target)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fxmap.errors import DifferentNetworks, LoadError, MissingCalibration, QuantizationError, shorten
 from fxmap.expressions.base import Expression
+from fxmap.expressions.layout import Placed
 from fxmap.expressions.values import evaluated
 from fxmap.expressions.wrapped import fitted
 from fxmap.forms.stages import PREPARED, PT2E_PREPARED, PT2E_QAT, QAT
@@ -31,10 +32,17 @@ def evaluate(
         made[key] = evaluated(key, expression, state)
     if like is None:
         return made
+    for key, expression in expressions.items():
+        made[key] = with_own_rows(made[key], expression, like.get(key))
     full = OrderedDict((key, fitted(made[key], value) if key in made else value) for key, value in like.items())
     if hasattr(like, "_metadata"):
         full._metadata = like._metadata  # type: ignore[attr-defined]
     return full
+
+
+def with_own_rows(value: Any, expression: Expression, own: Any) -> Any:
+    """Return a value with the destination's own rows where it is a table of which the source has some alone."""
+    return expression.filled(value, own) if isinstance(expression, Placed) and isinstance(own, Tensor) else value
 
 
 def sources_of(expressions: Mapping[str, Expression]) -> set[str]:
@@ -83,6 +91,13 @@ def refuse_incomplete(made: Collection[str], findings: Findings) -> None:
     """
     count = f"{len(made)} of {len(findings.statuses)} keys are mapped"
     missing = findings.keys_with(Status.MISSING)
+    in_part = [one.key for one in findings.mismatched if one.key in made]
+    if in_part and len(in_part) == len(findings.mismatched):
+        told = "; ".join(findings.reasons.get(key, f"{key}: some of its rows alone are in the source") for key in in_part)
+        raise LoadError(
+            f'{told}. {count}; nothing was written. Pass on_mismatch="keep" to fill the rows that are there and keep the '
+            "destination's own for the others, or export the source anew with an example that reads all of them"
+        )
     if findings.mismatched:
         first = findings.mismatched[0]
         if parts := _tensor_parallel(findings.mismatched):

@@ -20,6 +20,7 @@ from typing import Self
 
 from fxmap.errors import shorten
 from fxmap.expressions.base import Expression
+from fxmap.expressions.layout import Placed
 from fxmap.files.checkpoint import Checkpoint
 from fxmap.mapping.proof import Status, StatusName
 
@@ -94,6 +95,16 @@ class Mismatch:
     source: str
     src_shape: tuple[int, ...]
     dst_shape: tuple[int, ...]
+
+
+def said_of_rows(key: str, made: Placed, source: str) -> str:
+    """Return the sentence on the rows of a table that the source does not have.
+
+    >>> from fxmap.expressions.base import Source
+    >>> said_of_rows("positions.weight", Placed(Source("embedding_2"), tuple(range(9)), 512), "embedding_2")
+    'rows 9:512 of positions.weight are not in the source: embedding_2 has rows 0:9 alone'
+    """
+    return f"rows {made.absent} of {key} are not in the source: {source} has rows {made.present} alone"
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,8 @@ class Findings:
         if self.mismatched:
             yield "mismatched:"
             for m in self.mismatched[:_MANY]:
-                yield f"  {m.key} {list(m.dst_shape)}: source {m.source} {list(m.src_shape)}"
+                shapes = f"{m.key} {list(m.dst_shape)}: source {m.source} {list(m.src_shape)}"
+                yield f"  {self.reasons.get(m.key) or shapes}"
         yield from self._lines_of_missing()
         if self.left:
             yield from self._lines_of_left()

@@ -21,10 +21,11 @@ from fxmap.errors import FxmapError
 from fxmap.expressions import arithmetic, base, layout, stored
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.functions import is_wrapped
+from fxmap.expressions.layout import Placed
 from fxmap.expressions.regions import Region, cut, evaluate_region, whole
 from fxmap.expressions.values import errors_named, evaluated
 from fxmap.files.lazy import LazyTensor, materialise
-from fxmap.mapping.applying import evaluate, sources_of
+from fxmap.mapping.applying import evaluate, sources_of, with_own_rows
 from fxmap.model.wrappers import match_prefix
 
 _MOVING = {base.__name__, layout.__name__}
@@ -143,7 +144,9 @@ def lazily(
     full = OrderedDict(own)
     for key, expression in expressions.items():
         shared = any(storage_of(state.get(source)) in places for source in expression.sources())
-        full[key] = evaluated(key, expression, state) if shared else made.lazy(key)
+        known = shared or isinstance(expression, Placed)
+        value = evaluated(key, expression, state) if known else made.lazy(key)
+        full[key] = with_own_rows(value, expression, own.get(key)) if known else value
     if hasattr(own, "_metadata"):
         full._metadata = own._metadata  # type: ignore[attr-defined]
     return full

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fxmap.errors import MappingError
 from fxmap.expressions.base import Expression, Source, contains
-from fxmap.expressions.layout import Columns, Gather, Slice
+from fxmap.expressions.layout import Columns, Gather, Placed, Slice
 from fxmap.mapping.findings import Findings
 
-_TAKING = (Slice, Gather, Columns)
+_TAKING = (Slice, Gather, Columns, Placed)
 
 
 def shapes_taken(expressions: Mapping[str, Expression], findings: Findings) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fxmap.expressions.base import Expression, substitute
+from fxmap.expressions.layout import Placed
 from fxmap.forms.store import COPY
-from fxmap.mapping.findings import Mismatch
+from fxmap.mapping.findings import Mismatch, said_of_rows
 from fxmap.mapping.proof import Status
 from fxmap.matching.plan import Plan
 from fxmap.model.tensors import is_whole
@@ -64,6 +65,8 @@ class _Keys:
         dead = dst.twin.stores[key].part == COPY
         unread = dead or dst.main.read.isdisjoint(parts)
         made = self._made(key)
+        if isinstance(made, Placed):
+            return self._in_part(name, made, tuple(dst.main.tensors[parts[0]].shape))
         if made is not None:
             inert = dead or (counter and unread)
             return KeyFinding(name, Status.INERT if inert else Status.MATCHED, made, unread=unread)
@@ -79,6 +82,12 @@ class _Keys:
             return KeyFinding(name, Status.KEPT, reason=reason, unread=unread)
         reason = next((found.reasons[part] for part in parts if part in found.reasons), "")
         return KeyFinding(name, Status.MISSING, reason=reason, unread=unread)
+
+    def _in_part(self, name: str, made: Placed, shape: tuple[int, ...]) -> KeyFinding:
+        """Return the finding of a table of which the source has some rows alone."""
+        sources = tuple(made.sources())
+        mismatch = Mismatch(name, sources[0], (len(made.rows), *shape[1:]), shape)
+        return KeyFinding(name, Status.MISMATCHED, made, said_of_rows(name, made, sources[0]), mismatch, sources)
 
     def _made(self, key: str) -> Expression | None:
         store, canonical = self.plan.dst.twin.stores[key], self.plan.dst.main.canonical

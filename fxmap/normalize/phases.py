@@ -27,11 +27,12 @@ from fxmap.normalize.rules.distance import DISTANCE
 from fxmap.normalize.rules.filled import FILL_CONSTANT
 from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
+from fxmap.normalize.rules.inverse_roots import INVERSE_ROOT
 from fxmap.normalize.rules.largest import JOIN_LARGEST, UNIFY_LARGEST
 from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, MERGE_MOVED_BIAS, RESTORE_LINEAR
 from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING, PRODUCT_TO_EMBEDDING
 from fxmap.normalize.rules.masked import FILL_BY_MASK, FILL_BY_SUM, PASS_CONSTANT_MASKS, SIMPLIFY_MASKS, deep_sums
-from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON
+from fxmap.normalize.rules.masks import CHOOSE_BY_MASK, FILL_AS_CHOICE, NEGATION_AS_COMPARISON, ONE_EQUALITY
 from fxmap.normalize.rules.movement import PASS_MOVEMENT, PASS_REPETITION
 from fxmap.normalize.rules.nearest import PASS_NEAREST
 from fxmap.normalize.rules.numbers import CONSTANT_AS_NUMBER
@@ -69,12 +70,14 @@ SPELL: tuple[Rule, ...] = (
     CONSTANT_AS_NUMBER,
     UNIFY_BOUNDS,
     NEGATION_AS_COMPARISON,
+    ONE_EQUALITY,
     FILL_AS_CHOICE,
     CHOOSE_BY_MASK,
     SELECT_POSITIVE,
     RESTORE_HARDSIGMOID,
     RESTORE_HARDSWISH,
     UNIFY_SQUARE,
+    INVERSE_ROOT,
     VARIANCE_OF_MOMENTS,
     ROOT_OF_VARIANCE,
     INDEX_TO_EMBEDDING,

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from fxmap.errors import shorten
+from fxmap.expressions.layout import Placed
 from fxmap.forms.store import COPY
 from fxmap.graph.opgraph import TENSOR, OpGraph
 from fxmap.mapping.key_mapping import KeyMapping
@@ -95,6 +96,8 @@ def conclude_statuses(
             if moving and name not in kept:
                 statuses[name] = Status.MATCHED
             continue
+        if isinstance(mapping.get(name), Placed):
+            continue  # of rows that the source does not have, nothing is shown
         if name in mapping:
             statuses[name] = _status(parts, users, evidence, sound, examined)
         elif statuses[name] in (Status.MATCHED, Status.CLAIMED, Status.PROVEN, Status.TIED):
@@ -134,8 +137,9 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
     """Return the gravest reason why a proof is not ok; empty where it is ok."""
     unread = mapping.knowledge.unread
     open_keys = [key for key, status in statuses.items() if key not in unread and not status.is_done]
-    if mapping.mismatched:
-        return f"{shorten(mapping.mismatched)}: of another shape in the source"
+    replaced = [key for key in mapping.mismatched if key not in mapping]
+    if replaced:
+        return f"{shorten(replaced)}: of another shape in the source"
     if evidence.own_code.trouble:
         return f"the models cannot be compared with these tensors: {evidence.own_code.trouble}"
     if evidence.difference:
@@ -146,6 +150,8 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
         )
     if verdict.divergence is not None:
         return "operations differ on the way to equal outputs, so other inputs may give other outputs"
+    if mapping.mismatched:
+        return "; ".join(mapping.knowledge.reasons[key] for key in mapping.mismatched)
     if open_keys:
         unreached = sorted(evidence.influence.unreached)
         partly = f"; the inputs do not reach all of {shorten(unreached)}" if unreached else ""

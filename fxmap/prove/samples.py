@@ -59,6 +59,8 @@ class Draws:
 
 
 DRAWS = Draws()
+# What is added to a seed with which an example was drawn.
+_ANOTHER = 2**20
 FALLING = -1
 
 
@@ -105,7 +107,12 @@ class Sampler:
         return self.both_of(self.values(shape, seed))
 
     def values(self, shape: Shape, seed: int) -> list[Tensor]:
-        """Draw new values for every input of the source, in other shapes."""
+        """Draw new values for every input of the source, in other shapes; an example may be drawn with the same seed."""
+        found = self._values(shape, seed)
+        same = bool(found) and all(torch.equal(a, slot.example.to(a)) for a, slot in zip(found, self.slots, strict=True))
+        return self._values(shape, seed + _ANOTHER) if same else found
+
+    def _values(self, shape: Shape, seed: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         batch = common_batch([slot.example for slot in self.slots])
         return [

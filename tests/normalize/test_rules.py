@@ -138,6 +138,10 @@ SPELLINGS = [
         lambda x: x.masked_fill(~((x.cos() > 0.5) & (x.tanh() < 0.9)), -1e9),
         lambda x: x.masked_fill(~(x.cos() > 0.5), -1e9).masked_fill((x.tanh() < 0.9) == 0, -1e9),
     ),
+    (lambda x: (x == 1).logical_not() * x, lambda x: (x != 1) * x),
+    (lambda x: x * x.exp().sqrt().reciprocal(), lambda x: x * x.exp().rsqrt()),
+    (lambda x: x * (1 / x.exp().sqrt()), lambda x: x * x.exp().rsqrt()),
+    (lambda x: (x != x.floor()).logical_not() * x, lambda x: (x == x.floor()) * x),
     (lambda x: (y := F.relu(x)).sin() + y.cos(), lambda x: F.relu(x).sin() + F.relu(x).cos()),
     (lambda x: x.tanh(), lambda x: stochastic_depth(x.tanh(), 0.1, "row", training=False)),
 ]
@@ -147,6 +151,9 @@ SPELLINGS = [
 NEAR_MISSES = [
     (lambda x: (x.sin() - x.cos()).abs(), lambda x: (x.sin() + x.cos()).abs()),
     (lambda x: (y := x.sin() - x.cos()).abs() + y, lambda x: (y := x.cos() - x.sin()).abs() + y),
+    (lambda x: (x == 1).logical_not() * x, lambda x: (x == 1) * x),
+    (lambda x: x * x.exp().sqrt(), lambda x: x * x.exp().rsqrt()),
+    (lambda x: (x == 1).logical_not() * x, lambda x: (x != 2) * x),
     (F.relu, lambda x: x.clamp(min=0.1)),
     (F.relu, lambda x: F.threshold(x, 0, -0.1)),
     (F.relu, lambda x: torch.where(x > 0.1, x, 0.0)),

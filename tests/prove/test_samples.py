@@ -126,3 +126,10 @@ def test_lengths_reach_the_end_of_what_they_count() -> None:
         numbers, drawn = lengths.draw(Shape(sizes={9: 6}), seed)[0].flat()
         assert numbers.shape[1] == int(drawn.max()) == 6
         assert int(drawn.min()) > 0
+
+
+def test_an_example_that_was_drawn_with_the_seed_of_a_draw_is_not_drawn_again() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 20, (2, 7))
+    ours, _ = sampler(ids, tables={0: 20}).draw(Shape(), 0)
+    assert not torch.equal(ours.flat()[0], ids)

@@ -2,6 +2,7 @@
 
     cat(a, b) + w = cat(a + w[:n], b + w[n:])
     slice(cat(a, b)) = a, where it is a
+    x[:] = x
     a + (w + c) = (a + w) + c
     cat(cat(a, b), c) = cat(a, b, c)
     cat(a, nothing) = a
@@ -26,6 +27,10 @@ _PARTS = frozenset({torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes
 
 
 _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+
+
+# The end of a slice without one.
+_END = 2**63 - 1
 
 
 _ADD, _CAT, _SLICE = torch.ops.aten.add.Tensor, torch.ops.aten.cat.default, torch.ops.aten.slice.Tensor
@@ -93,8 +98,19 @@ def _sum_of_sum(node: fx.Node, origins: Origins) -> fx.Node | str:
     return "it adds no sum of a weight and a constant"
 
 
+def _all_of_axis(node: fx.Node, _: Origins) -> fx.Node | str:
+    """Read a slice of an axis from end to end, as traces write `x[:, :1]` for the first axis, as the value itself."""
+    arguments = _slice_arguments(node)
+    is_all = arguments.get("begin") in (None, 0) and arguments.get("end") in (None, _END) and arguments.get("step", 1) == 1
+    return arguments["of"] if is_all else "it may leave out elements of other inputs"
+
+
+def _slice_arguments(node: fx.Node) -> dict[str, Any]:
+    return dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
+
+
 def _part_of_join(node: fx.Node, origins: Origins) -> fx.Node | str:
-    arguments: dict[str, Any] = dict(zip(("of", "axis", "begin", "end", "step"), node.args, strict=False)) | node.kwargs
+    arguments = _slice_arguments(node)
     found = _join(arguments["of"])
     if found is None or arguments.get("step", 1) != 1:
         return "it is no run of elements of a join"
@@ -184,6 +200,7 @@ def _terms(value: Any) -> list[fx.Node]:
 
 
 REGROUP = (
+    FxRule("slices of all of an axis as the value", frozenset({_SLICE}), _all_of_axis),
     FxRule("sums of joins as joins of sums", frozenset({_ADD}), _sum_of_join),
     FxRule("weights added before constants", frozenset({_ADD}), _sum_of_sum),
     FxRule("parts of joins", frozenset({_SLICE}), _part_of_join),

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from fxmap.expressions.arithmetic import Full, Scaled, Shifted, Sum
 from fxmap.expressions.base import Expression, Source
-from fxmap.expressions.layout import Concat, Gather, Reshape, take
+from fxmap.expressions.layout import Concat, Gather, Placed, Reshape, take
 from fxmap.graph.index_maps import ZERO, Composition, Numbering, Place, distinct
-from fxmap.graph.opgraph import OpGraph
+from fxmap.graph.opgraph import TENSOR, OpGraph
 
 Leaf = Callable[[str], Expression]
 
@@ -128,7 +128,8 @@ def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, compositio
 
     Both have the same terms, each of elements of one tensor, at the same places: then the tensors correspond as a whole,
     including elements that are not read. The source's may have more rows, before these and behind them, as a table of
-    positions of which the first ones are kept for padding. The result is empty if the two are composed differently.
+    positions of which the first ones are kept for padding, or fewer. The result is empty if the two are composed
+    differently.
     """
     while isinstance(made, Reshape):
         made = made.of
@@ -156,13 +157,16 @@ def corresponding_parts(made: Expression, src: OpGraph, ops: OpGraph, compositio
 def _rows_from(path: str, ours: Place, other: Place, ahead: int) -> Expression | None:
     """Return the rows of a source tensor that a destination tensor is, if its elements stand so far ahead; else None."""
     whole, width = Source(path), prod(ours.shape[1:])
-    if ahead or ours.size != other.size:
-        if ahead < 0 or ahead + other.size > ours.size or ahead % width or other.size % width:
-            return None
-        first = ahead // width
-        made = take(whole, tuple(range(first, first + other.size // width)), ours.shape[0])
-        return made if (other.size // width, *ours.shape[1:]) == other.shape else Reshape(made, other.shape)
-    return whole if ours.shape == other.shape else Reshape(whole, other.shape)
+    if not ahead and ours.size == other.size:
+        return whole if ours.shape == other.shape else Reshape(whole, other.shape)
+    if not width or ahead % width or other.size % width:
+        return None
+    total, first = other.size // width, ahead // width
+    start, stop = max(-first, 0), min(total, ours.shape[0] - first)
+    made = take(whole, tuple(range(start + first, stop + first)), ours.shape[0])
+    if stop - start < total:
+        return Placed(made, tuple(range(start, stop)), total) if ours.shape[1:] == other.shape[1:] else None
+    return made if (total, *ours.shape[1:]) == other.shape else Reshape(made, other.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,8 @@ def solve_parts(
     term takes all of it, and the others are zero: only their sum is read.
 
     Returns:
-        The expressions, and a reason for each tensor that cannot be made.
+        The expressions, and a reason for each tensor that cannot be made. Of a table of which the destination reads some
+        rows alone, all of which are found, these rows are made.
     """
     assert ops.numbering is not None
     blocks = [block for name, made in expressions.items() for block in _blocks(name, ops.composed[name], made)]
@@ -194,7 +199,9 @@ def solve_parts(
     for path in sorted(wanted):
         numbers = _gathered(ops.numbering.places[path], blocks, places)
         found = int((numbers != _UNKNOWN).sum())
-        if found < numbers.numel():
+        if found < numbers.numel() and (rows := _rows_read(path, numbers, ops)) is not None:
+            made[path] = Placed(arrange(numbers[list(rows)], places, leaves.__getitem__), rows, len(numbers))
+        elif found < numbers.numel():
             reasons[path] = f"a source was found for {found} of its {numbers.numel()} elements alone"
         elif bool((numbers >= 0).any()):
             made[path] = arrange(numbers, places, leaves.__getitem__)
@@ -204,6 +211,26 @@ def solve_parts(
 
 
 _UNKNOWN = -2
+
+
+def _rows_read(path: str, numbers: Tensor, ops: OpGraph) -> tuple[int, ...] | None:
+    """Return the rows of a stored tensor that are known, if they are known as a whole and all that is read; else None.
+
+    `numbers` are the positions of its elements, `_UNKNOWN` where no source was found.
+    """
+    known = (numbers != _UNKNOWN).reshape(len(numbers), -1) if numbers.dim() else numbers.new_zeros(0, 1).bool()
+    rows = tuple(known.all(1).nonzero().flatten().tolist())
+    if not rows or int(known.sum()) > len(rows) * known.shape[1]:
+        return None
+    assert ops.numbering is not None
+    place, flat = ops.numbering.places[path], known.flatten()
+    for tensor in ops.of_kind({TENSOR}):
+        if tensor.key == path:
+            return None
+        for term in ops.composed[tensor.key].terms if tensor.key in ops.composed else ():
+            if not bool(flat[term.numbers[place.holds(term.numbers)] - place.begin].all()):
+                return None
+    return rows
 
 
 def _blocks(name: str, composition: Composition, made: Expression) -> Iterator[_Block]:

@@ -1,7 +1,7 @@
 """Masks have one spelling: masked_fill(x, m, v) = where(m, v, x), and where(not m, a, b) = where(m, b, a).
 
 Hold for every input. A mask is what is not 0: not m is m == 0, and so are logical_not(m) and, of what is true or false, ~m;
-m as it is is m != 0, bool(m).
+m as it is is m != 0, bool(m). Of an equality, (a == b) == 0 is a != b, and (a != b) == 0 is a == b.
 """
 
 from dataclasses import replace
@@ -18,6 +18,9 @@ _BOOLEAN = {"eq", "ge", "gt", "isinf", "isnan", "le", "logical_and", "logical_no
 
 # Operations whose result is true or false where they are given what is.
 _BITWISE = {"and", "bitwise_and", "or", "bitwise_or", "xor", "bitwise_xor"}
+
+
+_OPPOSITES = {"eq": "ne", "ne": "eq"}
 
 
 _NEGATIONS = frozenset({"logical_not", "bitwise_not", "invert"})
@@ -41,6 +44,30 @@ def _to_comparison(context: Context, op: Op) -> Outcome:
         return "whether the mask is of true and false is not known"
     ops.add(replace(op, kind="eq", attributes=(("other", 0),)))
     return (op.name,)
+
+
+def _to_one_equality(context: Context, op: Op) -> Outcome:
+    """Write whether an equality does not hold as the equality's opposite."""
+    ops, read = context.ops, context.ops.operands(op.name)
+    if not _is_zero(op) or list(read) != ["input"] or len(read["input"]) != 1 or ops.numbers.get(op.name):
+        return "it is no comparison with 0"
+    inner = ops.op(read["input"][0])
+    if inner.kind not in _OPPOSITES:
+        return "what is compared with 0 is no equality"
+    kind = _OPPOSITES[inner.kind] if op.kind == "eq" else inner.kind
+    ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
+    for argument, producers in ops.operands(inner.name).items():
+        for producer in producers:
+            ops.network.add_edge(producer, op.name, argument=argument)
+    ops.add(replace(op, kind=kind, attributes=inner.attributes, written=op.spelling))
+    if inner.name in ops.numbers:
+        ops.numbers[op.name] = ops.numbers[inner.name]
+    return (op.name, *ops.drop_unread([inner.name]))
+
+
+def _is_zero(op: Op) -> bool:
+    """Whether an operation compares with 0."""
+    return op.kind in _OPPOSITES and [value for _, value in op.attributes] in ([0], [False])
 
 
 def _to_choice(context: Context, op: Op) -> Outcome:
@@ -67,8 +94,7 @@ def _turn(context: Context, op: Op) -> Outcome:
         return "it does not choose by one condition"
     (name,) = operands["condition"]
     condition, read = ops.op(name), ops.operands(name)
-    zero = condition.kind in ("eq", "ne") and [value for _, value in condition.attributes] in ([0], [False])
-    if not (zero or condition.kind == "to_bool") or list(read) != ["input"] or len(read["input"]) != 1:
+    if not (_is_zero(condition) or condition.kind == "to_bool") or list(read) != ["input"] or len(read["input"]) != 1:
         return "the condition is not whether a value is 0"
     turned = {"input": "other", "other": "input"} if condition.kind == "eq" else {}
     ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
@@ -84,6 +110,9 @@ def _turn(context: Context, op: Op) -> Outcome:
 
 
 NEGATION_AS_COMPARISON = Rule("negations as comparisons with 0", _NEGATIONS, _to_comparison)
+
+
+ONE_EQUALITY = Rule("equalities that do not hold as their opposites", frozenset(_OPPOSITES), _to_one_equality)
 
 
 FILL_AS_CHOICE = Rule("masked fills as choices", frozenset({"masked_fill"}), _to_choice)

@@ -14,6 +14,7 @@ from fxmap.sources.onnx.interpreter import Interpreter, Reading
 from fxmap.sources.onnx.norms import kernel_chains, written_out
 from fxmap.sources.onnx.repeated import repeated
 from fxmap.sources.onnx.roles import roles_of
+from fxmap.sources.onnx.twins import twins
 
 
 def read_as_source(
@@ -28,6 +29,9 @@ def read_as_source(
         nodes: onnx.NodeProtos in their order.
         outputs: the names of the graph's outputs.
     """
+    reading.twins = twins({name: model.held(name) for name in model.paths})
+    for name in reading.twins:
+        model.release(name)
     _read_kernels(model, reading, constants, nodes)
     held = {name: model.held(name) for name in model.paths}
     held |= {end: held[name] for end, name in reading.kernels.items()}

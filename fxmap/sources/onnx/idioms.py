@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.sources.onnx.roles import Role, is_made_up
+from fxmap.sources.onnx.roles import Role, is_computed
 
 
 def guarded_softmaxes(nodes: Iterable[Any], constants: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -89,8 +89,9 @@ def safe_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 def is_empty_mask(name: str, value: Tensor, roles: set[Role]) -> bool:
     """Whether an initializer is a mask of zeros, which an exporter made up and which is added to something."""
-    is_mask = value.numel() > 1 and is_made_up(name) and bool(roles) and all(k == "Add" for k, _ in roles)
-    return is_mask and not value.any()  # which reads it
+    # Zeros are looked for last, since this reads the tensor.
+    is_added = value.numel() > 1 and is_computed(name) and bool(roles) and all(kind == "Add" for kind, _ in roles)
+    return is_added and not value.any()
 
 
 def without(zeros: Tensor, other: Tensor) -> Tensor:

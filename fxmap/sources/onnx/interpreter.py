@@ -18,6 +18,7 @@ from fxmap.sources.onnx.quantized import BORDERS, left_out
 from fxmap.sources.onnx.reductions import OF_OPSET
 from fxmap.sources.onnx.shapes import OF_OUTPUTS
 from fxmap.sources.onnx.turned import TO_FIRST, TO_LAST, on_maps, perm_of
+from fxmap.sources.onnx.twins import Twin
 from fxmap.sources.onnx.unrolled import unrecorded
 from fxmap.sources.onnx.values import plain
 
@@ -45,6 +46,7 @@ class Reading:
         entries: inputs whose scaling is left out: the names of what it makes, and theirs.
         left_out: results of the nodes that scale them.
         repeated: tables that were made of fewer numbers, with the first place of each number.
+        twins: matrices that are others, or their transposes.
     """
 
     opset: int
@@ -65,6 +67,7 @@ class Reading:
     entries: dict[str, str] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
     repeated: dict[str, Tensor] = field(default_factory=dict)
+    twins: dict[str, Twin] = field(default_factory=dict)
 
     @property
     def biases(self) -> dict[str, str]:
@@ -85,6 +88,7 @@ class Interpreter:
 
         `given` are those of the values that are turned maps, with channels first.
         """
+        values |= {name: twin.read(values[twin.of]) for name, twin in self._reading.twins.items() if twin.of in values}
         values |= {end: values[name] for end, name in self._reading.kernels.items()}
         values |= {name: values[name].reshape(-1)[places] for name, places in self._reading.repeated.items()}
         maps: dict[str, Tensor] = dict(given or {})

@@ -120,7 +120,8 @@ class OnnxModel(Held):
 
     @property
     def _is_read_as_source(self) -> bool:
-        return bool(self._reading.norms or self._reading.kernels or self._reading.repeated or self.left_out)
+        reading = self._reading
+        return bool(reading.norms or reading.kernels or reading.repeated or reading.twins or self.left_out)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""

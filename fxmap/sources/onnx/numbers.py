@@ -17,7 +17,10 @@ from torch import Tensor
 
 # Operators that take a number as torch's functions do: on both sides, or as the second operand alone.
 _BOTH: dict[str, Callable[[Any, Any], Any]] = {"Add": operator.add, "Mul": operator.mul, "Sub": operator.sub}
-_SECOND: dict[str, Callable[[Any, Any], Any]] = {"Div": operator.truediv}
+_SECOND: dict[str, Callable[[Any, Any], Any]] = {
+    "Div": operator.truediv, "Equal": torch.eq, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt,
+    "LessOrEqual": torch.le,
+}  # fmt: skip
 # Operators by which exporters compute one number of others: the scale of attention is a root of a root.
 _OF_NUMBERS: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add, "Div": torch.div, "Mul": torch.mul, "Neg": torch.neg, "Reciprocal": torch.reciprocal,
@@ -26,18 +29,24 @@ _OF_NUMBERS: dict[str, Callable[..., Tensor]] = {
 
 
 def numbers_of(nodes: Iterable[Any], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the constants that are one real number, and what is computed of such ones alone, in double precision.
+    """Return the constants that are one number, and what is computed of real ones alone, in double precision.
 
     Args:
         nodes: onnx.NodeProtos in their order.
         constants: tensors that are no weights, by their names.
     """
-    found = {name: value.double() for name, value in constants.items() if value.numel() == 1 and value.is_floating_point()}
+    single = {name: value for name, value in constants.items() if value.numel() == 1}
+    found = {name: value.double() for name, value in single.items() if value.is_floating_point()}
     for node in nodes:
         function = _OF_NUMBERS.get(node.op_type)
         if function is not None and node.input and all(name in found for name in node.input):
             found[node.output[0]] = function(*(found[name] for name in node.input))
-    return found
+    return found | {name: value for name, value in single.items() if is_integer(value)}
+
+
+def is_integer(value: Tensor) -> bool:
+    """Whether the numbers of a tensor are integers; those of masks are none."""
+    return not value.is_floating_point() and not value.is_complex() and value.dtype is not torch.bool
 
 
 def with_number(node: Any, inputs: Sequence[Any], numbers: Mapping[str, Tensor]) -> Tensor | None:
@@ -50,7 +59,10 @@ def with_number(node: Any, inputs: Sequence[Any], numbers: Mapping[str, Tensor])
         return None
     place = places[0]
     number, other = numbers[node.input[place]], inputs[1 - place]
-    if not isinstance(other, Tensor) or not other.is_floating_point() or number.dim() > other.dim():
+    if not isinstance(other, Tensor) or number.dim() > other.dim():
+        return None
+    alike = is_integer(other) and node.op_type != "Div" if is_integer(number) else other.is_floating_point()
+    if not alike:
         return None
     result: Tensor = function(other, number.item()) if place == 1 else function(number.item(), other)
     return result

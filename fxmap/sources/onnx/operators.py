@@ -33,9 +33,20 @@ def unknown_in(node: Any) -> Iterator[str]:
                 yield from unknown_in(inner)
 
 
+# What gives the first of its inputs in another shape.
+_MOVING = ("Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+
+
 def initial_states(graph: Any) -> set[str]:
-    """Return what recurrent operators read as their first states, which is no weight where it is zero."""
-    return {name for node in nodes_of(graph) if node.op_type in RECURRENT for name in list(node.input)[5:7]}
+    """Return what recurrent operators read as their first states, or move to these, which is no weight where it is zero."""
+    nodes = list(nodes_of(graph))
+    moved = {node.output[0]: node.input[0] for node in nodes if node.op_type in _MOVING}
+    found: set[str] = set()
+    waiting = [name for node in nodes if node.op_type in RECURRENT for name in list(node.input)[5:7]]
+    while waiting:
+        found.add(name := waiting.pop())
+        waiting += [moved[name]] if name in moved else []
+    return found
 
 
 def constants_read_by(graph: Any, operators: Iterable[str]) -> dict[str, Tensor]:

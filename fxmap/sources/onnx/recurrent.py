@@ -14,7 +14,7 @@ def _weights(w: Tensor, r: Tensor, b: Tensor | None, gates: Sequence[int], hidde
     """Return torch's weights of every direction: input, hidden, and their biases."""
 
     def ordered(rows: Tensor) -> Tensor:
-        return torch.cat([rows[place * hidden : (place + 1) * hidden] for place in gates]) if len(gates) > 1 else rows
+        return torch.cat([rows[place * hidden : (place + 1) * hidden] for place in gates])
 
     found = []
     for direction in range(w.shape[0]):

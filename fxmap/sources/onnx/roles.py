@@ -27,6 +27,8 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "GroupNormalization": (1, 2), "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
     "PRelu": (1,), "RMSNormalization": (1,), "RNN": (1, 2, 3),
 }  # fmt: skip
+# What is added to scores of a softmax for positions that do not count.
+_AWAY = -1e4
 # Inputs that are put to places of another one.
 _FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Where", 1), ("Where", 2)}
 # Names that exporters give to numbers which they made of constants of the code.
@@ -62,6 +64,25 @@ def are_counted(names: Collection[str]) -> bool:
     return bool(names) and all(_COUNTED.search(name) or hasattr(torch.ops.aten, name) for name in names)
 
 
+def is_computed(name: str) -> bool:
+    """Whether a name is that of an operation's result: an exporter computed the tensor, of weights or of none.
+
+    >>> is_computed("where_1"), is_computed("embedding"), is_computed("val_7"), is_computed("cls_token")
+    (True, True, True, False)
+    """
+    return is_made_up(name) or hasattr(torch.ops.aten, re.sub(r"_\d+$", "", name))
+
+
+def is_mask(value: Tensor) -> bool:
+    """Whether a tensor holds zeros and what takes all weight from a position in a softmax, and both.
+
+    >>> is_mask(torch.tensor([[0.0, float("-inf")], [0.0, 0.0]])), is_mask(torch.zeros(2))
+    (True, False)
+    """
+    away = value <= _AWAY
+    return value.is_floating_point() and bool(away.any()) and not bool(value[~away].any())
+
+
 def _fills(value: Tensor, roles: Set[Role]) -> bool:
     """Whether a tensor is one number several times, put to places of another one: code that fills a part of it."""
     return bool(roles) and all(role in _FILLINGS for role in roles) and bool((value == value.flatten()[0]).all())
@@ -77,5 +98,5 @@ def is_weight(name: str, value: Tensor, roles: Set[Role], *, counted: bool = Fal
         return False
     made_up = counted or is_made_up(name)
     if value.numel() != 1:
-        return value.numel() > 0 and not (made_up and _fills(value, roles))
+        return value.numel() > 0 and not is_mask(value) and not (made_up and _fills(value, roles))
     return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not made_up
