@@ -8,6 +8,7 @@ from benchmarks.proof.attacks import (
     arguments,
     batch,
     behind,
+    calls,
     decisions,
     families,
     inputs,
@@ -42,6 +43,7 @@ KINDS: dict[str, Callable[[], Iterator[Attack]]] = {
     "attack: decisions by sizes": lambda: both_ways(decisions.sizes()),
     "attack: manners of calling": lambda: both_ways(decisions.calls()),
     "attack: arguments": lambda: both_ways(arguments.attacks()),
+    "attack: options together": calls.attacks,
     "attack: turns between draws": lambda: both_ways(turns.attacks()),
     "attack: parts that are none": lambda: both_ways(parts.attacks()),
 }
