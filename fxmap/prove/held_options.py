@@ -4,7 +4,7 @@
 >>> from fxmap.model.inputs import as_inputs
 >>> both = (as_inputs((torch.zeros(2, 3), {"scale": 1.0, "causal": False})),) * 2
 >>> [option.text for option in others_held(both, tuple, ())][:3]
-["with argument 1['scale']=3.0", "with argument 1['causal']=True", "with argument 1['scale']=0.5"]
+["with argument 1['scale']=3.0", "with argument 1['causal']=True", "with argument 1['scale']=-1.0"]
 
 Cost: none; each is one run of both models, on small inputs.
 """

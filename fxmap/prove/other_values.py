@@ -1,7 +1,7 @@
 """Other values of what a model is given that is no tensor: numbers, switches, words, several of them, options in objects.
 
 >>> other_values(1.0, ()), other_values([3, 3], ())[:3]
-([3.0, 0.5, 0.0, 107.0, -1.0], [[4, 2], [3, 2, 1], [6]])
+([3.0, -1.0, 0.5, 0.0, 107.0], [[4, 2], [3, 2, 1], [6]])
 >>> other_values(slice(1, None), ())[:2], other_values({"causal": False}, ())
 ([slice(2, None, None), slice(1, 3, None)], [{'causal': True}])
 
@@ -10,7 +10,7 @@ Cost: none; each is one run of both models, on small inputs.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from enum import Enum
+from enum import Enum, Flag
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -22,6 +22,14 @@ from fxmap.model.nested import changed, leaves
 from fxmap.prove.several_values import lists_like
 
 _Others = Callable[[Any, Sequence[str], Sequence[float]], Sequence[Any]]
+# Words of which torch's functions take any in the place of another: code that hands one on names no other.
+_FAMILIES = (
+    ("nearest", "bilinear", "bicubic", "area", "nearest-exact", "linear", "trilinear"),
+    ("constant", "reflect", "replicate", "circular"),
+    ("zeros", "border", "reflection"),
+    ("none", "mean", "sum", "max"),
+    ("relu", "gelu", "silu", "tanh"),
+)
 # How many words that code looks up are tried, members of an enumeration, and of several values how many others.
 _WORDS, _MEMBERS, _LISTS = 6, 6, 14
 # How many numbers that code names are tried in the place of a whole number, and how large they may be.
@@ -65,11 +73,15 @@ def _flags(value: bool, words: Sequence[str], numbers: Sequence[float]) -> list[
 
 
 def _members(value: Enum, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
-    return [member for member in type(value) if member is not value][:_MEMBERS]
+    every: list[Any] = [member for member in type(value) if member is not value][:_MEMBERS]
+    if isinstance(value, Flag):
+        every += [other for other in (~type(value)(0), type(value)(0)) if other != value and other not in every]
+    return every
 
 
 def _texts(value: str, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
-    return [other for other in (*words[:_WORDS], "?") if other != value]
+    family = [word for words_alike in _FAMILIES if value in words_alike for word in words_alike]
+    return [other for other in dict.fromkeys((*words[:_WORDS], *family, "?")) if other != value]
 
 
 def _several(value: Any, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
@@ -88,7 +100,7 @@ def _integers(value: int, words: Sequence[str], numbers: Sequence[float]) -> lis
 
 
 def _reals(value: float, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
-    found = (2 * value + 1, value / 2, 0.0, 100 * value + 7, -value)
+    found = (2 * value + 1, -value or -1.0, value / 2, 0.0, 100 * value + 7)
     return [type(value)(other) for other in dict.fromkeys(found) if other != value]
 
 
@@ -129,11 +141,12 @@ def _dtypes(value: torch.dtype, words: Sequence[str], numbers: Sequence[float]) 
 
 
 def _tensors(value: Tensor, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
-    """Return others of a tensor that is a default: turned round, and larger."""
+    """Return others of a tensor that is a default: turned round, and rising."""
     if value.dtype is torch.bool:
         return [~value]
     turned = value.flip(tuple(range(value.dim())))
-    return [turned, 2 * value] if value.is_floating_point() else [turned, value + 1]
+    rising = torch.arange(value.numel()).reshape(value.shape)
+    return [value + 0.1 * rising, turned] if value.is_floating_point() else [turned, value + 1, rising]
 
 
 def _arrays(value: Any, words: Sequence[str]) -> Iterator[Any]:

@@ -64,7 +64,9 @@ def _stand_ins(
     if "type" in name or name.endswith(("ids", "_id")):
         return [_two_kinds(positions[-1]).expand(positions).contiguous()]
     if "label" in name or name in ("target", "targets", "y_true"):
-        return [_two_kinds(positions[-1]).expand(positions).contiguous(), _two_kinds(positions[0])]
+        labels = _two_kinds(positions[-1]).expand(positions).contiguous()
+        # Losses leave out what has the label -100.
+        return [labels, _two_kinds(positions[0]), labels.index_fill(-1, torch.tensor(0), -100)]
     if "sizes" in name or "lengths" in name or "lens" in name:
         return [*_for_each(count, positions), (2,), (3, 3)]
     like = {value.shape: value for value in (*outputs()[:1], *given[:2]) if value.is_floating_point()}
