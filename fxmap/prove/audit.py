@@ -248,7 +248,8 @@ class Auditor:
             return 0.0, unpaired, outputs[1]
         if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
             return None
-        if not forced and chance is None:
+        if not forced and chance is None and all(value.numel() for value in inputs[0].flat()):
+            # Without numbers all of them are anything: such inputs show no way that a decision goes.
             self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), seen[0], seen[1])
         batch = common_batch(inputs[0].flat())
         if named is None:

@@ -24,13 +24,14 @@ from fxmap.matching.plan import Plan
 from fxmap.model.recall import recalling
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
-from fxmap.prove.arguments import interface_of
 from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.budget import Budget
 from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
-from fxmap.prove.further import Held, further, smallest
-from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
+from fxmap.prove.further import further, smallest
+from fxmap.prove.held_names import HeldNames
+from fxmap.prove.interface import interface_of
+from fxmap.prove.limits import limits_of, numbers_of
 from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
@@ -207,9 +208,10 @@ class Examiner:
         if not whole:
             return found
         models = src.model, dst.model
-        names = Held(limits, numbers_of(*models), words_of(*models), sequences_of(*models), fills_of(*models))
         fast = any(isinstance(module, _FAST) for model in models for module in model.modules())
-        return further(auditor, found, budget=budget, signatures=signatures, held=names, sized=self.sized, fast=fast)
+        return further(
+            auditor, found, budget=budget, signatures=signatures, held=HeldNames.of(*models), sized=self.sized, fast=fast
+        )
 
     def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both], copies: dict[str, Tensor]) -> Audit:
         """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs.

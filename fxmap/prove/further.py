@@ -28,30 +28,21 @@ from torch import Tensor
 from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
-from fxmap.prove.arguments import Signatures, absent
 from fxmap.prove.asked_for import asked_for
 from fxmap.prove.audit import Audit, Auditor, describe, difference
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.decisions import Site
 from fxmap.prove.decisive import decisive_shapes
+from fxmap.prove.held_names import NOTHING, HeldNames
+from fxmap.prove.interface import Signatures, absent
 from fxmap.prove.manners import SEED, manners
+from fxmap.prove.option import Option
 from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.special import far, ladder, specials
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What models and their code name: sizes, values, words for arguments, several values in turn, what masks fill with."""
-
-    limits: Sequence[int] = ()
-    numbers: Sequence[float] = ()
-    words: Sequence[str] = ()
-    sequences: Sequence[tuple[int, ...]] = ()
-    fills: Sequence[float] = ()
-
+from fxmap.prove.together import combined
 
 # The shortest sequences of special values.
 _LEAST = 5
@@ -71,7 +62,7 @@ def further(
     *,
     budget: Budget = FULL,
     signatures: Signatures = (None, None),
-    held: Held = Held(),
+    held: HeldNames = NOTHING,
     sized: bool = False,
     fast: bool = False,
 ) -> Audit:
@@ -126,7 +117,7 @@ class _Runs:
     auditor: Auditor
     sampler: Sampler
     budget: Budget
-    held: Held
+    held: HeldNames
     drawn: frozenset[Site] = frozenset()
     # Whether the source runs on a shape: some models take the batch of the example alone.
     runs: dict[str, bool] = field(default_factory=dict)
@@ -154,10 +145,9 @@ class _Runs:
         thrifty = self.budget.thrifty
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
-        one_sided, settled, given = dict[str, None](), set[str](), set[str]()
+        one_sided, settled, given, accepted = dict[str, None](), set[str](), set[str](), list[Option]()
         values = lambda: [value for _, value in outputs()]  # noqa: E731 -- used once
-        chosen = manners(self.sampler, shape, signatures, values, self.held.words, self._larger(found))
-        for manner in chosen:
+        for manner in manners(self.sampler, shape, signatures, values, self.held, self._larger(found)):
             if thrifty and ((manner.layout and not self.auditor.log.layouts) or manner.calls > 1):
                 continue
             if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
@@ -166,16 +156,21 @@ class _Runs:
             keep = 2 * len(found.tried) < self.budget.manners
             tried = self._tried(found, manner.text, manner.both, keep=keep, gradients=manner.gradients, named=named)
             alone |= tried is not found
-            given |= {manner.given} if tried is not found else set()
-            if manner.left_out and tried is not found:
-                settled.add(manner.left_out)
-            elif manner.left_out and self._accepts(self.auditor.src, manner.both[0]) != self._accepts(
-                self.auditor.dst, manner.both[1]
+            option = manner.option
+            if option is not None and tried is not found:
+                given.add(option.given)
+                settled.add(option.left_out)
+                accepted.append(option)
+            elif (
+                option is not None
+                and option.left_out
+                and self._accepts(self.auditor.src, manner.both[0]) != self._accepts(self.auditor.dst, manner.both[1])
             ):
-                one_sided[manner.left_out] = None
+                one_sided[option.left_out] = None
             found = tried
             if found.refuted or len(found.special) - before >= self.budget.manners:
                 break
+        found = self._together(found, accepted, self.sampler.draw(shape, SEED), {name for name, _ in outputs()})
         found = replace(
             found,
             ungiven=tuple(name for name in absent(self.sampler.both, signatures) if name not in given),
@@ -184,6 +179,19 @@ class _Runs:
         )
         unknown = [name for name in one_sided if name not in settled]
         return replace(found, unlike=", ".join(unknown)) if unknown and not found.refuted else found
+
+    def _together(self, found: Audit, accepted: Sequence[Option], both: Both, named: set[str]) -> Audit:
+        """Run options in combination, and calls after calls with options, of which each agrees by itself."""
+        result = [found]
+
+        def run(text: str, inputs: Both) -> bool:
+            before, result[0] = result[0], self._tried(result[0], text, inputs, named=named)
+            return result[0] is not before
+
+        for _ in combined(accepted, both, run, self.budget.plenty) if not found.refuted else ():
+            if result[0].refuted:
+                break
+        return result[0]
 
     def _larger(self, found: Audit) -> list[Both]:
         """Return the accepted inputs of the largest batch, and those with the largest sample, if the models are small."""

@@ -49,10 +49,15 @@ def fills_of(*models: nn.Module) -> list[float]:
     return sorted({float(value) for value in found if -math.inf < value <= -1e8})
 
 
-def _in_code(models: Sequence[nn.Module], *, whole: bool = False) -> Iterator[Any]:
+def functions_of(*models: nn.Module) -> Iterator[FunctionType]:
+    """Yield the user's functions that models run."""
     for model in models:
-        for function in _functions(model, _distinct(vars(module) for module in model.modules())):
-            yield from _constants(function.__code__, whole=whole)
+        yield from _functions(model, _distinct(vars(module) for module in model.modules()))
+
+
+def _in_code(models: Sequence[nn.Module], *, whole: bool = False) -> Iterator[Any]:
+    for function in functions_of(*models):
+        yield from _constants(function.__code__, whole=whole)
 
 
 def sequences_of(*models: nn.Module) -> list[tuple[int, ...]]:
@@ -64,10 +69,14 @@ def sequences_of(*models: nn.Module) -> list[tuple[int, ...]]:
 def words_of(*models: nn.Module) -> list[str]:
     """Return the words that models and the code of their forwards hold, such as names of modes, as candidates.
 
+    Those of the code come first.
+
     >>> words_of(nn.Upsample(scale_factor=2, mode="bilinear"))
     ['Upsample', 'bilinear']
     """
-    return sorted({value for value in _held(models) if type(value) is str and value.isidentifier()})
+    named = [value for value in _in_code(models) if type(value) is str and value.isidentifier()]
+    held = sorted({value for value in _held(models) if type(value) is str and value.isidentifier()})
+    return list(dict.fromkeys([*named, *held]))
 
 
 def held_by(model: nn.Module) -> Iterator[Any]:

@@ -14,11 +14,15 @@ as int32
 with gradients, not contiguous
 without a batch
 with one more axis
+without a sample
+without a position
 as parts of larger tensors
 expanded
 in a second call
 in a call after 2 others
+in a call after 3 others
 in a call after 4 others
+in a call after 6 others
 
 Cost: none; each is one run of both models, on small inputs.
 """
@@ -30,17 +34,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from fxmap.model.inputs import Inputs
-from fxmap.prove.arguments import Signatures, options, others_held
+from fxmap.prove.arguments import options
+from fxmap.prove.held_names import NOTHING, HeldNames
+from fxmap.prove.held_options import others_held
+from fxmap.prove.interface import Signatures, by_keyword
+from fxmap.prove.lists_of_tensors import lists
+from fxmap.prove.option import Option
 from fxmap.prove.samples import Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import Shape
 
 # How many arguments that were left out are tried.
 _ARGUMENTS, _HELD = 80, 40
 # The calls before one.
-_CALLS = (2, 4)
+_CALLS = (2, 3, 4, 6)
 # Of the values of all these calls.
 SEED = 23
 
@@ -63,8 +71,7 @@ class Manner:
     optional: bool = False
     alone: bool = False
     rows: tuple[Inputs, Inputs, int] | None = None
-    left_out: str = ""
-    given: str = ""
+    option: Option | None = None
     layout: bool = False
     calls: int = 0
 
@@ -74,13 +81,13 @@ def manners(
     shape: Shape,
     signatures: Signatures,
     outputs: Callable[[], Sequence[Tensor]] = tuple,
-    words: Sequence[str] = (),
+    held: HeldNames = NOTHING,
     earlier: Sequence[Both] = (),
 ) -> Iterator[Manner]:
     """Yield calls of both models that differ in their manner, each with words for it.
 
     `outputs` returns those of the source for inputs of this shape: an argument that was left out may be like one of them.
-    `words` are what the code compares arguments with, and `earlier` are inputs of other shapes, which may come first.
+    `held` is what the code compares arguments with, and `earlier` are inputs of other shapes, which may come first.
     """
     values = sampler.values(shape, seed=SEED)
     strided, whole = [_strided(value) for value in values], [_int32(Role.NUMBERS, value) for value in values]
@@ -95,15 +102,22 @@ def manners(
             yield Manner(text, _cast(sampler, changed))
     yield from _ranks(sampler, values)
     yield from _broadcast(sampler, values)
+    yield from _empty(sampler, values)
     both = sampler.both_of(values)
-    yield from _lists(both)
+    yield from (Manner(text, changed) for text, changed in lists(both))
     yield from (Manner(text, _cast(sampler, changed), layout=True) for text, changed in _layouts(values))
-    if signatures[0] is not None and signatures[1] is not None:
-        for option in islice(options(both, (signatures[0], signatures[1]), outputs, words), _ARGUMENTS):
-            yield Manner(option.text, option.both, optional=True, left_out=option.left_out, given=option.given)
-    for option in islice(others_held(both, words), _HELD):
-        yield Manner(option.text, option.both, optional=True, given=option.given)
+    named = by_keyword(both, signatures)
+    if named is not None:
+        yield Manner("with all arguments by their names", named)
+    for option in islice(options(both, signatures, outputs, held), _ARGUMENTS):
+        yield _with(option, both)
+    for option in islice(others_held(both, outputs, held.words, held.numbers), _HELD):
+        yield _with(option, both)
     yield from _later_calls(both, sampler.draw(shape, SEED + 1), earlier)
+
+
+def _with(option: Option, both: Both) -> Manner:
+    return Manner(option.text, option.change(both), optional=True, option=option)
 
 
 def _strided(value: Tensor) -> Tensor:
@@ -218,17 +232,32 @@ def _broadcast(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
                 yield Manner(f"with one {text} of {sampler.slots[i].name}", _cast(sampler, changed))
 
 
+def _empty(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
+    """Yield inputs without a sample, and without a position."""
+    if common_batch(values):
+        yield Manner("without a sample", _cast(sampler, [value[:0] for value in values]))
+    length = next((value.shape[1] for value in values if value.dim() in (2, 3)), 0)
+    if length:
+        yield Manner("without a position", _cast(sampler, [_without_extent(value, length) for value in values]))
+
+
+def _without_extent(value: Tensor, length: int) -> Tensor:
+    for axis in range(1, value.dim()):
+        value = value.narrow(axis, 0, 0) if value.shape[axis] == length else value
+    return value
+
+
 def _later_calls(both: Both, alike: Both, others: Sequence[Both]) -> Iterator[Manner]:
     """Yield the inputs as those of a second call, of one that follows other shapes, and of the next few ones."""
-    yield Manner("in a second call", _after([alike], both), calls=1)
+    yield Manner("in a second call", after([alike], both), calls=1)
     for other in others:
-        yield Manner(f"in a call after {other[0].size}", _after([other], both), calls=1)
-        yield Manner(f"of {other[0].size} after {both[0].size}", _after([both], other), calls=1)
+        yield Manner(f"in a call after {other[0].size}", after([other], both), calls=1)
+        yield Manner(f"of {other[0].size} after {both[0].size}", after([both], other), calls=1)
     for count in _CALLS:
-        yield Manner(f"in a call after {count} others", _after([alike] * count, both), calls=count)
+        yield Manner(f"in a call after {count} others", after([alike] * count, both), calls=count)
 
 
-def _after(earlier: Sequence[Both], both: Both) -> Both:
+def after(earlier: Sequence[Both], both: Both) -> Both:
     """Return inputs of both models that are called on earlier ones first, and may keep something of them."""
     ours, theirs = (_in_turn([first[side] for first in earlier], both[side]) for side in (0, 1))
     return ours, theirs
@@ -241,40 +270,3 @@ def _in_turn(earlier: Sequence[Inputs], inputs: Inputs) -> Inputs:
         return replace(inputs, args=args, kwargs=kwargs).call(model)
 
     return replace(inputs, forward=forward)
-
-
-def _lists(both: Both) -> Iterator[Manner]:
-    """Yield one more and one less item in everything that holds several tensors, as a list of images."""
-    ours, theirs = both
-    for place, items in enumerate(ours.args):
-        other = theirs.args[place] if place < len(theirs.args) else None
-        if other is None or type(items) is not type(other) or not (_is_several(items) and _is_several(other)):
-            continue
-        if len(items) != len(other):
-            continue
-        for count in (len(items) + 1, len(items) + 2, len(items) - 1):
-            if count:
-                text = f"with {count} tensors in a {type(items).__name__}"
-                yield Manner(text, (_listed(ours, place, count), _listed(theirs, place, count)))
-
-
-def _is_several(value: Any) -> bool:
-    """Whether a value is a list, a tuple or a dict of tensors, or of such."""
-    parts = list(value.values()) if type(value) is dict else value
-    return type(parts) in (list, tuple) and bool(parts) and all(isinstance(p, Tensor) or _is_several(p) for p in parts)
-
-
-def _listed(inputs: Inputs, place: int, count: int) -> Inputs:
-    args = list(inputs.args)
-    items = args[place]
-    named: dict[Any, Any] = dict(items) if type(items) is dict else dict(enumerate(items))
-    more = [_turned(part) for part in named.values()] + list(named.values())
-    kept = dict(list(named.items())[:count])
-    extra = {f"more_{i}": part for i, part in enumerate(more[: count - len(kept)])}
-    changed = {**kept, **extra}
-    args[place] = changed if type(items) is dict else type(items)(changed.values())
-    return replace(inputs, args=tuple(args))
-
-
-def _turned(part: Any) -> Any:
-    return tree_map(lambda item: item.flip(0) if isinstance(item, Tensor) and item.dim() else item, part)

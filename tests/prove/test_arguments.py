@@ -94,7 +94,7 @@ def test_inputs_that_cannot_vary_are_no_proof() -> None:
         def forward(self, x: Any, c: Any = None) -> Any:
             return self.b(torch.tanh(self.a.weight.sum(1) * len(x.text)))
 
-    proof = own_proof(Spoken(_masked), (SimpleNamespace(text=b"some words"),))
+    proof = own_proof(Spoken(_masked), (SimpleNamespace(text=memoryview(b"some words")),))
     assert not proof.ok
     assert "no other values" in proof.reason
 
