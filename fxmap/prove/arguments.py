@@ -280,6 +280,18 @@ def _with(inputs: Inputs, bound: Mapping[str, Any], name: str, value: Any) -> In
     return replace(inputs, args=(*inputs.args[:place], value, *inputs.args[place + 1 :]))
 
 
+def chosen_by_caller(both: Both, signatures: Signatures) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+    """Return the arguments of each model that the example gives, or that both models name; None where that is not known."""
+    if signatures[0] is None or signatures[1] is None:
+        return None, None
+    shared = frozenset(_shared((signatures[0], signatures[1])))
+    try:
+        ours, theirs = (_bound(inputs, one) for inputs, one in zip(both, signatures, strict=True) if one is not None)
+    except TypeError:
+        return None, None  # the arguments are not those of the signature
+    return shared | ours.keys(), shared | theirs.keys()
+
+
 def interface_of(model: nn.Module, inputs: Inputs) -> Interface | None:
     """Return the signature of a model's forward; None where a function of the user calls the model."""
     if inputs.forward is not None:

@@ -12,8 +12,8 @@ class Budget:
     """How much an audit may run: other manners, special values, further sizes, and the longest sequence.
 
     `always` is how many further sizes run even where no decision by sizes is open; `turns` is how many decisions by values,
-    and how many lengths, are followed to where they turn. `thrifty` says that each run takes long: what can be had from less
-    than a further run is.
+    and how many lengths, are followed to where they turn, and `turned` how many choices of code that went one way are
+    turned. `thrifty` says that each run takes long: what can be had from less than a further run is.
     """
 
     manners: int = 80
@@ -23,6 +23,7 @@ class Budget:
     always: int = 60
     turns: int = 30
     thrifty: bool = False
+    turned: int = 60
 
     @classmethod
     def of(cls, numbers: int) -> "Budget":
@@ -34,13 +35,13 @@ class Budget:
         if numbers <= _TINY:
             return cls()
         if numbers <= _SMALL:
-            return cls(80, 120, 60, EXTENTS.longest, 20, 8)
-        return cls(16, 8, 2, EXTENTS.longest, 0, 0, thrifty=True) if numbers <= _HUGE else cls.least()
+            return cls(80, 120, 60, EXTENTS.longest, 20, 8, turned=20)
+        return cls(16, 8, 2, EXTENTS.longest, 0, 0, thrifty=True, turned=3) if numbers <= _HUGE else cls.least()
 
     @classmethod
     def least(cls) -> "Budget":
         """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
-        return cls(1, 1, 1, 0, 0, 0, thrifty=True)
+        return cls(1, 1, 1, 0, 0, 0, thrifty=True, turned=0)
 
 
 # For tiny models: everything.

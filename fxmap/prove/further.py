@@ -39,6 +39,7 @@ from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.special import far, ladder, specials
+from fxmap.prove.untaken import without_untaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def further(
         runs.turns,
         runs.ordinary,
         runs.forced,
+        lambda found: found if found.untaken else without_untaken(auditor, found, budget.turned),
     )
     for step in steps:
         if not found.refuted:

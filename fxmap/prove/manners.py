@@ -33,6 +33,7 @@ from torch.utils._pytree import tree_map
 
 from fxmap.model.inputs import Inputs
 from fxmap.prove.arguments import Signatures, options, others_held
+from fxmap.prove.coverage import unwatched
 from fxmap.prove.samples import Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import Shape
 
@@ -219,8 +220,9 @@ def _after(earlier: Sequence[Both], both: Both) -> Both:
 
 def _in_turn(earlier: Sequence[Inputs], inputs: Inputs) -> Inputs:
     def forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for first in earlier:
-            first.map(Tensor.clone).call(model)
+        with unwatched():
+            for first in earlier:
+                first.map(Tensor.clone).call(model)
         return replace(inputs, args=args, kwargs=kwargs).call(model)
 
     return replace(inputs, forward=forward)
