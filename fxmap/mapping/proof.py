@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Literal, Self
 
-from fxmap.errors import ArgumentError
+from fxmap.errors import ArgumentError, shorten
 from fxmap.mapping.given import found_in
 from fxmap.trace import Trace
 
@@ -111,12 +111,14 @@ class Scope:
         varied: the inputs that took different values.
         fixed: the inputs that did not, so that nothing is known of other values.
         part: of a destination that is a part of the source, what it returns of it, in words; empty for all others.
+        avoided: ways of the models' code that no run went, and that inputs choose, in words.
     """
 
     ran: tuple[str, ...] = ()
     varied: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     part: str = ""
+    avoided: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.ran)
@@ -138,7 +140,8 @@ class Scope:
     def _line(self, ran: tuple[str, ...]) -> str:
         part = f"the destination is a part of the source, and returns {self.part}; " if self.part else ""
         fixed = f"; {', '.join(self.fixed)} had one value alone" if self.fixed else ""
-        return f"scope: {part}the models' own code agrees on {'; '.join(ran) or 'nothing'}{fixed}"
+        avoided = f"; branches not taken: {shorten(self.avoided)}" if self.avoided else ""
+        return f"scope: {part}the models' own code agrees on {'; '.join(ran) or 'nothing'}{fixed}{avoided}"
 
 
 @dataclass(frozen=True, repr=False)

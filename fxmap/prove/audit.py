@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxmap.model.inputs import Inputs, as_shared, names_of, others, placed
 from fxmap.model.restoring import let_through
@@ -58,7 +58,9 @@ class Audit:
         tried: inputs of further runs in other manners and sizes, which both accepted.
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
-        untaken: a decision by values that went one way in all runs, and behind which the models differ.
+        untaken: a decision that went one way in all runs, and behind which the models differ.
+        never: what its condition never was, where it is no decision by values.
+        avoided: ways of the code that no run went, and that inputs choose, in words; `blind` says that nothing showed which.
         ungiven: arguments of both models that the example leaves out, and for which they accepted nothing that was tried.
         unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
     """
@@ -74,6 +76,9 @@ class Audit:
     alone: tuple[Both, ...] = field(default=(), repr=False)
     accepted: tuple[Shape, ...] = field(default=(), repr=False)
     untaken: str = ""
+    never: bool | None = None
+    avoided: tuple[str, ...] = ()
+    blind: bool = False
     unlike: str = ""
     ungiven: tuple[str, ...] = ()
     special: tuple[str, ...] = field(default=(), repr=False)
@@ -119,7 +124,8 @@ class Auditor:
     """The two models, how their outputs are compared, and the decisions that their code took.
 
     `counts` says how many outputs each model returned on the example. A list of one output for each sample may grow: on
-    other inputs neither model may return more than it did, or fewer, unless the other one does, too.
+    other inputs neither model may return more than it did, or fewer, unless the other one does, too. `models` are the
+    replicas that the calls run, and `alike` says that they are one function of their weights, which keep their names.
     """
 
     src: Call
@@ -128,6 +134,8 @@ class Auditor:
     pairing: Sequence[tuple[int, int]] = ()
     counts: tuple[int, int] | None = None
     log: Log = field(default_factory=Log)
+    models: tuple[nn.Module, nn.Module] | None = None
+    alike: bool = False
 
     def audit(
         self,

@@ -63,7 +63,7 @@ def conclude(
         differs=evidence.difference > 0 and not evidence.own_code.trouble and bool(evidence.returned),
         explained=verdict.explained,
         own_state=() if open_ else examined.unmapped,
-        scope=Scope(examined.audit.agreed, examined.audit.varied, examined.audit.fixed),
+        scope=Scope(examined.audit.agreed, examined.audit.varied, examined.audit.fixed, avoided=examined.audit.avoided),
     )
 
 
@@ -196,6 +196,11 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
             f"{found.unlike}: both models name it, the example leaves it out, and one of them takes tensors for it that the "
             "other one refuses: pass an example that has it"
         )
+    if found.untaken and found.never is not None:
+        return (
+            f"the models' own code chooses at {found.untaken}: no run made this {found.never}, and the models differ where "
+            "it is; pass example_inputs for which it is, if such inputs are valid"
+        )
     if found.untaken:
         return (
             f"the models' own code decides by values at {found.untaken}, the same way in all runs, and the models differ "
@@ -239,6 +244,11 @@ def conclude_notes(evidence: Evidence, found: Audit) -> tuple[str, ...]:
         notes.append(
             f"{shorten(list(found.ungiven))}: both models name it, and took nothing for it that was tried: what they do "
             "with it was not compared; pass an example that has it"
+        )
+    if found.blind:
+        notes.append(
+            "a tracer was set (sys.settrace), as by a debugger, and left alone: which branches of the models' code were "
+            "taken was not watched"
         )
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))

@@ -8,6 +8,7 @@ Cost: linear in the decisions of a run, and in its inputs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fxmap.model.restoring import let_through
+from fxmap.prove.coverage import Coverage, Run, limited
 from fxmap.prove.decisions import Decisions, Site
 
 # How many inputs that are no ordinary ones are kept for each way of a decision.
@@ -36,6 +38,7 @@ class Log:
         sizes, batches, alike, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
         unwatched: the models, 0 or 1, that do not run while they are watched.
         refusing: the model that refused inputs last.
+        coverage: the ways that the code of each model went at its conditional jumps.
     """
 
     outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
@@ -55,6 +58,8 @@ class Log:
     layouts: bool = False
     unwatched: set[int] = field(default_factory=set)
     refusing: int = 0
+    coverage: tuple[Coverage, Coverage] = field(default_factory=lambda: (Coverage(), Coverage()))
+    covered: dict[int, Run] = field(default_factory=dict)
 
     def watched(
         self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
@@ -64,7 +69,7 @@ class Log:
         if which in self.unwatched:
             return run(), seen
         try:
-            with seen:
+            with seen, limited() if forced else self._covering(which):
                 return run(), seen
         except Exception as error:  # whatever a model raises: of its own, or since it cannot be watched
             let_through(error)
@@ -83,9 +88,16 @@ class Log:
             self.draws |= seen.draws
             self.layouts |= seen.layouts
 
+    @contextmanager
+    def _covering(self, which: int) -> Iterator[None]:
+        with self.coverage[which].watch() as self.covered[which]:
+            yield
+
     def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
         """Note the decisions of a run that was compared, on inputs of these shapes."""
         self.last = seen
+        for which, run in self.covered.items():
+            self.coverage[which].add(run, inputs)
         ordinary = any(one.outcomes for one in seen) and is_ordinary(inputs[0].flat(), self.usual)
         for outcomes, one in zip(self.outcomes, seen, strict=True):
             for site, found in one.outcomes.items():

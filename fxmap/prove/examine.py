@@ -28,9 +28,11 @@ from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.budget import Budget
 from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, noise, scaled
 from fxmap.prove.choose_inputs import InputPair
+from fxmap.prove.coverage import Coverage
+from fxmap.prove.decision_log import Log
 from fxmap.prove.further import further, smallest
 from fxmap.prove.held_names import HeldNames
-from fxmap.prove.interface import interface_of
+from fxmap.prove.interface import chosen_by_caller, interface_of
 from fxmap.prove.limits import limits_of, numbers_of
 from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own
@@ -39,6 +41,7 @@ from fxmap.prove.read_state import Reads, ReadState
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.special import specials
 from fxmap.prove.tables import extra_state, kept_tables, without_counterpart
+from fxmap.prove.twins import is_one_function
 from fxmap.prove.weights import Weights, held, mapped_weights
 from fxmap.run.precision import SinglePrecision
 
@@ -189,12 +192,17 @@ class Examiner:
 
             return run
 
+        signatures = interface_of(src.main.module, both[0]), interface_of(dst.main.module, both[1])
+        outer = chosen_by_caller(both, signatures)
         auditor = Auditor(
             counted(lambda inputs: call_own(src, self.weights.src, inputs)),
             counted(lambda inputs: call_own(dst, self.weights.dst, inputs)),
             tolerance,
             self.pairing,
             self.counts,
+            Log(coverage=(Coverage.of(src.model, outer[0]), Coverage.of(dst.model, outer[1]))),
+            (src.main.module, dst.main.module),
+            is_one_function(self.mapping, src, dst),
         )
         limits, budget = limits_of(src.model, dst.model), self._budget
         found, drawn = Audit(), as_drawn(both, self.tables)
@@ -204,7 +212,6 @@ class Examiner:
             if found.samples or found.unpaired:
                 break
         found = found if found.samples or found.unpaired else auditor.reordered(Sampler.of(both, self.tables))
-        signatures = interface_of(src.main.module, both[0]), interface_of(dst.main.module, both[1])
         if not whole:
             return found
         models = src.model, dst.model

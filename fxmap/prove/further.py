@@ -43,6 +43,7 @@ from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.special import far, ladder, specials
 from fxmap.prove.together import combined
+from fxmap.prove.untaken import without_untaken
 
 # The shortest sequences of special values.
 _LEAST = 5
@@ -91,6 +92,7 @@ def further(
         runs.turns,
         runs.ordinary,
         runs.forced,
+        lambda found: found if found.untaken else without_untaken(auditor, found, budget.turned),
     )
     for step in steps:
         if not found.refuted:

@@ -102,6 +102,18 @@ def absent(both: Both, signatures: Signatures) -> list[str]:
     return [name for name in shared(known) if all(map(is_nothing, given_for(name, known, bound)))]
 
 
+def chosen_by_caller(both: Both, signatures: Signatures) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+    """Return the arguments of each model that the example gives, or that both models name; None where that is not known."""
+    if signatures[0] is None or signatures[1] is None:
+        return None, None
+    common = frozenset(shared((signatures[0], signatures[1])))
+    try:
+        ours, theirs = (bound_by(inputs, one) for inputs, one in zip(both, signatures, strict=True) if one is not None)
+    except TypeError:
+        return None, None  # the arguments are not those of the signature
+    return common | ours.keys(), common | theirs.keys()
+
+
 def is_nothing(value: Any) -> bool:
     """Whether a value is None, or a bare object that stands for no value."""
     return value is None or type(value) is object

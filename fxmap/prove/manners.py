@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from fxmap.model.inputs import Inputs
 from fxmap.prove.arguments import options
+from fxmap.prove.coverage import unwatched
 from fxmap.prove.held_names import NOTHING, HeldNames
 from fxmap.prove.held_options import others_held
 from fxmap.prove.interface import Signatures, by_keyword
@@ -265,8 +266,9 @@ def after(earlier: Sequence[Both], both: Both) -> Both:
 
 def _in_turn(earlier: Sequence[Inputs], inputs: Inputs) -> Inputs:
     def forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for first in earlier:
-            first.map(Tensor.clone).call(model)
+        with unwatched():
+            for first in earlier:
+                first.map(Tensor.clone).call(model)
         return replace(inputs, args=args, kwargs=kwargs).call(model)
 
     return replace(inputs, forward=forward)
