@@ -9,9 +9,9 @@ others are the effective weight of a stretch of the source. Where nothing fits, 
 
 The order to read: `static`, `samples`, `stacked` (values of many samples), `source` (its values and numbers), `unknowns`,
 `frontier` (how far the destination is known), `systems`, `signatures` (numbers told by what they are multiplied by), `uses`
-and `places` (elements told by where they are read), `orders`, `factors`, `fitting`, `natural`, `choices`, `guesses` (weights
-that no value is affine in), `effort`, `search`, `arrange` and `express` (expressions), `weights` (all of it), `anchors`
-(what corresponds under the weights that were found).
+and `places` (elements told by where they are read), `orders`, `factors`, `recent` (a table of what was found), `fitting`,
+`natural`, `choices`, `guesses` (weights that no value is affine in), `effort`, `search`, `arrange`, `express` (expressions),
+`weights` (all of it), `anchors` (what corresponds under the weights that were found).
 
 Cost: one run of each model on some tens to hundreds of samples; for each value to solve for, one backward pass for each of
 its channels, one factorisation, and one product with all values of the source. Networks of more than three million weights

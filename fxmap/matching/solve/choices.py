@@ -28,12 +28,6 @@ _RECOGNISED = 2
 # What a choice takes beside that costs as much as so many.
 _CHOSEN = 1
 
-# Of so many points, the choices are remembered.
-_POINTS = 256
-
-# So many solutions are remembered.
-_KEPT = 4096
-
 
 class Choices:
     """All choices at one point, the most likely first."""
@@ -54,13 +48,12 @@ class Choices:
 
     def all(self) -> list[Choice]:
         """Return the choices, sorted."""
-        table, known = len(self.source.numbers.names), self.fitting.choices
-        if id(self.point) not in known or known[id(self.point)].table != table:
+        known = self.fitting.choices.get(id(self.point))
+        if known is None or known.table != len(self.source.numbers.names):
             made = tuple(self._choice(*one) for one in self._assignments())
-            while len(known) >= _POINTS:
-                del known[next(iter(known))]
-            known[id(self.point)] = Made(self.point, made, len(self.source.numbers.names))
-        found = [replace(one, rank=self._rank(one)) for one in known[id(self.point)].choices]
+            known = Made(self.point, made, len(self.source.numbers.names))
+            self.fitting.choices.put(id(self.point), known, 1 + sum(3 * len(one.entries) for one in made))
+        found = [replace(one, rank=self._rank(one)) for one in known.choices]
         found.sort(key=lambda one: one.rank)
         logger.debug("%s: %d choices, first rank %s", self.point.node.name, len(found), found[0].rank if found else "")
         return self._distinct(found)
@@ -250,8 +243,8 @@ class Choices:
 
     def _recognised(self, system: Unknown, element: int, solved: Tensor) -> Recognised:
         """Look for a solution with the source's numbers, once for each system and element while there are no new ones."""
-        key, known = (id(system), element), self.fitting.recognised
-        if key not in known or known[key].table != len(self.source.numbers.names):
+        known = self.fitting.recognised.get((id(system), element))
+        if known is None or known.table != len(self.source.numbers.names):
             self.fitting.effort.spend(runs=_RECOGNISED)
             solved = self.natural.solution(system, element, solved)
             self.source.numbers.add_multiples(solved, self.factors)
@@ -260,10 +253,9 @@ class Choices:
                 # Without what is added to it, such as the input beside a branch, it may be a value of its own.
                 alone = self.source.prints.find(self.source.columns[:, element] - system.rest)
                 origin = Origin(system.entries, system.equations.columns, element if alone is None else alone)
-            while len(known) >= _KEPT:
-                del known[next(iter(known))]
-            known[key] = Recognised(system, solved, places, origin, len(self.source.numbers.names))
-        return known[key]
+            known = Recognised(system, solved, places, origin, len(self.source.numbers.names))
+            self.fitting.recognised.put((id(system), element), known, 2 * len(solved) + len(system.rest))
+        return known
 
     def _rank(self, choice: Choice) -> Rank:
         """Return the rank of a choice, which is worse where another value has some of the same numbers of the source."""

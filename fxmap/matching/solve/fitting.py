@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.gauge import Gauge
+from fxmap.matching.solve.recent import Recent
 from fxmap.matching.solve.signatures import Signatures
 from fxmap.matching.solve.source import SourceValues
 from fxmap.matching.solve.systems import Equations, Point, Unknown
@@ -20,6 +21,9 @@ Rank = tuple[float, ...]
 MULTIPLIED, TURNED = 0.5, 4
 
 _FITS = 1e-7
+
+# So many numbers of choices are remembered, and of solutions.
+_REMEMBERED = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,7 @@ class Fitting:
         self.source = source
         self.effort = Effort(float("inf"))
         self.gauge, self.signatures = Gauge(source), Signatures(source)
-        self.choices: dict[int, Made] = {}
-        self.recognised: dict[tuple[int, int], Recognised] = {}
+        self.choices, self.recognised = Recent[int, Made](_REMEMBERED), Recent[tuple[int, int], Recognised](_REMEMBERED)
         self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
 

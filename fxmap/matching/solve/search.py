@@ -18,6 +18,7 @@ from fxmap.matching.solve.frontier import Advance, Frontier, State
 from fxmap.matching.solve.guesses import Guesses
 from fxmap.matching.solve.places import Places
 from fxmap.matching.solve.readers import moves, reading
+from fxmap.matching.solve.recent import Recent
 from fxmap.matching.solve.source import Block, SourceValues, elements
 from fxmap.matching.solve.stacked import Unstackable, Value
 from fxmap.matching.solve.systems import Factorisations, Point, Systems
@@ -100,7 +101,7 @@ class Search:
         self.why, self.steps, self.effort = "", 0, Effort(float("inf"))
         self._met: dict[str, _Position] = {}
         self._holding: deque[_Position] = deque()
-        self._points: dict[fx.Node, deque[tuple[Weights, Point]]] = {}
+        self._points = Recent[fx.Node, list[tuple[Weights, Point]]](HELD)
         self._places: dict[fx.Node, Tensor] = {}
 
     def run(self, weights: Weights, bounds: Bounds, effort: Effort) -> Weights | None:
@@ -285,14 +286,17 @@ class Search:
 
     def _point(self, frontier: Frontier, node: fx.Node) -> Point:
         """Return the systems of a value: those that were met where fewer weights that lead to it were known, if any."""
-        for weights, point in reversed(self._points.get(node, [])):
+        before = self._points.get(node) or []
+        for weights, point in reversed(before):
             if frontier.weights.extends(weights, self._leading(weights, node)):
                 found = point.without(frontier.weights.known)
                 if found is not None:
                     return found
         systems = Systems(self.advance, frontier, node, self.samples, self.factorisations)
         found = systems.point(systems.shape())
-        self._points.setdefault(node, deque(maxlen=_REMEMBERED)).append((frontier.weights, found))
+        last = [*before[1 - _REMEMBERED :], (frontier.weights, found)]
+        size = sum(self.samples * len(point.systems) + 3 * len(weights.numbers) for weights, point in last)
+        self._points.put(node, last, size)
         return found
 
     def _leading(self, weights: Weights, node: fx.Node) -> Tensor:
