@@ -29,7 +29,7 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
 from fxmap.prove.asked_for import asked_for
-from fxmap.prove.audit import Audit, Auditor, describe, difference
+from fxmap.prove.audit import Audit, Auditor, describe, difference, quiet
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.decisions import Site
@@ -390,7 +390,8 @@ class _Runs:
 
         Inputs of another manner or size may be kept, if the models are small: keys that move nothing are changed on these.
         """
-        outcome = self.auditor.compare(both, **manner)
+        with quiet(both):
+            outcome = self.auditor.compare(both, **manner)
         if outcome is None or outcome[1]:
             return found
         if outcome[0] <= self.auditor.tolerance:

@@ -1,6 +1,7 @@
 """Further runs of an audit: each pair parts behind a decision of its code, which leaves nothing in a graph."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -289,6 +290,16 @@ def test_scores_beyond_the_number_that_masks_them_are_not_run() -> None:
     assert fills_of(Causal(by_number)) == [-1e9]
     mapping = fxmap.auto_map(Causal(by_infinity).eval(), Causal(by_number).eval(), example_inputs=torch.randn(2, 5, 6))
     assert mapping.proof.ok, str(mapping)
+
+
+def test_what_code_warns_of_in_an_empty_batch_is_kept_back() -> None:
+    def spread(h: Tensor, *_: Any) -> Tensor:
+        return h if len(h) else h.var(0, keepdim=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        proof = fxmap.auto_map(Net(spread, False), Net(spread, True), example_inputs=FLOATS).proof
+    assert not proof.ok
 
 
 class Positioned(nn.Module):
