@@ -81,9 +81,10 @@ class Recall:
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
+        known = [tensor for tensor in weights if is_plain(tensor) and tensor.numel() >= _LARGE]
+        sizes = {_place(tensor): tensor.numel() for tensor in known}
         # Held, so that no other tensor comes to lie in their place.
-        self._weights = [tensor for tensor in weights if is_plain(tensor) and tensor.numel() >= _LARGE]
-        sizes = {_place(tensor): tensor.numel() for tensor in self._weights}
+        self._memory = [tensor.untyped_storage() for tensor in known]
         self._places, self._room = set(sizes), sum(sizes.values()) // 2
         self._known: dict[object, list[_Product]] = {}
         self._order: deque[_Product] = deque()
@@ -93,7 +94,7 @@ class Recall:
     @property
     def has_weights(self) -> bool:
         """Whether there is a weight whose products are kept."""
-        return bool(self._weights)
+        return bool(self._memory)
 
     def next_run(self) -> None:
         """Begin another run: products of earlier ones make room for its own."""
