@@ -90,10 +90,11 @@ def map_of(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: A
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Whether a value is a tensor of torch's own class, in float64 and in memory."""
+    """Whether a value is a tensor of torch's own class, in float64 and in memory, and not one of `vmap` or `torch.func`."""
     if type(value) is not Tensor and type(value) is not nn.Parameter:
         return False
-    return value.dtype is torch.float64 and not value.is_meta and value.layout is torch.strided
+    in_memory = value.dtype is torch.float64 and not value.is_meta and value.layout is torch.strided
+    return in_memory and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def _is_large(weight: Tensor) -> bool:

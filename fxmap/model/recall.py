@@ -33,6 +33,8 @@ from fxmap.model.few_rows import is_plain
 _LARGE = 1 << 15
 # A product is kept if it takes so many multiplications for each number that is compared or copied.
 _WORTH = 128
+# A few times what float64 rounds.
+_ROUNDING = 4e-15
 # By these, code may get hold of a tensor's memory, and write to it unseen.
 _HANDED_OUT = frozenset(("numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"))
 # These write to their table if rows have a largest norm.
@@ -75,21 +77,24 @@ class Recall:
 
     Attributes:
         hits: how many products were not computed again.
+        rounding: by how much operands may differ, relative to the largest number, and be taken for the same.
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
+        known = [tensor for tensor in weights if is_plain(tensor) and tensor.numel() >= _LARGE]
+        sizes = {_place(tensor): tensor.numel() for tensor in known}
         # Held, so that no other tensor comes to lie in their place.
-        self._weights = [tensor for tensor in weights if is_plain(tensor) and tensor.numel() >= _LARGE]
-        sizes = {_place(tensor): tensor.numel() for tensor in self._weights}
+        self._memory = [tensor.untyped_storage() for tensor in known]
         self._places, self._room = set(sizes), sum(sizes.values()) // 2
         self._known: dict[object, list[_Product]] = {}
         self._order: deque[_Product] = deque()
         self._run = self.hits = 0
+        self.rounding = 0.0
 
     @property
     def has_weights(self) -> bool:
         """Whether there is a weight whose products are kept."""
-        return bool(self._weights)
+        return bool(self._memory)
 
     def next_run(self) -> None:
         """Begin another run: products of earlier ones make room for its own."""
@@ -101,7 +106,7 @@ class Recall:
         if call is None:
             return compute(*args, **kwargs)
         for known in reversed(self._known.get(call.key, [])):
-            if all(map(_is_same, known.operands, call.operands)):
+            if all(_is_same(one, other, self.rounding) for one, other in zip(known.operands, call.operands, strict=True)):
                 self.hits += 1
                 return known.result.clone()
         result = compute(*args, **kwargs)
@@ -176,12 +181,28 @@ def _place(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape are equal bit by bit."""
-    return torch.equal(one.view(torch.int64), other.view(torch.int64))
+def _is_same(one: Tensor, other: Tensor, rounding: float) -> bool:
+    """Whether two tensors of one shape are equal bit by bit, or differ by less than rounding."""
+    if torch.equal(one.view(torch.int64), other.view(torch.int64)):
+        return True
+    return rounding > 0 and bool((one - other).abs().max() <= rounding * other.abs().max())
 
 
 _ACTIVE: ContextVar[Recall | None] = ContextVar("recall", default=None)
+
+
+@contextmanager
+def up_to_rounding() -> Iterator[None]:
+    """Take operands for the same, inside a `with` block, that differ as sums of a few numbers in another order do.
+
+    That is for runs which ask whether other values of a tensor move anything, where these cancel out: not bit by bit.
+    """
+    recall = active() or Recall(())
+    before, recall.rounding = recall.rounding, _ROUNDING
+    try:
+        yield
+    finally:
+        recall.rounding = before
 
 
 def active() -> Recall | None:

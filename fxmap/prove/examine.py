@@ -13,6 +13,7 @@ Cost: the audit, and about two forward passes of each model for each of the othe
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
-from fxmap.model.recall import recalling
+from fxmap.model.recall import recalling, up_to_rounding
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.audit import Audit, Auditor, difference, paired
@@ -387,7 +388,8 @@ class Examiner:
                         return True
             return False
 
-        with torch.no_grad():
+        # Where a run takes long, what is the same again up to rounding, behind changed tensors, is not run again.
+        with torch.no_grad(), up_to_rounding() if self._budget.thrifty else nullcontext():
             return by_halves(paths, moves)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxmap.model.kernels import DoubleKernels
-from fxmap.model.recall import Recall, active, recalling
+from fxmap.model.recall import Recall, active, recalling, up_to_rounding
 
 
 def _normal(*shape: int) -> Tensor:
@@ -128,3 +128,37 @@ def test_products_of_earlier_runs_make_room() -> None:
 def test_weights_that_are_small_or_not_in_memory_are_not_recalled() -> None:
     with recalling([torch.zeros(2, 2, dtype=torch.float64), torch.zeros(512, 512, device="meta")]):
         assert active() is None
+
+
+def test_operands_that_differ_by_rounding_are_the_same_where_that_is_asked_for() -> None:
+    x, weight = _normal(8, 256), WEIGHT.clone()
+    with DoubleKernels(), recalling([weight]):
+        F.linear(x, weight)
+        with up_to_rounding():
+            F.linear(x * (1 + 1e-15), weight)
+            assert _active().hits == 1
+            F.linear(x * (1 + 1e-13), weight)
+            assert _active().hits == 1
+        F.linear(x * (1 - 1e-15), weight)
+        assert _active().hits == 1
+    with up_to_rounding():
+        assert active() is None
+
+
+def test_products_inside_vmap_and_torch_func_are_left_to_torch() -> None:
+    x, weight = _normal(3, 8, 256), WEIGHT.clone()
+    with torch.no_grad(), DoubleKernels(), recalling([weight]):
+        found = torch.vmap(lambda row: F.linear(row.mul_(1.0), weight))(x.clone())
+        slope = torch.func.grad(lambda row: F.linear(row, weight).sum())(x[0])
+        assert _active().hits == 0
+    assert torch.allclose(found, F.linear(x, weight))
+    assert torch.allclose(slope, weight.sum(0).expand(8, -1))
+
+
+def test_a_weight_whose_memory_was_exchanged_is_another_one() -> None:
+    x, weight = _normal(8, 256), WEIGHT.clone()
+    with torch.no_grad(), DoubleKernels(), recalling([weight]):
+        F.linear(x, weight)
+        weight.data = weight.data + 1
+        for _ in range(3):
+            assert torch.equal(F.linear(x, weight), x @ weight.T)

@@ -46,6 +46,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
             None if they are wrong anyway.
     """
     evidence = {pair.dst: pair.evidence for pair in pairs if pair.evidence in _OPEN}
+    shapes = {name: _shapes(graph, name) for name in evidence}
     tied: set[str] = set()
     tried = 0
     for name, why in evidence.items():
@@ -55,7 +56,7 @@ def ties(graph: OpGraph, pairs: Iterable[Pair], agrees: Callable[[dict[str, str]
         alike = [
             other
             for other in evidence
-            if other != name and _shapes(graph, other) == _shapes(graph, name) and (why != Evidence.VALUES or other in near)
+            if other != name and shapes[other] == shapes[name] and (why != Evidence.VALUES or other in near)
         ]
         image = next((found for other in alike if (found := exchange(graph, name, other))), None)
         if image is not None:
