@@ -68,7 +68,7 @@ class Scaling(Net):
 @pytest.mark.parametrize("last", [True, False])
 def test_a_model_is_given_what_the_file_makes_of_an_image_first_and_load_says_so(last: bool) -> None:
     proto, dst = net(last=last), Net().eval()
-    with pytest.warns(fxmap.ProofWarning, match=r"scales its input first: x \* 0\.003922 - \[0\..*\] / \[0\."):
+    with pytest.warns(fxmap.ProofWarning, match=r"scales its input first: \(x \* 0\.003922 - \[0\..*\]\) / \[0\."):
         mapping = fxmap.load(dst, proto)
     assert mapping.ok, mapping.proof
     assert not mapping.missing

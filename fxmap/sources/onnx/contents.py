@@ -15,7 +15,8 @@ from fxmap.sources.onnx.partial import KnownPart
 from fxmap.sources.onnx.pools import padded_pools
 from fxmap.sources.onnx.protos import constant_nodes, exact_tensor, nodes_of, tensor_of
 from fxmap.sources.onnx.quantized import BORDERS, cut_at_zero, left_out, read_at_once, zero_points
-from fxmap.sources.onnx.roles import are_counted, is_weight, roles_of
+from fxmap.sources.onnx.roles import are_counted, is_made_up, is_weight, reads_weight, roles_of
+from fxmap.sources.onnx.tables import tables_of_code
 from fxmap.sources.onnx.turned import TO_FIRST, perm_of
 from fxmap.sources.onnx.unrolled import fixed_names
 
@@ -47,6 +48,8 @@ def take_contents(
         reading.zero_points = zero_points(nodes_of(graph), known)
         _hold_at_once(model, reading, part, known)
     constants = _hold_weights(model, reading, graph, known)
+    if not quantized:
+        constants |= {name: model.release(name) for name in _tables(model, part, inputs, are_counted(known))}
     if quantized:
         for node in _left_to_run(reading, graph):
             if (name := left_out(node)) and name not in model.paths and node.input[1] in known:
@@ -60,6 +63,17 @@ def take_contents(
     reading.numbers = numbers_of(part.nodes, constants | constant_nodes(part.nodes))
     reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
     return constants
+
+
+def _tables(model: Held, part: KnownPart, inputs: list[str], counted: bool) -> set[str]:
+    """Return the tables of the code among what is held."""
+    roles = roles_of(part.nodes)
+    tables = {
+        name
+        for name in model.paths
+        if (counted or is_made_up(name)) and not any(reads_weight(*role) for role in roles.get(name, ()))
+    }
+    return tables_of_code(part.nodes, tables, {*inputs, *model.paths} - tables)
 
 
 def _hold_at_once(model: Held, reading: Reading, part: KnownPart, known: Mapping[str, Tensor]) -> None:

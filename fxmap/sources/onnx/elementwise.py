@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxmap.sources.onnx.values import plain
+from fxmap.sources.onnx.values import exact, plain
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
@@ -19,10 +19,16 @@ def _modulo(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
+def _number(value: Tensor) -> float:
+    """Return the number that was meant: a run in single precision records 1e-12, and not what comes nearest to it."""
+    number: float = plain(value).item()
+    return exact(number) if value.is_floating_point() else number
+
+
 def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None, **bounds: float) -> Tensor:
     # Before opset 11 the bounds are attributes.
-    lowest = bounds.get("min") if low is None else plain(low).item()
-    highest = bounds.get("max") if high is None else plain(high).item()
+    lowest = bounds.get("min") if low is None else _number(low)
+    highest = bounds.get("max") if high is None else _number(high)
     return x if lowest is None and highest is None else torch.clamp(x, lowest, highest)
 
 

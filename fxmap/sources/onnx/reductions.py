@@ -82,7 +82,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ArgMin": _extreme(torch.argmin),
     "CumSum": _cumulative,
     "ReduceL1": _reduction(lambda x, axes, keep: x.abs().sum(list(axes), keepdim=keep)),
-    "ReduceL2": _reduction(lambda x, axes, keep: x.square().sum(list(axes), keepdim=keep).sqrt()),
+    "ReduceL2": _reduction(lambda x, axes, keep: torch.linalg.vector_norm(x, 2, list(axes), keepdim=keep)),
     "ReduceLogSum": _reduction(lambda x, axes, keep: x.sum(list(axes), keepdim=keep).log()),
     "ReduceLogSumExp": _reduction(lambda x, axes, keep: torch.logsumexp(x, list(axes), keepdim=keep)),
     "ReduceMax": _reduction(lambda x, axes, keep: torch.amax(x, list(axes), keepdim=keep)),

@@ -83,6 +83,15 @@ def is_mask(value: Tensor) -> bool:
     return value.is_floating_point() and bool(away.any()) and not bool(value[~away].any())
 
 
+def reads_weight(kind: str, place: int) -> bool:
+    """Whether an operator reads a weight in one of its places, as layers do, or one of a product of matrices.
+
+    >>> reads_weight("Conv", 1), reads_weight("Conv", 0), reads_weight("Div", 1)
+    (True, False, False)
+    """
+    return kind == "MatMul" or place in _WEIGHTS.get(kind, ())
+
+
 def _fills(value: Tensor, roles: Set[Role]) -> bool:
     """Whether a tensor is one number several times, put to places of another one: code that fills a part of it."""
     return bool(roles) and all(role in _FILLINGS for role in roles) and bool((value == value.flatten()[0]).all())

@@ -57,7 +57,9 @@ def scaling_of(nodes: Iterable[Any], entry: str, numbers: Mapping[str, Tensor]) 
         other = second if first == value else first if node.op_type in _COMMUTES else ""
         if other not in numbers or not _is_of_channels(numbers[other]):
             break
-        shown = f"{shown} {_SIGNS[node.op_type]} {_text(numbers[other])}"
+        sign = _SIGNS[node.op_type]
+        shown = f"({shown})" if sign in "*/" and results else shown
+        shown = f"{shown} {sign} {_text(numbers[other])}"
         results.append(node.output[0])
         tensors += [other] if uses[other] == 1 else []
         value = node.output[0]
