@@ -29,8 +29,8 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
 }  # fmt: skip
 # What is added to scores of a softmax for positions that do not count.
 _AWAY = -1e4
-# Inputs that are put to places of another one.
-_FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Where", 1), ("Where", 2)}
+# Inputs that are put to places of another one, or of which places are taken.
+_FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Trilu", 0), ("Where", 1), ("Where", 2)}
 # Names that exporters give to numbers which they made of constants of the code.
 _MADE = re.compile(
     r"(?i)^(_?val_|onnx::|/|ortshared|_?const|scalar|lifted_tensor|c_lifted|_?inlfunc|\d)|(/(x|y|Const\w*)|_const\w*)(:0)?$"
@@ -70,6 +70,12 @@ def is_mask(value: Tensor) -> bool:
     return value.is_floating_point() and bool(away.any()) and not bool(value[~away].any())
 
 
+def keeps_all(name: str, value: Tensor, roles: Set[Role]) -> bool:
+    """Whether an initializer is a mask of positions that keeps all, `1 n 1`, which an exporter made of ones."""
+    is_of_positions = value.dim() == 3 and value.shape[0] == value.shape[-1] == 1 and bool((value == 1).all())
+    return is_of_positions and is_computed(name) and bool(roles) and all(kind == "Mul" for kind, _ in roles)
+
+
 def _fills(value: Tensor, roles: Set[Role]) -> bool:
     """Whether a tensor is one number several times, put to places of another one: code that fills a part of it."""
     return bool(roles) and all(role in _FILLINGS for role in roles) and bool((value == value.flatten()[0]).all())
@@ -83,5 +89,6 @@ def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
     if not value.is_floating_point() or (roles and all(place in _ATTRIBUTES.get(kind, ()) for kind, place in roles)):
         return False
     if value.numel() != 1:
-        return value.numel() > 0 and not is_mask(value) and not (is_made_up(name) and _fills(value, roles))
+        filled = is_made_up(name) and _fills(value, roles)
+        return value.numel() > 0 and not (filled or is_mask(value) or keeps_all(name, value, roles))
     return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_made_up(name)
