@@ -34,7 +34,7 @@ from fxmap.expressions.arithmetic import (
 )
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.computed import Computed, Stretch
-from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose
+from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Placed, Reshape, Slice, Transpose
 from fxmap.expressions.quantized import (
     Assembled,
     Dequantized,
@@ -111,6 +111,7 @@ CASES: list[Expression] = [
     Slice(MATRIX, 1, 3),
     Gather(MATRIX, (2, 0)),
     Columns(MATRIX, (1, 0)),
+    Placed(Slice(MATRIX, 0, 2), (1, 3), 5),
     Concat((MATRIX, Slice(MATRIX, 0, 1))),
     Reshape(MATRIX, (2, 8, 1, 1)),
     Transpose(MATRIX),

@@ -31,7 +31,7 @@ from fxmap.expressions.arithmetic import (
 from fxmap.expressions.base import Expression, Source, substitute
 from fxmap.expressions.computed import Computed, Stretch
 from fxmap.expressions.functions import assemble, complement
-from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Reshape, Slice, Transpose
+from fxmap.expressions.layout import Columns, Concat, Gather, Permute, Placed, Reshape, Slice, Transpose
 from fxmap.expressions.quantized import (
     Assembled,
     Dequantized,
@@ -88,6 +88,7 @@ ALL = [
     Slice(A, 1, 3),
     Gather(A, (2, 0)),
     Columns(A, (1, 0)),
+    Placed(A, (1, 3), 5),
     Concat((A, Slice(B, 0, 1))),
     Reshape(A, (2, 3, 1, 1)),
     Transpose(A),

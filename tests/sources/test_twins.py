@@ -76,6 +76,31 @@ def test_a_table_that_the_file_holds_in_part_is_filled_so_far_and_the_rest_is_pr
     assert fxmap.KeyMapping.from_json(mapping.to_json()).knowledge.mismatched == mapping.knowledge.mismatched
 
 
+class Masked(nn.Module):
+    """A mask of positions that nobody gave, which is made of ones and multiplied, and one that is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm, self.fc = nn.Embedding(20, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = torch.ones(ids.shape, dtype=torch.long)
+        x = self.norm(self.words(ids)) * mask[:, :, None].to(torch.float32)
+        later = torch.ones(ids.shape[1], ids.shape[1]).triu(1) * -1e9
+        out: Tensor = self.fc((x @ x.transpose(1, 2) + later).softmax(-1) @ x)
+        return out
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_masks_that_an_exporter_made_are_no_weights(dynamo: bool, tmp_path: Path) -> None:
+    src, dst = (randomised(Masked(), seed).eval() for seed in (1, 2))
+    options: dict[str, Any] = {"verbose": False} if dynamo else {}
+    torch.onnx.export(src, (IDS,), str(tmp_path / "a.onnx"), dynamo=dynamo, **options)
+    mapping = fxmap.load(dst, tmp_path / "a.onnx")
+    assert mapping.ok, mapping.proof.reason
+    assert not mapping.unexpected
+
+
 def test_matrices_that_nothing_has_trained_and_those_that_the_code_names_are_not_one() -> None:
     table = torch.arange(6.0).view(3, 2)
     assert twins({"a.weight": table, "b.weight": table, "val_1": torch.zeros(3, 2), "val_2": torch.zeros(3, 2)}) == {}

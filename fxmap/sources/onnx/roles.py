@@ -29,8 +29,8 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
 }  # fmt: skip
 # What is added to scores of a softmax for positions that do not count.
 _AWAY = -1e4
-# Inputs that are put to places of another one.
-_FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Where", 1), ("Where", 2)}
+# Inputs that are put to places of another one, or of which places are taken.
+_FILLINGS = {("ScatterND", 2), ("ScatterElements", 2), ("Trilu", 0), ("Where", 1), ("Where", 2)}
 # Names that exporters give to numbers which they made of constants of the code.
 _MADE = re.compile(
     r"(?i)^(_?val_|onnx::|/|ortshared|_?const|scalar|lifted_tensor|c_lifted|_?inlfunc|\d)|(/(x|y|Const\w*)|_const\w*)(:0)?$"
@@ -92,6 +92,12 @@ def reads_weight(kind: str, place: int) -> bool:
     return kind == "MatMul" or place in _WEIGHTS.get(kind, ())
 
 
+def keeps_all(name: str, value: Tensor, roles: Set[Role]) -> bool:
+    """Whether an initializer is a mask of positions that keeps all, `1 n 1`, which an exporter made of ones."""
+    is_of_positions = value.dim() == 3 and value.shape[0] == value.shape[-1] == 1 and bool((value == 1).all())
+    return is_of_positions and is_computed(name) and bool(roles) and all(kind == "Mul" for kind, _ in roles)
+
+
 def _fills(value: Tensor, roles: Set[Role]) -> bool:
     """Whether a tensor is one number several times, put to places of another one: code that fills a part of it."""
     return bool(roles) and all(role in _FILLINGS for role in roles) and bool((value == value.flatten()[0]).all())
@@ -107,5 +113,8 @@ def is_weight(name: str, value: Tensor, roles: Set[Role], *, counted: bool = Fal
         return False
     made_up = counted or is_made_up(name)
     if value.numel() != 1:
-        return value.numel() > 0 and not is_mask(value) and not (made_up and _fills(value, roles))
+        if any(reads_weight(kind, place) for kind, place in roles):
+            return value.numel() > 0  # without a look at its numbers, which may be gigabytes in a file
+        filled = made_up and _fills(value, roles)
+        return value.numel() > 0 and not (filled or is_mask(value) or keeps_all(name, value, roles))
     return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not made_up
