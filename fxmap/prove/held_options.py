@@ -70,7 +70,8 @@ def _word(place: Path) -> str:
 
 
 def _beside(both: Both, place: Path) -> dict[str, Tensor]:
-    """Return the tensors beside a place, by their places: those of what holds it first."""
+    """Return the tensors beside a place, by their places: those of what holds it first, and numbers for each sample last."""
     tensors = [(path, value) for _, path, value in placed(both[0]) if isinstance(value, Tensor)]
     near = [(path, value) for path, value in tensors if path[: len(place) - 1] == place[:-1]]
-    return {"".join(path): value for path, value in (*near, *tensors)}
+    found = sorted((*near, *tensors), key=lambda item: item[1].dim() < 2)
+    return {"".join(path): value for path, value in found}

@@ -85,6 +85,8 @@ def _texts(value: str, words: Sequence[str], numbers: Sequence[float]) -> list[A
 
 
 def _several(value: Any, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
+    if not value:
+        return [type(value)([part]) for part in (*words[:2], 0, 1)]
     if hasattr(value, "_fields") or not is_plain(value):
         return _of_parts(value, words)
     held = sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)

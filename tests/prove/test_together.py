@@ -175,6 +175,41 @@ def _ranged(m: Any, x: Tensor, steps: Any = range(1)) -> Any:
     return m.b(m.inner(x) * (1 + sum(steps)))
 
 
+class Bits(enum.Flag):
+    """What a model does, several at once."""
+
+    NONE = 0
+    SUMMED = 1
+    TWICE = 2
+
+
+def _bits(m: Any, x: Tensor, bits: Bits = Bits.NONE) -> Any:
+    return m.b(cumulated(m.inner(x), Bits.SUMMED in bits) * (2 if Bits.TWICE in bits else 1))
+
+
+def _one_bit(m: Any, x: Tensor, bits: Bits = Bits.NONE) -> Any:
+    return _bits(m, x, bits & Bits.SUMMED or bits)
+
+
+def _resized(m: Any, x: Tensor, mode: str = "nearest") -> Any:
+    return m.b(m.inner(nn.functional.interpolate(x[:, None], size=(5, 8), mode=mode)[:, 0]))
+
+
+def _resized_as_nearest(m: Any, x: Tensor, mode: str = "nearest") -> Any:
+    return _resized(m, x, "nearest" if mode == "bilinear" else mode)
+
+
+def _skipping(m: Any, x: Tensor, skip: Any = ()) -> Any:
+    return m.b(x if 0 in skip else m.inner(x))
+
+
+TABLE = torch.ones(8)
+
+
+def _with_table(m: Any, x: Tensor, table: Tensor = TABLE) -> Any:
+    return m.b(m.inner(x) * table)
+
+
 def _layer(m: Any, x: Tensor, layer: int = -1) -> Any:
     return (x, m.inner(x), m.b(m.inner(x)))[layer]
 
@@ -193,6 +228,10 @@ KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "a dict": (_dict, lambda m, x, options={"causal": False}: m.b(m.inner(x))),
     "a slice": (_sliced, lambda m, x, keep=slice(None): m.b(m.inner(x))[:, keep.start :]),
     "a range": (_ranged, lambda m, x, steps=range(1): m.b(m.inner(x) * (1 + sum(steps) ** 2))),
+    "flags together": (_bits, _one_bit),
+    "a word that torch knows": (_resized, _resized_as_nearest),
+    "an empty tuple": (_skipping, lambda m, x, skip=(): m.b(m.inner(x))),
+    "a tensor": (_with_table, lambda m, x, table=TABLE: _with_table(m, x, table.flip(0))),
     "a place from the end": (_layer, lambda m, x, layer=-1: _layer(m, x, max(layer, -2))),
     "an array": (_array, lambda m, x, w=None: _array(m, x, None if w is None else w[::-1].copy())),
 }
@@ -237,6 +276,33 @@ def test_a_tensor_is_given_where_an_object_holds_none() -> None:
     example = (SimpleNamespace(x=FLOATS, mask=None),)
     assert not proof_of(forward, negated, example).ok
     assert proof_of(forward, forward, example).ok
+
+
+@dataclass
+class Inner:
+    """Options inside of others."""
+
+    causal: bool = False
+    sizes: tuple[int, int] = (1, 2)
+
+
+@dataclass
+class Nested:
+    """Options, and a mask that may be None."""
+
+    inner: Inner
+    mask: Tensor | None = None
+
+
+def test_a_mask_and_a_switch_of_one_object_are_run_together() -> None:
+    def forward(m: Any, x: Tensor, options: Any) -> Any:
+        return m.b(cumulated(masked(m.inner(x), options.mask), options.inner.causal))
+
+    def other(m: Any, x: Tensor, options: Any) -> Any:
+        return m.b(masked(cumulated(m.inner(x), options.inner.causal), options.mask))
+
+    assert not proof_of(forward, other, (FLOATS, Nested(Inner()))).ok
+    assert proof_of(forward, forward, (FLOATS, Nested(Inner()))).ok
 
 
 def test_a_key_is_looked_up_in_each_of_several_dicts() -> None:
