@@ -57,7 +57,8 @@ def files_of(model: nn.Module) -> frozenset[str]:
     """Return the files in which the classes of a model's modules are written, and their forwards."""
     kinds = {type(module) for module in model.modules()}
     modules = {sys.modules.get(kind.__module__) for kind in kinds}
-    codes = (getattr(unwrap(kind.forward), "__code__", None) for kind in kinds)
+    plain = (kind for kind in kinds if not issubclass(kind, torch.jit.ScriptModule))
+    codes = (getattr(unwrap(kind.forward), "__code__", None) for kind in plain)
     return frozenset((*(getattr(m, "__file__", None) or "" for m in modules), *(c.co_filename for c in codes if c)))
 
 

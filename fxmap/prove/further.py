@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
-from math import ceil, prod
+from math import ceil, isinf, prod
 from typing import Any
 
 import torch
@@ -392,8 +392,8 @@ class _Runs:
         """
         with quiet(both):
             outcome = self.auditor.compare(both, **manner)
-        if outcome is None or outcome[1]:
-            return found
+        if outcome is None or outcome[1] or (isinf(outcome[0]) and not any(value.numel() for value in both[0].flat())):
+            return found  # a mean of nothing, or a shape that is made up for it, tells nothing
         if outcome[0] <= self.auditor.tolerance:
             tried = (*found.tried, both) if keep and self._keeps(found, both) else found.tried
             return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text), tried=tried)

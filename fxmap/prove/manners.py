@@ -236,7 +236,7 @@ def _broadcast(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
 def _empty(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
     """Yield inputs without a sample, and without a position."""
     if common_batch(values):
-        yield Manner("without a sample", _cast(sampler, [value[:0] for value in values]))
+        yield Manner("without a sample", _cast(sampler, [value[:0] if value.dim() else value for value in values]))
     length = next((value.shape[1] for value in values if value.dim() in (2, 3)), 0)
     if length:
         yield Manner("without a position", _cast(sampler, [_without_extent(value, length) for value in values]))

@@ -124,7 +124,10 @@ def _with_next(auditor: Auditor, way: Way) -> Iterator[list[Jump]]:
 
 def _differs(auditor: Auditor, models: Models, way: Way, jumps: list[Jump], other: Way | None = None) -> bool | None:
     """Whether two models differ where some jumps are turned round; None where they do not run, or do not get there."""
-    inputs = auditor.log.coverage[way.models[0]].reached[way.jump]
+    reached = (auditor.log.coverage[which].reached.get(way.jump) for which in way.models)
+    inputs = next((one for one in reached if one is not None), None)
+    if inputs is None:
+        return None
     with ExitStack() as stack:
         count = stack.enter_context(turned([models[which] for which in way.models], jumps))
         if other is not None:

@@ -56,7 +56,7 @@ def test_a_proof_that_fails_by_a_bug_is_no_proof_and_says_so(monkeypatch: pytest
 def test_a_bug_that_no_stage_survives_is_an_error_of_fxmap_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(automap, "_map", a_bug("return ()[1]"))
     src, dst = pair()
-    with pytest.raises(fxmap.InternalError, match=r"fxmap\.auto_map: a fault of fxmap, not of yours: .*report") as found:
+    with pytest.raises(fxmap.InternalError, match=r"fxmap\.transfer: a fault of fxmap, not of yours: .*report") as found:
         fxmap.transfer(src, dst)
     assert isinstance(found.value.__cause__, IndexError)
     assert isinstance(found.value, fxmap.FxmapError)

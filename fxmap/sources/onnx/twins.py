@@ -11,7 +11,7 @@ step adds is its bias. Read as one, other weights leave them equal as well.
 ('val_7', Twin(of='embedding.weight', shape=(1, 3, 2), is_turned=False))
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -44,25 +44,41 @@ class Twin:
 def twins(values: Mapping[str, Tensor]) -> dict[str, Twin]:
     """Return, for tensors under names that an exporter made up, those that hold the same numbers, by the code's names first.
 
-    Cost: one pass over the tensors, and a comparison where sizes and sums are equal.
+    Cost: one pass over the tensors of those sizes which such a name has as well, and a comparison where sums are equal.
     """
-    groups: dict[tuple[object, ...], list[str]] = {}
+    cores = {name: _core(name, value) for name, value in values.items() if value.dim() and value.is_floating_point()}
+    sizes: dict[tuple[object, int], list[str]] = {}
+    for name in sorted(cores, key=is_computed):
+        sizes.setdefault((values[name].dtype, cores[name].numel()), []).append(name)
     found: dict[str, Twin] = {}
-    for name in sorted(values, key=is_computed):
-        value = values[name]
-        if not value.dim() or not value.is_floating_point():
-            continue
-        # One row that stands several times is that row. A sum depends on the order of its terms: these are of integers.
-        row = value.flatten(0, -2)[0] if value.dim() > 1 and value.numel() else value
-        core = row if is_computed(name) and torch.equal(row.expand(value.shape), value) else value
-        alike = groups.setdefault((value.dtype, core.numel(), _sum(core)), [])
+    for names in sizes.values():
+        if len(names) > 1 and is_computed(names[-1]):  # others may be gigabytes in a file
+            found |= dict(_of_one_size(names, values, cores))
+    return found
+
+
+def _core(name: str, value: Tensor) -> Tensor:
+    """Return a tensor, or the row that stands in it several times."""
+    if value.dim() < 2 or not value.numel() or not is_computed(name):
+        return value
+    rows = value.flatten(0, -2)
+    return rows[0] if torch.equal(rows[-1], rows[0]) and torch.equal(rows[0].expand(value.shape), value) else value
+
+
+def _of_one_size(
+    names: Sequence[str], values: Mapping[str, Tensor], cores: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Twin]]:
+    # A sum depends on the order of its terms: these are of integers.
+    groups: dict[int, list[str]] = {}
+    for name in names:
+        value, core = values[name], cores[name]
+        alike = groups.setdefault(_sum(core), [])
         others = alike if is_computed(name) else ()
         twin = next((one for other in others if (one := _twin(other, values[other], core, value.shape))), None)
         if twin is None:
             alike.append(name)
         elif _is_varied(value):
-            found[name] = twin
-    return found
+            yield name, twin
 
 
 def _sum(value: Tensor) -> int:
