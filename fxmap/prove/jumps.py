@@ -12,6 +12,14 @@ that compute it; a name depends on another one if a statement that stores it rea
 ([['size'], ['self']], [[], ['flag']])
 >>> sorted(behind(forward.__code__, {"options"}))
 ['options', 'size']
+>>> def looping(self, x):
+...     if x is None:
+...         x = 1
+...     for i, layer in enumerate(self.layers):
+...         x = layer(x)
+...     return x
+>>> sorted(behind(looping.__code__, {"x"}))
+['x']
 
 Cost: linear in the code.
 """
@@ -194,7 +202,7 @@ def _behind(of: _ById, names: frozenset[str]) -> frozenset[str]:
             elif step.opname in ("STORE_FAST", "STORE_DEREF") and depends:
                 found.add(step.argval)
             following = steps[place + 1].opname if place + 1 < len(steps) else ""
-            if _ends(step.opname) and not following.startswith("STORE_"):
+            if (_ends(step.opname) and not following.startswith("STORE_")) or _leads_on(steps, place):
                 depends = False
         if len(found) == before:
             return frozenset(found)
@@ -215,23 +223,44 @@ def _read_in_call(code: _ById, offset: int) -> tuple[set[str], list[Any]]:
     return {step.argval for step in inside if step.opname in _NAMES}, constants
 
 
+def _leads_on(steps: list[Instruction], place: int) -> bool:
+    """Whether an instruction is the jump of an `if`, behind which another statement begins: on another line."""
+    step = steps[place]
+    if not step.opname.startswith("POP_JUMP") or place + 1 == len(steps):
+        return False
+    return _range(steps[place + 1])[0][0] > _range(step)[1][0]
+
+
 def _ends(name: str) -> bool:
     return name.startswith("STORE_") or name in ("POP_TOP", "RETURN_VALUE", "RAISE_VARARGS")
 
 
 def written(code: CodeType) -> Iterator[str]:
-    """Yield the names of the attributes that code sets, or of which it sets an item."""
+    """Yield the names of the attributes that code sets, or of which it sets an item.
+
+    >>> def forward(self, x):
+    ...     self.calls += 1
+    ...     found = []
+    ...     if x in self.wanted:
+    ...         found.append(x)
+    ...     return self.cache.setdefault(x, found)
+    >>> sorted(written(forward.__code__))
+    ['cache', 'calls']
+    """
     read: list[str] = []
-    for step in _steps(_ById(code)):
+    steps = _steps(_ById(code))
+    for place, step in enumerate(steps):
         if step.opname == "STORE_ATTR":
             yield step.argval
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if step.argval in _CHANGING and place and steps[place - 1].opname == "LOAD_ATTR":
+                yield steps[place - 1].argval
             read.append(step.argval)
-        elif step.opname == "STORE_SUBSCR" or (read and read[-1] in _CHANGING):
+        elif step.opname == "STORE_SUBSCR":
             yield from read[-2:]
         elif step.opname == "LOAD_GLOBAL" and step.argval == "setattr":
             yield from (value for value in code.co_consts if isinstance(value, str))
-        if _ends(step.opname):
+        if _ends(step.opname) or _leads_on(steps, place):
             read = []
 
 

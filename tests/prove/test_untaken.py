@@ -1,6 +1,5 @@
 """Untaken: ways of the code that no run went are turned, and models that part there are not proven equal."""
 
-import enum
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +13,6 @@ from fxmap.mapping.proof import Proof
 
 ROWS = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 STEPS = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
-
-
-class Mode(enum.Enum):
-    """How a model may be asked to compute."""
-
-    PLAIN = 1
-    ACTIVE = 2
 
 
 class Chooses(nn.Module):
@@ -72,16 +64,8 @@ def by_case(m: Chooses, x: Tensor, mode: object) -> Tensor:
     return m.a(x)
 
 
-def by_member(m: Chooses, x: Tensor, mode: Mode) -> Tensor:
-    return m.act(m.a(x)) if mode is Mode.ACTIVE else m.a(x)
-
-
 def by_two(m: Chooses, x: Tensor, lengths: list[int]) -> Tensor:
     return m.act(m.a(x)) if lengths[0] == 57 and lengths[1] == 58 else m.a(x)
-
-
-def by_part(m: Chooses, rows: list[dict[str, Tensor]]) -> Tensor:
-    return torch.cat([m.act(m.a(row["x"])) * row["mask"] if "mask" in row else m.a(row["x"]) for row in rows])
 
 
 CHOICES: list[tuple[Callable[..., Tensor], Any, str]] = [
@@ -92,9 +76,7 @@ CHOICES: list[tuple[Callable[..., Tensor], Any, str]] = [
     (by_device, ROWS, 'h.device.type == "cuda"'),
     (by_text, ROWS, '.startswith("47.11")'),
     (by_case, (ROWS, "first"), "by_case"),
-    (by_member, (ROWS, Mode.PLAIN), "mode is Mode.ACTIVE"),
     (by_two, (ROWS, [5, 6]), "lengths[0] == 57"),
-    (by_part, ([{"x": ROWS}, {"x": ROWS}],), '"mask" in row'),
 ]
 
 
