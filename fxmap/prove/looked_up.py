@@ -14,8 +14,8 @@ from copy import copy
 from dataclasses import replace
 from dis import Instruction, get_instructions
 from functools import partial
-from inspect import Parameter, signature
-from types import CodeType
+from inspect import Parameter
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,8 +43,13 @@ def keys_of(*models: nn.Module) -> list[str]:
     """
     functions = list(functions_of(*models))
     asked = [key for function in functions for key in keys_in(function.__code__)]
-    plain = [parameter for function in functions for parameter in signature(function).parameters.values()]
-    return list(dict.fromkeys([*asked, *(one.name for one in plain if one.default is not Parameter.empty)]))
+    return list(dict.fromkeys([*asked, *(name for function in functions for name in _optional(function))]))
+
+
+def _optional(function: FunctionType) -> list[str]:
+    """Return the names of what a function can do without."""
+    names, count = function.__code__.co_varnames, function.__code__.co_argcount
+    return [*names[count - len(function.__defaults__ or ()) : count], *(function.__kwdefaults__ or ())]
 
 
 def takes_arrays(*models: nn.Module) -> bool:

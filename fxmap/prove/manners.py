@@ -110,15 +110,12 @@ def manners(
     named = by_keyword(both, signatures)
     if named is not None:
         yield Manner("with all arguments by their names", named)
-    for option in islice(options(both, signatures, outputs, held), _ARGUMENTS):
-        yield _with(option, both)
-    for option in islice(others_held(both, outputs, held.words, held.numbers), _HELD):
-        yield _with(option, both)
+    asked = islice(options(both, signatures, outputs, held), _ARGUMENTS)
+    for option in (*asked, *islice(others_held(both, outputs, held.words, held.numbers), _HELD)):
+        with_option = option.applied(both)
+        if with_option is not None:
+            yield Manner(option.text, with_option, optional=True, option=option)
     yield from _later_calls(both, sampler.draw(shape, SEED + 1), earlier)
-
-
-def _with(option: Option, both: Both) -> Manner:
-    return Manner(option.text, option.change(both), optional=True, option=option)
 
 
 def _strided(value: Tensor) -> Tensor:

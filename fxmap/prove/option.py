@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from fxmap.model.inputs import Inputs
+from fxmap.model.restoring import let_through
 from fxmap.prove.samples import Both
 
 Change = Callable[[Both], Both]
@@ -44,6 +45,14 @@ class Option:
         if isinstance(self.value, Tensor):
             return self.value.is_floating_point(), tuple(self.value.shape)
         return self.text
+
+    def applied(self, both: Both) -> Both | None:
+        """Return the changed inputs; None where what holds them refuses the change, as a batch may refuse a new key."""
+        try:
+            return self.change(both)
+        except Exception as error:  # whatever a class of the user raises
+            let_through(error)
+            return None
 
 
 def in_both(change: Callable[[Inputs], Inputs]) -> Change:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fxmap.model.inputs import is_plain
 from fxmap.model.nested import changed, leaves
+from fxmap.model.restoring import let_through
 from fxmap.prove.several_values import lists_like
 
 _Others = Callable[[Any, Sequence[str], Sequence[float]], Sequence[Any]]
@@ -34,6 +35,8 @@ _FAMILIES = (
 _WORDS, _MEMBERS, _LISTS = 6, 6, 14
 # How many numbers that code names are tried in the place of a whole number, and how large they may be.
 _NAMED, _LARGE = 4, 1000
+# Numbers without a sign hold those below this at least.
+_UNSIGNED = 256
 
 
 def other_values(value: Any, words: Sequence[str], numbers: Sequence[float] = ()) -> list[Any]:
@@ -44,6 +47,14 @@ def other_values(value: Any, words: Sequence[str], numbers: Sequence[float] = ()
         words: what code compares with, in the place of a word.
         numbers: what code names, in the place of a whole number.
     """
+    try:
+        return _others_of(value, words, numbers)
+    except Exception as error:  # whatever a class of the user raises when it is made anew
+        let_through(error)
+        return []
+
+
+def _others_of(value: Any, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
     for kinds, others in _KINDS:
         if isinstance(value, kinds):
             return list(others(value, words, numbers))
@@ -156,7 +167,8 @@ def _arrays(value: Any, words: Sequence[str]) -> Iterator[Any]:
     if not hasattr(value, "dtype") or value.dtype.kind not in "biufc":
         return
     if value.ndim == 0:
-        yield from (value.dtype.type(other) for other in other_values(value.item(), words))
+        kept = [other for other in other_values(value.item(), words) if value.dtype.kind != "u" or 0 <= other < _UNSIGNED]
+        yield from (value.dtype.type(other) for other in kept)
     elif value.size:
         first = value.copy()
         first.flat[0] = not first.flat[0] if value.dtype.kind == "b" else first.flat[0] + 1

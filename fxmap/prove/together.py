@@ -54,10 +54,10 @@ def together(accepted: Sequence[Option], both: Both, run: Callable[[str, Both], 
     def accepts(row: Row) -> bool:
         ran.add(row)
         chosen = [values[level - 1] for values, level in zip(factors, row, strict=True) if level]
-        inputs = both
+        inputs: Both | None = both
         for option in chosen:
-            inputs = option.change(inputs)
-        return run(", ".join(option.text for option in chosen), inputs)
+            inputs = None if inputs is None else option.applied(inputs)
+        return inputs is not None and run(", ".join(option.text for option in chosen), inputs)
 
     for _ in covering([len(values) for values in factors], accepts):
         yield
@@ -72,11 +72,11 @@ def together(accepted: Sequence[Option], both: Both, run: Callable[[str, Both], 
 def after_options(accepted: Sequence[Option], both: Both, most: int) -> Iterator[tuple[str, Both]]:
     """Yield the inputs after a call with an option, the last of each factor, then after calls with each of these."""
     last = list({option.factor: option for option in accepted}.values())[:most]
-    changed = [option.change(both) for option in last]
-    for option, first in zip(last, changed, strict=True):
-        yield f"after a call {option.text}", after([first], both)
-    if len(last) > 1:
-        yield "after calls with options", after(changed, both)
+    changed = [(option.text, first) for option in last for first in [option.applied(both)] if first is not None]
+    for text, first in changed:
+        yield f"after a call {text}", after([first], both)
+    if len(changed) > 1:
+        yield "after calls with options", after([first for _, first in changed], both)
 
 
 def _factors(accepted: Sequence[Option], values: int) -> list[list[Option]]:

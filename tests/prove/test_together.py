@@ -2,6 +2,7 @@
 
 import copy
 import enum
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -251,6 +252,7 @@ GIVEN: dict[str, tuple[Any, Callable[[Any], float], Callable[[Any], float]]] = {
     "a complex number": (1 + 0j, lambda v: v.real, abs),
     "bytes": (b"abc", len, lambda v: 3),
     "a number of numpy": (np.float32(1), float, lambda v: float(v) ** 2),
+    "a number without a sign": (np.uint8(1), float, lambda v: float(v) ** 2),
     "an enumeration": (Mode.PLAIN, lambda v: 1 + (v is Mode.SUMMED), lambda v: 1),
     "a dtype": (torch.float64, lambda v: 1 + (not v.is_floating_point), lambda v: 1),
     "an array": (np.ones(2), lambda v: float(v[0]), lambda v: float(v[-1])),
@@ -303,6 +305,27 @@ def test_a_mask_and_a_switch_of_one_object_are_run_together() -> None:
 
     assert not proof_of(forward, other, (FLOATS, Nested(Inner()))).ok
     assert proof_of(forward, forward, (FLOATS, Nested(Inner()))).ok
+
+
+class Closed(UserDict[str, Any]):
+    """A batch that takes no other key than those that it has been made with."""
+
+    closed = False
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if self.closed and key not in self.data:
+            raise KeyError(key)
+        super().__setitem__(key, value)
+
+
+def test_a_batch_that_refuses_another_key_is_no_reason_against_a_proof() -> None:
+    def forward(m: Any, batch: Any) -> Any:
+        return m.b(masked(m.inner(batch["x"]), batch.get("mask")))
+
+    batch = Closed(x=FLOATS)
+    batch.closed = True
+    own = proof_of(forward, forward, (batch,))
+    assert own.ok, own.reason
 
 
 def test_a_key_is_looked_up_in_each_of_several_dicts() -> None:
