@@ -187,3 +187,30 @@ def test_an_input_of_any_size_is_not_made() -> None:
     src.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**40
     with pytest.raises(fxmap.CheckpointError, match="an input of the shape"):
         fxmap.auto_map(src, Two())
+
+
+def test_a_function_that_the_file_defines_is_read_where_it_is_called() -> None:
+    body = helper.make_node("Tanh", ["a"], ["b"])
+    src = proto(
+        linear("x", "one", "g"),
+        helper.make_node("Turn", ["g"], ["h"], domain="com.custom"),
+        linear("h", "two", "y"),
+        one=weight(),
+        two=weight(),
+    )
+    src.functions.append(helper.make_function("com.custom", "Turn", ["a"], ["b"], [body], [helper.make_opsetid("", 18)]))
+    mapping = fxmap.auto_map(src, Two())
+    assert mapping.ok
+    assert mapping.renames == {"a.weight": "one", "b.weight": "two"}
+
+
+@pytest.mark.parametrize("name", ["absent", "y"], ids=["nothing makes it", "made of itself"])
+def test_what_lies_before_a_value_that_nothing_makes_is_mapped_and_the_rest_is_named(name: str) -> None:
+    mapping = fxmap.auto_map(behind_tanh(linear("h", name, "y")), Two())
+    assert mapping.renames == {"a.weight": "one"}
+    assert f"Gemm, which reads '{name}', which nothing makes before it" in str(mapping.knowledge.notes)
+
+
+def test_an_output_that_nothing_makes_is_refused_by_name() -> None:
+    with pytest.raises(fxmap.CheckpointError, match="outputs of which none is made"):
+        OnnxModel(proto(linear("x", "one", "g"), outputs=("nowhere",), one=weight()))

@@ -18,9 +18,11 @@ _REAL = (1, 10, 11, 16)
 def flattened(proto: Any) -> Any:
     """Return a model whose weights are initializers; the model itself where they are already.
 
+    Functions that the file defines, as torch's exporter by dynamo did at first, are put in the place of their calls.
     A branch of an `If` whose condition the file holds is put in the place of the `If`; its names get a prefix where they
     are taken. What other branches and loops hold stays inside.
     """
+    proto = _without_functions(proto)
     if not any(_is_weight(node) or node.op_type == "If" for node in proto.graph.node):
         return proto
     made = type(proto)()
@@ -44,6 +46,17 @@ def flattened(proto: Any) -> Any:
             held.name = node.output[0]
     _replace(graph, [node for node in graph.node if not _is_weight(node)])
     return made
+
+
+def _without_functions(proto: Any) -> Any:
+    if not len(proto.functions):
+        return proto
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except Exception:  # whatever onnx raises on a damaged model; the functions are named as operators that are not known
+        return proto
 
 
 def inside(graph: Any) -> tuple[str, ...]:

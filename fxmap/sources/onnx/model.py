@@ -70,7 +70,9 @@ class OnnxModel(Held):
         self.held_inside = inside(proto.graph)
         opset = max((one.version for one in proto.opset_import if one.domain in DOMAINS), default=1)
         if opset < _OLDEST or not self._part.outputs:
-            what = f"opset {opset}" if opset < _OLDEST else f"operators that are not known: {shorten(self.lacking)}"
+            unknown = f"operators that are not known: {shorten(self.lacking)}"
+            unread = unknown if self.lacking else "outputs of which none is made"
+            what = f"opset {opset}" if opset < _OLDEST else unread
             raise CheckpointError(
                 f"an ONNX model with {what}. Export it anew with opset {_OLDEST} to 23 and the operators of the standard, "
                 "or map its names alone: fxmap.load(dst, state) with a dict of its initializers"
