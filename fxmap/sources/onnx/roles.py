@@ -91,4 +91,4 @@ def is_weight(name: str, value: Tensor, roles: Set[Role]) -> bool:
     if value.numel() != 1:
         filled = is_made_up(name) and _fills(value, roles)
         return value.numel() > 0 and not (filled or is_mask(value) or keeps_all(name, value, roles))
-    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_made_up(name)
+    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not is_computed(name)
