@@ -15,7 +15,7 @@ from fxmap.api.verdict import Verify
 from fxmap.errors import ArgumentError
 from fxmap.files.formats.safetensors import SAFETENSORS, metadata_of
 from fxmap.files.reading import existing
-from fxmap.mapping.applying import refuse_lacking_ranges
+from fxmap.mapping.applying import refuse_lacking_ranges, whole_ones
 from fxmap.mapping.findings import Note, NoteKind
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.model.arguments import refuse_no_model, refuse_other_kind
@@ -137,7 +137,8 @@ def _metadata(source: Path) -> dict[str, str]:
 
 def _notes(mapping: KeyMapping, own: Mapping[str, Any], taken: int, count: int) -> list[Note]:
     notes = []
-    absent = [key for key in own if key not in mapping]
+    made = whole_ones(mapping)
+    absent = [key for key in own if key not in made]
     if absent:
         text = f"{len(absent)} keys of the destination are not in the output, since nothing was made of them: {absent[0]}"
         notes.append(Note(text, NoteKind.CHECKPOINT))

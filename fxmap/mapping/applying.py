@@ -40,6 +40,11 @@ def evaluate(
     return full
 
 
+def whole_ones(expressions: Mapping[str, Expression]) -> dict[str, Expression]:
+    """Return the expressions that make all of a tensor: the destination's own rows of the others may not be at hand."""
+    return {key: made for key, made in expressions.items() if not isinstance(made, Placed)}
+
+
 def with_own_rows(value: Any, expression: Expression, own: Any) -> Any:
     """Return a value with the destination's own rows where it is a table of which the source has some alone."""
     return expression.filled(value, own) if isinstance(expression, Placed) and isinstance(own, Tensor) else value

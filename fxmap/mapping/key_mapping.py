@@ -29,6 +29,7 @@ from fxmap.mapping.applying import (
     refuse_unknown,
     refuse_unusable,
     sources_of,
+    whole_ones,
 )
 from fxmap.mapping.combining import Combinable, Whole
 from fxmap.mapping.exports import Exports
@@ -262,7 +263,7 @@ class KeyMapping(Combinable, Exports):
         if is_sharded(own):
             if assign:
                 raise ArgumentError("assign=True is for plain tensors: give a sharded model memory by to_empty(device=...)")
-            return load_sharded(dst, LazyState(self, given), self.knowledge)
+            return load_sharded(dst, LazyState(whole_ones(self), given), self.knowledge)
         return write_state(dst, lazily(self, given, own), self.keys(), self.knowledge, assign=assign)
 
     def require_complete(self) -> None:

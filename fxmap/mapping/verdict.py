@@ -27,6 +27,9 @@ def warn_of_kept(made: Collection[str], findings: Findings, own: Mapping[str, An
     """
     shapes = {one.key: f" (source {one.source} {list(one.src_shape)})" for one in findings.mismatched}
     absent = [*findings.keys_with(Status.MISMATCHED), *findings.keys_with(Status.MISSING)]
+    rows = [findings.reasons[key] for key in absent if key in made and key in findings.reasons]
+    if rows:
+        warnings.warn(f"{'; '.join(rows)}: the destination keeps its own there", ProofWarning, stacklevel=3)
     absent = [key for key in absent if key not in made and key not in findings.unread]
     kept = [f"{key}{shapes.get(key, '')}" for key in (*absent, *unknown_in(made, findings, own))]
     if kept:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError
+from fxmap.mapping.applying import whole_ones
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.lazy_state import LazyState, is_plain_tensor
 from fxmap.streaming.folder import Work
@@ -30,7 +31,7 @@ def work_of(
     dtype: torch.dtype | None = None,
     identity: str = "",
 ) -> Work:
-    """Return the work of writing all keys that a mapping makes, in its order.
+    """Return the work of writing all keys that a mapping makes whole, in its order.
 
     Args:
         mapping: over the keys of `state`.
@@ -44,8 +45,8 @@ def work_of(
     Raises:
         CheckpointError: a value has another shape than the destination, or is no plain tensor.
     """
-    lazy = LazyState(mapping, state)
-    entries = [_entry(key, lazy.described(key), shapes, dtype) for key in mapping]
+    lazy = LazyState(whole_ones(mapping), state)
+    entries = [_entry(key, lazy.described(key), shapes, dtype) for key in lazy]
     return Work(shards_of(entries, shard_size, metadata), lazy.moved, f"{identity}\n{mapping.to_json()}")
 
 

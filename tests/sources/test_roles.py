@@ -33,6 +33,13 @@ def test_a_factor_is_a_weight_unless_its_name_was_made_up_by_an_exporter() -> No
     assert set(model(*product, gate=[2.0], val_3=0.125).state_dict()) == {"gate"}
 
 
+def test_a_factor_that_is_called_as_the_operation_that_made_it_is_no_weight() -> None:
+    quotient = [helper.make_node("Div", ["x", "sqrt"], ["h"]), helper.make_node("Mul", ["h", "scale"], ["y"])]
+    found = model(*quotient, sqrt=2.0, scale=[3.0])
+    assert set(found.state_dict()) == {"scale"}
+    assert found(torch.ones(1, 3)).flatten().tolist() == [1.5] * 3
+
+
 def test_scales_of_a_resize_are_no_weights() -> None:
     resize = helper.make_node(
         "Resize", ["x", "", "scales"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"

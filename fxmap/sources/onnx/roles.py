@@ -117,4 +117,4 @@ def is_weight(name: str, value: Tensor, roles: Set[Role], *, counted: bool = Fal
             return value.numel() > 0  # without a look at its numbers, which may be gigabytes in a file
         filled = made_up and _fills(value, roles)
         return value.numel() > 0 and not (filled or is_mask(value) or keeps_all(name, value, roles))
-    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not made_up
+    return any(place in _WEIGHTS.get(kind, ()) for kind, place in roles) or not (counted or is_computed(name))

@@ -1,7 +1,10 @@
 """Tables of which the source has some rows alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fxmap
@@ -32,6 +35,19 @@ def test_a_shorter_table_fills_the_rows_that_it_has_where_the_others_may_be_kept
     assert mapping.status("fc.weight") == "proven"
     assert torch.equal(dst.table[:6], src.table)
     assert torch.equal(dst.table[6:], own[6:])
+
+
+def test_a_table_in_part_is_left_out_of_a_converted_file_and_warned_of_where_a_mapping_is_loaded(tmp_path: Path) -> None:
+    src, dst = randomised(Positions(6), 1), randomised(Positions(9), 2)
+    torch.save(src.state_dict(), tmp_path / "a.pth")
+    x, own = torch.randn(1, 6, 4), dst.table.detach().clone()
+    with pytest.warns(fxmap.ProofWarning):
+        mapping = fxmap.convert(tmp_path / "a.pth", tmp_path / "b", dst=dst, src=src, example_inputs=x, on_mismatch="keep")
+    assert set(load_file(tmp_path / "b" / "model.safetensors")) == {"fc.weight", "fc.bias"}
+    assert any("table" in note for note in mapping.knowledge.notes)
+    with pytest.warns(fxmap.ProofWarning, match="rows 6:9 of table .* the destination keeps its own there"):
+        mapping.load_into(dst, src.state_dict(), "keep")
+    assert torch.equal(dst.table, torch.cat([src.table, own[6:]]))
 
 
 def test_rows_that_do_not_fit_their_table_are_refused() -> None:
