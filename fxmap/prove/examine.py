@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
+from fxmap.model.inputs import Inputs
 from fxmap.model.recall import recalling, up_to_rounding
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
@@ -186,10 +187,11 @@ class Examiner:
     def _audit(self, both: Both, tolerance: float, *, whole: bool = True) -> Audit:
         src, dst = self.plan.src, self.plan.dst
 
-        def counted(call: Callable[..., object]) -> Callable[..., object]:
-            def run(*args: object) -> object:
-                self.passes.add()
-                return call(*args)
+        def counted(call: Callable[[Inputs], object]) -> Callable[[Inputs], object]:
+            def run(inputs: Inputs) -> object:
+                # A run without a sample computes nothing.
+                self.passes.add(int(all(value.numel() for value in inputs.flat())))
+                return call(inputs)
 
             return run
 
