@@ -47,7 +47,7 @@ class Way:
         return next(way for way in self.jump.ways if self.jump.outcome(way) is self.outcome)
 
     def __str__(self) -> str:
-        return f"{self.jump}, never {self.outcome}"
+        return f"{self.jump}, never {str(self.outcome).lower()}"
 
 
 def untaken(auditor: Auditor) -> list[Way]:
