@@ -55,7 +55,7 @@ def apart(tensors: Mapping[str, Tensor], numbers: Sequence[float], draws: int) -
 
     >>> order = torch.arange(3)
     >>> {name: value.tolist() for name, value in next(apart({"a": order, "b": order}, (), 1)).items()}
-    {'a': [1, 2, 0], 'b': [0, 2, 1]}
+    {'a': [1, 0, 2], 'b': [0, 2, 1]}
     """
     lists = {name: integers_like(tensor, numbers) for name, tensor in tensors.items()}
     for seed in range(draws):

@@ -1,0 +1,110 @@
+"""Attacks by code that no run reached: branches on options, identities, calls, dtypes, devices, texts and cases."""
+
+import enum
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.proof.attacks.attack import Attack, Draw, normal
+
+_ROWS = normal(2, 8)
+
+
+class Mode(enum.Enum):
+    """How a model may be asked to compute."""
+
+    PLAIN = 1
+    ACTIVE = 2
+
+
+class _Chosen(nn.Module):
+    """A layer, and an activation that follows where the condition holds."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.a, self.act, self.calls, self.last = nn.Linear(8, 4), act, 0, -1
+
+
+def _chosen(condition: Callable[..., Any]) -> type[_Chosen]:
+    """Return a class whose forward takes what the condition takes, behind the module."""
+
+    class Chosen(_Chosen):
+        def forward(self, x: Any, *options: Any) -> Any:
+            """Compute (b, 4) of (b, 8)."""
+            h = self.a(x.to(self.a.weight.dtype))
+            return self.act(h) if condition(self, x, *options) else h
+
+    return Chosen
+
+
+def _counted(m: Any, x: Any) -> bool:
+    m.calls += 1
+    return bool(m.calls > 50)
+
+
+def _matched(m: Any, x: Any, mode: Any) -> bool:
+    match mode:
+        case ("a", "b"):
+            return True
+        case {"kind": "other"}:
+            return True
+        case "third":
+            return True
+    return False
+
+
+def _with(value: Any, seed: int = 0) -> Draw:
+    return lambda: (*normal(2, 8, seed=seed)(), value)
+
+
+def _same() -> tuple[Any, ...]:
+    (x,) = _ROWS()
+    return x, x
+
+
+def _two() -> tuple[Any, ...]:
+    return (*normal(2, 8)(), *normal(2, 8, seed=1)())
+
+
+_CONDITIONS: list[tuple[str, Callable[..., Any], Draw, Draw]] = [
+    ("size", lambda m, x, o: o["size"] == [640, 480], _with({"size": [3, 5, 7]}), _with({"size": [640, 480]})),
+    ("lengths in turn", lambda m, x, n: n == [57, 58], _with([2, 3]), _with([57, 58])),
+    ("two lengths", lambda m, x, n: n[0] == 57 and n[1] == 58, _with([2, 3]), _with([57, 58])),
+    ("number far away", lambda m, x, n: n > 12345.5, _with(2.0), _with(20000.0)),
+    ("member", lambda m, x, mode: mode is Mode.ACTIVE, _with(Mode.PLAIN), _with(Mode.ACTIVE)),
+    ("case of a tuple", _matched, _with("plain"), _with(("a", "b"))),
+    ("case of a dict", _matched, _with("plain"), _with({"kind": "other"})),
+    (
+        "word with a sign",
+        lambda m, x, o: o["mode"] == "self-attention",
+        _with({"mode": "no"}),
+        _with({"mode": "self-attention"}),
+    ),
+    ("end of a word", lambda m, x, word: word.endswith("_large"), _with("small"), _with("net_large")),
+    ("identity", lambda m, x, y: x is y, _two, _same),
+    ("text", lambda m, x: f"{float(x.max()):.2f}" == "47.11", _ROWS, lambda: (torch.full((2, 8), 47.11),)),
+    ("kind of numbers", lambda m, x: x.dtype == torch.float16, _ROWS, lambda: (_ROWS()[0].half(),)),
+    ("a set of kinds", lambda m, x: x.dtype in (torch.bfloat16, torch.float16), _ROWS, lambda: (_ROWS()[0].bfloat16(),)),
+]
+
+
+def attacks() -> Iterator[Attack]:
+    """Yield one class with two activations, of which each is called behind a branch alone."""
+    for name, condition, example, probe in _CONDITIONS:
+        kind = _chosen(condition)
+        yield Attack(
+            f"{name}: ReLU against Tanh",
+            lambda kind=kind: kind(nn.ReLU()),
+            lambda kind=kind: kind(nn.Tanh()),
+            example,
+            probe,
+        )
+        yield Attack(
+            f"{name}: in one model alone",
+            lambda kind=kind: kind(nn.Tanh()),
+            lambda: _chosen(lambda m, x, *options: False)(nn.Tanh()),
+            example,
+            probe,
+        )
