@@ -40,7 +40,7 @@ from fxmap.prove.listed import as_drawn
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.read_state import Reads, ReadState
-from fxmap.prove.samples import Both, Sampler, common_batch
+from fxmap.prove.samples import Both, Sampler, common_batch, telling
 from fxmap.prove.special import specials
 from fxmap.prove.tables import extra_state, kept_tables, without_counterpart
 from fxmap.prove.twins import is_one_function
@@ -132,7 +132,7 @@ class Examiner:
         found = self._audited(both)
         if found.refuted or found.unpaired or not found.samples:
             return Examination(found)
-        samples = self._telling(found.samples)
+        samples = telling(found.samples, thrifty=self._budget.thrifty)
         state = self._state(found, samples[0])
         permuted, unlike = state.run()
         moving = self._moving(found, list(inert))
@@ -274,7 +274,7 @@ class Examiner:
         """Return the supposedly inert tensors of the destination that do move its outputs."""
         side, own = self.plan.dst, self.weights.dst
         returned = {id(sample): outputs for sample, outputs in zip(found.samples, found.outputs, strict=True)}
-        before = [(sample, returned[id(sample)]) for sample in self._telling(found.samples)]
+        before = [(sample, returned[id(sample)]) for sample in telling(found.samples, thrifty=self._budget.thrifty)]
 
         def outputs(tensors: Mapping[str, Tensor], sample: Both) -> Named:
             return named_outputs(call_own(side, tensors, sample[1]))
@@ -339,18 +339,6 @@ class Examiner:
             self.mapping, self.plan, self.weights, sample, call, differ, TOLERANCES.double, TOLERANCES.still, numbers, limit
         )
 
-    def _telling(self, samples: Sequence[Both]) -> list[Both]:
-        """Return the samples on which changed tensors are tried: the first, the largest, and the one of the largest samples.
-
-        With a sequence of one step, what joins one step to the next moves nothing. Where a run takes long, they are the
-        smallest one and the one of the largest samples.
-        """
-        if self._budget.thrifty and samples:
-            found = [min(samples, key=lambda both: (_least(both) < 3, _size(both))), max(samples, key=_size_of_one)]
-        else:
-            found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
-        return list({id(both): both for both in found}.values())
-
     def _changes(self, own: Mapping[str, Tensor], some: list[str], place: int, count: int) -> Iterable[Changed]:
         """Return the changes that are tried on one of several samples.
 
@@ -393,18 +381,6 @@ class Examiner:
         # Where a run takes long, what is the same again up to rounding, behind changed tensors, is not run again.
         with torch.no_grad(), up_to_rounding() if self._budget.thrifty else nullcontext():
             return by_halves(paths, moves)
-
-
-def _size(both: Both) -> int:
-    return sum(value.numel() for value in both[0].flat())
-
-
-def _least(both: Both) -> int:
-    return min((extent for value in both[0].flat() for extent in value.shape[1:]), default=0)
-
-
-def _size_of_one(both: Both) -> float:
-    return _size(both) / (common_batch(both[0].flat()) or 1)
 
 
 def _is_weight(tensor: Tensor, factor: float) -> bool:

@@ -15,7 +15,7 @@ Cost: bounded by the number of runs, on inputs no larger than a small draw.
 Source: as in `decisions`, `special` and `manners`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -34,6 +34,7 @@ from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.decisions import Site
 from fxmap.prove.decisive import decisive_shapes
+from fxmap.prove.forced import forced
 from fxmap.prove.held_names import NOTHING, HeldNames
 from fxmap.prove.interface import Signatures, absent
 from fxmap.prove.manners import SEED, manners
@@ -41,7 +42,7 @@ from fxmap.prove.option import Option
 from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
-from fxmap.prove.special import far, ladder, specials
+from fxmap.prove.special import anywhere, far, ladder, specials
 from fxmap.prove.together import combined
 from fxmap.prove.untaken import without_untaken
 
@@ -86,12 +87,13 @@ def further(
         lambda found: runs.unwatched(found) if fast else found,
         runs.chance,
         runs.scaled,
+        runs.anywhere,
         runs.values,
         lambda found: found if sized else runs.sizes(found),
         lambda found: found if sized else runs.lengths(found),
         runs.turns,
         runs.ordinary,
-        runs.forced,
+        lambda found: forced(auditor, found, unshown=bool(budget.turns)),
         lambda found: found if found.untaken else without_untaken(auditor, found, budget.turned),
     )
     for step in steps:
@@ -259,6 +261,16 @@ class _Runs:
                 break
         return found
 
+    def anywhere(self, found: Audit) -> Audit:
+        """Run inputs that are 0, or below 0, whatever the code decides; where one model has no value, nothing is said."""
+        few = anywhere(self.sampler, self.small(found, 3))
+        for text, both in islice(few, 2) if self.budget.thrifty else few:
+            tried = self._tried(found, text, both)
+            found = found if tried.error == float("inf") else tried
+            if found.refuted:
+                break
+        return found
+
     def values(self, found: Audit) -> Audit:
         """Run special values, where the code of a model decides by values."""
         log = self.auditor.log
@@ -361,29 +373,6 @@ class _Runs:
             if result[0].refuted:
                 break
         return result[0]
-
-    def forced(self, found: Audit) -> Audit:
-        """Turn round the decisions by values that went one way in all runs, or in all on ordinary inputs."""
-        log = self.auditor.log
-        sites = [*log.open(by_value=True), *(site for site, _ in (log.unshown() if self.budget.turns else ()))]
-        for site in sites:
-            others = (frozenset({site}), *(frozenset({site, other}) for other in self._elsewhere(site, sites)))
-            if not any(self._same(sites_forced, site) for sites_forced in others):
-                return replace(found, untaken=str(site))
-        return found
-
-    def _elsewhere(self, site: Site, sites: list[Site]) -> Iterator[Site]:
-        """Yield the decisions of the other model alone, one of which may be the same in other words: with equal numbers."""
-        ours, theirs = self.auditor.log.outcomes
-        one, other = self.auditor.log.compared
-        if one == other and (site in ours) != (site in theirs):
-            yield from (
-                other for other in sites if (other in ours) == (site in theirs) and (other in theirs) == (site in ours)
-            )
-
-    def _same(self, forced: frozenset[Site], site: Site) -> bool:
-        outcome = self.auditor.compare(self.auditor.log.reached[site], forced=forced)
-        return outcome is None or bool(outcome[1]) or outcome[0] <= self.auditor.tolerance
 
     def _tried(self, found: Audit, text: str, both: Both, *, keep: bool = False, **manner: Any) -> Audit:
         """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here.

@@ -272,3 +272,28 @@ def _with(inputs: Inputs, tensors: Sequence[Tensor]) -> Inputs:
     values = iter(tensors)
     changed = inputs.map(lambda _: next(values))
     return replace(changed, size=size_of(tensors[0])) if tensors else changed
+
+
+def telling(samples: Sequence[Both], *, thrifty: bool) -> list[Both]:
+    """Return the samples on which changed tensors are tried: the first, the largest, and the one of the largest samples.
+
+    With a sequence of one step, what joins one step to the next moves nothing. Where a run takes long (`thrifty`), they
+    are the smallest one and the one of the largest samples.
+    """
+    if thrifty and samples:
+        found = [min(samples, key=lambda both: (_least(both) < 3, _size(both))), max(samples, key=_size_of_one)]
+    else:
+        found = [*samples[:1], *(max(samples, key=key) for key in (_size, _size_of_one) if samples)]
+    return list({id(both): both for both in found}.values())
+
+
+def _size(both: Both) -> int:
+    return sum(value.numel() for value in both[0].flat())
+
+
+def _least(both: Both) -> int:
+    return min((extent for value in both[0].flat() for extent in value.shape[1:]), default=0)
+
+
+def _size_of_one(both: Both) -> float:
+    return _size(both) / (common_batch(both[0].flat()) or 1)

@@ -16,8 +16,8 @@ batch [(13, {6: 3}), (13, {}), (5, {6: 3}), (5, {})]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations, zip_longest
-from math import isqrt
+from itertools import combinations, permutations, zip_longest
+from math import isqrt, lcm
 
 from torch import Tensor
 
@@ -228,7 +228,9 @@ def more_shapes(
     pieces = [by * number + 1 for number in numbers for by in (2, 1)]
     lengths = dict.fromkeys(n for n in (_LONG, *around, _LONGER, *products, *own, *pieces, *_ROUND) if n <= longest)
     crowd = longest if longest > EXTENTS.longest else _CROWD
-    batches = dict.fromkeys(n for n in (3, *around, 6, 2, 1, 8, 0, 9, 16, 7, 10, 12) if n <= crowd)
+    # Code may take samples in groups, of which there are as many as a number divides.
+    groups = [lcm(*pair) for pair in combinations([number for number in numbers if 2 < number <= 12][:5], 2)]
+    batches = dict.fromkeys(n for n in (3, *around, *groups, 6, 2, 1, 8, 0, 9, 16, 7, 10, 12) if n <= crowd)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
     columns.append([Shape(batch) for batch in batches])
     columns.append([Shape(n, sizes={extent: n}) for n in (2, 5, 3, 1) for extent in sorted(moved)])

@@ -59,6 +59,27 @@ def specials(
         yield text, sampler.both_of(changed)
 
 
+def anywhere(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:
+    """Yield inputs at which spellings part although no code decides: 0 at one place, ids below 0, and 0 everywhere."""
+    values = sampler.values(shape, seed=17)
+    numbers = [slot.role is Role.NUMBERS and bool(value.dim()) for slot, value in zip(sampler.slots, values, strict=True)]
+    ids = [slot.role in (Role.INDICES, Role.INTEGERS) for slot in sampler.slots]
+    if any(numbers):
+        changed = [
+            _zero(value, min(1, value.dim() - 1), slice(0, 1)) if n else value
+            for n, value in zip(numbers, values, strict=True)
+        ]
+        yield "0 at one place", sampler.both_of(changed)
+    if any(ids):
+        below = [torch.where(value % 2 == 0, -value, value) if n else value for n, value in zip(ids, values, strict=True)]
+        yield "ids below 0", sampler.both_of(below)
+    if any(numbers):
+        yield (
+            "all 0",
+            sampler.both_of([torch.zeros_like(value) if n else value for n, value in zip(numbers, values, strict=True)]),
+        )
+
+
 def far(sampler: Sampler, shape: Shape, fills: Sequence[float]) -> Iterator[tuple[str, Both]]:
     """Yield numbers far above and far below those of all other runs.
 

@@ -84,6 +84,33 @@ def _changes(module: nn.Module, jumps: Sequence[Jump]) -> Iterator[Change]:
                 yield table, name, MethodType(found, value.__self__) if isinstance(value, MethodType) else found
 
 
+def functions_of(module: nn.Module) -> Iterator[FunctionType]:
+    """Yield the functions of a module's class, its own, and its hooks."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    yield from _methods(type(module)).values()
+    for table in (vars(module), *(vars(module)[name] for name in _HOOKS)):
+        for value in table.values():
+            plain = value.__func__ if isinstance(value, MethodType) else value
+            if isinstance(plain, FunctionType):
+                yield plain
+
+
+def holds(function: FunctionType, code: CodeType, depth: int = _DEPTH) -> bool:
+    """Whether code is that of a function, or of one that it makes or calls by name."""
+    if function.__code__ is code or _has(function.__code__, code):
+        return True
+    if not depth:
+        return False
+    used = [content(cell) for cell in function.__closure__ or ()]
+    used += [function.__globals__.get(name) for name in _names(function.__code__)]
+    return any(holds(value, code, depth - 1) for value in used if isinstance(value, FunctionType) and value is not function)
+
+
+def _has(outer: CodeType, code: CodeType) -> bool:
+    return any(value is code or _has(value, code) for value in outer.co_consts if isinstance(value, CodeType))
+
+
 def _methods(kind: type) -> dict[str, FunctionType]:
     found: dict[str, FunctionType] = {}
     for base in reversed(kind.__mro__):
@@ -99,7 +126,7 @@ def _rebuilt(function: FunctionType, jumps: Sequence[Jump], depth: int) -> Funct
     named: dict[str, Any] = {}
     if code is None and depth:
         for place, cell in enumerate(cells):
-            if (other := _other(_content(cell), jumps, depth - 1)) is not None:
+            if (other := _other(content(cell), jumps, depth - 1)) is not None:
                 cells[place] = CellType(other)
         for name in _names(function.__code__):
             if (other := _other(function.__globals__.get(name), jumps, depth - 1)) is not None:
@@ -121,7 +148,8 @@ def _other(value: Any, jumps: Sequence[Jump], depth: int) -> FunctionType | None
     return _rebuilt(value, jumps, depth)
 
 
-def _content(cell: CellType) -> Any:
+def content(cell: CellType) -> Any:
+    """Return what a cell of a closure holds; None if nothing."""
     try:
         return cell.cell_contents
     except ValueError:  # it is empty

@@ -21,6 +21,7 @@ from itertools import islice
 from torch import nn
 
 from fxmap.prove.audit import Audit, Auditor
+from fxmap.prove.conditions import is_one_condition, name_the_same
 from fxmap.prove.coverage import Coverage
 from fxmap.prove.decisions import Site
 from fxmap.prove.jumps import Jump, is_told, jumps_of, written
@@ -103,9 +104,18 @@ def _parts(auditor: Auditor, models: Models, way: Way, ways: list[Way]) -> bool:
     if way.jump.asks_part and len(way.models) == 2 and outcomes[0] is None:
         return True  # nothing stands there that the code could use, and the two are not built alike
     if True not in outcomes:
-        return False
-    others = [other for other in ways if other.models == (1 - way.models[0],)] if len(way.models) == 1 else []
+        return len(way.models) == 2 and not is_one_condition(way.jump, models) and _parts_alone(auditor, models, way)
+    others = [
+        other
+        for other in ways
+        if len(way.models) == 1 and other.models == (1 - way.models[0],) and name_the_same(other.jump, way.jump)
+    ]
     return all(_differs(auditor, models, way, [way.jump], other) is not False for other in islice(others, _TOGETHER))
+
+
+def _parts_alone(auditor: Auditor, models: Models, way: Way) -> bool:
+    """Whether two models differ where a jump is turned round in one of them: what it asks may hold in that one alone."""
+    return any(_differs(auditor, models, replace(way, models=(which,)), [way.jump]) for which in way.models)
 
 
 def _with_next(auditor: Auditor, way: Way) -> Iterator[list[Jump]]:

@@ -321,3 +321,62 @@ def test_maps_of_the_area_of_the_given_one_with_other_edges_are_run() -> None:
     image = torch.randn(1, 3, 32, 32)
     assert not fxmap.auto_map(Positioned(True), Positioned(False), example_inputs=image).proof.ok
     assert fxmap.auto_map(Positioned(True), Positioned(True), example_inputs=image).proof.ok
+
+
+class Rows(nn.Module):
+    """Rows of a table by their numbers, or by numbers that are 1 at one row."""
+
+    def __init__(self, by_product: bool) -> None:
+        super().__init__()
+        self.table, self.by_product = nn.Embedding(20, 8), by_product
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.by_product:
+            return (ids[..., None] == torch.arange(20)).to(self.table.weight.dtype) @ self.table.weight
+        return self.table.weight[ids]
+
+
+class Signs(nn.Module):
+    """Signs of numbers, a little above 0."""
+
+    def __init__(self, above: float) -> None:
+        super().__init__()
+        self.a, self.b, self.above = nn.Linear(8, 8, bias=False), nn.Linear(8, 4), above
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.b((self.a(x) + self.above).sign())
+        return made
+
+
+class Groups(nn.Module):
+    """Samples without the mean of their group."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.a, self.size = nn.Linear(8, 8), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = self.a(x).reshape(-1, min(self.size, len(x)), 8)
+        return (groups - groups.mean(1, keepdim=True)).reshape(x.shape)
+
+
+IDS, SAMPLES = torch.arange(14).reshape(2, 7), torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "example", "ok"),
+    [
+        (Rows(False), Rows(True), IDS, False),
+        (Rows(True), Rows(True), IDS, True),
+        (Signs(0.0), Signs(1e-13), SAMPLES, False),
+        (Groups(4), Groups(5), SAMPLES, False),
+        (Groups(4), Groups(4), SAMPLES, True),
+    ],
+    ids=["ids below 0", "one table", "0", "groups", "one size of groups"],
+)
+def test_ids_below_0_numbers_that_are_0_and_batches_of_whole_groups_are_run(
+    one: nn.Module, other: nn.Module, example: Tensor, ok: bool
+) -> None:
+    proof = fxmap.auto_map(one, other, example_inputs=example).proof
+    assert proof is not None
+    assert proof.ok is ok, proof.reason

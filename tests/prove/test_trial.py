@@ -36,7 +36,8 @@ def test_the_right_mapping_by_hand_is_proven() -> None:
     proof = fxmap.verify(src, dst, _identity(dst))
     assert proof.ok
     assert proof.divergence is None
-    assert proof.forwards <= 38  # of which the audit's are on small maps, and two ask whether batch counters are inert
+    # The audit's are on small maps; two ask whether batch counters are inert, and six give both models zeros.
+    assert proof.forwards <= 44
     assert proof.status("conv1.weight") is Status.PROVEN
     assert proof.status("bn1.num_batches_tracked") is Status.INERT
 

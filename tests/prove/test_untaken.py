@@ -175,3 +175,44 @@ def plain_counted(m: Chooses, x: Tensor, count: float) -> Tensor:
 
 def test_a_loop_that_would_never_end_where_a_jump_is_turned_is_given_up() -> None:
     assert proof_of(Chooses(endless, nn.ReLU()), Chooses(plain_counted, nn.ReLU()), (ROWS, 3.0)).ok
+
+
+class Above(nn.Module):
+    """An activation where a number is above a limit that the model holds."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.a, self.limit = nn.Linear(8, 4), limit
+
+    def forward(self, x: Tensor, number: float) -> Tensor:
+        made: Tensor = self.a(x).relu() if number > self.limit else self.a(x)
+        return made
+
+
+class Beyond(nn.Module):
+    """The same with a limit in its code, and one that is higher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, number: float) -> Tensor:
+        made: Tensor = self.a(x).relu() if number > 70123.0 else self.a(x)
+        return made
+
+
+class Under(Beyond):
+    def forward(self, x: Tensor, number: float) -> Tensor:
+        made: Tensor = self.a(x).relu() if number > 50123.0 else self.a(x)
+        return made
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ok"),
+    [(Above(5e4), Above(7e4), False), (Above(5e4), Above(5e4), True), (Beyond(), Under(), False)],
+    ids=["another limit", "one limit", "another limit in the code"],
+)
+def test_a_condition_that_no_input_met_is_one_only_if_it_compares_with_equal_numbers(
+    one: nn.Module, other: nn.Module, ok: bool
+) -> None:
+    assert proof_of(one, other, (ROWS, 2.0)).ok is ok

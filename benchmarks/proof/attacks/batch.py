@@ -35,6 +35,13 @@ def _statistics() -> Iterator[Attack]:
               lambda h, _: h - h.mean((0, 1), keepdim=True), shape=(3, 5, 8), example=1, scale=1)  # fmt: skip
     yield net("norm of the whole batch", lambda h, _: h / h.norm(dim=(1, 2), keepdim=True), lambda h, _: h / h.norm(),
               shape=(3, 5, 8), example=1, scale=1)  # fmt: skip
+    yield net("groups of four samples, or of five", lambda h, _: _centred_in_groups(h, 4),
+              lambda h, _: _centred_in_groups(h, 5), shape=(20, 8), example=4, scale=1)  # fmt: skip
+
+
+def _centred_in_groups(h: Tensor, size: int) -> Tensor:
+    groups = h.reshape(-1, min(size, len(h)), h.shape[-1])
+    return (groups - groups.mean(1, keepdim=True)).reshape(h.shape)
 
 
 def _moved() -> Iterator[Attack]:

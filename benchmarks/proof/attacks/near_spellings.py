@@ -120,6 +120,12 @@ def attacks() -> Iterator[Attack]:
     yield free("embedding, one_hot of twos", lambda m, i: m.h(torch.tanh(m.e(i))),
                lambda m, i: m.h(torch.tanh(2 * F.one_hot(i, 20).to(m.e.weight.dtype) @ m.e.weight)), table,
                lambda: (numbers(20, 2, 6),), lambda: (numbers(20, 3, 30, seed=1),))  # fmt: skip
+    yield free("rows of a table, ids below 0 have none", lambda m, i: m.h(m.e.weight[i]),
+               lambda m, i: m.h((i[..., None] == torch.arange(20)).to(m.e.weight.dtype) @ m.e.weight), table,
+               lambda: (numbers(20, 2, 6),), lambda: (-numbers(20, 3, 30, seed=1),))  # fmt: skip
+    plain: dict[str, Build] = {"a": lambda: nn.Linear(8, 8, bias=False), "h": lambda: nn.Linear(8, 4)}
+    yield free("sign, a little above 0", lambda m, x: m.h(m.a(x).sign()), lambda m, x: m.h((m.a(x) + 1e-13).sign()), plain,
+               normal(5, 8), lambda: (torch.zeros(5, 8),))  # fmt: skip
 
 
 def _on(way: Way) -> Callable[[Any, Any], Any]:
