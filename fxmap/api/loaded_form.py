@@ -25,7 +25,7 @@ from fxmap.errors import shorten
 from fxmap.mapping.arrived import has_numbers, loaded_by_own_code
 from fxmap.mapping.lazy_state import is_plain_tensor
 from fxmap.mapping.proof import Proof
-from fxmap.model.replica import is_on_meta, replicate
+from fxmap.model.replica import held_by_path, is_on_meta, replicate
 from fxmap.model.restoring import let_through
 
 
@@ -51,7 +51,7 @@ def changed_by_loading(dst: nn.Module, keys: Collection[str]) -> list[str]:
     if not own or is_on_meta(dst):
         return []
     copy, generator = replicate(dst, own=True), torch.Generator().manual_seed(0)
-    state, held = dst.state_dict(), _held(copy)
+    state, held = dst.state_dict(), held_by_path(copy)
     asked = [key for key in own if key in held and _is_drawn(state.get(key)) and state[key].shape == held[key].shape]
     drawn = {key: torch.randn(held[key].shape, generator=generator).to(held[key]) for key in asked}
     given = OrderedDict({key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()} | drawn)
@@ -63,12 +63,8 @@ def changed_by_loading(dst: nn.Module, keys: Collection[str]) -> list[str]:
     except Exception as error:  # whatever code of a model raises on such numbers
         let_through(error)
         return []
-    held = _held(copy)
+    held = held_by_path(copy)
     return [key for key in asked if key in held and not has_numbers(held[key], meant[key])]
-
-
-def _held(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _is_drawn(value: object) -> bool:

@@ -27,7 +27,7 @@ from fxmap.mapping.arrived import has_numbers
 from fxmap.mapping.lazy_state import is_plain_tensor
 from fxmap.mapping.proof import Proof, Status
 from fxmap.mapping.writing import snapshot
-from fxmap.model.replica import is_on_meta, replicate
+from fxmap.model.replica import held_by_path, is_on_meta, replicate
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import is_whole
 
@@ -38,12 +38,12 @@ def stored_otherwise(model: nn.Module) -> list[str]:
     A copy in the same form (another dtype, another place in memory) is none of them. Cost: a state dict; where it holds
     other tensor objects than the model, a copy of the model, whose numbers are changed.
     """
-    own, stored = _held(model), _stored(model)
+    own, stored = held_by_path(model), _stored(model)
     suspects = [key for key, value in stored.items() if key in own and not _is_itself(value, own[key])]
     if not suspects:
         return []
     copy = replicate(model, own=True)
-    held = _held(copy)
+    held = held_by_path(copy)
     with torch.no_grad():
         for key in suspects:
             _change(held[key])
@@ -53,7 +53,7 @@ def stored_otherwise(model: nn.Module) -> list[str]:
 
 def state_read(model: nn.Module) -> Mapping[str, Any]:
     """Return a model's state dict with the tensors that its code reads, where it stores them in another form."""
-    state, own, keys = model.state_dict(), _held(model), stored_otherwise(model)
+    state, own, keys = model.state_dict(), held_by_path(model), stored_otherwise(model)
     return {**state, **{key: own[key].detach() for key in keys}} if keys else state
 
 
@@ -79,7 +79,7 @@ def file_read(model: nn.Module, state: Mapping[str, Any], where: str) -> Mapping
     except Exception as error:  # whatever code of a model raises
         let_through(error)
         raise LoadError(f"{what}, and does not load {where}: {error}. Nothing was written") from error
-    again, held = copy.state_dict(), _held(copy)
+    again, held = copy.state_dict(), held_by_path(copy)
     lost = [key for key in keys if not _has(again.get(key), materialise(state[key]))]
     if lost:
         raise LoadError(
@@ -107,10 +107,6 @@ def of_what_is_read(proof: Proof, mapping: Mapping[str, Expression], src: nn.Mod
     if not proof.asked:
         return replace(proof, statuses=statuses, notes=(*proof.notes, reason))
     return replace(proof, ok=False, statuses=statuses, reason=f"{reason}; {proof.reason}" if proof.reason else reason)
-
-
-def _held(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _stored(model: nn.Module) -> Mapping[str, Any]:

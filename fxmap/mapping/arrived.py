@@ -17,6 +17,7 @@ from fxmap.files.lazy import materialise
 from fxmap.mapping.findings import Findings
 from fxmap.mapping.lazy_state import is_plain_tensor
 from fxmap.mapping.proof import Status
+from fxmap.model.replica import held_by_path
 
 # What a run has shown of values that were written past such code.
 _SHOWN = (Status.PROVEN, Status.TIED, Status.CLAIMED)
@@ -56,8 +57,7 @@ def refuse_changed(dst: nn.Module, keys: Collection[str], meant: Mapping[str, An
     """
     if not keys:
         return
-    held: dict[str, Any] = dst.state_dict()
-    held |= dict(dst.named_parameters(remove_duplicate=False)) | dict(dst.named_buffers(remove_duplicate=False))
+    held: dict[str, Any] = {**dst.state_dict(), **held_by_path(dst)}
     looked_at = (*_SHOWN, Status.MATCHED)
     asked = [key for key in keys if findings.statuses.get(key) in looked_at]
     changed = [key for key in asked if not _is_there(held.get(key), meant[key])]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fxmap.model.dispatch import DispatchMode
-from fxmap.model.tensors import is_whole, tensors_of
+from fxmap.model.tensors import is_integer, tensors_of
 
 
 def is_of_extents(value: Any, args: Any) -> bool:
@@ -26,7 +26,7 @@ def is_of_extents(value: Any, args: Any) -> bool:
     if not isinstance(value, Tensor) or value.dtype is not torch.float32 or value.numel() != 1:
         return False
     found = tensors_of(list(args))
-    return bool(found) and all(map(_is_integer, found))
+    return bool(found) and all(map(is_integer, found))
 
 
 def widened(args: Any, dtype: torch.dtype) -> Any:
@@ -35,11 +35,7 @@ def widened(args: Any, dtype: torch.dtype) -> Any:
     >>> widened((torch.tensor(3), 2), torch.float64)
     (tensor(3., dtype=torch.float64), 2)
     """
-    return tree_map(lambda value: value.to(dtype) if isinstance(value, Tensor) and _is_integer(value) else value, args)
-
-
-def _is_integer(tensor: Tensor) -> bool:
-    return is_whole(tensor) and tensor.dtype is not torch.bool
+    return tree_map(lambda value: value.to(dtype) if isinstance(value, Tensor) and is_integer(value) else value, args)
 
 
 class DoubleExtents(DispatchMode):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from fxmap.model.few_rows import can_add_rows, can_join_positions, joined_positions, linear
+from fxmap.model.few_rows import can_add_rows, can_join_positions, joined_positions, linear, map_of
 from fxmap.model.recall import PRODUCTS, active
 from fxmap.model.tensors import tensors_of
 
@@ -99,13 +99,10 @@ def _grouped_convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    kernel = tuple(weight.shape[2:])
-    stride, padding, dilation = (v if isinstance(v, tuple | list) else (v, v) for v in (stride, padding, dilation))
-    patches = F.unfold(input, kernel, dilation, padding, stride)
+    patches = F.unfold(input, tuple(weight.shape[2:]), dilation, padding, stride)
     batch, _, positions = patches.shape
     value = weight.reshape(1, groups, weight.shape[0] // groups, -1) @ patches.reshape(batch, groups, -1, positions)
-    height = (input.shape[2] + 2 * padding[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    value = value.reshape(batch, weight.shape[0], height, -1)
+    value = value.reshape(batch, weight.shape[0], *map_of(input, weight, stride, padding, dilation))
     return value if bias is None else value + bias[:, None, None]
 
 

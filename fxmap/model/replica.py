@@ -249,6 +249,11 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield (f"{path}.{attribute}" if path else attribute), module, attribute
 
 
+def held_by_path(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer, of the state dict or not, by every path that it has."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
 def tensors_by_path(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and persistent buffer, by every path that it has."""
     return {path: getattr(owner, attribute) for path, owner, attribute in named_tensors(model)}

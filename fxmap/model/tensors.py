@@ -24,6 +24,11 @@ def is_whole(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
 
 
+def is_integer(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor are integers; those of masks are none."""
+    return is_whole(tensor) and tensor.dtype is not torch.bool
+
+
 def tensors_of(value: Any) -> list[Tensor]:
     """Return all tensors in nested tuples, lists and mappings (the outputs of transformers are mappings), in their order.
 

@@ -23,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from fxmap.prove.jumps import Jump
-from fxmap.prove.turned import content, functions_of, holds
+from fxmap.prove.turned import content, functions_with
 from fxmap.prove.twins import alike
 
 # Constants that stand in many a condition, whatever it asks.
@@ -54,7 +54,7 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 def _read(jump: Jump, model: nn.Module) -> Iterator[Any]:
     """Yield what the condition may read of each module with the code, and of the functions that have it."""
     for module in model.modules():
-        functions = [function for function in functions_of(module) if holds(function, jump.code)]
+        functions = functions_with(module, jump)
         if functions:
             yield dict(_attributes(vars(module), jump))
         for function in functions:

@@ -15,7 +15,7 @@ Cost: bounded by the number of runs, on inputs no larger than a small draw.
 Source: as in `decisions`, `special` and `manners`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -253,23 +253,13 @@ class _Runs:
         """Run numbers far above and far below all others, if the models are small."""
         if self.budget != FULL:
             return found
-        for text, both in far(self.sampler, self.small(found, 3), self.held.fills):
-            tried = self._tried(found, text, both)
-            # An exponential has no value there in one spelling, and one in another.
-            found = found if tried.error == float("inf") else tried
-            if found.refuted:
-                break
-        return found
+        # An exponential has no value there in one spelling, and one in another.
+        return self._all_of(found, far(self.sampler, self.small(found, 3), self.held.fills), with_values=True)
 
     def anywhere(self, found: Audit) -> Audit:
         """Run inputs that are 0, or below 0, whatever the code decides; where one model has no value, nothing is said."""
         few = anywhere(self.sampler, self.small(found, 3))
-        for text, both in islice(few, 2) if self.budget.thrifty else few:
-            tried = self._tried(found, text, both)
-            found = found if tried.error == float("inf") else tried
-            if found.refuted:
-                break
-        return found
+        return self._all_of(found, islice(few, 2) if self.budget.thrifty else few, with_values=True)
 
     def values(self, found: Audit) -> Audit:
         """Run special values, where the code of a model decides by values."""
@@ -283,16 +273,18 @@ class _Runs:
             found = self._ladder(found, shape)
         if found.refuted:
             return found
-        for text, both in islice(specials(self.sampler, shape, numbers, self.held.sequences), self.budget.values):
-            found = self._tried(found, text, both)
-            if found.refuted:
-                return found
-        return found
+        special = specials(self.sampler, shape, numbers, self.held.sequences)
+        return self._all_of(found, islice(special, self.budget.values))
 
     def _ladder(self, found: Audit, shape: Shape) -> Audit:
         """Run inputs on a ladder of scales, and partly special ones: what code makes of lists and arrays is not seen."""
-        for text, both in (*partly(self.sampler, shape), *ladder(self.sampler, shape)):
-            found = self._tried(found, text, both)
+        return self._all_of(found, (*partly(self.sampler, shape), *ladder(self.sampler, shape)))
+
+    def _all_of(self, found: Audit, runs: Iterable[tuple[str, Both]], *, with_values: bool = False) -> Audit:
+        """Run inputs up to the first difference; `with_values`: those count on which both models return numbers."""
+        for text, both in runs:
+            tried = self._tried(found, text, both)
+            found = found if with_values and tried.error == float("inf") else tried
             if found.refuted:
                 break
         return found

@@ -70,45 +70,28 @@ def _put_back(old: list[tuple[MutableMapping[Any, Any], Any, Any]]) -> None:
             table[name] = value
 
 
+def functions_with(module: nn.Module, jump: Jump) -> list[FunctionType]:
+    """Return the functions of a module that have a jump, in their code or in that of functions which they use."""
+    return [function for *_, function in _functions_of(module) if _rebuilt(function, [jump], _DEPTH) is not None]
+
+
 def _changes(module: nn.Module, jumps: Sequence[Jump]) -> Iterator[Change]:
+    for table, name, owner, function in _functions_of(module):
+        if (found := _rebuilt(function, jumps, _DEPTH)) is not None:
+            yield table, name, found if owner is None else MethodType(found, owner)
+
+
+def _functions_of(module: nn.Module) -> Iterator[tuple[MutableMapping[Any, Any], Any, Any, FunctionType]]:
+    """Yield the functions of a module's class, its own, and its hooks: their table and name, and what they are bound to."""
     if isinstance(module, torch.jit.ScriptModule):
         return
     own = vars(module)
-    for name, function in _methods(type(module)).items():
-        if name not in own and (found := _rebuilt(function, jumps, _DEPTH)) is not None:
-            yield own, name, MethodType(found, module)
+    yield from ((own, name, module, function) for name, function in _methods(type(module)).items() if name not in own)
     for table in (own, *(own[name] for name in _HOOKS)):
         for name, value in list(table.items()):
             plain = value.__func__ if isinstance(value, MethodType) else value
-            if isinstance(plain, FunctionType) and (found := _rebuilt(plain, jumps, _DEPTH)) is not None:
-                yield table, name, MethodType(found, value.__self__) if isinstance(value, MethodType) else found
-
-
-def functions_of(module: nn.Module) -> Iterator[FunctionType]:
-    """Yield the functions of a module's class, its own, and its hooks."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return
-    yield from _methods(type(module)).values()
-    for table in (vars(module), *(vars(module)[name] for name in _HOOKS)):
-        for value in table.values():
-            plain = value.__func__ if isinstance(value, MethodType) else value
             if isinstance(plain, FunctionType):
-                yield plain
-
-
-def holds(function: FunctionType, code: CodeType, depth: int = _DEPTH) -> bool:
-    """Whether code is that of a function, or of one that it makes or calls by name."""
-    if function.__code__ is code or _has(function.__code__, code):
-        return True
-    if not depth:
-        return False
-    used = [content(cell) for cell in function.__closure__ or ()]
-    used += [function.__globals__.get(name) for name in _names(function.__code__)]
-    return any(holds(value, code, depth - 1) for value in used if isinstance(value, FunctionType) and value is not function)
-
-
-def _has(outer: CodeType, code: CodeType) -> bool:
-    return any(value is code or _has(value, code) for value in outer.co_consts if isinstance(value, CodeType))
+                yield table, name, value.__self__ if isinstance(value, MethodType) else None, plain
 
 
 def _methods(kind: type) -> dict[str, FunctionType]:

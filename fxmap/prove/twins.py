@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.sides import Side
+from fxmap.prove.turned import content
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, torch.dtype, torch.device, torch.Size)
 _TABLES = ("_parameters", "_buffers", "_modules", "training")
@@ -90,7 +91,7 @@ def _functions(one: Any, other: Any, seen: set[tuple[int, int]]) -> bool:
         return _alike((one.func, one.args, one.keywords), (other.func, other.args, other.keywords), seen)
     if isinstance(one, MethodType):
         return one.__func__ is other.__func__ and _alike(one.__self__, other.__self__, seen)
-    cells = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (one, other)]
+    cells = [[content(cell) for cell in function.__closure__ or ()] for function in (one, other)]
     return (
         one.__code__ is other.__code__
         and _alike(cells[0], cells[1], seen)

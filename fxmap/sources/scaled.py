@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fxmap.model.dispatch import DispatchMode
 from fxmap.model.inputs import as_inputs
 from fxmap.model.memory import on_own_memory
 from fxmap.model.replica import replicate
@@ -59,11 +59,11 @@ def scales_itself(model: nn.Module, inputs: Any) -> bool | None:
     return not _ARITHMETIC.isdisjoint(readers.names)
 
 
-class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Readers(DispatchMode):
     """Notes which operations read some tensors, or views and copies of them."""
 
     def __init__(self, watched: list[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._watched = {id(one): one for one in watched}
         self.names: set[str] = set()
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
 from fxmap.prove import budget
+from tests.prove.positioned import Positioned
 
 
 class Net(nn.Module):
@@ -24,20 +24,12 @@ class Net(nn.Module):
         return self.b(self.function(h, x) if self.on else h)
 
 
-class Positioned(nn.Module):
-    """A table of positions that is resized unless the map is as large, by its area or by both edges."""
+def of_one_area(h: Tensor, table: Tensor) -> bool:
+    return h[0, 0].numel() == table[0, 0].numel()
 
-    def __init__(self, by_area: bool) -> None:
-        super().__init__()
-        self.a, self.h, self.by_area = nn.Conv2d(3, 6, 8, 8), nn.Conv2d(6, 4, 1), by_area
-        self.table = nn.Parameter(torch.randn(1, 6, 4, 4))
 
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.a(x)
-        own = self.table[0, 0]
-        alike = h[0, 0].numel() == own.numel() if self.by_area else h.shape[2:] == own.shape
-        table = self.table if alike else F.interpolate(self.table, h.shape[2:], mode="bilinear")
-        return self.h(h + table.reshape(1, 6, *h.shape[2:]))
+def of_one_shape(h: Tensor, table: Tensor) -> bool:
+    return h.shape[2:] == table[0, 0].shape
 
 
 PARTING: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -65,5 +57,5 @@ def test_sizes_that_code_asks_for_are_run_in_large_models(name: str) -> None:
 
 def test_a_map_of_the_area_that_code_compares_is_run_in_large_models() -> None:
     image = torch.randn(1, 3, 32, 32)
-    assert not fxmap.auto_map(Positioned(True), Positioned(False), example_inputs=image).proof.ok
-    assert fxmap.auto_map(Positioned(True), Positioned(True), example_inputs=image).proof.ok
+    assert not fxmap.auto_map(Positioned(of_one_area), Positioned(of_one_shape), example_inputs=image).proof.ok
+    assert fxmap.auto_map(Positioned(of_one_area), Positioned(of_one_area), example_inputs=image).proof.ok

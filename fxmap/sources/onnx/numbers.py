@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxmap.model.tensors import is_integer
+
 # Operators that take a number as torch's functions do: on both sides, or as the second operand alone.
 _BOTH: dict[str, Callable[[Any, Any], Any]] = {"Add": operator.add, "Mul": operator.mul, "Sub": operator.sub}
 _SECOND: dict[str, Callable[[Any, Any], Any]] = {
@@ -42,11 +44,6 @@ def numbers_of(nodes: Iterable[Any], constants: Mapping[str, Tensor]) -> dict[st
         if function is not None and node.input and all(name in found for name in node.input):
             found[node.output[0]] = function(*(found[name] for name in node.input))
     return found | {name: value for name, value in single.items() if is_integer(value)}
-
-
-def is_integer(value: Tensor) -> bool:
-    """Whether the numbers of a tensor are integers; those of masks are none."""
-    return not value.is_floating_point() and not value.is_complex() and value.dtype is not torch.bool
 
 
 def with_number(node: Any, inputs: Sequence[Any], numbers: Mapping[str, Tensor]) -> Tensor | None:
