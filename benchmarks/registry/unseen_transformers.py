@@ -129,7 +129,6 @@ LLAMA = transformers("LlamaForCausalLM", "LlamaConfig", **_LANGUAGE)
 MISTRAL = transformers("MistralForCausalLM", "MistralConfig", sliding_window=None, **_LANGUAGE)
 PHI3 = transformers("Phi3ForCausalLM", "Phi3Config", sliding_window=None, rms_norm_eps=1e-6, **_LANGUAGE)
 BERT = transformers("BertModel", "BertConfig", vocab_size=100, max_position_embeddings=64, **_VIT)
-ROBERTA = transformers("RobertaModel", "RobertaConfig", vocab_size=100, max_position_embeddings=64, **_VIT)
 ELECTRA = transformers(
     "ElectraModel", "ElectraConfig", vocab_size=100, max_position_embeddings=64, embedding_size=128, **_VIT
 )

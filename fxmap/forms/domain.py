@@ -14,7 +14,7 @@ def floats_inside(graph: fx.Graph, converted: set[str]) -> list[str]:
     found: dict[str, None] = {}
     for node in graph.nodes:
         if node.op == "call_module":
-            if str(node.target) in converted and "DeQuant" not in _stub(graph, node):
+            if str(node.target) in converted and "DeQuant" not in _stub(node):
                 quantized.add(node)
             continue
         data = [producer for producer in node.all_input_nodes if producer.op != "get_attr"]
@@ -52,5 +52,5 @@ def floats_inside_graph(graph: fx.Graph, converted: set[str], floats: set[str]) 
     return found
 
 
-def _stub(graph: fx.Graph, node: fx.Node) -> str:
+def _stub(node: fx.Node) -> str:
     return str(node.meta.get("nn_module_stack", {}).get(str(node.target), ("", ""))[1])

@@ -73,7 +73,7 @@ def _by_signature(
         bound = [bound_by(inputs, signature) for inputs, signature in zip(both, signatures, strict=True)]
     except TypeError:
         return  # the arguments are not those of the signature
-    yield from _dropped(both, signatures, bound)
+    yield from _dropped(signatures, bound)
     missing = absent(both, signatures)
     tensors = [value for value in bound[0].values() if isinstance(value, Tensor)][:1]
     stated = {
@@ -151,7 +151,7 @@ def _differs_in_place(name: str, both: Both, bound: Sequence[Mapping[str, Any]])
     return places[0] != places[1] or places[0] is None
 
 
-def _dropped(both: Both, signatures: tuple[Interface, Interface], bound: Sequence[Mapping[str, Any]]) -> Iterator[Option]:
+def _dropped(signatures: tuple[Interface, Interface], bound: Sequence[Mapping[str, Any]]) -> Iterator[Option]:
     """Yield the inputs without an argument that the example has, then None for it.
 
     The first tensor is what a model is about, and is None only where both models can do without it.

@@ -91,7 +91,7 @@ def manners(
     `held` is what the code compares arguments with, and `earlier` are inputs of other shapes, which may come first.
     """
     values = sampler.values(shape, seed=SEED)
-    strided, whole = [_strided(value) for value in values], [_int32(Role.NUMBERS, value) for value in values]
+    strided, whole = [_strided(value) for value in values], [_int32(value) for value in values]
     if any(value.dtype is torch.int64 for value in values):
         text = "with gradients, not contiguous, as int32"
         yield Manner(text, _cast(sampler, [_strided(value) for value in whole]), gradients=True)
@@ -154,7 +154,7 @@ def _layouts(values: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
         yield "sparse", [v.to_sparse() if v.dim() == 2 and v.is_floating_point() else v for v in values]
 
 
-def _int32(role: Role, value: Tensor) -> Tensor:
+def _int32(value: Tensor) -> Tensor:
     return value.int() if value.dtype is torch.int64 else value
 
 

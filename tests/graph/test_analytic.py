@@ -25,7 +25,7 @@ def _draw(*shape: int) -> Tensor:
     return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
 
 
-A, B, SQUARE, KERNEL, ROWS = _draw(4, 6), _draw(6, 5), _draw(6, 6), _draw(6, 6, 3, 3), torch.tensor([2, 0, 3, 3])
+A, B, KERNEL, ROWS = _draw(4, 6), _draw(6, 5), _draw(6, 6, 3, 3), torch.tensor([2, 0, 3, 3])
 ATEN = torch.ops.aten
 Function = Callable[[Tensor], Any]
 

@@ -17,7 +17,6 @@ import fxmap
 from fxmap.mapping.proof import Proof
 
 FLOATS = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
-HOLES = torch.tensor([[1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
 
 
 class Called(nn.Module):

@@ -12,7 +12,6 @@ import fxmap
 from fxmap.mapping.proof import Proof
 
 ROWS = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-STEPS = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
 
 
 class Chooses(nn.Module):

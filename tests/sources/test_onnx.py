@@ -18,7 +18,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import helper, reference  # noqa: E402 - after importorskip
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-F32, I64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+F32 = onnx.TensorProto.FLOAT
 RNG = np.random.default_rng(0)
 
 

@@ -17,7 +17,6 @@ from math import prod
 from fxmap.matching.keys.entries import Entry, Shape
 from fxmap.matching.keys.vocabulary import parts_named, says
 
-Size = tuple[int, ...]
 _TRANSPOSED = (1, 0)
 
 

@@ -50,7 +50,6 @@ class Match:
 
     src: int
     dst: int
-    score: float
     margin: float
     module_margin: float
     told: float = 0.0
@@ -104,7 +103,7 @@ def match_entries(
         for block, numbers in zip(pairs.blocks, chosen, strict=True)
     ]
     matches = [
-        Match(int(pairs.src[pair]), int(pairs.dst[pair]), float(scores[pair]), *map(float, found))
+        Match(int(pairs.src[pair]), int(pairs.dst[pair]), *map(float, found))
         for numbers, of_block in zip(chosen, losses, strict=True)
         for pair, *found in zip(numbers, *of_block, strict=True)
     ]

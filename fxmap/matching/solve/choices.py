@@ -253,7 +253,7 @@ class Choices:
                 # Without what is added to it, such as the input beside a branch, it may be a value of its own.
                 alone = self.source.prints.find(self.source.columns[:, element] - system.rest)
                 origin = Origin(system.entries, system.equations.columns, element if alone is None else alone)
-            known = Recognised(system, solved, places, origin, len(self.source.numbers.names))
+            known = Recognised(solved, places, origin, len(self.source.numbers.names))
             self.fitting.recognised.put((id(system), element), known, 2 * len(solved) + len(system.rest))
         return known
 

@@ -70,7 +70,6 @@ class Made:
 class Recognised:
     """The solution of a system for one element that is most like the source's numbers, and how many tensors had these."""
 
-    system: Unknown
     numbers: Tensor
     places: Tensor
     origin: Origin | None

@@ -61,7 +61,7 @@ def _into_layer(context: Context, op: Op) -> Outcome:
         return "another axis than those of the map is padded"
     given = [(0, 0)] * (len(own) - len(given)) + given
     total = [(a + c, b + d) for (a, b), (c, d) in zip(own, given, strict=True)]
-    if op.kind != "convolution" and (any(map(any, own)) or not _fits_pool(op, context.nodes[op.name], total)):
+    if op.kind != "convolution" and (any(map(any, own)) or not _fits_pool(context.nodes[op.name], total)):
         return "a pool pads by no more than half its window, alike on both sides"
     ops.network.remove_edge(before, op.name, key=ops.edge(before, op.name, "input"))
     ops.network.add_edge(source, op.name, argument="input")
@@ -127,7 +127,7 @@ def _last_extent(node: fx.Node) -> int | None:
     return sizes[-1] if kind_of(node) in ("new_zeros", "zeros") and sizes and node.args[-1] == sizes[-1] else None
 
 
-def _fits_pool(op: Op, node: fx.Node, total: Sequence[Sides]) -> bool:
+def _fits_pool(node: fx.Node, total: Sequence[Sides]) -> bool:
     kernel, arguments = bind(node).get("kernel_size"), bind(node)
     kernels = [kernel] * len(total) if isinstance(kernel, int) else list(kernel or ())
     plain = (

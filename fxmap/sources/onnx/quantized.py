@@ -121,7 +121,7 @@ def _quantize(
     dtype = {0: torch.uint8, 2: torch.uint8, 3: torch.int8}.get(output_dtype)
     if dtype is None or block_size:
         raise NotImplementedError("QuantizeLinear into other integers than int8 and uint8, or in blocks")
-    return _operation("quantize", x, scale)(x, *_where(x, scale, zero, axis), *_RANGES[dtype], dtype)
+    return _operation("quantize", scale)(x, *_where(x, scale, zero, axis), *_RANGES[dtype], dtype)
 
 
 def _dequantize(
@@ -129,10 +129,10 @@ def _dequantize(
 ) -> Tensor:
     if x.dtype not in _RANGES or block_size:
         raise NotImplementedError("DequantizeLinear of other integers than int8 and uint8, or in blocks")
-    return _operation("dequantize", x, scale)(x, *_where(x, scale, zero, axis), *_RANGES[x.dtype], x.dtype)
+    return _operation("dequantize", scale)(x, *_where(x, scale, zero, axis), *_RANGES[x.dtype], x.dtype)
 
 
-def _operation(name: str, x: Tensor, scale: Tensor) -> Callable[..., Tensor]:
+def _operation(name: str, scale: Tensor) -> Callable[..., Tensor]:
     import torch.ao.quantization.fx._decomposed
 
     known: Any = torch.ops.quantized_decomposed
