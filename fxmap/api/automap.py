@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.loaded_form import of_what_is_loaded
+from fxmap.api.map_options import MapOptions
 from fxmap.api.runnable import runnable
 from fxmap.api.stored_form import of_what_is_read
 from fxmap.errors import ArgumentError, CaptureError, ProofError, QuantizationError
@@ -100,10 +101,8 @@ def auto_map(
     >>> [step.stage for step in mapping.trace.steps if step.stage in ("align", "derive", "prove")]
     ['align', 'derive', 'prove']
     """
-    found = mapped(
-        src, dst, example_inputs=example_inputs, dst_inputs=dst_inputs, src_forward=src_forward, dst_forward=dst_forward,
-        verify=verify, absorb_eps=absorb_eps, allow_code=allow_code, streamed=streamed,
-    )  # fmt: skip
+    options = MapOptions(example_inputs, dst_inputs, src_forward, dst_forward, verify, absorb_eps, allow_code, streamed)
+    found = mapped(src, dst, options)
     proof = of_what_is_loaded(found.proof, found.keys(), dst) if isinstance(dst, nn.Module) else found.proof
     if verify == "required" and not proof.ok:
         raise ProofError(f"not every key that the output depends on is proven: {proof}")
@@ -113,32 +112,27 @@ def auto_map(
 def mapped(
     src: nn.Module | Mapping[str, Any] | str | Path | Checkpoint | torch.export.ExportedProgram,
     dst: nn.Module | str | Path,
-    *,
-    example_inputs: Any = None,
-    dst_inputs: Any = None,
-    src_forward: Forward | None = None,
-    dst_forward: Forward | None = None,
-    verify: bool | Literal["required"] = True,
-    absorb_eps: bool = False,
-    allow_code: bool = False,
-    streamed: bool | None = None,
+    options: MapOptions,
 ) -> KeyMapping:
     """Return what `auto_map` does, without asking how the destination loads: what fills it asks what has arrived."""
+    verify = options.verify
     if not isinstance(verify, bool | str) or verify not in (True, False, "required"):
         raise ArgumentError(f'verify is True, False or "required", not {verify!r}')
-    ours, theirs, example_inputs = unpacked(src, dst, example_inputs, allow_code)
+    ours, theirs, example_inputs = unpacked(src, dst, options.example_inputs, options.allow_code)
     refuse_no_model("dst", theirs, "The order is fxmap.auto_map(src, dst)")
     if isinstance(ours, type):
         refuse_no_model("src", ours, "")
-    given = Given.of(example_inputs, dst_inputs, src_forward, dst_forward, models=(ours, theirs))
+    given = replace(options, example_inputs=example_inputs).given(ours, theirs)
     if isinstance(ours, nn.Module) and given.forward and example_inputs is None:
         raise ArgumentError("src_forward and dst_forward need example_inputs: what they are called with is not known")
     refuse_uninitialised(source=ours, destination=theirs)
     # `load` has opened its file, and chosen among its weights.
     source = ours if isinstance(ours, nn.Module | Checkpoint) else open_checkpoint(ours, wanted=theirs.state_dict())
-    one, other = runnable(source, theirs, streamed if verify else False)
+    one, other = runnable(source, theirs, options.streamed if verify else False)
     with recording() as steps, gathered() as faults:
-        mapping = _map(Problem(one, other, given, absorb_eps=absorb_eps or has_written_norms(ours), run=bool(verify)))
+        mapping = _map(
+            Problem(one, other, given, absorb_eps=options.absorb_eps or has_written_norms(ours), run=bool(verify))
+        )
     proof = mapping.proof
     if not verify:
         proof = Proof.not_asked(mapping.knowledge.statuses, "verify=False; fxmap.verify(src, dst, mapping) proves it")

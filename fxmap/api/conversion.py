@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fxmap.api.file_options import FileOptions
 from fxmap.api.graph_file import fill_graph_file
 from fxmap.api.loading import map_file
+from fxmap.api.map_options import MapOptions
 from fxmap.api.numbers import numbers_said
 from fxmap.api.verdict import Verify
 from fxmap.errors import ArgumentError
@@ -87,7 +88,7 @@ def convert(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ArgumentError(f"dtype={dtype}: one of floating point is needed, as torch.float16 or torch.bfloat16")
     _refuse_kinds(checkpoint, output, src, dst)
-    given = {"example_inputs": example_inputs}
+    given = MapOptions(example_inputs)
     how = FileOptions(src, weights, strict=strict, on_mismatch=on_mismatch, verify=verify, given=given)
     if not isinstance(dst, nn.Module):
         if dtype is not None:

@@ -1,11 +1,11 @@
 """Options of reading a checkpoint and mapping it to a destination, which `load`, `convert` and files with a graph share."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
+from fxmap.api.map_options import MapOptions
 from fxmap.api.verdict import Verify
 
 
@@ -13,7 +13,7 @@ from fxmap.api.verdict import Verify
 class FileOptions:
     """How a checkpoint is read, mapped and judged: arguments of `load`, which describes them.
 
-    `given` are those that `auto_map` takes: inputs, ways to call the models, `absorb_eps`.
+    `given` are those that `auto_map` takes as well; of the two kinds of `verify`, that of `load` counts.
     """
 
     src: nn.Module | None = None
@@ -22,4 +22,4 @@ class FileOptions:
     strict: bool = True
     on_mismatch: Literal["raise", "keep"] = "raise"
     verify: Verify = True
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: MapOptions = field(default_factory=MapOptions)

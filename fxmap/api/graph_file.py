@@ -39,7 +39,7 @@ def fill_graph_file(
         raise CheckpointError(f"{output}: the name must end in {Path(dst).suffix}, as that of {dst}, whose graph it gets")
     if not overwrite and os.path.exists(output):
         raise CheckpointError(f"{output}: is there already; pass overwrite=True to replace it")
-    inputs = how.given.get("example_inputs")
+    inputs = how.given.example_inputs
     carried = opened(dst, example_inputs=inputs)
     if carried is not None and carried.save is None and Path(dst).suffix == ".onnx":
         raise CheckpointError(f"{dst}: {NOT_WRITTEN}")
@@ -55,7 +55,12 @@ def fill_graph_file(
         strict=how.strict,
         on_mismatch=how.on_mismatch,
         verify=how.verify,
-        **{**how.given, "example_inputs": inputs},
+        example_inputs=inputs,
+        dst_inputs=how.given.dst_inputs,
+        src_forward=how.given.src_forward,
+        dst_forward=how.given.dst_forward,
+        absorb_eps=how.given.absorb_eps,
+        streamed=how.given.streamed,
     )
     carried.save(Path(output), overwrite)
     return mapping

@@ -1,6 +1,6 @@
 """transfer and load: fill a destination from a source model or a checkpoint, in place and in one call."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,6 +12,7 @@ from fxmap.api.file_options import FileOptions
 from fxmap.api.filling import Calibration, Filling, fill
 from fxmap.api.graph_source import refuse_beside, refuse_choices, refuse_parts
 from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
+from fxmap.api.map_options import MapOptions
 from fxmap.api.numbers import numbers_said
 from fxmap.api.observed import NOTE, filled, gives_ranges, int8_of, refuse_alone
 from fxmap.api.part import part_of
@@ -93,26 +94,13 @@ def transfer(
     >>> transfer(src, dst, into="0").renames
     {'0.weight': 'weight', '0.bias': 'bias'}
     """
-    own, carried = example_inputs, not isinstance(src, nn.Module)
-    src, dst, example_inputs = unpacked(src, dst, example_inputs)
+    given = MapOptions(example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps=absorb_eps, streamed=streamed)
+    carried = not isinstance(src, nn.Module)
+    src, dst, inputs = unpacked(src, dst, example_inputs)
     refuse_no_model("src", src, "A file or a state dict is loaded by fxmap.load(dst, checkpoint_file)")
     refuse_no_model("dst", dst, "The order is fxmap.transfer(src, dst)")
-    options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs)
-    given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
-    return _transferred(src, dst, into, options, verify, given, own=own, carried=carried)
-
-
-def _given(
-    dst_inputs: Any, src_forward: Forward | None, dst_forward: Forward | None, absorb_eps: bool, streamed: bool | None
-) -> dict[str, Any]:
-    """Return the arguments that are handed on to `auto_map` as they are."""
-    return {
-        "dst_inputs": dst_inputs,
-        "src_forward": src_forward,
-        "dst_forward": dst_forward,
-        "absorb_eps": absorb_eps,
-        "streamed": streamed,
-    }
+    options = Filling(calibration, qconfig, on_mismatch, relu6, inputs)
+    return _transferred(src, dst, into, options, verify, given, carried=carried)
 
 
 def _transferred(
@@ -121,24 +109,23 @@ def _transferred(
     into: str | None,
     options: Filling,
     verify: Verify,
-    given: Mapping[str, Any],
+    given: MapOptions,
     strict: str = "",
     *,
-    own: Any = None,
-    carried: bool = False,
+    carried: bool,
 ) -> KeyMapping:
     """Map and fill.
 
-    `strict` is the name of a source of which no layer may be read in part, `own` are the inputs that the user gave, and
-    `carried` says that the source came with its graph.
+    `given` has the inputs that the user gave, and `options` those to run on; `strict` is the name of a source of which no
+    layer may be read in part, and `carried` says that the source came with its graph.
     """
     refuse_uninitialised(source=src, destination=dst)
     part = part_of(dst, into)
     int8 = int8_of(src) if gives_ranges(src, part.model, options.calibration) else None
     src = int8 or src
-    mapping = mapped(src, part.model, example_inputs=options.example_inputs, verify=asked(verify), **given)
+    mapping = mapped(src, part.model, replace(given, example_inputs=options.example_inputs, verify=asked(verify)))
     mapping = mapping if int8 is None else mapping.with_notes(NOTE)
-    refuse_inputs(mapping, src, part.model, {"example_inputs": own, **given}, carried=carried)
+    refuse_inputs(mapping, src, part.model, given, carried=carried)
     complete(mapping, options.on_mismatch)
     state = state_read(src)
     if strict:
@@ -229,14 +216,14 @@ def load(
         refuse_choices(where, weights=weights, lora_alpha=lora_alpha)
     if src is not None and gives_ranges(src, part_of(dst, into).model, calibration):
         model = filled(src, cast(Source, checkpoint_file), weights)
-    given = _given(dst_inputs, src_forward, dst_forward, absorb_eps, streamed)
+    given = MapOptions(example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps=absorb_eps, streamed=streamed)
     if model is not None:
         filling = Filling(calibration, qconfig, on_mismatch, relu6, inputs, assign and carried is not None)
         named = where if strict and carried is not None else ""
-        return _transferred(model, dst, into, filling, verify, given, named, own=example_inputs, carried=carried is not None)
+        return _transferred(model, dst, into, filling, verify, given, named, carried=carried is not None)
     options = Filling(calibration, qconfig, on_mismatch, relu6, example_inputs, assign)
     part = part_of(dst, into)
-    how = FileOptions(src, weights, lora_alpha, strict, on_mismatch, verify, {"example_inputs": example_inputs, **given})
+    how = FileOptions(src, weights, lora_alpha, strict, on_mismatch, verify, given)
     mapping, file = map_file(cast(Source, checkpoint_file), part.model, how)
     with numbers_said(file.state, mapping.sources()), stage("fill the destination"):
         mapping = fill(mapping, file.src, part.model, file.state, options)
@@ -263,13 +250,13 @@ def map_file(checkpoint_file: Source, dst: nn.Module, how: FileOptions) -> tuple
     file = SourceFile.of(found, src, run=bool(verify))
     if src is not None:
         refuse_two_in_one(file, dst)
-    mapping = mapped(found if file.src is None else file.src, dst, verify=verify, **how.given)
+    mapping = mapped(found if file.src is None else file.src, dst, replace(how.given, verify=verify))
     mapping = mapping if src is None else mapping.with_notes(*checkpoint_notes(found))
     mapping = file.read_by(mapping, how.on_mismatch)
     if how.strict:
         file.refuse_packed(mapping)
     if file.src is not None:
-        refuse_inputs(mapping, file.src, dst, dict(how.given))
+        refuse_inputs(mapping, file.src, dst, how.given)
     complete(mapping, how.on_mismatch)
     file.account(mapping, how.strict)
     if src is None:

@@ -1,27 +1,26 @@
 """Inputs that do not fit: a mapping that fails for want of a run is laid to the inputs, and not to the models."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from fxmap.api.map_options import MapOptions
 from fxmap.capture.recorded import RECORDED
 from fxmap.errors import ArgumentError, CaptureError, QuantizationError
 from fxmap.forms.twin import float_twin
 from fxmap.mapping.key_mapping import KeyMapping
-from fxmap.model.inputs import Given, Inputs
+from fxmap.model.inputs import Inputs
 from fxmap.model.wrappers import unwrap
 
 
 def refuse_inputs(
-    mapping: KeyMapping, src: nn.Module, dst: nn.Module, options: dict[str, Any], *, carried: bool = False
+    mapping: KeyMapping, src: nn.Module, dst: nn.Module, options: MapOptions, *, carried: bool = False
 ) -> None:
     """Refuse inputs that a user gave, and on which one of the models does not run, where the mapping failed.
 
     Args:
         mapping: what was found.
         src, dst: the two models.
-        options: the arguments of `auto_map`: `example_inputs` are those that the user gave, or None.
+        options: `example_inputs` are those that the user gave, or None.
         carried: whether the source came with its graph, so that a mapping without a run is no answer.
 
     Raises:
@@ -30,13 +29,12 @@ def refuse_inputs(
     Cost: nothing where both models were run, or all keys are mapped; else one run of each model.
     """
     proof = mapping.proof
-    if options.get("example_inputs") is None or proof.ok or proof.forwards:
+    if options.example_inputs is None or proof.ok or proof.forwards:
         return
     if not (mapping.missing or mapping.mismatched or mapping.knowledge.different or (carried and proof.asked)):
         return
-    names = ("example_inputs", "dst_inputs", "src_forward", "dst_forward")
-    given = Given.of(*(options.get(name) for name in names), models=(src, dst))
-    own = "example_inputs" if options.get("dst_inputs") is None else "dst_inputs"
+    given = options.given(src, dst)
+    own = "example_inputs" if options.dst_inputs is None else "dst_inputs"
     for what, model, inputs, name in (
         ("source", src, given.src, "example_inputs"),
         ("destination", dst, given.dst, own),
