@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 import fxmap
 from benchmarks.accuracy.problems import Answer, Problem
-from benchmarks.names.data import Tree
+from benchmarks.names.data import Tree, without_numbers
 from benchmarks.names.peers import PEERS
 from fxmap.matching.keys.mapper import map_by_name
 
@@ -74,7 +74,7 @@ def _fxmap(problem: Problem, *, verify: bool) -> Answer:
         mapping = fxmap.transfer(problem.src, problem.dst, calibration=problem.calibration, verify=verify, **problem.options)
         made = {key: value for key, value in problem.dst.state_dict().items() if mapping.status(key) not in _LEFT}
     proven = frozenset(key for key, status in mapping.knowledge.statuses.items() if status is fxmap.Status.PROVEN)
-    return Answer(made, mapping.proof.ok if mapping.proof is not None else None, proven)
+    return Answer(made, mapping.proof.ok, proven)
 
 
 def _fxmap_names(problem: Problem) -> Answer:
@@ -83,14 +83,7 @@ def _fxmap_names(problem: Problem) -> Answer:
 
 
 def _fxmap_trees(src: Tree, dst: Tree) -> Mapping[str, Any]:
-    return map_by_name(_meta(src), _meta(dst), "names alone")
-
-
-def _meta(tree: Tree) -> dict[str, Tensor]:
-    return {
-        key: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta")
-        for key, shape, dtype in tree
-    }
+    return map_by_name(without_numbers(src), without_numbers(dst), "names alone")
 
 
 # --- peers that look at the models

@@ -285,7 +285,7 @@ def _close(actual: Tensor, expected: Tensor) -> bool:
 
 def _check_proof(case: Case, row: Row, mapping: fxmap.KeyMapping, dst: State) -> None:
     """Find what is called proven and is not."""
-    row.proof_ok = mapping.proof is not None and mapping.proof.ok
+    row.proof_ok = mapping.proof.ok
     row.proof_text = str(mapping.proof)
     if row.proof_ok and not row.equal:
         row.false_proofs.append("proof.ok")

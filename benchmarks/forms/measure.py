@@ -213,10 +213,8 @@ def _prove(src: nn.Module, dst: nn.Module, inputs: Tensor | None, row: Row) -> N
         row.proof_error = f"{type(error).__name__}: {error}"
         return
     row.statuses = counted(mapping, mapping.knowledge.statuses)
-    row.proof_ok = mapping.proof is not None and mapping.proof.ok
-    if mapping.proof is None:
-        row.proof_error = "no proof: " + "; ".join(mapping.knowledge.notes)
-    elif not row.proof_ok:
+    row.proof_ok = mapping.proof.ok
+    if not row.proof_ok:
         row.proof_error = str(mapping.proof.divergence or mapping.proof)
 
 

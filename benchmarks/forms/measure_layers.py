@@ -115,7 +115,7 @@ def _measure(case: Case, row: Row) -> None:
     mapping, row.seconds_map = timed(lambda: fxmap.auto_map(case.src, case.dst, example_inputs=case.test, verify=False))
     proven, row.seconds_proof = timed(lambda: fxmap.auto_map(case.src, case.dst, example_inputs=case.test))
     row.statuses = counted(proven, proven.knowledge.statuses)
-    row.proof_ok = proven.proof is not None and proven.proof.ok
+    row.proof_ok = proven.proof.ok
     if not row.proof_ok:
         row.proof_error = str(proven.proof and (proven.proof.divergence or proven.proof))
     options = {"calibration": case.calibration, "relu6": case.relu6, "example_inputs": case.test, "verify": False}

@@ -32,6 +32,14 @@ SUMS = ("foldw", "foldb", "add", "mul", "mm")
 Tree = list[tuple[str, list[int], str]]
 
 
+def without_numbers(tree: Tree) -> dict[str, Tensor]:
+    """Return a key tree as a state dict on the meta device."""
+    return {
+        key: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta")
+        for key, shape, dtype in tree
+    }
+
+
 @dataclass(frozen=True)
 class NamedPair:
     """Two key trees (key, shape, dtype) and the relation of every destination key; `tied` are source keys of one tensor."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.names.data import CONSTANTS, JOINS, SUMS, NamedPair, Tree
+from benchmarks.names.data import CONSTANTS, JOINS, SUMS, NamedPair, without_numbers
 from benchmarks.names.peers import PEERS
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Reshape
@@ -52,14 +52,7 @@ def measure(pair: NamedPair, mapper: str, limit: int = 60) -> Row:
 
 
 def _ours(pair: NamedPair) -> dict[str, Expression]:
-    return dict(map_by_name(_meta(pair.src), _meta(pair.dst), "names alone"))
-
-
-def _meta(tree: Tree) -> dict[str, Tensor]:
-    return {
-        key: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta")
-        for key, shape, dtype in tree
-    }
+    return dict(map_by_name(without_numbers(pair.src), without_numbers(pair.dst), "names alone"))
 
 
 class _TimeLimit:

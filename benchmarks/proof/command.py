@@ -198,9 +198,7 @@ class Trial:
             theirs: Network = self.sides[1].main
             plan = plan_by_structure(self.sides[0], side(model, theirs.inputs))
             knowledge = mapping_of(plan).knowledge
-        proof = prove(KeyMapping(expressions, knowledge), plan, self.given).proof
-        assert proof is not None
-        return proof
+        return prove(KeyMapping(expressions, knowledge), plan, self.given).proof
 
 
 def _sides(src: nn.Module, dst: nn.Module, given: Given) -> tuple[Side, Side]:

@@ -235,7 +235,7 @@ def _map(row: Row, src: nn.Module, dst: nn.Module, inputs: tuple[Tensor, ...], *
     row.seconds, row.operations = {name: took.get(name, 0.0) for name in STAGES}, mapping.trace.operations
     row.seconds_map = total - row.seconds["prove"]
     row.mapped, row.missing = len(mapping), len(mapping.missing)
-    row.proof_ok = mapping.proof.ok if mapping.proof is not None else None
+    row.proof_ok = mapping.proof.ok
 
 
 def exponents(rows: list[Row]) -> dict[str, float]:

@@ -143,11 +143,7 @@ def _calibrate(
         made.write_literals(inner)
         mapping.write(dst, full)
     except BaseException as error:
-        try:
-            put_back(saved, dst, error)
-        except BaseException:
-            saved.put_back()  # once more: an interrupt may have come before the first
-            raise
+        put_back(saved, dst, error)
     return filled
 
 

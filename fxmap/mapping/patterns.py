@@ -76,7 +76,7 @@ def patterns(expressions: Mapping[str, Expression]) -> tuple[Pattern, ...]:
     order = {key: place for place, key in enumerate(expressions)}
     groups: dict[tuple[str, Expression], list[_Member]] = {}
     for key, expression in expressions.items():
-        member = _Member(key, expression, _digits(key), tuple(_numbers(expression)))
+        member = _Member(key, expression, numbers_in(key), tuple(_numbers(expression)))
         groups.setdefault((_masked(key), _with_numbers(expression, _zeros())), []).append(member)
     found = [pattern for group in groups.values() for pattern in _generalised(group)]
     return tuple(sorted(found, key=lambda pattern: order[pattern.keys[0]]))
@@ -209,7 +209,8 @@ def _zeros() -> Iterator[str]:
         yield "0"
 
 
-def _digits(key: str) -> tuple[int, ...]:
+def numbers_in(key: str) -> tuple[int, ...]:
+    """Return the numbers among the parts of a key, such as those of layers."""
     return tuple(int(part) for part in key.split(".") if part.isdecimal())
 
 
@@ -225,7 +226,7 @@ def _filled(key: str, numbers: Iterator[str]) -> str:
 def _numbers(expression: Expression) -> Iterator[int]:
     """Yield the numbers of an expression that may vary: those in source keys, and the bounds of slices."""
     if isinstance(expression, Source):
-        yield from _digits(expression.key)
+        yield from numbers_in(expression.key)
     for operand in expression.operands():
         yield from _numbers(operand)
     if isinstance(expression, Slice):
@@ -235,7 +236,7 @@ def _numbers(expression: Expression) -> Iterator[int]:
 def _key_numbers(expression: Expression) -> list[bool]:
     """Tell, of every number that `_numbers` yields, whether it stands in a key."""
     if isinstance(expression, Source):
-        return [True] * len(_digits(expression.key))
+        return [True] * len(numbers_in(expression.key))
     inner = [flag for operand in expression.operands() for flag in _key_numbers(operand)]
     return [*inner, False, False] if isinstance(expression, Slice) else inner
 

@@ -18,7 +18,7 @@ from fxmap.mapping.proof import Proof, Status
 _FORMAT = 1
 
 
-def write_json(expressions: Mapping[str, Expression], findings: Findings, proof: Proof | None = None) -> str:
+def write_json(expressions: Mapping[str, Expression], findings: Findings, proof: Proof) -> str:
     """Write a mapping as JSON; of its proof, whether and by what a run refuted it.
 
     Notes stay sentences, as in files that were written before notes had kinds; `note_kinds` says the kind of each.
@@ -32,7 +32,7 @@ def write_json(expressions: Mapping[str, Expression], findings: Findings, proof:
     written = {key: expression.to_json() for key, expression in expressions.items()}
     known["saturating"] = {path: [owner, _in_json(bound)] for path, (owner, bound) in findings.saturating.items()}
     data = {"fxmap": _FORMAT, "expressions": written, "knowledge": known}
-    if proof is not None and proof.refuted:
+    if proof.refuted:
         words = str(proof.divergence or proof.reason)
         data["refuted"] = {"error": _in_json(proof.error), "forwards": proof.forwards, "reason": words}
     return json.dumps(data, indent=1, allow_nan=False)

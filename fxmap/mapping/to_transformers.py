@@ -18,6 +18,7 @@ from fxmap.errors import MappingError, shorten
 from fxmap.expressions.base import Expression, Source
 from fxmap.expressions.layout import Concat, Reshape, Slice, Transpose
 from fxmap.expressions.simplify import Shapes
+from fxmap.mapping.patterns import numbers_in
 
 # What a converter does: the name of an operation, and its arguments.
 _Op = tuple[str, tuple[int, ...]]
@@ -127,7 +128,7 @@ def _stack(key: str, parts: Sequence[Expression], shapes: Shapes) -> _Recipe | s
         isinstance(one, Reshape) and source in shapes and one.shape == (1, *shapes[source])
         for one, source in zip(parts, sources, strict=True)
     )
-    varying = tuple(range(len(sources))) in set(zip(*map(_numbers, sources), strict=False))
+    varying = tuple(range(len(sources))) in set(zip(*map(numbers_in, sources), strict=False))
     if not stacked or not varying or len({_masked(source) for source in sources}) != 1:
         return "only tensors that are numbered from 0 in their names are stacked"
     return _Recipe(tuple(sources), (key,), (("MergeModulelist", (0,)),))
@@ -193,7 +194,7 @@ def _rules(recipes: Iterable[_Recipe]) -> list[_Rule]:
             by_rest.setdefault((rest[: len(recipe.sources)], rest[len(recipe.sources) :]), []).append(recipe)
         for (read, written), members in by_rest.items():
             alone = len(by_rest) == 1 and all(shared[source] == 1 for source in sources)
-            values = [_numbers(recipe.sources[0])[places[0]] for recipe in members] if places else []
+            values = [numbers_in(recipe.sources[0])[places[0]] for recipe in members] if places else []
             number = r"(\d+)" if alone and values else f"({'|'.join(map(str, values))})"
             if members[0].ops or members[0].sources != members[0].targets:
                 rules.append(_rule(read, written, number, members[0]))
@@ -266,7 +267,7 @@ def _layer_places(group: Sequence[_Recipe]) -> tuple[int, ...]:
     Of several that of the most values; empty where there is none.
     """
     best: tuple[int, tuple[int, ...]] = (1, ())
-    keys = [[_numbers(key) for key in (*recipe.sources, *recipe.targets)] for recipe in group]
+    keys = [[numbers_in(key) for key in (*recipe.sources, *recipe.targets)] for recipe in group]
     for which in range(len(keys[0][0])):
         values = [member[0][which] for member in keys]
         places = []
@@ -280,10 +281,6 @@ def _layer_places(group: Sequence[_Recipe]) -> tuple[int, ...]:
         if len(places) == len(keys[0]) and len(set(values)) > best[0]:
             best = len(set(values)), tuple(places)
     return best[1]
-
-
-def _numbers(key: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in key.split(".") if part.isdecimal())
 
 
 def _masked(key: str) -> str:

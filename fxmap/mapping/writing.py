@@ -97,7 +97,7 @@ def _write_at_once(dst: nn.Module, full: Mapping[str, Any], own: Mapping[str, An
         load_state(dst, full, getattr(own, "_metadata", None))
         arrived()
     except BaseException as error:
-        _put_back_for_certain(saved, dst, error)
+        put_back(saved, dst, error)
 
 
 def _write_one_by_one(
@@ -132,15 +132,7 @@ def _write_one_by_one(
             arrived()
         except BaseException as error:
             cause = failed[0] if failed and isinstance(error, Exception) else error
-            _put_back_for_certain(Saved((*saved.steps, *journal.steps())), dst, cause)
-
-
-def _put_back_for_certain(saved: Saved, dst: nn.Module, error: BaseException) -> NoReturn:
-    try:
-        put_back(saved, dst, error)
-    except BaseException:
-        saved.put_back()  # once more: an interrupt may have come before the first
-        raise
+            put_back(Saved((*saved.steps, *journal.steps())), dst, cause)
 
 
 def _refused(dst: nn.Module, error: BaseException) -> FxmapError:
@@ -193,11 +185,19 @@ def _of_its_own(value: Any) -> Any:
 
 
 def put_back(saved: Saved, dst: nn.Module, error: BaseException) -> NoReturn:
-    """Put back what a model held after an error.
+    """Put back what a model held after an error, once more where that is interrupted.
 
     Raises:
         LoadError: of an exception that is no interrupt; or some values could not be put back, and the message names them.
     """
+    try:
+        _put_back(saved, dst, error)
+    except BaseException:
+        saved.put_back()  # an interrupt may have come before the first
+        raise
+
+
+def _put_back(saved: Saved, dst: nn.Module, error: BaseException) -> NoReturn:
     lost, interrupt = saved.put_back()
     if lost:
         raise LoadError(

@@ -155,7 +155,6 @@ def test_and_the_recorded_run_is_proven(code: Code) -> None:
     src, dst = randomised(Net(code), 1), randomised(Net(code), 2)
     mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(4, 8))
     assert mapping.knowledge.rungs == ("recorded run", "recorded run")
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
 
 
@@ -175,7 +174,6 @@ def test_a_buffer_that_is_written_to_and_read_again() -> None:
 def test_a_model_that_reads_old_values_is_not_one_that_reads_new_ones() -> None:
     src, dst = randomised(Net(relu_and_what_it_was), 1), randomised(Net(lambda y: F.relu(y) + y), 2)
     mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(4, 8))
-    assert mapping.proof is not None
     assert not mapping.proof.ok
 
 

@@ -150,7 +150,6 @@ def test_code_that_writes_is_code_that_does_not(written: Code, plain: Code, ther
     codes = (written, plain) if there else (plain, written)
     src, dst = (randomised(Net(code), seed) for seed, code in enumerate(codes))
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     assert mapping.renames["h.weight"] == "h.weight"
 
@@ -243,7 +242,6 @@ def test_a_difference_in_what_is_written_is_no_proof(one: Code, other: Code, the
     codes = (one, other) if there else (other, one)
     src, dst = (randomised(Net(code), seed) for seed, code in enumerate(codes))
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
-    assert mapping.proof is not None
     assert not mapping.proof.ok, str(mapping)
 
 
@@ -254,7 +252,6 @@ PROVEN = {name: code for name, code in FORMS.items() if code is not lists_of_ten
 @pytest.mark.parametrize("code", PROVEN.values(), ids=PROVEN.keys())
 def test_a_model_that_writes_is_itself(code: Code) -> None:
     mapping = fxmap.auto_map(randomised(Net(code), 1), randomised(Net(code), 2), example_inputs=X)
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
 
 
@@ -275,7 +272,6 @@ def test_a_write_that_no_graph_explains_is_said_and_stands_against_the_proof() -
     assert torch.equal(HIDDEN, torch.zeros(6, 8))
     src, dst = (randomised(Net(memory_that_no_module_holds(act)), 1) for act in (F.relu6, F.relu))
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
-    assert mapping.proof is not None
     assert not mapping.proof.ok
     assert fxmap.Status.PROVEN not in mapping.proof.statuses.values()
     assert "writes in place that the graph does not explain: copy_ in the model itself" in mapping.proof.reason

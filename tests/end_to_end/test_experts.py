@@ -58,5 +58,4 @@ def test_listed_and_stacked_experts_map_to_one_another(ours: type[nn.Module]) ->
     mapping.load_into(dst, src.state_dict())
     y = torch.randn(50, WIDTH)
     assert torch.allclose(src(y), dst(y), atol=1e-5)
-    assert mapping.proof is not None
     assert mapping.proof.error < 1e-9

@@ -23,6 +23,5 @@ class Filtered(nn.Module):
 def test_a_complex_weight_without_a_source_is_missing_and_not_left_to_the_destination() -> None:
     """With filters of ones the layer before could hold the source's filter, which another filter would give away."""
     mapping = fxmap.auto_map(Filtered(False), Filtered(True), example_inputs=torch.randn(2, 8))
-    assert mapping.proof is not None
     assert not mapping.proof.ok
     assert mapping.proof.statuses["w"] in (Status.MISSING, Status.MATCHED)

@@ -32,7 +32,6 @@ def test_the_rounding_of_a_table_is_forgiven_and_reported() -> None:
     src, dst = randomised(Turned(False), 1).eval(), randomised(Turned(True), 2).eval()
     assert not torch.equal(src.get_buffer("table"), dst.get_buffer("table"))
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     assert any("tables that the models make in single precision differ by rounding" in note for note in mapping.proof.notes)
 
@@ -40,7 +39,6 @@ def test_the_rounding_of_a_table_is_forgiven_and_reported() -> None:
 @pytest.mark.parametrize("dst", [Turned(True, base=100.2), Turned(True, factor=1.000001)])
 def test_another_table_or_another_number_is_not_forgiven(dst: Turned) -> None:
     mapping = fxmap.auto_map(randomised(Turned(False), 1).eval(), randomised(dst, 2).eval(), example_inputs=X)
-    assert mapping.proof is not None
     assert not mapping.proof.ok
 
 

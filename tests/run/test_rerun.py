@@ -64,7 +64,6 @@ def test_a_run_whose_values_are_too_many_to_be_held_is_given_up(monkeypatch: pyt
 def test_branches_of_a_sum_are_tied_as_before() -> None:
     src, dst = randomised(Branches(), 1).eval(), randomised(Branches(), 2).eval()
     mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(3, 4))
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     assert {str(mapping.status(key)).rpartition(".")[2].lower() for key in ("a.weight", "b.weight")} == {"tied"}
     assert str(mapping.status("c.weight")).rpartition(".")[2].lower() == "proven"

@@ -91,7 +91,6 @@ def test_a_file_with_channels_last_is_filled_from_a_model_with_channels_first(tm
     src = Net().eval()
     torch.save(src.state_dict(), tmp_path / "w.pth")
     mapping = fxmap.convert(tmp_path / "w.pth", tmp_path / "b.onnx", dst=tmp_path / "a.onnx", src=src)
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)  # it has no place for a variance, which is part of the factor
     x = RNG.standard_normal((2, 9, 10, 3)).astype(np.float32)
     (found,) = reference.ReferenceEvaluator(onnx.load(tmp_path / "b.onnx")).run(None, {"x": x})

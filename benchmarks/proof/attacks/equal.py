@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks.proof.attacks import exchanged, merged, spellings
 from benchmarks.proof.attacks.attack import Attack, Build, Conv, Free, Function, conv, free, net, normal, numbers
 from benchmarks.proof.attacks.families import themselves
-from benchmarks.proof.attacks.inputs import QKV, attention, holes
+from benchmarks.proof.attacks.inputs import QKV, attending, attention, holes, masking, sdpa
 from benchmarks.proof.attacks.recorded import both_ways
 
 _TINY: dict[str, Build] = {"a": lambda: nn.Linear(8, 8), "h": lambda: nn.Linear(8, 4)}
@@ -85,7 +85,7 @@ def masks() -> Iterator[Attack]:
     }
     first = next(iter(ways))
     for name in list(ways)[1:]:
-        yield Attack(f"{first}, {name}", _masking(ways[first]), _masking(ways[name]), lambda: (ids, torch.ones_like(ids)),
+        yield Attack(f"{first}, {name}", masking(ways[first]), masking(ways[name]), lambda: (ids, torch.ones_like(ids)),
                      lambda: (ids, holes(2, 6)))  # fmt: skip
     fills: dict[str, Callable[[Tensor], Tensor]] = {
         "masked_fill of triu": lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(1).bool(), -math.inf),
@@ -99,32 +99,20 @@ def masks() -> Iterator[Attack]:
     }
     usual = next(iter(fills))
     for name in list(fills)[1:]:
-        yield Attack(f"causal: {usual}, {name}", _causal(fills[usual]), _causal(fills[name]), lambda: (ids,),
+        yield Attack(f"causal: {usual}, {name}", attending(fills[usual]), attending(fills[name]), lambda: (ids,),
                      lambda: (numbers(20, 2, 9, seed=1),))  # fmt: skip
     yield from _sdpa(ids)
 
 
-def _masking(way: Callable[[Tensor, Tensor], Tensor]) -> Build:
-    return lambda: Free(lambda m, i, k: attention(m, i, lambda w: way(w, k)), QKV)
-
-
-def _causal(way: Callable[[Tensor], Tensor]) -> Build:
-    return lambda: Free(lambda m, i: attention(m, i, way), QKV)
-
-
 def _sdpa(ids: Tensor) -> Iterator[Attack]:
-    def fused(m: Any, i: Tensor, **options: Any) -> Tensor:
-        x = m.e(i)
-        return F.scaled_dot_product_attention(m.q(x)[:, None], m.k(x)[:, None], m.v(x)[:, None], **options)[:, 0]
-
     more = lambda: (numbers(20, 2, 9, seed=1),)  # noqa: E731 -- used thrice
     yield Attack("sdpa, explicit", lambda: Free(lambda m, i: attention(m, i, lambda w: w), QKV),
-                 lambda: Free(fused, QKV), lambda: (ids,), more)  # fmt: skip
+                 lambda: Free(sdpa, QKV), lambda: (ids,), more)  # fmt: skip
     causal = lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(1).bool(), -math.inf)  # noqa: E731
-    yield Attack("causal: sdpa, explicit", lambda: Free(lambda m, i: fused(m, i, is_causal=True), QKV),
+    yield Attack("causal: sdpa, explicit", lambda: Free(lambda m, i: sdpa(m, i, is_causal=True), QKV),
                  lambda: Free(lambda m, i: attention(m, i, causal), QKV), lambda: (ids,), more)  # fmt: skip
     yield Attack("a mask: sdpa of bools, explicit",
-                 lambda: Free(lambda m, i, k: fused(m, i, attn_mask=k.bool()[:, None, None]), QKV),
+                 lambda: Free(lambda m, i, k: sdpa(m, i, attn_mask=k.bool()[:, None, None]), QKV),
                  lambda: Free(lambda m, i, k: attention(m, i, lambda w: w.masked_fill((k == 0)[:, None], -math.inf)), QKV),
                  lambda: (ids, torch.ones_like(ids)), lambda: (ids, holes(2, 6)))  # fmt: skip
     yield Attack("scale of the scores, scale of the query", lambda: Free(lambda m, i: attention(m, i, lambda w: w), QKV),

@@ -41,6 +41,22 @@ def attention(m: Any, ids: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor
     return result
 
 
+def attending(way: Callable[[Any], Any]) -> Build:
+    """Return a model that attends with the scores changed."""
+    return lambda: Free(lambda m, i: attention(m, i, way), QKV)
+
+
+def masking(way: Callable[[Any, Any], Any]) -> Build:
+    """Return a model that attends with the scores changed by a mask, its second argument."""
+    return lambda: Free(lambda m, i, k: attention(m, i, lambda w: way(w, k)), QKV)
+
+
+def sdpa(m: Any, ids: Tensor, **options: Any) -> Tensor:
+    """Attend with torch's fused function."""
+    x = m.e(ids)
+    return F.scaled_dot_product_attention(m.q(x)[:, None], m.k(x)[:, None], m.v(x)[:, None], **options)[:, 0]
+
+
 def holes(*shape: int) -> Tensor:
     """Return a mask of ones with holes, of integers."""
     mask = torch.ones(shape, dtype=torch.long)

@@ -125,7 +125,6 @@ def _claimed(attack: Attack, src: nn.Module, dst: nn.Module, streamed: bool | No
         mapping = fxmap.load(
             dst, drawn_state(attack, src), src=described, on_mismatch="keep", example_inputs=_example(attack)
         )
-        assert mapping.proof is not None
         return _applying(mapping), mapping.proof
     if attack.keys is not None:
         proof = fxmap.verify(src, dst, attack.keys, example_inputs=_example(attack), streamed=streamed)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.proof.attacks.attack import Attack, Build, Free, conv, free, net, normal, numbers
-from benchmarks.proof.attacks.inputs import QKV, attention, holes
+from benchmarks.proof.attacks.attack import Attack, Build, conv, free, net, normal, numbers
+from benchmarks.proof.attacks.inputs import attending, holes, masking
 
 Way = Callable[[Any], Any]
 
@@ -136,7 +136,7 @@ def _masks() -> Iterator[Attack]:
     ids, odd = numbers(20, 2, 6), holes(2, 6) * torch.tensor([1, 1, 1, 2, -1, 1])
     first = next(iter(MASKED.values()))
     for name, way in list(MASKED.items())[1:]:
-        yield Attack(f"a mask, {name}", _masking(first), _masking(way), lambda: (ids, torch.ones_like(ids)),
+        yield Attack(f"a mask, {name}", masking(first), masking(way), lambda: (ids, torch.ones_like(ids)),
                      lambda: (ids, odd * (torch.arange(2)[:, None] > 0)))  # fmt: skip
     fills: dict[str, Way] = {
         "of another diagonal": lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(2).bool(), -math.inf),
@@ -151,7 +151,7 @@ def _masks() -> Iterator[Attack]:
     }
     usual: Way = lambda w: w.masked_fill(torch.ones(w.shape[-2:]).triu(1).bool(), -math.inf)  # noqa: E731 -- a way beside ways
     for name, fill in fills.items():
-        yield Attack(f"causal, {name}", _attending(usual), _attending(fill), lambda: (ids,),
+        yield Attack(f"causal, {name}", attending(usual), attending(fill), lambda: (ids,),
                      lambda: (numbers(20, 2, 60, seed=1),), train=_sharpen)  # fmt: skip
 
 
@@ -160,14 +160,6 @@ def _sharpen(model: Any) -> None:
     with torch.no_grad():
         model.q.weight.mul_(3000)
         model.k.weight.mul_(30)
-
-
-def _attending(way: Way) -> Build:
-    return lambda: Free(lambda m, i: attention(m, i, way), QKV)
-
-
-def _masking(way: Callable[[Any, Any], Any]) -> Build:
-    return lambda: Free(lambda m, i, k: attention(m, i, lambda w: way(w, k)), QKV)
 
 
 def _windows() -> Iterator[Attack]:

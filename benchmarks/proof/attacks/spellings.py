@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.proof.attacks.attack import Attack, Build, Free, conv, free, net, normal, numbers
-from benchmarks.proof.attacks.inputs import QKV, attention, holes
+from benchmarks.proof.attacks.inputs import QKV, attending, attention, holes, masking, sdpa
 
 Way = Callable[[Any], Any]
 
@@ -147,20 +147,20 @@ def masks() -> Iterator[Attack]:
     masked, holed = (lambda: (ids, torch.ones_like(ids))), (lambda: (ids, _left_open()))
     usual = next(iter(FILLED.values()))
     for name, way in list(FILLED.items())[1:]:
-        yield Attack(f"causal, {name}", _attending(usual), _attending(way), given, more)
+        yield Attack(f"causal, {name}", attending(usual), attending(way), given, more)
     for ways, what in ((MASKED, "a mask"), (BOTH, "causal and a mask")):
         first = next(iter(ways.values()))
-        for name, masking in list(ways.items())[1:]:
-            yield Attack(f"{what}, {name}", _masking(first), _masking(masking), masked, holed)
+        for name, with_mask in list(ways.items())[1:]:
+            yield Attack(f"{what}, {name}", masking(first), masking(with_mask), masked, holed)
     fused: dict[str, Callable[..., Any]] = {
-        "is_causal": lambda m, i: _sdpa(m, i, is_causal=True),
-        "bools": lambda m, i: _sdpa(m, i, attn_mask=_causal(i.shape[1])),
-        "floats": lambda m, i: _sdpa(m, i, attn_mask=_added(i.shape[1], m.e.weight.dtype)),
+        "is_causal": lambda m, i: sdpa(m, i, is_causal=True),
+        "bools": lambda m, i: sdpa(m, i, attn_mask=_causal(i.shape[1])),
+        "floats": lambda m, i: sdpa(m, i, attn_mask=_added(i.shape[1], m.e.weight.dtype)),
     }
     for name, attend in fused.items():
-        yield Attack(f"causal sdpa, {name}", _attending(usual), _fused(attend), given, more)
+        yield Attack(f"causal sdpa, {name}", attending(usual), _fused(attend), given, more)
     yield Attack("scaled sdpa", lambda: Free(lambda m, i: attention(m, i, lambda w: w * 0.5), QKV),
-                 lambda: Free(lambda m, i: _sdpa(m, i, scale=0.5 * 8**-0.5), QKV), given, more)  # fmt: skip
+                 lambda: Free(lambda m, i: sdpa(m, i, scale=0.5 * 8**-0.5), QKV), given, more)  # fmt: skip
     yield Attack("a mask of bools times values", lambda: Free(lambda m, i, k: m.q(m.e(i)) * k[..., None], QKV),
                  lambda: Free(lambda m, i, k: m.q(m.e(i)).masked_fill(~k[..., None], 0.0), QKV),
                  lambda: (ids, torch.ones_like(ids).bool()), lambda: (ids, holes(2, 6).bool()))  # fmt: skip
@@ -177,19 +177,6 @@ def _left_open() -> Tensor:
 
 def _added(n: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(n, n, dtype=dtype).masked_fill(~_causal(n), -math.inf)
-
-
-def _attending(way: Way) -> Build:
-    return lambda: Free(lambda m, i: attention(m, i, way), QKV)
-
-
-def _masking(way: Callable[[Any, Any], Any]) -> Build:
-    return lambda: Free(lambda m, i, k: attention(m, i, lambda w: way(w, k)), QKV)
-
-
-def _sdpa(m: Any, ids: Tensor, **options: Any) -> Tensor:
-    x = m.e(ids)
-    return F.scaled_dot_product_attention(m.q(x)[:, None], m.k(x)[:, None], m.v(x)[:, None], **options)[:, 0]
 
 
 WINDOWS: tuple[tuple[str, Way, Way], ...] = (

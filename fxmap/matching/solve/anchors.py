@@ -20,6 +20,7 @@ from fxmap.matching.align.signatures import own_attributes
 from fxmap.matching.solve.source import run
 from fxmap.matching.solve.stacked import Values
 from fxmap.normalize.network import Network
+from fxmap.run.randomize import in_double
 
 _DIGITS = 9
 
@@ -42,7 +43,7 @@ def by_values(
         inputs: inputs of both, each with an axis of samples in front.
     """
     made = {path: expression.evaluate(tensors) for path, expression in expressions.items()}
-    own = {path: made.get(dst.canonical[path], _double(tensor)) for path, tensor in dst.tensors.items()}
+    own = {path: made.get(dst.canonical[path], in_double(tensor.detach())) for path, tensor in dst.tensors.items()}
     ours, theirs = (
         _found(network, run(network, weights, list(given)))
         for network, weights, given in ((src, tensors, inputs[0]), (dst, own, inputs[1]))
@@ -90,8 +91,3 @@ def _print(value: Tensor) -> tuple[str, ...]:
     looks = torch.linspace(1.0, 2.0, len(numbers), dtype=torch.float64).sin()
     sums = float(looks @ numbers.double()), float(numbers.double().abs().sum())
     return (str(len(numbers)), *(f"{one / (sums[1] + 1e-300):.{_DIGITS}f}" for one in sums), f"{sums[1]:.{_DIGITS - 1}e}")
-
-
-def _double(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.double() if tensor.is_floating_point() else tensor.to(torch.complex128) if tensor.is_complex() else tensor

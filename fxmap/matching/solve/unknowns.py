@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fxmap.capture.captured import Captured
+from fxmap.run.randomize import in_double
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Layout:
         fixed = {
             path: tensor.detach() for path, tensor in captured.tensors.items() if captured.canonical[path] not in shapes
         }
-        fixed = {path: _double(tensor) for path, tensor in fixed.items()}
+        fixed = {path: in_double(tensor) for path, tensor in fixed.items()}
         names = captured.canonical
         order = dict.fromkeys(names[str(node.target)] for node in captured.graph.nodes if str(node.target) in names)
         read = {path: index for index, path in enumerate([*order, *(path for path in shapes if path not in order)])}
@@ -64,12 +65,6 @@ class Layout:
         """Return a weight from its numbers, `... n`."""
         value = numbers.reshape((*numbers.shape[:-1], *self.shapes[path]))
         return torch.view_as_complex(value.contiguous()) if path in self.complex_ else value
-
-
-def _double(tensor: Tensor) -> Tensor:
-    if tensor.is_complex():
-        return tensor.to(torch.complex128)
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,6 @@ def test_the_norm_behind_the_last_layer_is_that_of_the_source(classes: int, acti
     assert mapping.renames["b.bias"] == "last.bias"
     assert mapping.renames["a.3.down.weight"] == "blocks.3.down.weight"
     assert mapping.mismatched == ([] if classes == 5 else ["d.weight", "d.bias"])
-    assert mapping.proof is not None
     assert not mapping.proof.ok
     assert mapping.status("a.3.down.weight") is Status.PROVEN
 

@@ -30,7 +30,6 @@ class Branches(nn.Module):
 def test_branches_are_tied_where_they_may_be_exchanged(difference: bool, status: Status) -> None:
     src, dst = randomised(Branches(difference), 1), Branches(difference)
     mapping = fxmap.auto_map(src, dst)
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     assert {mapping.status(key) for key in mapping} == {status}
 
@@ -99,5 +98,4 @@ def test_rows_and_columns_are_no_tie() -> None:
     src, dst = randomised(Positions("ab"), 1).eval(), randomised(Positions("ba"), 2).eval()
     mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 4, 4, 6))
     assert mapping.renames == {"a": "b", "b": "a"}
-    assert mapping.proof is not None
     assert set(mapping.proof.statuses.values()) == {fxmap.Status.PROVEN}

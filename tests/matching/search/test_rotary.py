@@ -91,7 +91,6 @@ def test_layouts_map_to_one_another(ours: bool, theirs: bool, groups: int, rotat
     dst = randomised(Attention(layouts[1], joined=theirs, groups=groups, rotated=rotated), 2).eval()
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
     assert not mapping.missing
-    assert mapping.proof is not None
     assert mapping.proof.ok, str(mapping)
     mapping.load_into(dst, src.state_dict())
     y = torch.randn(3, 4, WIDTH)
@@ -129,6 +128,5 @@ def test_rows_that_were_put_into_a_wrong_order_are_never_proven(monkeypatch: pyt
     monkeypatch.setattr(automap, "_by_equations", lambda problem, plan, mapping: mapping)  # they would find the right one
     src, dst = randomised(Attention("half"), 1).eval(), randomised(Attention("pairs"), 2).eval()
     mapping = fxmap.auto_map(src, dst, example_inputs=X)
-    assert mapping.proof is not None
     assert not mapping.proof.ok
     assert {mapping.proof.status(f"{name}.weight") for name in "qk"} == {fxmap.Status.MATCHED}

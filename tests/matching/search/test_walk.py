@@ -54,7 +54,6 @@ def test_another_head_and_another_depth_leave_the_rest_mapped() -> None:
     for key in ("blocks.0.a.weight", "blocks.0.b.weight", "blocks.0.c.bias", "blocks.1.a.weight"):
         assert torch.equal(made[key], src.state_dict()[key])
     assert mapping.mismatched == ["head.weight", "head.bias"] or not any(key.startswith("head") for key in mapping)
-    assert mapping.proof is not None
     assert not mapping.proof.ok
 
 
