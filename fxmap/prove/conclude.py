@@ -137,7 +137,8 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
     """Return the gravest reason why a proof is not ok; empty where it is ok."""
     unread = mapping.knowledge.unread
     open_keys = [key for key, status in statuses.items() if key not in unread and not status.is_done]
-    replaced = [key for key in mapping.mismatched if key not in mapping]
+    mismatched = [key for key in mapping.mismatched if key not in unread]
+    replaced = [key for key in mismatched if key not in mapping]
     if replaced:
         return f"{shorten(replaced)}: of another shape in the source"
     if evidence.own_code.trouble:
@@ -150,8 +151,8 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
         )
     if verdict.divergence is not None:
         return "operations differ on the way to equal outputs, so other inputs may give other outputs"
-    if mapping.mismatched:
-        return "; ".join(mapping.knowledge.reasons[key] for key in mapping.mismatched)
+    if mismatched:
+        return "; ".join(mapping.knowledge.reasons[key] for key in mismatched)
     if open_keys:
         unreached = sorted(evidence.influence.unreached)
         partly = f"; the inputs do not reach all of {shorten(unreached)}" if unreached else ""
