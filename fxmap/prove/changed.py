@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxmap.model.tensors import Named
 from fxmap.prove.audit import difference
-from fxmap.run.deferred import Deferred
+from fxmap.run.deferred import Deferred, absolute_sum
 from fxmap.run.drawn import drawn
 
 # A tensor is changed by these multiples of its size: enough to pass a step of rounding, to move an argmax,
@@ -143,7 +143,7 @@ def disturbed(tensor: Tensor, by: float = CHANGES[0][0], seed: int = 7) -> Tenso
     """
     generator = torch.Generator().manual_seed(seed)
     if isinstance(tensor, Deferred):
-        size = float(tensor.abs().mean())
+        size = absolute_sum(tensor) / max(tensor.numel(), 1)
         return Deferred(drawn("disturbed", tensor.shape, by * (size or 1.0), 7)) - tensor
     if tensor.is_floating_point() or tensor.is_complex():
         if not tensor.is_complex() and bool((tensor > 0).all()):
