@@ -61,7 +61,7 @@ class Audit:
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
         untaken: a decision that went one way in all runs, and behind which the models differ.
-        never: what its condition never was, where it is no decision by values.
+        never: what its condition never was, or what was never selected there, where it is no decision by values.
         avoided: ways of the code that no run went, and that inputs choose, in words; `blind` says that nothing showed which.
         ungiven: arguments of both models that the example leaves out, and for which they accepted nothing that was tried.
         unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
@@ -78,7 +78,7 @@ class Audit:
     alone: tuple[Both, ...] = field(default=(), repr=False)
     accepted: tuple[Shape, ...] = field(default=(), repr=False)
     untaken: str = ""
-    never: bool | None = None
+    never: object = None
     avoided: tuple[str, ...] = ()
     blind: bool = False
     unlike: str = ""
@@ -228,6 +228,7 @@ class Auditor:
         seen: dict[int, Decisions] = {}
         outputs: list[Named] = [[], []]
         beside: list[dict[str, Tensor]] = [{}, {}]
+        self.log.refused = None
         # The model that refused inputs last goes first: then what it refuses costs no run of the other one.
         for which in (self.log.refusing, 1 - self.log.refusing):
             call = (self.src, self.dst)[which]
@@ -241,7 +242,7 @@ class Auditor:
                     beside[which] = dict(beside_tensors(output))
             except Exception as error:  # whatever a model raises on inputs that it does not accept
                 let_through(error)
-                self.log.refusing = which
+                self.log.refusing = self.log.refused = which
                 return None
         pairing = self.pairing
         if named is not None:

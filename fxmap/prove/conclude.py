@@ -199,7 +199,7 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
     if found.untaken and found.never is not None:
         return (
             f"the models' own code chooses at {found.untaken}: no run made this {found.never}, and the models differ where "
-            "it is; pass example_inputs for which it is, if such inputs are valid"
+            "one does; pass example_inputs that do, if such inputs are valid"
         )
     if found.untaken:
         return (
