@@ -250,6 +250,11 @@ def conclude_notes(evidence: Evidence, found: Audit) -> tuple[str, ...]:
             "a tracer was set (sys.settrace), as by a debugger, and left alone: which branches of the models' code were "
             "taken was not watched"
         )
+    if found.lacking:
+        which, inputs = found.lacking
+        notes.append(
+            f"of some samples the {which} makes no numbers, and the other model does ({inputs}): these were not compared"
+        )
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))
         notes.append(

@@ -41,6 +41,7 @@ class Log:
         unwatched: the models, 0 or 1, that do not run while they are watched.
         refusing: the model that refused inputs last.
         refused: the model that refused the last inputs; None if neither did.
+        lacking: the model that alone made no numbers of some sample of the last inputs; empty if none did.
         coverage: the ways that the code of each model went at its conditional jumps.
         ran: the ids of the code that ran in the last run in which something was turned round, in each model.
         inputs: the first inputs that were compared, but for large ones.
@@ -64,6 +65,7 @@ class Log:
     unwatched: set[int] = field(default_factory=set)
     refusing: int = 0
     refused: int | None = None
+    lacking: str = ""
     coverage: tuple[Coverage, Coverage] = field(default_factory=lambda: (Coverage(), Coverage()))
     covered: dict[int, Run] = field(default_factory=dict)
     ran: dict[int, set[int]] = field(default_factory=dict)
