@@ -69,7 +69,7 @@ def outcome_of(auditor: Auditor, models: Models, *ways: OtherWay) -> Outcome:
             return Outcome.UNSHOWN
         found = auditor.compare(inputs, forced=TURNED)
         if found is None:
-            return _failing(auditor, inputs)
+            return failing(auditor, inputs)
         if found[1]:
             return Outcome.UNSHOWN
         if not found[0] <= auditor.tolerance:
@@ -77,15 +77,15 @@ def outcome_of(auditor: Auditor, models: Models, *ways: OtherWay) -> Outcome:
         return Outcome.SAME if all(went is not None and went(auditor) for went in ran) else Outcome.UNSHOWN
 
 
-def _failing(auditor: Auditor, inputs: Both) -> Outcome:
-    """Return what it shows that there are no numbers: something if one of the models fails, and the other one runs."""
+def failing(auditor: Auditor, inputs: Both, forced: frozenset[Site] = TURNED) -> Outcome:
+    """Return what it shows that there were no numbers: something if one of the models failed, and the other one runs."""
     which = auditor.log.refused
     if which is None:
         return Outcome.UNSHOWN
     other = 1 - which
     try:
         with torch.no_grad():
-            auditor.log.watched(other, partial((auditor.src, auditor.dst)[other], inputs[other]), TURNED)
+            auditor.log.watched(other, partial((auditor.src, auditor.dst)[other], inputs[other]), forced)
     except Exception as error:  # whatever a model raises where its code went a way that the inputs did not ask for
         let_through(error)
         return Outcome.UNSHOWN

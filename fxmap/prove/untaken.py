@@ -122,7 +122,8 @@ def without_untaken(auditor: Auditor, found: Audit, limit: int) -> Audit:
         one, other = (set(_states(coverage)) for coverage in auditor.log.coverage)
         others = unselected(auditor, (one, other), _AGAIN * limit)
         ways, tried = [*jumps, *others], [*jumps[:limit], *others[:limit]]
-    found = replace(found, avoided=tuple(map(str, ways)), blind=blind)
+    decided = found.avoided
+    found = replace(found, avoided=(*decided, *map(str, ways)), blind=blind)
     if auditor.models is None or auditor.alike:
         return found
     unshown = set[int]()
@@ -132,7 +133,7 @@ def without_untaken(auditor: Auditor, found: Audit, limit: int) -> Audit:
             return replace(found, untaken=str(way.jump), never=way.never)
         unshown |= {id(way)} if outcomes[0] is not Outcome.SAME else set()
     texts = (f"{way} (where nothing ran)" if id(way) in unshown else str(way) for way in ways)
-    return replace(found, avoided=tuple(texts))
+    return replace(found, avoided=(*decided, *texts))
 
 
 def _parts(auditor: Auditor, models: Models, way: OtherWay, outcomes: list[Outcome], ways: list[OtherWay]) -> bool:

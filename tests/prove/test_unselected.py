@@ -233,3 +233,17 @@ def test_a_model_is_left_as_it_was() -> None:
     before = dict(vars(model))
     proof_of(model, Selects(by_exception, nn.Tanh()), NAMED)
     assert vars(model) == before
+
+
+def decides(m: Selects, x: Tensor) -> Any:
+    h = m.a(x)
+    return m.missing(h) if bool(h.mean() > 1e12) else h
+
+
+def test_a_decision_by_values_on_which_one_model_alone_fails_stands_against_a_proof() -> None:
+    one, other = Selects(decides, nn.ReLU()), Selects(decides, nn.ReLU())
+    both_fail = proof_of(one, Selects(decides, nn.ReLU(), "not alike"), ROWS)
+    assert both_fail.ok, both_fail.reason
+    assert any("h.mean()" in text and "where nothing ran" in text for text in both_fail.scope.avoided)
+    other.missing = nn.Tanh()
+    assert "h.mean()" in proof_of(one, other, ROWS).reason
