@@ -200,7 +200,7 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
     if found.untaken and found.never is not None:
         return (
             f"the models' own code chooses at {found.untaken}: no run made this {found.never}, and the models differ where "
-            "it is; pass example_inputs for which it is, if such inputs are valid"
+            "one does; pass example_inputs that do, if such inputs are valid"
         )
     if found.untaken:
         return (
@@ -250,6 +250,11 @@ def conclude_notes(evidence: Evidence, found: Audit) -> tuple[str, ...]:
         notes.append(
             "a tracer was set (sys.settrace), as by a debugger, and left alone: which branches of the models' code were "
             "taken was not watched"
+        )
+    if found.lacking:
+        which, inputs = found.lacking
+        notes.append(
+            f"of some samples the {which} makes no numbers, and the other model does ({inputs}): these were not compared"
         )
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))

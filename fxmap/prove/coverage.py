@@ -179,14 +179,18 @@ class Coverage:
 
 
 @contextmanager
-def limited(lines: int = 200_000) -> Iterator[None]:
+def limited(lines: int = 200_000) -> Iterator[set[int]]:
     """Run code that may never end, such as a loop whose `break` was turned, up to so many lines of it.
+
+    Returns:
+        The ids of the code that ran, once it has.
 
     Raises:
         RecursionError: the code took more lines; Python raises this as well where calls of code never end.
     """
+    ran = set[int]()
     if sys.gettrace() is not None:
-        yield
+        yield ran
         return
     left = [lines]
 
@@ -196,10 +200,14 @@ def limited(lines: int = 200_000) -> Iterator[None]:
             raise RecursionError(f"more than {lines} lines were run")
         return step
 
+    def called(frame: FrameType, event: str, argument: Any) -> Any:
+        ran.add(id(frame.f_code))
+        return step if is_users(frame.f_code) else None
+
     begin(_stop)
-    sys.settrace(lambda frame, event, argument: step if is_users(frame.f_code) else None)
+    sys.settrace(called)
     try:
-        yield
+        yield ran
     finally:
         finish(_stop)
 

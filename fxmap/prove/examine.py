@@ -15,7 +15,7 @@ Cost: the audit, and about two forward passes of each model for each of the othe
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 import torch
@@ -38,6 +38,7 @@ from fxmap.prove.held_names import HeldNames
 from fxmap.prove.interface import chosen_by_caller, interface_of
 from fxmap.prove.limits import limits_of
 from fxmap.prove.listed import as_drawn
+from fxmap.prove.opened import Run, opened_runs
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.read_state import Reads, ReadState
@@ -78,6 +79,8 @@ _ROUNDING = 100.0
 _VALUES, _FEW_VALUES = 60, 2
 # How many special samples are tried with changed tensors.
 _SPECIAL = 200
+# On how many samples pieces of functions are opened, and how many of them.
+_OPENED_SAMPLES, _OPENED = 2, 12
 
 
 @dataclass(frozen=True)
@@ -292,7 +295,17 @@ class Examiner:
         moving = self._found(inert, own, before, outputs)
         # What the graph does not read is matched, whatever it moves.
         rest = [path for path in inert if path not in moving and path in side.main.read]
-        return moving + self._found(rest, own, self._special(found, outputs) if rest else (), outputs)
+        moving += self._found(rest, own, self._special(found, outputs) if rest else (), outputs)
+        rest, thrifty = [path for path in rest if path not in moving], self._budget.thrifty
+        samples = [sample for sample, _ in before[: 1 if thrifty else _OPENED_SAMPLES] if rest]
+        for run, sample in opened_runs(samples, partial(outputs, own), _FEW_VALUES if thrifty else _OPENED):
+            rest = [path for path in rest if path not in moving]
+
+            def behind(tensors: Mapping[str, Tensor], sample: Both, run: Run = run) -> Named:
+                return run(partial(outputs, tensors, sample))
+
+            moving += self._found(rest, own, [(sample, behind(own, sample))], behind)
+        return moving
 
     @torch.no_grad()
     def _special(self, found: Audit, outputs: Callable[[Mapping[str, Tensor], Both], Named]) -> Iterator[tuple[Both, Named]]:
