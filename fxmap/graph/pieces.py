@@ -121,6 +121,8 @@ def _is_root_of_stored(ops: OpGraph, op: Op, read: Mapping[str, Sign]) -> bool:
 
 def _is_smooth_length(ops: OpGraph, op: Op) -> bool:
     """Whether an operation is a 2-norm that is squared, a sum of squares; or one of a stored tensor, which is not 0."""
+    if op.kind in _DISTANCES and float(op.attribute("p", 2)) == 2:
+        return {ops.op(user).kind for user, _ in ops.users(op.name)} == {"square"}
     if op.kind not in _LENGTHS or not {value for _, value in op.attributes} <= {2, "fro"}:
         return False
     (x,) = ops.operands(op.name).get("input", [""])
@@ -141,6 +143,9 @@ def _is_of_stored(ops: OpGraph, name: str) -> bool:
                 return False
             waiting += ops.network.predecessors(current)
     return any(ops.op(one).kind == TENSOR for one in found)
+
+
+_DISTANCES = {"cdist", "cdist_forward"}
 
 
 _LENGTHS = {"linalg_vector_norm", "vector_norm", "norm"}
