@@ -50,6 +50,33 @@ class Counted(nn.Module):
         return torch.tanh(self.head(self.ids(x) + self.types(labels)))
 
 
+class Turned(nn.Module):
+    """Attention whose queries and keys are turned by angles, whose cosines and sines the exporter computes beforehand."""
+
+    def __init__(self, power: float = 2.0) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.power = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), power
+
+    def turned(self, x: Tensor) -> Tensor:
+        angles = torch.arange(5.0)[:, None] * self.power ** -torch.arange(4.0)
+        angles = torch.cat([angles, angles], -1)
+        return x * angles.cos() + torch.cat([-x[..., 4:], x[..., :4]], -1) * angles.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scaled_dot_product_attention(self.turned(self.q(x)), self.turned(self.k(x)), self.v(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tables_that_no_key_is_made_of_are_numbers_of_the_code(tmp_path: Path) -> None:
+    src, x = randomised(Turned(), 1), torch.randn(2, 5, 8)
+    torch.onnx.export(src, (x,), str(path := tmp_path / "a.onnx"), dynamo=False)
+    mapping = fxmap.load(dst := randomised(Turned(), 2), path)
+    assert mapping.ok, mapping.proof
+    assert "numbers of the code" in str(mapping)
+    torch.testing.assert_close(dst(x), src(x))
+    assert not fxmap.verify(path, Turned(3.0), mapping).ok
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("kind", "x"), [(Inverse, torch.randn(2, 4)), (Masked, torch.randn(2, 5, 4)), (Counted, torch.randint(0, 9, (2, 7)))]
