@@ -269,21 +269,20 @@ class Search:
 
     def _bent(self, weights: Weights, frontier: Frontier, node: fx.Node, paths: Collection[str]) -> bool:
         """Whether a value is not affine in some weights together."""
-        every = torch.arange(weights.layout.size)
-        place = torch.cat([every[:0], *(every[weights.layout.place(path)] for path in sorted(paths))])
-        generator = torch.Generator().manual_seed(5)
-        random = torch.rand(len(weights.numbers), generator=generator, dtype=torch.float64) + 0.5
-        fixed = torch.where(weights.known, weights.numbers, random)
-        drawn = [torch.rand(len(place), generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+        layout, generator = weights.layout, torch.Generator().manual_seed(5)
+
+        def drawn(path: str) -> Tensor:
+            place = layout.place(path)
+            random = torch.rand(place.stop - place.start, generator=generator, dtype=torch.float64) + 0.5
+            return torch.where(weights.known[place], weights.numbers[place], random)
+
+        fixed = {path: drawn(path) for path in sorted(self.advance.upstream[node] & layout.shapes.keys())}
+        one, other = ({path: drawn(path) for path in sorted(paths)} for _ in range(2))
         results = []
         values = {n: v.first(2) for n, v in frontier.known().items()}
-        for numbers in (drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2):
-            tried = fixed.clone()
-            tried[place] = torch.where(weights.known[place], fixed[place], numbers)
-            leaves = {
-                p: Value(weights.layout.tensor(p, tried[weights.layout.place(p)]), stacked=False)
-                for p in weights.layout.shapes
-            }
+        for changed in (one, other, {path: (one[path] + other[path]) / 2 for path in one}):
+            made = {**fixed, **changed}
+            leaves = {path: Value(layout.tensor(path, numbers), stacked=False) for path, numbers in made.items()}
             with torch.no_grad():
                 value = self.advance.recomputed(node, weights, values, leaves)
             results.append([t.double() for t in value.tensors()])

@@ -125,7 +125,7 @@ class _Searches:
     def turn(self) -> Solution | None:
         """Search within the narrowest bounds, for a short time unless it goes straight on; None if nothing is found yet."""
         found, _ = self._within(_BOUNDS[0], 0, _FIRST)
-        if sum(one.walk.holding.size() for one in self._tries) > HELD // 8:
+        if sum(one.walk.holding.size() for one in self._tries) > HELD // 4:
             self._tries = []  # several of these would take much memory
         return found
 
@@ -137,6 +137,7 @@ class _Searches:
                 found, why = self._within(bounds, index, _SHARE)
                 if found is not None:
                     return found
+        self._tries = []
         return Solution(None, None, why)
 
     def _within(self, bounds: Bounds, index: int, share: float) -> tuple[Solution | None, str]:
