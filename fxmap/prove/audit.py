@@ -22,6 +22,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from fxmap.prove.decisions import Decisions, Site
 from fxmap.prove.few_shapes import few_shapes
 from fxmap.prove.lacking import with_numbers
 from fxmap.prove.samples import DRAWS, FALLING, Both, Role, Sampler, common_batch
+from fxmap.prove.second_lengths import second_lengths
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
 
@@ -155,7 +157,8 @@ class Auditor:
         self.log.usual = sampler.extents()
         examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
         plan = few_shapes if thrifty else shapes
-        return self._run(sampler, plan(examples, roles, limits, sized=sized, longest=longest))
+        lengths = second_lengths(examples, roles, limits, longest, few=thrifty)
+        return self._run(sampler, chain(plan(examples, roles, limits, sized=sized, longest=longest), lengths))
 
     def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
         found = Audit()
