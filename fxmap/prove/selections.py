@@ -163,7 +163,7 @@ class _Rewriting(ast.NodeTransformer):
 
     def _flag(self, node: ast.expr) -> Any:
         """Rewrite what may be a truth value with which code computes."""
-        if not isinstance(node, _VALUES):
+        if not isinstance(node, _VALUES) or _asks_none(node):
             return self.visit(node)
         index = self._selection("flag", node, [node])
         return self._call("flag", index, [self.visit(node)], node)
@@ -228,6 +228,11 @@ class _Rewriting(ast.NodeTransformer):
 def _at(index: int, file: str) -> ast.Constant:
     place: Any = (file, index)
     return ast.Constant(place)
+
+
+def _asks_none(node: ast.expr) -> bool:
+    """Whether an expression asks if something is None: what is given for it was varied, as far as both models take it."""
+    return isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot) and _is_fixed(node.comparators[0])
 
 
 def _is_get(node: ast.Call) -> bool:

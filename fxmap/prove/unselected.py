@@ -3,12 +3,12 @@
 The code is rewritten so that each selection is a call (see `selections`). Replicas run it on the inputs that were compared,
 which shows what was selected, and among what. What never was is selected by force, as a jump is turned round.
 
-Cost: a run of both models for each input that was compared, where their code selects by what depends on inputs; nothing
-where it does not.
+Cost: eight runs of both models where their code selects by what depends on inputs, and one for what was not selected then;
+nothing where it does not.
 Source: as in `selections`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -19,14 +19,14 @@ from torch import nn
 from fxmap.prove.audit import Auditor
 from fxmap.prove.coverage import Coverage, Followed
 from fxmap.prove.jumps import Jump
-from fxmap.prove.other_way import TURNED, Models, Ran
+from fxmap.prove.other_way import TURNED, Models, OtherWay, Ran
 from fxmap.prove.samples import Both
 from fxmap.prove.selecting import FUNCTIONS, Place, Seen, Selector
 from fxmap.prove.selections import MARK, Selection, rewritten_file
 from fxmap.prove.turned import with_other_code
 
-# How many inputs show whether anything is selected at all, and how many other elements of one container are tried.
-_FIRST, _ELEMENTS = 12, 8
+# How many inputs are run to begin with, and how many other elements of one container are tried.
+_FIRST, _ELEMENTS = 8, 8
 
 
 @dataclass(frozen=True)
@@ -59,53 +59,60 @@ class Unselected:
             yield lambda auditor: place in selector.seen
 
     def __str__(self) -> str:
-        return f"{self.jump}, never {self.never}"
-
-
-def unselected(auditor: Auditor, states: tuple[set[str], set[str]], runs: int) -> list[Unselected]:
-    """Return what no compared run of two models selected, and the caller may choose.
-
-    Args:
-        auditor: the two models, which were run.
-        states: the attributes that code of each sets when it is called.
-        runs: how many inputs are run again at most.
-    """
-    if auditor.models is None:
-        return []
-    codes = _that_matter(auditor, states)
-    if not codes:
-        return []
-    found = _Found(auditor, auditor.models, frozenset(selection.file for selection in codes))
-    found.run(islice(_spread(auditor.log.inputs), min(_FIRST, runs)))
-    if any(map(_open, found.selector.seen.values())):
-        found.run(islice(_spread(auditor.log.inputs), _FIRST, runs))
-    return [
-        Unselected(selection, _as_jump(selection, code), key, models, found.inputs[place])
-        for selection, (code, models) in codes.items()
-        if (place := (selection.file, selection.index)) in found.selector.seen
-        for key in islice(_open(found.selector.seen[place]), _ELEMENTS)
-    ]
+        return f"{self.jump}, {self.never}"
 
 
 @dataclass
-class _Found:
-    """The selections of two models, and the first inputs that led to each."""
+class Selected:
+    """What two models were seen to select, and the first inputs that led to each place.
+
+    A few inputs are run to begin with: what both models do alike, whether it was selected or not, needs no more of them.
+    """
 
     auditor: Auditor
     models: Models
-    files: frozenset[str]
+    codes: Mapping[Selection, tuple[CodeType, tuple[int, ...]]]
+    runs: int
 
     def __post_init__(self) -> None:
-        self.selector = Selector()
-        self.inputs: dict[Place, Both] = {}
+        self._selector, self._inputs = Selector(), dict[Place, Both]()
+        self._rest = islice(_spread(self.auditor.log.inputs), self.runs if self.codes else 0)
 
-    def run(self, inputs: Iterator[Both]) -> None:
-        """Run both models on inputs."""
-        with selecting(self.models, self.files), self.selector:
+    @classmethod
+    def of(cls, auditor: Auditor, models: Models, states: tuple[set[str], set[str]], runs: int) -> "Selected":
+        """Return what the code of two models can select, before any run.
+
+        Args:
+            auditor: the two models, which were run.
+            models: their replicas.
+            states: the attributes that code of each sets when it is called.
+            runs: how many inputs are run again at most.
+        """
+        return cls(auditor, models, _that_matter(auditor, states), runs)
+
+    def unselected(self) -> list[Unselected]:
+        """Run a few inputs, and return what was not selected on them."""
+        self._run(islice(self._rest, _FIRST))
+        seen = self._selector.seen
+        return [
+            Unselected(selection, _as_jump(selection, code), key, models, self._inputs[place])
+            for selection, (code, models) in self.codes.items()
+            if (place := (selection.file, selection.index)) in seen
+            for key in islice(_open(seen[place]), _ELEMENTS)
+        ]
+
+    def has(self, way: OtherWay) -> bool:
+        """Whether something was selected on any of the inputs: all of them are run."""
+        self._run(self._rest)
+        seen = self._selector.seen
+        return isinstance(way, Unselected) and way.key in seen[way.selection.file, way.selection.index].selected
+
+    def _run(self, inputs: Iterator[Both]) -> None:
+        with selecting(self.models, frozenset(selection.file for selection in self.codes)), self._selector:
             for both in inputs:
                 self.auditor.compare(both, forced=TURNED)
-                for place in self.selector.seen.keys() - self.inputs.keys():
-                    self.inputs[place] = both
+                for place in self._selector.seen.keys() - self._inputs.keys():
+                    self._inputs[place] = both
 
 
 def _spread(inputs: list[Both]) -> Iterator[Both]:

@@ -13,7 +13,7 @@ Cost: a run of both models for each such way, up to a limit.
 Source: as in `turned`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -27,7 +27,7 @@ from fxmap.prove.jumps import Jump, is_told, jumps_of, written
 from fxmap.prove.other_way import Models, OtherWay, Outcome, Ran, outcome_of
 from fxmap.prove.samples import Both
 from fxmap.prove.turned import turned
-from fxmap.prove.unselected import unselected
+from fxmap.prove.unselected import Selected
 
 # How many ways of the other model are turned together with one.
 _TOGETHER = 6
@@ -115,28 +115,27 @@ def _asks_none(jump: Jump) -> bool:
 
 def without_untaken(auditor: Auditor, found: Audit, limit: int) -> Audit:
     """Go the ways that were not taken, and return the results with the first at which the models part."""
-    jumps = untaken(auditor)
-    ways, tried = list[OtherWay](jumps), list[OtherWay](jumps[:limit])
+    jumps, decided = untaken(auditor), found.avoided
     blind = any(coverage.blind for coverage in auditor.log.coverage)
-    if auditor.models is not None and not auditor.alike:
-        one, other = (set(_states(coverage)) for coverage in auditor.log.coverage)
-        others = unselected(auditor, (one, other), _AGAIN * limit)
-        ways, tried = [*jumps, *others], [*jumps[:limit], *others[:limit]]
-    decided = found.avoided
-    found = replace(found, avoided=(*decided, *map(str, ways)), blind=blind)
+    found = replace(found, avoided=(*decided, *map(str, jumps)), blind=blind)
     if auditor.models is None or auditor.alike:
         return found
-    unshown = set[int]()
-    for way in tried:
+    one, other = (set(_states(coverage)) for coverage in auditor.log.coverage)
+    selected = Selected.of(auditor, auditor.models, (one, other), _AGAIN * limit)
+    selections = selected.unselected()
+    ways, nothing = list[OtherWay]([*jumps, *selections]), set[int]()
+    for way in list[OtherWay]([*jumps[:limit], *selections[:limit]]):
         outcomes = [outcome_of(auditor, auditor.models, one) for one in _with_next(auditor, way)]
-        if _parts(auditor, auditor.models, way, outcomes, ways):
+        if _parts(auditor, auditor.models, way, outcomes, ways) and not selected.has(way):
             return replace(found, untaken=str(way.jump), never=way.never)
-        unshown |= {id(way)} if outcomes[0] is not Outcome.SAME else set()
-    texts = (f"{way} (where nothing ran)" if id(way) in unshown else str(way) for way in ways)
+        nothing |= {id(way)} if outcomes[0] in (Outcome.UNSHOWN, Outcome.ALONE) else set()
+    texts = [f"{way} (where nothing ran)" if id(way) in nothing else str(way) for way in jumps]
+    texts += [f"{way} (where nothing ran)" for way in selections[:limit] if id(way) in nothing]
+    texts += [f"{way} (not tried)" for way in selections[limit:]]
     return replace(found, avoided=(*decided, *texts))
 
 
-def _parts(auditor: Auditor, models: Models, way: OtherWay, outcomes: list[Outcome], ways: list[OtherWay]) -> bool:
+def _parts(auditor: Auditor, models: Models, way: OtherWay, outcomes: list[Outcome], ways: Sequence[OtherWay]) -> bool:
     """Whether two models differ where a way is gone, whichever of the other model's is gone with it."""
     shared = len(way.models) == 2
     if shared and (outcomes[0] is Outcome.ALONE or (way.jump.asks_part and outcomes[0] is Outcome.UNSHOWN)):

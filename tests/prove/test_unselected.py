@@ -228,6 +228,26 @@ def test_a_way_on_which_nothing_ran_is_named_in_the_scope() -> None:
     assert any("where nothing ran" in text for text in proof.scope.avoided)
 
 
+def by_layers(m: Selects, x: Tensor, n: int) -> Any:
+    h = m.a(x)
+    for act in [m.act, nn.Tanh(), m.act][:n]:
+        h = act(h)
+    return h
+
+
+def in_turn(m: Selects, x: Tensor, n: int) -> Any:
+    h = m.a(x)
+    acts = iter((m.act, nn.Tanh(), m.act))
+    while n and (act := next(acts, None)) is not None:
+        h, n = act(h), n - 1
+    return h
+
+
+def test_what_some_run_selected_stands_against_no_proof_whatever_is_forced() -> None:
+    proof = proof_of(Selects(by_layers, nn.ReLU()), Selects(in_turn, nn.ReLU()), (ROWS, 2))
+    assert proof.ok, proof.reason
+
+
 def test_a_model_is_left_as_it_was() -> None:
     model = Selects(by_exception, nn.ReLU())
     before = dict(vars(model))
