@@ -12,11 +12,10 @@ here are answered by the audit, and by changing tensors and running again:
 Cost: the audit, and about two forward passes of each model for each of the other questions.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -24,26 +23,25 @@ from torch import Tensor, nn
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
-from fxmap.model.recall import active, recalling, up_to_rounding
+from fxmap.model.recall import active, recalling
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.budget import Budget
-from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, noise, scaled, scaled_in_place
+from fxmap.prove.changed import noise, scaled, scaled_in_place
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.coverage import Coverage
 from fxmap.prove.decision_log import Log
-from fxmap.prove.further import further, smallest
+from fxmap.prove.further import further
 from fxmap.prove.held_names import HeldNames
 from fxmap.prove.interface import chosen_by_caller, interface_of
 from fxmap.prove.limits import limits_of
 from fxmap.prove.listed import as_drawn
-from fxmap.prove.opened import Run, opened_runs
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.read_state import Reads, ReadState
 from fxmap.prove.samples import Both, Sampler, common_batch, telling
-from fxmap.prove.special import specials
+from fxmap.prove.search import Search
 from fxmap.prove.tables import extra_state, kept_tables, without_counterpart
 from fxmap.prove.twins import is_one_function
 from fxmap.prove.weights import Weights, held, mapped_weights
@@ -77,10 +75,6 @@ _LEAST = 2.0
 _ROUNDING = 100.0
 # How many values of each integer tensor are tried: all, or few where a run takes long.
 _VALUES, _FEW_VALUES = 60, 2
-# How many special samples are tried with changed tensors.
-_SPECIAL = 200
-# On how many samples pieces of functions are opened, and how many of them.
-_OPENED_SAMPLES, _OPENED = 2, 12
 
 
 @dataclass(frozen=True)
@@ -292,32 +286,17 @@ class Examiner:
         def outputs(tensors: Mapping[str, Tensor], sample: Both) -> Named:
             return named_outputs(call_own(side, tensors, sample[1]))
 
-        moving = self._found(inert, own, before, outputs)
+        search = self._search
+        moving = search.found(inert, own, before, outputs)
         # What the graph does not read is matched, whatever it moves.
         rest = [path for path in inert if path not in moving and path in side.main.read]
-        moving += self._found(rest, own, self._special(found, outputs) if rest else (), outputs)
-        rest, thrifty = [path for path in rest if path not in moving], self._budget.thrifty
-        samples = [sample for sample, _ in before[: 1 if thrifty else _OPENED_SAMPLES] if rest]
-        for run, sample in opened_runs(samples, partial(outputs, own), _FEW_VALUES if thrifty else _OPENED):
-            rest = [path for path in rest if path not in moving]
+        moving += search.found(rest, own, search.special(found, partial(outputs, own)) if rest else (), outputs)
+        rest = [path for path in rest if path not in moving]
+        return moving + search.behind(rest, own, [sample for sample, _ in before], outputs)
 
-            def behind(tensors: Mapping[str, Tensor], sample: Both, run: Run = run) -> Named:
-                return run(partial(outputs, tensors, sample))
-
-            moving += self._found(rest, own, [(sample, behind(own, sample))], behind)
-        return moving
-
-    @torch.no_grad()
-    def _special(self, found: Audit, outputs: Callable[[Mapping[str, Tensor], Both], Named]) -> Iterator[tuple[Both, Named]]:
-        """Yield special samples with their outputs, and those of other manners and sizes: a key may move these alone."""
-        if found.sampler is None or not found.samples or not self._budget.always:
-            return
-        special = islice(specials(found.sampler, smallest(found, 3), found.numbers), _SPECIAL)
-        for sample in (*(sample for _, sample in special), *found.tried):
-            try:
-                yield sample, outputs(self.weights.dst, sample)
-            except Exception as error:  # whatever a model raises on what it does not accept
-                let_through(error)
+    @property
+    def _search(self) -> Search:
+        return Search(self.passes, self._budget)
 
     def _unmapped(self, samples: Sequence[Both], ignored: Container[str]) -> list[str]:
         """Return the source's tensors that move its outputs and have no counterpart in the destination.
@@ -343,7 +322,7 @@ class Examiner:
 
         with torch.no_grad():
             before = [(sample, shared(own, sample)) for sample in samples]
-        return self._found(rest, own, before, shared)
+        return self._search.found(rest, own, before, shared)
 
     def _state(self, found: Audit, sample: Both) -> ReadState:
         """Return the test of the state that the models' own code reads."""
@@ -361,49 +340,6 @@ class Examiner:
         return ReadState(
             self.mapping, self.plan, self.weights, sample, call, differ, TOLERANCES.double, TOLERANCES.still, numbers, limit
         )
-
-    def _changes(self, own: Mapping[str, Tensor], some: list[str], place: int, count: int) -> Iterable[Changed]:
-        """Return the changes that are tried on one of several samples.
-
-        Large ones are for decisions (an argmax, a rounding), and a small sample has these as well. Where a run takes long,
-        each change is tried on one sample: all but the first on the smallest one.
-        """
-        changes = changed_values(own, some, odd=not place, several=not self._budget.thrifty)
-        if place:
-            return islice(changes, 1)
-        return islice(changes, 1, None) if self._budget.thrifty and count > 1 else changes
-
-    def _found(
-        self,
-        paths: list[str],
-        own: Mapping[str, Tensor],
-        before: Iterable[tuple[Both, Named]],
-        outputs: Callable[[Mapping[str, Tensor], Both], Named],
-    ) -> list[str]:
-        """Return the tensors that move a model's outputs; all are changed at once first, then halves of them.
-
-        `before` are samples with the outputs for the tensors as they are.
-        """
-        if not paths:
-            return []
-        before = list(before)
-
-        def moves(some: list[str]) -> bool:
-            for place, (sample, expected) in enumerate(before):
-                for change in self._changes(own, some, place, len(before)):
-                    self.passes.add()
-                    try:
-                        moved = outputs({**own, **change.tensors}, sample)
-                    except Exception as error:  # an index out of range: the tensor is read
-                        let_through(error)
-                        return True
-                    if is_moved(expected, moved, change):
-                        return True
-            return False
-
-        # Where a run takes long, what is the same again up to rounding, behind changed tensors, is not run again.
-        with torch.no_grad(), up_to_rounding() if self._budget.thrifty else nullcontext():
-            return by_halves(paths, moves)
 
 
 def _is_weight(tensor: Tensor, factor: float) -> bool:
