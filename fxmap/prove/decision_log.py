@@ -21,8 +21,8 @@ from fxmap.prove.decisions import Decisions, Site
 
 # How many inputs that are no ordinary ones are kept for each way of a decision.
 _ODD = 2
-# How many inputs are kept, of no more numbers than these.
-_KEPT, _SMALL = 400, 100_000
+# How many inputs are kept, and of how many numbers together.
+_KEPT, _NUMBERS = 400, 4_000_000
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Log:
         lacking: the model that alone made no numbers of some sample of the last inputs; empty if none did.
         coverage: the ways that the code of each model went at its conditional jumps.
         ran: the ids of the code that ran in the last run in which something was turned round, in each model.
-        inputs: the first inputs that were compared, but for large ones.
+        inputs: inputs that were compared: the first ones, as far as they are of few numbers together, which `kept` counts.
     """
 
     outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
@@ -70,6 +70,7 @@ class Log:
     covered: dict[int, Run] = field(default_factory=dict)
     ran: dict[int, set[int]] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
+    kept: int = 0
 
     def watched(
         self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
@@ -111,8 +112,7 @@ class Log:
     def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
         """Note the decisions of a run that was compared, on inputs of these shapes."""
         self.last = seen
-        if len(self.inputs) < _KEPT and sum(value.numel() for value in inputs[0].flat()) <= _SMALL:
-            self.inputs.append(inputs)
+        self._keep(inputs)
         for which, run in self.covered.items():
             self.coverage[which].add(run, inputs)
         ordinary = any(one.outcomes for one in seen) and is_ordinary(inputs[0].flat(), self.usual)
@@ -123,6 +123,12 @@ class Log:
                 self._show(site, found, None if ordinary else inputs)
                 if len(found) == 1:
                     self.met.setdefault(site, {}).setdefault(shapes, {}).setdefault(next(iter(found)), inputs)
+
+    def _keep(self, inputs: Any) -> None:
+        count = sum(value.numel() for value in inputs[0].flat())
+        if not self.inputs or (len(self.inputs) < _KEPT and self.kept + count <= _NUMBERS):
+            self.inputs.append(inputs)
+            self.kept += count
 
     def _show(self, site: Site, found: set[bool], odd: Any) -> None:
         if odd is None:

@@ -27,6 +27,8 @@ from fxmap.prove.turned import with_other_code
 
 # How many inputs are run to begin with, and how many other elements of one container are tried.
 _FIRST, _ELEMENTS = 8, 8
+# One in so many of the inputs that may be run is run to begin with, where there are few.
+_PER_RUN = 5
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Selected:
 
     def unselected(self) -> list[Unselected]:
         """Run a few inputs, and return what was not selected on them."""
-        self._run(islice(self._rest, _FIRST))
+        self._run(islice(self._rest, min(_FIRST, -(-self.runs // _PER_RUN))))
         seen = self._selector.seen
         return [
             Unselected(selection, _as_jump(selection, code), key, models, self._inputs[place])
