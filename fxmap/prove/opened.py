@@ -35,8 +35,11 @@ from fxmap.prove.samples import Both
 Run = Callable[[Callable[[], Named]], Named]
 _ANALYTIC = kinds(Trait.ANALYTIC)
 _CHOOSING = frozenset({"argmax", "argmin"})
-# These make truth values of nothing.
-_MAKING = frozenset({"ones", "zeros", "full", "empty", "tensor", "as_tensor", "ones_like", "zeros_like", "full_like", "to"})
+# These make values of nothing.
+_MAKING = frozenset(
+    {"tensor", "as_tensor", "to", "new_tensor"}
+    | {form.format(name) for name in ("ones", "zeros", "full", "empty") for form in ("{}", "{}_like", "new_{}")}
+)
 
 
 class Opened(TorchFunctionMode):
@@ -99,13 +102,14 @@ def _opened(opened: frozenset[int], code: Callable[[], Named]) -> Named:
 def _other(name: str, args: Any, result: Tensor) -> Tensor | None:
     """Return what a function would give if its other piece were reached; None where it is not made of pieces."""
     given: Tensor = args[0]
-    if not result.numel() or result.layout is not torch.strided:
+    if not result.numel() or result.layout is not torch.strided or name in _MAKING:
         return None
     if result.dtype is torch.bool:
-        return None if name in _MAKING or given.dtype is torch.bool else ~result
+        return None if given.dtype is torch.bool else ~result
     if name in _CHOOSING:
         return (result + 1) % max(given.shape[-1], 1)
     single = not any(isinstance(arg, Tensor) for arg in args[1:])
     if not single or name in _ANALYTIC or not (given.is_floating_point() and result.is_floating_point()):
         return None
-    return Tensor.to(given, result.dtype) if given.shape == result.shape else None
+    # A copy: code may write into what it made, and what it was given may be kept for other runs.
+    return Tensor.to(given, result.dtype, copy=True) if given.shape == result.shape else None
