@@ -32,7 +32,7 @@ from fxmap.model.few_rows import is_plain
 # Weights of fewer numbers are multiplied as fast as products are looked up.
 _LARGE = 1 << 15
 # A product is kept if it takes so many multiplications for each number that is compared or copied.
-_WORTH = 128
+_WORTH = 64
 # A few times what float64 rounds.
 _ROUNDING = 4e-15
 # By these, code may get hold of a tensor's memory, and write to it unseen.
@@ -157,7 +157,8 @@ class Recall:
 
     def _keep(self, call: _Call, result: Tensor) -> None:
         product = _Product(call.key, call.operands, result, self._run)
-        work = result.numel() * (call.weight.numel() // max(call.weight.shape[:2], default=1))
+        outputs = max(call.weight.shape[:2], default=1) if call.key[0] in _MATRICES else call.weight.shape[0]
+        work = result.numel() * (call.weight.numel() // max(outputs, 1))
         if work < _WORTH * product.size or not self._make_room(product.size):
             return
         self._room -= product.size

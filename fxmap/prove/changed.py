@@ -145,15 +145,21 @@ def scaled_in_place(tensors: Mapping[str, Tensor], paths: Iterable[str], factor:
     unlike = {id(tensors[path]): tensors[path] for path in large}
     small = scaled(tensors, [path for path in paths if path not in set(large)], factor)
     done: list[Tensor] = []
-    with torch.no_grad():
-        try:
-            for tensor in unlike.values():
-                tensor.mul_(factor)
-                done.append(tensor)
-            yield small
-        finally:
-            for tensor in done:
-                tensor.mul_(1 / factor)
+    try:
+        for tensor in unlike.values():
+            _multiply(tensor, factor)
+            done.append(tensor)
+        yield small
+    finally:
+        for tensor in done:
+            _multiply(tensor, 1 / factor)
+
+
+@torch.no_grad()
+def _multiply(tensor: Tensor, factor: float) -> None:
+    """Multiply in place; unseen by what forgets products of a weight that is written to, since it will be as before."""
+    with torch._C.DisableTorchFunction():
+        tensor.mul_(factor)
 
 
 def _is_large(tensor: Tensor) -> bool:

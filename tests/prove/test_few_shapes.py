@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxmap.model.inputs import as_inputs
+from fxmap.model.kernels import DoubleKernels
+from fxmap.model.recall import active, recalling
 from fxmap.prove.audit import Auditor
 from fxmap.prove.changed import scaled, scaled_in_place
 from fxmap.prove.few_shapes import few_shapes
@@ -84,3 +87,14 @@ def test_large_weights_are_scaled_in_their_own_memory_and_are_the_same_numbers_a
             assert torch.equal(small, before["small"])
             raise KeyboardInterrupt
         assert all(torch.equal(own[path], tensor) for path, tensor in before.items())
+
+
+def test_products_are_recalled_after_weights_were_scaled_in_place() -> None:
+    weight, x = torch.randn(600, 600, dtype=torch.float64), torch.randn(2, 600, dtype=torch.float64)
+    with recalling([weight]), DoubleKernels():
+        recall, product = active(), F.linear(x, weight)
+        with scaled_in_place({"a": weight}, ["a"], 4.0):
+            pass
+        assert torch.equal(F.linear(x, weight), product)
+        assert recall is not None
+        assert (recall.hits, recall.is_unwritten) == (1, True)
