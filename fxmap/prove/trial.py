@@ -150,7 +150,7 @@ def _by_values(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, before: Pr
 
 
 def _closer(later: Proof, before: Proof) -> Proof:
-    """Return a proof by fewer pairs, if it is ok or refuses what own code returns."""
+    """Return a proof by fewer pairs, if it is ok, or if the models' own code alone refutes it."""
     refuted = later.divergence is None and before.divergence is not None and later.error > TOLERANCE
     return later if later.ok or refuted else before
 
