@@ -42,7 +42,8 @@ _TWO_SIDED = 2  # numbers on either side of a break
 _ROOTS = {"sqrt", "std", "hypot", "norm", "vector_norm", "linalg_vector_norm", "frobenius_norm", "cdist", "cdist_forward"}
 _OF_TWO = {"maximum", "minimum", "absolute_difference"}
 _OF_ONE = {"rsqrt": "root", **dict.fromkeys(("log", "log2", "log10", "log1p"), "log")}
-_LARGEST = {"amax": 1.0, "max": 1.0, "amin": -1.0, "min": -1.0}
+_LARGEST = {"amax": 1.0, "max": 1.0, "argmax": 1.0, "amin": -1.0, "min": -1.0, "argmin": -1.0}
+_ORDERED = {"sort", "argsort", "topk", "median", "kthvalue", "msort"}
 
 # What tells where pieces break: kinds of numbers, with the numbers. Of a break it is what changes its sign there; of the
 # largest of sets, these, one in each row.
@@ -177,7 +178,13 @@ class _Piece:
         if kind in _OF_TWO:
             return self._of_two(values)
         if kind in _LARGEST and len(read) == 1:
-            return self._largest(_rows(read[0], self.result, self.node), _LARGEST[kind])
+            rows = _rows(read[0], self.node)
+            # Of axes that were joined, the node names the last ones alone.
+            own = rows is not None and torch.equal(_result(rows, kind), self.result.flatten())
+            return self._largest(rows if own else None, _LARGEST[kind])
+        if kind in _ORDERED and len(read) == 1:
+            rows = _rows(read[0], self.node, -1)
+            return None if rows is None else [("ordered", _either_sign(rows))]
         if kind == "max_pool" and len(read) == 1:
             return self._largest(_windows(read[0], self.result, self.node), 1.0)
         if len(read) != 1 + (kind == "prelu"):
@@ -227,23 +234,28 @@ def _of_one_number(op: Op, x: Tensor) -> Told | None:
     return [("break", x - place) for place in shape.breaks] if shape.breaks and not shape.jumps else None
 
 
-def _rows(x: Tensor, result: Tensor, node: fx.Node) -> Tensor | None:
-    """Return the sets of which an operation takes the largest, one in each row."""
+def _rows(x: Tensor, node: fx.Node, default: int | None = None) -> Tensor | None:
+    """Return the sets along the axes of an operation, one in each row; `default` is the axis where it names none."""
     given = bind(node)
-    dims = given.get("dim", given.get("dims"))
+    dims = given.get("dim", given.get("dims", given.get("axis", default)))
     dims = [dims] if isinstance(dims, int) else list(range(x.dim())) if dims in (None, [], ()) else dims
     if not isinstance(dims, list | tuple) or not all(isinstance(dim, int) for dim in dims):
         return None
     dims = sorted(dim % x.dim() for dim in dims) if x.dim() else []
     rest = [dim for dim in range(x.dim()) if dim not in dims]
-    rows = x.permute(*rest, *dims).reshape(math.prod(x.shape[dim] for dim in rest), -1)
-    same = len(rows) == result.numel() and torch.equal(_ends(node, rows), result.flatten())
-    return rows if same else None
+    return x.permute(*rest, *dims).reshape(math.prod(x.shape[dim] for dim in rest), -1)
 
 
-def _ends(node: fx.Node, rows: Tensor) -> Tensor:
-    name = str(getattr(node.target, "__name__", node.target))
-    return rows.amin(1) if "min" in name else rows.amax(1)
+def _result(rows: Tensor, kind: str) -> Tensor:
+    """Return the largest or the smallest of each set, or its place."""
+    if kind.startswith("arg"):
+        return rows.argmax(1) if kind == "argmax" else rows.argmin(1)
+    return rows.amax(1) if "max" in kind else rows.amin(1)
+
+
+def _either_sign(rows: Tensor) -> Tensor:
+    """Return one number for each set, the same for the set of the negatives: they are in the opposite order."""
+    return (torch.sin(1.7 * rows) + 0.37 * rows).sum(1).square() + torch.cos(2.3 * rows).sum(1)
 
 
 def _windows(x: Tensor, result: Tensor, node: fx.Node) -> Tensor | None:

@@ -112,7 +112,7 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
             if not proof.ok and spelled is not plan and proof.error <= TOLERANCE:
                 # The outputs agree: operations at one place of both graphs may be parts of one function in two spellings.
                 second = _proof(mapping, spelled, chosen)
-                proof = second if second.ok else proof
+                proof = _closer(second, proof)
             if not proof.ok and proof.divergence is not None and proof.error <= TOLERANCE:
                 proof = _by_values(mapping, plan, chosen, proof)
             if not proof.ok and not open_keys(proof.statuses, mapping.knowledge.unread):
@@ -145,7 +145,14 @@ def _by_values(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, before: Pr
     shown = shown_by_values((plan.src, plan.dst), draws, (chosen.first.src, chosen.first.dst))
     passes.add(2 * len(draws))
     found = _proof(mapping, spelled, chosen, shown) if any(shown) or spelled is not plan else before
-    return replace(found if found.ok else before, forwards=passes.count + (found.forwards if found.ok else 0))
+    chosen_one = _closer(found, before)
+    return replace(chosen_one, forwards=passes.count + (0 if chosen_one is before else found.forwards))
+
+
+def _closer(later: Proof, before: Proof) -> Proof:
+    """Return a proof by fewer pairs, if it is ok, or if the models' own code alone refutes it."""
+    refuted = later.divergence is None and before.divergence is not None and later.error > TOLERANCE
+    return later if later.ok or refuted else before
 
 
 def _differs(context: Context, run: Comparison, pair: Pair) -> bool:

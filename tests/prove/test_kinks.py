@@ -28,6 +28,12 @@ _CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
         lambda a, b: F.max_pool1d(a + b, 2, 1),
         lambda a, b: torch.maximum((a + b)[..., 1:], (a + b)[..., :-1]),
     ),
+    "sorted numbers": (lambda a, b: (a + b).sort(-1, descending=True)[0], lambda a, b: -(-a - b).sort(-1)[0]),
+    "one of three": (lambda a, b: (a * b)[..., :3].median(-1)[0], lambda a, b: (a * b)[..., :3].sort(-1)[0][..., 1]),
+    "where the largest is": (
+        lambda a, b: a * F.one_hot(b.argmax(-1), 6).to(a.dtype),
+        lambda a, b: a * torch.zeros_like(b).scatter(-1, b.max(-1, keepdim=True)[1], 1.0),
+    ),
     "a length": (torch.hypot, lambda a, b: (a * a + b * b).sqrt()),
 }
 
@@ -35,6 +41,10 @@ _UNLIKE: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "beyond a break that is far": (
         lambda a, b: a * b + F.relu(torch.cat([a, b], -1) - 1e7).sum(),
         lambda a, b: a * b + (F.relu(a - 1e7) + 2 * F.relu(b - 1e7)).sum(),
+    ),
+    "one of three by another": (
+        lambda a, b: (a * b)[..., :3].median(-1)[0],
+        lambda a, b: (a * b)[..., :3].sort(-1)[0][..., 2],
     ),
     "another set of which one is the largest": (
         lambda a, b: torch.stack([a, b, a + b + 1e7]).amax(0) - 1e7,
