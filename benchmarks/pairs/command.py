@@ -31,6 +31,7 @@ def command(
     group: Annotated[str, typer.Option(help="known: with truth maps; unseen: without; or all.")] = "known",
     hard: Annotated[bool, typer.Option("--hard", help="Only pairs that none of the controls gets right.")] = False,
     max_params: Annotated[float, typer.Option(help="Only pairs up to so many million parameters.")] = float("inf"),
+    min_params: Annotated[float, typer.Option(help="Only pairs of more than so many million parameters.")] = 0,
     packages: Annotated[Path | None, typer.Option(help="Folder with the old packages that some pairs need.")] = None,
     proof: Annotated[bool, typer.Option("--proof", help="Prove every mapping, and look for false proofs.")] = False,
     controls: Annotated[bool, typer.Option("--controls", help="Run mappers that look at names, shapes and order.")] = False,
@@ -48,9 +49,10 @@ def command(
         pair
         for pair in GROUPS.get(group, PAIRS).values()
         if any(fnmatch(pair.id, pattern) for pattern in only.split(","))
-        and pair.params <= max_params
+        and min_params < pair.params <= max_params
         and (pair.hard or not hard)
     ]
+    chosen.sort(key=lambda pair: pair.params)  # what is quick is known early
     if not chosen:
         raise typer.BadParameter(f"no pair matches {only!r} and the other options", param_hint="--only")
     if packages is not None and not packages.is_dir():
@@ -79,7 +81,7 @@ def judged(pair: str, *, proof: bool, controls: bool) -> Iterator[Row]:
 def _measured(
     chosen: list[Pair], function: Callable[[Any], Iterator[Any]], jobs: int, seconds: float, packages: Path | None
 ) -> Iterator[list[Row]]:
-    """Yield the rows of all pairs so far, in the order of the registry, after every pair."""
+    """Yield the rows of all pairs so far, in the order of `chosen`, after every pair."""
     rows: dict[str, list[Row]] = {pair.id: [] for pair in chosen}
     folders = [] if packages is None else [str(packages.resolve())]
     ends = run_all(function, list(rows), jobs=jobs, seconds=seconds, preload=LIBRARIES, packages=folders)

@@ -35,7 +35,7 @@ from fxmap.prove.explained import same_operations
 from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
 from fxmap.sources.layout import turned
-from fxmap.sources.opened import has_written_norms, lacking, unpacked
+from fxmap.sources.opened import give_back, has_written_norms, lacking, take_as_code, unpacked
 from fxmap.sources.scaled import scaled
 from fxmap.trace import Trace, recording, stage
 
@@ -173,10 +173,26 @@ def _map(problem: Problem) -> KeyMapping:
     if plan is None or not problem.run:
         return mapping
     found = _by_runs(problem, mapping, plan) if len(mapping) else mapping
+    if found.proof.refuted and (again := _with_tables_of_code(problem, found)) is not None:
+        return again
     # Equations are solved with whole tensors in memory.
     if is_large(problem.dst):
         return found
     return _by_equations(problem, plan, found) if _is_open(found, plan) else _realigned(problem, plan, found)
+
+
+def _with_tables_of_code(problem: Problem, refuted: KeyMapping) -> KeyMapping | None:
+    """Map anew with the tables of a file that no key is made of as numbers of its code; None where that shows nothing."""
+    if any(key not in refuted.knowledge.unread for key in (*refuted.missing, *refuted.mismatched)):
+        return None
+    taken = take_as_code(problem.src, refuted.unexpected)
+    if not taken:
+        return None
+    again = _map(problem)
+    if again.proof.forwards and not again.proof.refuted:
+        return again
+    give_back(problem.src, taken)
+    return None
 
 
 def _is_open(mapping: KeyMapping, plan: Plan) -> bool:

@@ -28,7 +28,7 @@ from fxmap.model.surroundings import undisturbed
 from fxmap.prove.choose_inputs import choose_inputs
 from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
-from fxmap.sources.opened import unpacked
+from fxmap.sources.opened import take_as_code, unpacked
 from fxmap.sources.scaled import scaled
 from fxmap.trace import Trace, recording, stage
 
@@ -78,6 +78,7 @@ def verify(
         refuse_no_model(name, model, "A file without its graph cannot be run: give the model that it was saved from")
     refuse_uninitialised(source=ours, destination=theirs)
     _check_keys(by_hand, ours, theirs)
+    take_as_code(ours, set(ours.state_dict()) - by_hand.sources())
     given = Given.of(example_inputs, dst_inputs, models=(ours, theirs))
     one, other = runnable(ours, theirs, streamed)
     with recording() as steps:

@@ -6,7 +6,7 @@ compares what such operations read, and not their results alone. Some functions 
     sqrt, rsqrt, log, x ** p of x > 0; log1p of x >= 0;  x ** n for whole n;  b ** x for a number b > 0
     values that are filled by constant masks, with a number that values show
     sqrt, rsqrt of a stored tensor, with a number added to it or not: where the root is a number
-    the length of a stored tensor, away from 0; and of any value where it is squared, as a sum of squares
+    the length of what stored tensors alone make, away from 0; and of any value where it is squared, as a sum of squares
     writes by an index that add up, or of a number into a constant: tables that the index looks up
     norms with eps > 0;  softplus where it turns into the identity beyond 20, where the two differ by 2e-9
 
@@ -55,11 +55,11 @@ def pieces_of(ops: OpGraph, constants: Mapping[str, Tensor], hidden: Container[s
     for op in ops.ops():
         operands = [(argument, name) for argument, names in ops.operands(op.name).items() for name in names]
         read = {argument: min(signs[name] for name in names) for argument, names in ops.operands(op.name).items()}
-        signs[op.name] = _sign(op, read, constants.get(op.output))
+        signs[op.name] = Sign.ANY if _is_mean(ops, op) else _sign(op, read, constants.get(op.output))
         if op.kind in (INPUT, OUTPUT, TENSOR, CONSTANT) or (has(op.kind, Trait.ANALYTIC) and op.name not in hidden):
             continue
         places = tuple((argument, ops.op(name).output) for argument, name in operands)
-        further = _is_lookup(ops, op) or _is_root_of_stored(ops, op) or _is_smooth_length(ops, op)
+        further = _is_lookup(ops, op) or _is_root_of_stored(ops, op, read) or _is_smooth_length(ops, op)
         analytic = op.name not in hidden and (_is_analytic(op, read) or further)
         found[op.name] = Piece((*places, *ops.numbers.get(op.name, ())), analytic)
     return found
@@ -89,32 +89,63 @@ def _is_lookup(ops: OpGraph, op: Op) -> bool:
     """Whether a write hides nothing: it adds up, or what it writes to is a constant, and what it writes a number."""
     if op.kind == "index_put":
         return op.attribute("accumulate", False) is True
+    if op.kind == "embedding_bag":
+        return op.attribute("mode", 1) in (0, 1, "sum", "mean")
     operands = ops.operands(op.name)
     if op.kind != "scatter" or operands.keys() != {"input", "index"}:
         return False
     return all(ops.op(name).kind in _CONSTANT for name in operands["input"])
 
 
-def _is_root_of_stored(ops: OpGraph, op: Op) -> bool:
-    """Whether an operation is the root of a stored tensor, with a number added to it: analytic wherever it is a number."""
+def _is_mean(ops: OpGraph, op: Op) -> bool:
+    """Whether an operation takes the mean from what computes a variance, its own value, and a mean."""
+    (pair,) = ops.operands(op.name).get("values", [""]) if op.kind == "getitem" else ("",)
+    return bool(pair) and ops.op(pair).kind == "var_mean"
+
+
+def _is_root_of_stored(ops: OpGraph, op: Op, read: Mapping[str, Sign]) -> bool:
+    """Whether an operation is the root of a stored tensor, with a number added to it: analytic wherever it is a number.
+
+    So is that of a sum of squares, or of something else that is never negative, of stored tensors alone: it is not 0.
+    """
     if op.kind not in ("sqrt", "rsqrt"):
         return False
     (total,) = ops.operands(op.name).get("input", [""])
-    if total and ops.op(total).kind == TENSOR:
+    if total and (ops.op(total).kind == TENSOR or (read["input"] >= Sign.NOT_NEGATIVE and _is_of_stored(ops, total))):
         return True
     if not total or ops.op(total).kind != "add" or list(ops.operands(total)) != ["input"]:
         return False
-    read, numbers = ops.operands(total)["input"], [value for _, value in ops.op(total).attributes]
-    return len(read) == len(numbers) == 1 and ops.op(read[0]).kind == TENSOR
+    added, numbers = ops.operands(total)["input"], [value for _, value in ops.op(total).attributes]
+    return len(added) == len(numbers) == 1 and ops.op(added[0]).kind == TENSOR
 
 
 def _is_smooth_length(ops: OpGraph, op: Op) -> bool:
     """Whether an operation is a 2-norm that is squared, a sum of squares; or one of a stored tensor, which is not 0."""
+    if op.kind in _DISTANCES and float(op.attribute("p", 2)) == 2:
+        return {ops.op(user).kind for user, _ in ops.users(op.name)} == {"square"}
     if op.kind not in _LENGTHS or not {value for _, value in op.attributes} <= {2, "fro"}:
         return False
     (x,) = ops.operands(op.name).get("input", [""])
     users = [ops.op(user).kind for user, _ in ops.users(op.name)]
-    return set(users) == {"square"} or (bool(x) and ops.op(x).kind == TENSOR)
+    return set(users) == {"square"} or (bool(x) and _is_of_stored(ops, x))
+
+
+def _is_of_stored(ops: OpGraph, name: str) -> bool:
+    """Whether a value is an analytic function of stored tensors alone, and not of constants alone."""
+    found, waiting = set[str](), [name]
+    while waiting:
+        current = waiting.pop()
+        if current in found:
+            continue
+        found.add(current)
+        if ops.op(current).kind not in (TENSOR, *_CONSTANT):
+            if ops.op(current).kind == INPUT or not has(ops.op(current).kind, Trait.ANALYTIC):
+                return False
+            waiting += ops.network.predecessors(current)
+    return any(ops.op(one).kind == TENSOR for one in found)
+
+
+_DISTANCES = {"cdist", "cdist_forward"}
 
 
 _LENGTHS = {"linalg_vector_norm", "vector_norm", "norm"}
@@ -171,7 +202,10 @@ _KEEPING = {"sqrt", "rsqrt", "reciprocal", "mean", "sum"}
 _POSITIVE = {"exp", "exp2", "sigmoid", "softplus", "cosh", "ones"}
 
 
-_NOT_NEGATIVE = {"square", "abs", "relu", "softmax", "var", "std", "linalg_vector_norm", "vector_norm", "norm", "zeros"}
+_NOT_NEGATIVE = {
+    *("square", "abs", "relu", "softmax", "var", "var_mean", "std", "zeros"),
+    *("linalg_vector_norm", "vector_norm", "norm"),
+}
 
 
 def _sign_of_arithmetic(op: Op, signs: list[Sign]) -> Sign:

@@ -71,11 +71,15 @@ def rounded(number: float) -> float:
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells a function from others: where it breaks, its values there, and each piece by its values at fixed points."""
+    """What tells a function from others: where it breaks, its values there, and each piece by its values at fixed points.
+
+    `jumps` says that it has another limit at a break than its value there.
+    """
 
     breaks: tuple[float, ...]
     there: tuple[float, ...]
     pieces: tuple[tuple[float | None, ...], ...]
+    jumps: bool = False
 
     def __str__(self) -> str:
         return f"broken at {', '.join(f'{point:g}' for point in self.breaks)}" if self.breaks else "unbroken"
@@ -117,7 +121,13 @@ class Piecewise:
         parts = (self.parts[0], *(self.parts[i + 1] for i in kept))
         breaks = tuple(rounded(self.breaks[i]) for i in kept)
         there = tuple(rounded(self.there[i].at(self.breaks[i])) for i in kept)
-        return Shape(breaks, there, tuple(part.values for part in parts))
+        jumps = any(not self._is_joined(i) for i in kept)
+        return Shape(breaks, there, tuple(part.values for part in parts), jumps)
+
+    def _is_joined(self, i: int) -> bool:
+        """Whether the pieces on both sides of a break have the value there."""
+        place = self.breaks[i]
+        return all(_close(self.there[i].at(place), self.parts[j].at(place)) for j in (i, i + 1))
 
     def _is_smooth(self, i: int) -> bool:
         if not _all_close(self.parts[i].values, self.parts[i + 1].values):

@@ -96,6 +96,11 @@ class Recall:
         """Whether there is a weight whose products are kept."""
         return bool(self._memory)
 
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether no function has written to a weight, or may have."""
+        return bool(self._places)
+
     def next_run(self) -> None:
         """Begin another run: products of earlier ones make room for its own."""
         self._run += 1

@@ -5,6 +5,8 @@ Cost: linear in the number of nested values.
 
 import ctypes
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ def is_integer(tensor: Tensor) -> bool:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Return all tensors in nested tuples, lists and mappings (the outputs of transformers are mappings), in their order.
+    """Return all tensors in nested tuples, lists, mappings (the outputs of transformers are mappings) and dataclasses.
 
     >>> import torch
     >>> [t.item() for t in tensors_of({"b": torch.tensor(1), "a": [torch.tensor(2)]})]
@@ -84,6 +86,10 @@ def _parts(value: Any) -> Iterable[tuple[str | int, Any]]:
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return list(zip(value._fields, value, strict=True))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(part.name, getattr(value, part.name)) for part in fields(value) if hasattr(value, part.name)]
+    if isinstance(value, SimpleNamespace):
+        return list(vars(value).items())
     return list(enumerate(value)) if isinstance(value, list | tuple) else []
 
 

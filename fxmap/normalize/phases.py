@@ -20,7 +20,7 @@ from fxmap.normalize.row_views import row_views
 from fxmap.normalize.rule import Context, Rewrites, Rule
 from fxmap.normalize.rules.affine import MERGE_BATCH_NORM
 from fxmap.normalize.rules.branches import FOLD_NORM_BEFORE, FOLD_SCALE, FOLD_SUM, count_branches
-from fxmap.normalize.rules.clamping import SELECT_POSITIVE, UNIFY_BOUNDS
+from fxmap.normalize.rules.clamping import SELECT_LARGER, SELECT_POSITIVE, UNIFY_BOUNDS
 from fxmap.normalize.rules.covering import COVER_MAP
 from fxmap.normalize.rules.deviation import ROOT_OF_VARIANCE, VARIANCE_OF_MOMENTS
 from fxmap.normalize.rules.distance import DISTANCE
@@ -29,6 +29,7 @@ from fxmap.normalize.rules.hard import RESTORE_HARDSIGMOID, RESTORE_HARDSWISH
 from fxmap.normalize.rules.identity import DROP_IDENTITY, DROP_NEUTRAL
 from fxmap.normalize.rules.inverse_roots import INVERSE_ROOT
 from fxmap.normalize.rules.largest import JOIN_LARGEST, UNIFY_LARGEST
+from fxmap.normalize.rules.lengths import TO_LENGTH
 from fxmap.normalize.rules.linear import MERGE_ADDED_BIAS, MERGE_MOVED_BIAS, RESTORE_LINEAR
 from fxmap.normalize.rules.lookup import INDEX_TO_EMBEDDING, PRODUCT_TO_EMBEDDING
 from fxmap.normalize.rules.masked import FILL_BY_MASK, FILL_BY_SUM, PASS_CONSTANT_MASKS, SIMPLIFY_MASKS, deep_sums
@@ -74,9 +75,11 @@ SPELL: tuple[Rule, ...] = (
     FILL_AS_CHOICE,
     CHOOSE_BY_MASK,
     SELECT_POSITIVE,
+    SELECT_LARGER,
     RESTORE_HARDSIGMOID,
     RESTORE_HARDSWISH,
     UNIFY_SQUARE,
+    TO_LENGTH,
     INVERSE_ROOT,
     VARIANCE_OF_MOMENTS,
     ROOT_OF_VARIANCE,

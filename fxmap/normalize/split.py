@@ -15,7 +15,7 @@ it is. Rows are then listed by response, in the same order for every layout.
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +27,7 @@ from fxmap.graph.constants import Constants, call
 from fxmap.graph.index_maps import distinct
 from fxmap.graph.kinds import Trait, has, kind_of, kinds
 from fxmap.graph.opgraph import OpGraph
+from fxmap.normalize.periods import by_channel, weighted
 
 _COPIES = Trait.MOVEMENT | Trait.IDENTITY | Trait.ARRANGE | Trait.INDEX
 
@@ -286,8 +287,8 @@ class _Flow:
             own = source[root[place]] == place
             size = torch.zeros(trace.channels, dtype=value.dtype)
             size.index_add_(0, place[own], value[own].abs())
-            given = _by_channel(source[root[place[~own]]], value[~own])
-            sums = dict(zip(given, _weighted(list(given.values())), strict=True))
+            given = by_channel(source[root[place[~own]]], value[~own])
+            sums = dict(zip(given, weighted(list(given.values())), strict=True))
             result |= {channel: sums.get(channel, 0.0) / float(size[channel]) for channel in fed.values()}
         return result
 
@@ -317,58 +318,6 @@ def _order_met(numbers: Tensor, channels: int) -> tuple[int, ...]:
     return tuple(order[: int((first[1:] < len(flat)).sum())].tolist())
 
 
-def _by_channel(channels: Tensor, values: Tensor) -> dict[int, Tensor]:
-    """Part values by channel, each in their order."""
-    order = channels.argsort(stable=True)
-    counts = torch.bincount(channels).tolist()
-    parts = torch.split(values[order], counts)
-    return {channel: part for channel, part in enumerate(parts) if counts[channel]}
-
-
-def _weighted(values: Sequence[Tensor]) -> list[float]:
-    """Sum each vector's values, later ones with more weight, whatever was repeated for a batch or for groups of heads.
-
-    >>> _weighted([torch.tensor([1.0, 2.0, 1.0, 2.0]), torch.tensor([1.0, 2.0])])
-    [9.5, 4.75]
-    """
-    sums, alike = [0.0] * len(values), dict[int, list[int]]()
-    for number, value in enumerate(values):
-        alike.setdefault(len(value), []).append(number)
-    for numbers in alike.values():
-        rows = torch.stack([values[number] for number in numbers])
-        for some, once in _one_period(rows, interleaved=False):
-            for inner, period in _one_period(once, interleaved=True):
-                weights = torch.arange(1, period.shape[1] + 1, dtype=period.dtype) / period.shape[1]
-                found = period @ (weights + weights**2) * (rows.shape[1] / period.shape[1])
-                for row, total in zip(some[inner].tolist(), found.tolist(), strict=True):
-                    sums[numbers[row]] = total
-    return sums
-
-
-def _one_period(rows: Tensor, *, interleaved: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield one period of every row, together those that are equally long: the numbers of the rows, and their periods.
-
-    Rows are repeated as a whole, or value by value (`interleaved`).
-
-    >>> list(_one_period(torch.tensor([[1.0, 2.0, 1.0, 2.0]]), interleaved=False))
-    [(tensor([0]), tensor([[1., 2.]]))]
-    >>> list(_one_period(torch.tensor([[1.0, 1.0, 2.0, 2.0]]), interleaved=True))
-    [(tensor([0]), tensor([[1., 2.]]))]
-    """
-    left, size = torch.arange(len(rows)), rows.shape[1]
-    for length in (length for length in range(1, size + 1) if size % length == 0):
-        copies = rows[left].view(len(left), *((length, -1) if interleaved else (-1, length)))
-        copies = copies.transpose(1, 2) if interleaved else copies
-        same = torch.isclose(copies, copies[:, :1], rtol=1e-9, atol=1e-12).flatten(1).all(1)
-        if bool(same.any()):
-            yield left[same], copies[same, 0]
-        left = left[~same]
-        if not len(left):
-            return
-    if len(left):  # not a number is unlike itself
-        yield left, rows[left]
-
-
 def _split(ops: OpGraph, name: str, trace: _Propagated, parts: list[tuple[tuple[int, ...], list[_Use]]]) -> None:
     op = ops.op(name)
     for index, (rows, uses) in enumerate(parts):
@@ -385,8 +334,28 @@ def _split(ops: OpGraph, name: str, trace: _Propagated, parts: list[tuple[tuple[
                 if producer == last:
                     ops.network.remove_edge(producer, use.user.name, key=key)
                     ops.network.add_edge(part, use.user.name, argument=argument)
-    passed = {node.name for node in trace.numbers}
-    ops.network.remove_nodes_from([node for node in {name, *passed} if node in ops.network])
+    passed = {node.name: node for node in trace.numbers} | {name: trace.layer}
+    _connect_merged(ops, name, trace, {key: node for key, node in passed.items() if key in ops.network}, parts)
+    ops.network.remove_nodes_from([node for node in passed if node in ops.network])
+
+
+def _connect_merged(
+    ops: OpGraph,
+    name: str,
+    trace: _Propagated,
+    passed: Mapping[str, fx.Node],
+    parts: list[tuple[tuple[int, ...], list[_Use]]],
+) -> None:
+    """Connect what rules made of several steps, which stands where the last one stood, to the part whose rows it reads."""
+    for producer, node in passed.items():
+        numbers = trace.numbers.get(node)
+        if not isinstance(numbers, Tensor):
+            continue
+        read = set(_order_met(numbers, trace.channels))
+        part = next((f"{name}#{index}" for index, (rows, _) in enumerate(parts) if read <= set(rows)), None)
+        for user, argument in ops.users(producer) if part is not None else ():
+            if user not in passed:
+                ops.network.add_edge(part, user, argument=argument)
 
 
 def _present(ops: OpGraph, node: fx.Node, trace: _Propagated, name: str) -> str:

@@ -1,6 +1,6 @@
 """The aligned operations that a proof compares."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR
@@ -43,7 +43,12 @@ def without_exchanged(plan: Plan) -> Plan:
         parts = any(name in ops.pieces and not ops.pieces[name].analytic for ops, name in zip(graphs, names, strict=True))
         return len(kinds) > 1 and not parts and not any(ops.tensors(name) for ops, name in zip(graphs, names, strict=True))
 
-    kept = tuple(pair for pair in plan.alignment.pairs if not exchanged(pair))
+    return without(plan, exchanged)
+
+
+def without(plan: Plan, dropped: Callable[[Pair], bool]) -> Plan:
+    """Return a plan without some of its pairs."""
+    kept = tuple(pair for pair in plan.alignment.pairs if not dropped(pair))
     return plan if len(kept) == len(plan.alignment.pairs) else replace(plan, alignment=replace(plan.alignment, pairs=kept))
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ from fxmap.prove.beside import beside_tensors
 from fxmap.prove.decision_log import Log
 from fxmap.prove.decisions import Decisions, Site
 from fxmap.prove.few_shapes import few_shapes
+from fxmap.prove.lacking import with_numbers
 from fxmap.prove.samples import DRAWS, FALLING, Both, Role, Sampler, common_batch
+from fxmap.prove.second_lengths import second_lengths
 from fxmap.prove.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
 
@@ -61,9 +64,10 @@ class Audit:
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
         untaken: a decision that went one way in all runs, and behind which the models differ.
-        never: what its condition never was, where it is no decision by values.
+        never: what its condition never was, or what was never selected there, where it is no decision by values.
         avoided: ways of the code that no run went, and that inputs choose, in words; `blind` says that nothing showed which.
         ungiven: arguments of both models that the example leaves out, and for which they accepted nothing that was tried.
+        lacking: the model that alone makes no numbers of some sample, and the first inputs of which, in words.
         unlike: arguments, left out of the example, for which one model takes tensors that the other one refuses.
     """
 
@@ -78,10 +82,11 @@ class Audit:
     alone: tuple[Both, ...] = field(default=(), repr=False)
     accepted: tuple[Shape, ...] = field(default=(), repr=False)
     untaken: str = ""
-    never: bool | None = None
+    never: object = None
     avoided: tuple[str, ...] = ()
     blind: bool = False
     unlike: str = ""
+    lacking: tuple[str, ...] = ()
     ungiven: tuple[str, ...] = ()
     special: tuple[str, ...] = field(default=(), repr=False)
     tried: tuple[Both, ...] = field(default=(), repr=False)
@@ -152,7 +157,8 @@ class Auditor:
         self.log.usual = sampler.extents()
         examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
         plan = few_shapes if thrifty else shapes
-        return self._run(sampler, plan(examples, roles, limits, sized=sized, longest=longest))
+        lengths = second_lengths(examples, roles, limits, longest, few=thrifty)
+        return self._run(sampler, chain(plan(examples, roles, limits, sized=sized, longest=longest), lengths))
 
     def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
         found = Audit()
@@ -160,6 +166,8 @@ class Auditor:
             for one, shape in _choices(sampler, choices):
                 inputs = one.draw(shape, seed)
                 outcome = self.compare(inputs)
+                if self.log.lacking and not found.lacking and max(shape.scales, default=0.0) <= max(EXTENTS.milder):
+                    found = replace(found, lacking=(self.log.lacking, describe(title, inputs, shape)))
                 # An exponential of large numbers has no value in one spelling and one in another: milder ones are drawn.
                 if outcome is None or (outcome[0] == float("inf") and max(shape.scales, default=0.0) > max(EXTENTS.milder)):
                     continue
@@ -211,6 +219,7 @@ class Auditor:
         named: Container[str] | None = None,
         watched: bool = True,
         chance: float | None = None,
+        lenient: bool = False,
     ) -> tuple[float, str, Named] | None:
         """Run both models, and return their difference, or why their outputs do not pair, and the destination's outputs.
 
@@ -221,13 +230,16 @@ class Auditor:
             named: the names of the outputs that are compared beside those that both models return, if not all are.
             watched: whether the decisions of the code are watched: torch has other code for calls that nothing watches.
             chance: what is drawn at random, from 0 to 1, if not torch's own numbers.
+            lenient: whether samples are left out of which the destination alone makes no numbers.
 
         Returns:
-            None where one of them does not accept the inputs, or there are no finite outputs to compare.
+            None where one of them does not accept the inputs, or there are no finite outputs to compare. Samples of which
+            the source makes no numbers are left out.
         """
         seen: dict[int, Decisions] = {}
         outputs: list[Named] = [[], []]
         beside: list[dict[str, Tensor]] = [{}, {}]
+        self.log.refused, self.log.lacking = None, ""
         # The model that refused inputs last goes first: then what it refuses costs no run of the other one.
         for which in (self.log.refusing, 1 - self.log.refusing):
             call = (self.src, self.dst)[which]
@@ -241,7 +253,7 @@ class Auditor:
                     beside[which] = dict(beside_tensors(output))
             except Exception as error:  # whatever a model raises on inputs that it does not accept
                 let_through(error)
-                self.log.refusing = which
+                self.log.refusing = self.log.refused = which
                 return None
         pairing = self.pairing
         if named is not None:
@@ -256,12 +268,13 @@ class Auditor:
         pairs, unpaired = paired(outputs[0], outputs[1], pairing)
         if unpaired:
             return 0.0, unpaired, outputs[1]
-        if not pairs or not all(bool(torch.isfinite(a).all()) for a, _ in pairs if a.is_floating_point()):
+        batch = common_batch(inputs[0].flat())
+        pairs, batch, self.log.lacking = with_numbers(pairs, batch, both=lenient)
+        if not pairs:
             return None
         if not forced and chance is None and all(value.numel() for value in inputs[0].flat()):
             # Without numbers all of them are anything: such inputs show no way that a decision goes.
             self.log.add(inputs, tuple(tuple(value.shape) for value in inputs[0].flat()), seen[0], seen[1])
-        batch = common_batch(inputs[0].flat())
         if named is None:
             pairs += [(value, beside[1][name]) for name, value in beside[0].items() if name in beside[1]]
         return max(difference(a, b, batch) for a, b in pairs), "", outputs[1]

@@ -4,6 +4,7 @@ Cost: linear in the tensor; finding the members of a list that move something ta
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fxmap.model.tensors import Named
 from fxmap.prove.audit import difference
-from fxmap.run.deferred import Deferred
+from fxmap.run.deferred import Deferred, absolute_sum
 from fxmap.run.drawn import drawn
 
 # A tensor is changed by these multiples of its size: enough to pass a step of rounding, to move an argmax,
@@ -23,6 +24,8 @@ CHANGES = ((2.0, 1e-10), (1e3, 1e-10), (1e6, 1e-6))
 _FEW = 8
 # How many more values of them are drawn.
 _MORE = 12
+# From so many numbers on, tensors are multiplied in their own memory.
+_LARGE = 1 << 18
 # So small a multiple is below every threshold that is not 0.
 _TINY = 1e-9
 
@@ -117,22 +120,45 @@ def noise(tensor: Tensor, generator: torch.Generator) -> Tensor | float:
     return numbers if numbers.dim() else float(numbers)
 
 
-def scaled(
-    tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float, memory: Mapping[str, Tensor] | None = None
-) -> Mapping[str, Tensor]:
+def scaled(tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float) -> Mapping[str, Tensor]:
     """Return tensors of which some are larger by a factor: copies, since the models' code may write to what it is given.
-
-    `memory` are copies that were made before, which are overwritten: to fetch new memory takes longer than to multiply.
 
     >>> scaled({"a": torch.ones(2), "b": torch.ones(2)}, ["a"], 4.0)
     {'a': tensor([4., 4.]), 'b': tensor([1., 1.])}
     """
-    changed = dict(tensors)
-    for path in paths:
-        tensor, copy = tensors[path], (memory or {}).get(path)
-        fits = copy is not None and copy.shape == tensor.shape and not isinstance(tensor, Deferred)
-        changed[path] = torch.mul(tensor, factor, out=copy if fits else None)
-    return changed
+    return {**tensors, **{path: torch.mul(tensors[path], factor) for path in paths}}
+
+
+@contextmanager
+def scaled_in_place(tensors: Mapping[str, Tensor], paths: Iterable[str], factor: float) -> Iterator[Mapping[str, Tensor]]:
+    """Let some tensors be larger by a power of two inside a `with` block; large ones in their own memory.
+
+    To fetch memory for copies takes as long as several runs of a model. A power of two rounds nothing, so that the numbers
+    are the same ones afterwards. Nothing else may read them meanwhile.
+
+    >>> own = {"a": torch.tensor([0.1, -3.0])}
+    >>> with scaled_in_place(own, ["a"], 4.0) as larger:
+    ...     print(larger["a"])
+    tensor([  0.4000, -12.0000])
+    """
+    large = [path for path in paths if _is_large(tensors[path])]
+    unlike = {id(tensors[path]): tensors[path] for path in large}
+    small = scaled(tensors, [path for path in paths if path not in set(large)], factor)
+    done: list[Tensor] = []
+    with torch.no_grad():
+        try:
+            for tensor in unlike.values():
+                tensor.mul_(factor)
+                done.append(tensor)
+            yield small
+        finally:
+            for tensor in done:
+                tensor.mul_(1 / factor)
+
+
+def _is_large(tensor: Tensor) -> bool:
+    """Whether a tensor has memory of its own, and so much that a copy takes long."""
+    return type(tensor) is Tensor and tensor.numel() >= _LARGE and tensor.is_contiguous()
 
 
 def disturbed(tensor: Tensor, by: float = CHANGES[0][0], seed: int = 7) -> Tensor:
@@ -143,7 +169,7 @@ def disturbed(tensor: Tensor, by: float = CHANGES[0][0], seed: int = 7) -> Tenso
     """
     generator = torch.Generator().manual_seed(seed)
     if isinstance(tensor, Deferred):
-        size = float(tensor.abs().mean())
+        size = absolute_sum(tensor) / max(tensor.numel(), 1)
         return Deferred(drawn("disturbed", tensor.shape, by * (size or 1.0), 7)) - tensor
     if tensor.is_floating_point() or tensor.is_complex():
         if not tensor.is_complex() and bool((tensor > 0).all()):

@@ -137,7 +137,8 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
     """Return the gravest reason why a proof is not ok; empty where it is ok."""
     unread = mapping.knowledge.unread
     open_keys = [key for key, status in statuses.items() if key not in unread and not status.is_done]
-    replaced = [key for key in mapping.mismatched if key not in mapping]
+    mismatched = [key for key in mapping.mismatched if key not in unread]
+    replaced = [key for key in mismatched if key not in mapping]
     if replaced:
         return f"{shorten(replaced)}: of another shape in the source"
     if evidence.own_code.trouble:
@@ -150,8 +151,8 @@ def open_reason(mapping: KeyMapping, evidence: Evidence, verdict: Verdict, statu
         )
     if verdict.divergence is not None:
         return "operations differ on the way to equal outputs, so other inputs may give other outputs"
-    if mapping.mismatched:
-        return "; ".join(mapping.knowledge.reasons[key] for key in mapping.mismatched)
+    if mismatched:
+        return "; ".join(mapping.knowledge.reasons[key] for key in mismatched)
     if open_keys:
         unreached = sorted(evidence.influence.unreached)
         partly = f"; the inputs do not reach all of {shorten(unreached)}" if unreached else ""
@@ -199,7 +200,7 @@ def examined_reason(mapping: KeyMapping, dst: Side, examined: Examination) -> st
     if found.untaken and found.never is not None:
         return (
             f"the models' own code chooses at {found.untaken}: no run made this {found.never}, and the models differ where "
-            "it is; pass example_inputs for which it is, if such inputs are valid"
+            "one does; pass example_inputs that do, if such inputs are valid"
         )
     if found.untaken:
         return (
@@ -249,6 +250,11 @@ def conclude_notes(evidence: Evidence, found: Audit) -> tuple[str, ...]:
         notes.append(
             "a tracer was set (sys.settrace), as by a debugger, and left alone: which branches of the models' code were "
             "taken was not watched"
+        )
+    if found.lacking:
+        which, inputs = found.lacking
+        notes.append(
+            f"of some samples the {which} makes no numbers, and the other model does ({inputs}): these were not compared"
         )
     if evidence.parted:
         parted = shorten(sorted(dst for _, dst in evidence.parted))

@@ -37,8 +37,13 @@ def is_one_condition(jump: Jump, models: tuple[nn.Module, nn.Module]) -> bool:
 
 
 def name_the_same(one: Jump, other: Jump) -> bool:
-    """Whether two conditions name equal numbers and words, so that they may be the same in other words."""
-    return _named(one) == _named(other)
+    """Whether two conditions name equal numbers and words, so that they may be the same in other words.
+
+    What selects without a jump may take them from anywhere in its code: then those of a jump have to be among them.
+    """
+    if one.offset >= 0 and other.offset >= 0:
+        return _named(one) == _named(other)
+    return _named(one) <= _named(other) if other.offset < 0 else _named(other) <= _named(one)
 
 
 def _named(jump: Jump) -> set[str]:

@@ -18,13 +18,15 @@ from fxmap.prove.weights import Weights
 class Context:
     """A mapping, its two models, their aligned operations, and the tensors that both ran with.
 
-    `pairs` are those that a proof compares, in the order in which the destination computes.
+    `pairs` are those that a proof compares, in the order in which the destination computes. `shown` are pieces of the source
+    and of the destination that need no counterpart, since they break at the values that the other model's pieces break at.
     """
 
     mapping: KeyMapping
     plan: Plan
     weights: Weights
     pairs: tuple[Pair, ...]
+    shown: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
     @property
     def src(self) -> Side:

@@ -19,7 +19,7 @@ Source: edge coverage, as of coverage.py and of fuzzers; Myers, The Art of Softw
 
 import sys
 import sysconfig
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +39,8 @@ _FXMAP, _TORCH = str(Path(__file__).resolve().parents[1]), str(Path(torch.__file
 _STANDARD = sysconfig.get_paths()["stdlib"]
 _INSTALLED = ("site-packages", "dist-packages")
 Edge = tuple[int, int]
+# From Python 3.12 on, code is written anew whenever its instructions begin or cease to be followed.
+_EACH = sys.version_info >= (3, 12)
 
 
 def is_users(code: CodeType) -> bool:
@@ -66,7 +68,7 @@ def files_of(model: nn.Module) -> frozenset[str]:
 class Followed:
     """Code that is followed: its jumps by offset, and the edges of them that compared runs took.
 
-    `left` is how many edges were not taken, and `own` whether the code is the model's.
+    `left` is how many edges were not taken, `lines` those of their jumps, and `own` whether the code is the model's.
     """
 
     code: CodeType
@@ -74,18 +76,26 @@ class Followed:
     edges: set[Edge] = field(default_factory=set)
     left: int = 0
     own: bool = False
+    lines: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, code: CodeType, files: Container[str]) -> "Followed":
         """Return what is to be followed of code: nothing of other code than a user's, and a library's in some files."""
         own = is_users(code) and (not _is_installed(code.co_filename) or code.co_filename in files)
         jumps = {jump.offset: jump for jump in jumps_of(code)} if own else {}
-        return cls(code, jumps, left=2 * len(jumps), own=own)
+        return cls(code, jumps, left=2 * len(jumps), own=own, lines=_lines(code, jumps))
 
     def add(self, edges: set[Edge]) -> None:
         """Note edges that were taken."""
         self.edges |= edges
-        self.left = sum((jump.offset, way) not in self.edges for jump in self.jumps.values() for way in jump.ways)
+        left = [jump.offset for jump in self.jumps.values() for way in jump.ways if (jump.offset, way) not in self.edges]
+        self.left, self.lines = len(left), _lines(self.code, left)
+
+
+def _lines(code: CodeType, offsets: Collection[int]) -> frozenset[int]:
+    """Return the lines on which instructions of code stand."""
+    lines = code.co_lines() if offsets else ()
+    return frozenset(line for start, end, line in lines if line and any(start <= offset < end for offset in offsets))
 
 
 @dataclass
@@ -162,21 +172,25 @@ class Coverage:
                 handed.note(frame, is_users)
             if not known.left:
                 return None
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
-            return _stepper(known.jumps, run.edges.setdefault(id(code), set()))
+            frame.f_trace_opcodes = frame.f_trace_lines = True
+            return _stepper(known.jumps, known.lines, run.edges.setdefault(id(code), set()))
 
         return called
 
 
 @contextmanager
-def limited(lines: int = 200_000) -> Iterator[None]:
+def limited(lines: int = 200_000) -> Iterator[set[int]]:
     """Run code that may never end, such as a loop whose `break` was turned, up to so many lines of it.
+
+    Returns:
+        The ids of the code that ran, once it has.
 
     Raises:
         RecursionError: the code took more lines; Python raises this as well where calls of code never end.
     """
+    ran = set[int]()
     if sys.gettrace() is not None:
-        yield
+        yield ran
         return
     left = [lines]
 
@@ -186,10 +200,14 @@ def limited(lines: int = 200_000) -> Iterator[None]:
             raise RecursionError(f"more than {lines} lines were run")
         return step
 
+    def called(frame: FrameType, event: str, argument: Any) -> Any:
+        ran.add(id(frame.f_code))
+        return step if is_users(frame.f_code) else None
+
     begin(_stop)
-    sys.settrace(lambda frame, event, argument: step if is_users(frame.f_code) else None)
+    sys.settrace(called)
     try:
-        yield
+        yield ran
     finally:
         finish(_stop)
 
@@ -210,17 +228,24 @@ def unwatched() -> Iterator[None]:
         finish(again)
 
 
-def _stepper(jumps: dict[int, Jump], edges: set[Edge]) -> Callable[[FrameType, str, Any], Any]:
-    """Return a tracer of one frame, which notes where it goes on after each jump."""
+def _stepper(jumps: Container[int], lines: Container[int], edges: set[Edge]) -> Callable[[FrameType, str, Any], Any]:
+    """Return a tracer of one frame, which notes where it goes on after each jump.
+
+    Instructions are followed on the `lines` of open jumps alone: each of them takes many times what it takes to run. Where
+    a jump leaves its line, the beginning of the next one tells.
+    """
     last = -1
 
     def step(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal last
-        if event == "opcode":
-            now = frame.f_lasti
-            if last >= 0:
-                edges.add((last, now))
-            last = now if now in jumps else -1
+        if event == "line":
+            frame.f_trace_opcodes = _EACH or frame.f_lineno in lines
+        elif event != "opcode":
+            return step
+        now = frame.f_lasti
+        if last >= 0 and now != last:  # a line and its first instruction are one place
+            edges.add((last, now))
+        last = now if now in jumps else -1
         return step
 
     return step

@@ -21,6 +21,8 @@ from fxmap.prove.decisions import Decisions, Site
 
 # How many inputs that are no ordinary ones are kept for each way of a decision.
 _ODD = 2
+# How many inputs are kept, of no more numbers than these.
+_KEPT, _SMALL = 400, 100_000
 
 
 @dataclass
@@ -38,7 +40,11 @@ class Log:
         sizes, batches, alike, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
         unwatched: the models, 0 or 1, that do not run while they are watched.
         refusing: the model that refused inputs last.
+        refused: the model that refused the last inputs; None if neither did.
+        lacking: the model that alone made no numbers of some sample of the last inputs; empty if none did.
         coverage: the ways that the code of each model went at its conditional jumps.
+        ran: the ids of the code that ran in the last run in which something was turned round, in each model.
+        inputs: the first inputs that were compared, but for large ones.
     """
 
     outcomes: tuple[dict[Site, set[bool]], dict[Site, set[bool]]] = field(default_factory=lambda: ({}, {}))
@@ -58,8 +64,12 @@ class Log:
     layouts: bool = False
     unwatched: set[int] = field(default_factory=set)
     refusing: int = 0
+    refused: int | None = None
+    lacking: str = ""
     coverage: tuple[Coverage, Coverage] = field(default_factory=lambda: (Coverage(), Coverage()))
     covered: dict[int, Run] = field(default_factory=dict)
+    ran: dict[int, set[int]] = field(default_factory=dict)
+    inputs: list[Any] = field(default_factory=list)
 
     def watched(
         self, which: int, run: Callable[[], Any], forced: frozenset[Site] = frozenset(), chance: float | None = None
@@ -69,7 +79,7 @@ class Log:
         if which in self.unwatched:
             return run(), seen
         try:
-            with seen, limited() if forced else self._covering(which):
+            with seen, self._limited(which) if forced else self._covering(which):
                 return run(), seen
         except Exception as error:  # whatever a model raises: of its own, or since it cannot be watched
             let_through(error)
@@ -93,9 +103,16 @@ class Log:
         with self.coverage[which].watch() as self.covered[which]:
             yield
 
+    @contextmanager
+    def _limited(self, which: int) -> Iterator[None]:
+        with limited() as self.ran[which]:
+            yield
+
     def add(self, inputs: Any, shapes: object, *seen: Decisions) -> None:
         """Note the decisions of a run that was compared, on inputs of these shapes."""
         self.last = seen
+        if len(self.inputs) < _KEPT and sum(value.numel() for value in inputs[0].flat()) <= _SMALL:
+            self.inputs.append(inputs)
         for which, run in self.covered.items():
             self.coverage[which].add(run, inputs)
         ordinary = any(one.outcomes for one in seen) and is_ordinary(inputs[0].flat(), self.usual)

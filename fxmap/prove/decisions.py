@@ -264,6 +264,11 @@ class _Watched:
         return self
 
 
+def is_size(value: object) -> bool:
+    """Whether a value is the size of a tensor, or was computed of one, while decisions are watched."""
+    return isinstance(value, _Watched) and not value.by_value
+
+
 class _Whole(_Watched, int):
     pass
 

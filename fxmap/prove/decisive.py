@@ -21,8 +21,7 @@ from math import isqrt, prod
 from torch import Tensor
 
 from fxmap.prove.decision_log import Log
-from fxmap.prove.samples import common_batch
-from fxmap.prove.shapes import EXTENTS, Shape, has_reals, largest, of_one_area
+from fxmap.prove.shapes import EXTENTS, Shape, batch_of, has_reals, largest, of_one_area
 
 # How many batches are run, the largest, and for how many of the limits of the models.
 _BATCHES, _LARGEST, _LIMITS = 4, 128, 2
@@ -36,7 +35,7 @@ def decisive_shapes(examples: Sequence[Tensor], log: Log, limits: Sequence[int])
         log: the decisions so far.
         limits: numbers that the models hold, for code that asks for the length of a tensor, which is not watched.
     """
-    if not examples or common_batch(examples) is None:
+    if not examples or batch_of(examples) is None:
         return []
     main = largest(examples)
     found = [Shape(0)]

@@ -159,7 +159,8 @@ def _unshown(context: Context, error: float) -> Divergence | None:
     for one, other, name in ((destination, source, "source"), (source, destination, "destination")):
         ops = one.side.main.ops
         pieces = [name for name in varying_operations(one.side) if name in ops.pieces and not ops.pieces[name].analytic]
-        alone = next((name for name in pieces if name not in one.known), None)
+        shown = context.shown[one is destination]
+        alone = next((name for name in pieces if name not in one.known and name not in shown), None)
         if alone is not None:
             where, after = place(one.side, alone), _after(one, other, alone)
             places = (after, where) if one is destination else (where, after)

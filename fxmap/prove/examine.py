@@ -15,6 +15,7 @@ Cost: the audit, and about two forward passes of each model for each of the othe
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice
 
 import torch
@@ -23,20 +24,21 @@ from torch import Tensor, nn
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
-from fxmap.model.recall import recalling, up_to_rounding
+from fxmap.model.recall import active, recalling, up_to_rounding
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
 from fxmap.prove.audit import Audit, Auditor, difference, paired
 from fxmap.prove.budget import Budget
-from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, noise, scaled
+from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, noise, scaled, scaled_in_place
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.coverage import Coverage
 from fxmap.prove.decision_log import Log
 from fxmap.prove.further import further, smallest
 from fxmap.prove.held_names import HeldNames
 from fxmap.prove.interface import chosen_by_caller, interface_of
-from fxmap.prove.limits import limits_of, numbers_of
+from fxmap.prove.limits import limits_of
 from fxmap.prove.listed import as_drawn
+from fxmap.prove.opened import Run, opened_runs
 from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.read_state import Reads, ReadState
@@ -77,6 +79,8 @@ _ROUNDING = 100.0
 _VALUES, _FEW_VALUES = 60, 2
 # How many special samples are tried with changed tensors.
 _SPECIAL = 200
+# On how many samples pieces of functions are opened, and how many of them.
+_OPENED_SAMPLES, _OPENED = 2, 12
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,10 @@ class Examiner:
         unmapped = [*self._unmapped(samples, ignored), *extra_state(self.plan.src.model)]
         return Examination(found, frozenset(moving), tuple(unmapped), frozenset(permuted), frozenset(unlike))
 
+    @cached_property
+    def _held(self) -> HeldNames:
+        return HeldNames.of(self.plan.src.model, self.plan.dst.model)
+
     @property
     def _budget(self) -> Budget:
         return Budget.of(sum(tensor.numel() for tensor in self.weights.src.values()))
@@ -148,10 +156,9 @@ class Examiner:
         found = self._audit(both, TOLERANCES.double)
         if found.refuted and self._is_no_difference(found.error, self.weights, found.samples[-1]):
             found = self._audit(both, TOLERANCES.single)
-        copies: dict[str, Tensor] = {}
         for index, factor in enumerate(_FACTORS):
             if not found.refuted and not found.unpaired and found.samples:
-                found = self._with_other_weights(found, factor, (found.alone[index], found.samples[0]), copies)
+                found = self._with_other_weights(found, factor, (found.alone[index], found.samples[0]))
         return found
 
     def _is_no_difference(self, error: float, weights: Weights, sample: Both) -> bool:
@@ -207,7 +214,7 @@ class Examiner:
             (src.main.module, dst.main.module),
             is_one_function(self.mapping, src, dst),
         )
-        limits, budget = limits_of(src.model, dst.model), self._budget
+        limits, budget = self._held.limits if whole else limits_of(src.model, dst.model), self._budget
         found, drawn = Audit(), as_drawn(both, self.tables)
         for given, tables in (drawn, (both, self.tables)) if drawn[0] is not both else (drawn,):
             sampler = Sampler.of(given, tables)
@@ -217,38 +224,44 @@ class Examiner:
         found = found if found.samples or found.unpaired else auditor.reordered(Sampler.of(both, self.tables))
         if not whole:
             return found
-        models = src.model, dst.model
-        fast = any(isinstance(module, _FAST) for model in models for module in model.modules())
-        return further(
-            auditor, found, budget=budget, signatures=signatures, held=HeldNames.of(*models), sized=self.sized, fast=fast
-        )
+        fast = any(isinstance(module, _FAST) for model in (src.model, dst.model) for module in model.modules())
+        return further(auditor, found, budget=budget, signatures=signatures, held=self._held, sized=self.sized, fast=fast)
 
-    def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both], copies: dict[str, Tensor]) -> Audit:
-        """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs.
-
-        `copies` holds the weights, to be overwritten by the next ones.
-        """
+    def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
+        """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""
         canonical = self.plan.src.main.canonical
         mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
         chosen = [
             path for path, tensor in self.weights.src.items() if canonical[path] in mapped and _is_weight(tensor, factor)
         ]
-        changed = scaled(self.weights.src, chosen, factor, copies)
-        copies.update((path, changed[path]) for path in chosen)
-        weights = mapped_weights(self.mapping, self.plan.src, self.plan.dst, changed)
-        runs = ((sample, self._outputs(weights, sample)) for sample in choices)
-        sample, outputs = next(((inputs, run) for inputs, run in runs if run is not None), (choices[0], None))
-        if outputs is None:
+        recall, own = active(), self.weights.src
+        quick = recall is not None and recall.is_unwritten
+        with scaled_in_place(own, chosen, factor) if quick else nullcontext(scaled(own, chosen, factor)) as changed:
+            sample, error = self._error_with(self._mapped(changed), choices)
+        if error is None:
             return found
-        error = self._difference(*outputs, sample)
-        if error > TOLERANCES.double and self._is_no_difference(error, weights, sample):
-            error = 0.0
-        if error > TOLERANCES.single and factor > _LEAST and self._is_rounding(error, weights, sample):
-            # What saturates keeps values small, and lets rounding grow: such weights say nothing.
-            return self._with_other_weights(found, factor / 2, choices, copies)
+        if error > TOLERANCES.double:
+            # Other weights than these have to be at hand, too.
+            weights = self._mapped(scaled(own, chosen, factor))
+            if self._is_no_difference(error, weights, sample):
+                error = 0.0
+            if error > TOLERANCES.single and factor > _LEAST and self._is_rounding(error, weights, sample):
+                # What saturates keeps values small, and lets rounding grow: such weights say nothing.
+                return self._with_other_weights(found, factor / 2, choices)
         text = f"{sample[0].size} with weights {factor:g} times as large"
         ran = (*found.ran, text)
         return replace(found, error=max(found.error, error), ran=ran, refuted="" if error <= TOLERANCES.double else text)
+
+    def _mapped(self, source: Mapping[str, Tensor]) -> Weights:
+        return mapped_weights(self.mapping, self.plan.src, self.plan.dst, source)
+
+    def _error_with(self, weights: Weights, choices: Sequence[Both]) -> tuple[Both, float | None]:
+        """Return the first inputs that both models accept with other weights, and how far their outputs are apart."""
+        for sample in choices:
+            outputs = self._outputs(weights, sample)
+            if outputs is not None:
+                return sample, self._difference(*outputs, sample)
+        return choices[0], None
 
     def _outputs(self, weights: Weights, sample: Both) -> tuple[object, object] | None:
         """Return the outputs of both models; None where one of them does not run, or the source's are not finite."""
@@ -282,7 +295,17 @@ class Examiner:
         moving = self._found(inert, own, before, outputs)
         # What the graph does not read is matched, whatever it moves.
         rest = [path for path in inert if path not in moving and path in side.main.read]
-        return moving + self._found(rest, own, self._special(found, outputs) if rest else (), outputs)
+        moving += self._found(rest, own, self._special(found, outputs) if rest else (), outputs)
+        rest, thrifty = [path for path in rest if path not in moving], self._budget.thrifty
+        samples = [sample for sample, _ in before[: 1 if thrifty else _OPENED_SAMPLES] if rest]
+        for run, sample in opened_runs(samples, partial(outputs, own), _FEW_VALUES if thrifty else _OPENED):
+            rest = [path for path in rest if path not in moving]
+
+            def behind(tensors: Mapping[str, Tensor], sample: Both, run: Run = run) -> Named:
+                return run(partial(outputs, tensors, sample))
+
+            moving += self._found(rest, own, [(sample, behind(own, sample))], behind)
+        return moving
 
     @torch.no_grad()
     def _special(self, found: Audit, outputs: Callable[[Mapping[str, Tensor], Both], Named]) -> Iterator[tuple[Both, Named]]:
@@ -333,7 +356,7 @@ class Examiner:
         def differ(ours: object, theirs: object) -> float:
             return self._difference(ours, theirs, sample)
 
-        numbers = (*found.numbers, *numbers_of(sides[0].model, sides[1].model))
+        numbers = (*found.numbers, *self._held.numbers)
         limit = _FEW_VALUES if self._budget.thrifty else _VALUES
         return ReadState(
             self.mapping, self.plan, self.weights, sample, call, differ, TOLERANCES.double, TOLERANCES.still, numbers, limit

@@ -79,12 +79,14 @@ def _has_one_alone(context: Context, src: str, dst: str) -> bool:
     """Whether only one model has an operation there that no weights can replace, or each of them has another one.
 
     Several on both sides are often the same function spelled in two ways, which explains nothing; and operations that move
-    numbers, add or scale may have to be compensated by other weights.
+    numbers, add or scale may have to be compensated by other weights. A mean is a pool where it stands for itself, and may
+    be a part of a norm by hand where it does not.
     """
     ours, theirs = unaligned_before(context.src, src, context.images), unaligned_before(context.dst, dst, context.partners)
     kinds = [{side.main.ops.op(name).kind for name in names} for side, names in ((context.src, ours), (context.dst, theirs))]
     if not (ours and theirs):
-        return bool((kinds[0] | kinds[1]) & NO_WEIGHTS_MAKE_UP)
+        alone = kinds[0] | kinds[1]
+        return bool(alone & NO_WEIGHTS_MAKE_UP) or alone == {"mean"}
     return len(ours) == len(theirs) == 1 and kinds[0] != kinds[1] and kinds[0] | kinds[1] <= NO_WEIGHTS_MAKE_UP
 
 

@@ -8,17 +8,26 @@ from dataclasses import replace
 
 from fxmap.prove.audit import Audit, Auditor
 from fxmap.prove.decisions import Site
+from fxmap.prove.other_way import Outcome, failing
 
 
 def forced(auditor: Auditor, found: Audit, *, unshown: bool) -> Audit:
-    """Turn round the decisions by values that went one way in all runs, or, as `unshown` asks, in all on ordinary inputs."""
+    """Turn round the decisions by values that went one way in all runs, or, as `unshown` asks, in all on ordinary inputs.
+
+    Where both models fail then, or one that has the decision alone, nothing is shown, and the decision is named.
+    """
     log = auditor.log
-    sites = [*log.open(by_value=True), *(site for site, _ in (log.unshown() if unshown else ()))]
+    sites, nothing = [*log.open(by_value=True), *(site for site, _ in (log.unshown() if unshown else ()))], list[str]()
     for site in sites:
         others = (frozenset({site}), *(frozenset({site, other}) for other in _elsewhere(auditor, site, sites)))
-        if not any(_same(auditor, together, site) for together in others):
+        for together in others:
+            outcome = _outcome(auditor, together, site)
+            if outcome in (Outcome.SAME, Outcome.UNSHOWN):
+                nothing += [f"{site} (where nothing ran)"] if outcome is Outcome.UNSHOWN else []
+                break
+        else:
             return replace(found, untaken=str(site))
-    return found
+    return replace(found, avoided=(*found.avoided, *dict.fromkeys(nothing)))
 
 
 def _elsewhere(auditor: Auditor, site: Site, sites: list[Site]) -> Iterator[Site]:
@@ -29,6 +38,12 @@ def _elsewhere(auditor: Auditor, site: Site, sites: list[Site]) -> Iterator[Site
         yield from (other for other in sites if (other in ours) == (site in theirs) and (other in theirs) == (site in ours))
 
 
-def _same(auditor: Auditor, together: frozenset[Site], site: Site) -> bool:
-    outcome = auditor.compare(auditor.log.reached[site], forced=together)
-    return outcome is None or bool(outcome[1]) or outcome[0] <= auditor.tolerance
+def _outcome(auditor: Auditor, together: frozenset[Site], site: Site) -> Outcome:
+    inputs, log = auditor.log.reached[site], auditor.log
+    outcome = auditor.compare(inputs, forced=together)
+    if outcome is None:
+        shown = failing(auditor, inputs, together)
+        return shown if all(site in one for one in log.outcomes) else Outcome.UNSHOWN
+    if outcome[1]:
+        return Outcome.UNSHOWN
+    return Outcome.SAME if outcome[0] <= auditor.tolerance else Outcome.DIFFERENT

@@ -254,7 +254,8 @@ class _Runs:
         if self.budget != FULL:
             return found
         # An exponential has no value there in one spelling, and one in another.
-        return self._all_of(found, far(self.sampler, self.small(found, 3), self.held.fills), with_values=True)
+        tried = self._all_of(found, far(self.sampler, self.small(found, 3), self.held.fills), with_values=True)
+        return replace(tried, lacking=found.lacking)
 
     def anywhere(self, found: Audit) -> Audit:
         """Run inputs that are 0, or below 0, whatever the code decides; where one model has no value, nothing is said."""
@@ -281,9 +282,9 @@ class _Runs:
         return self._all_of(found, (*partly(self.sampler, shape), *ladder(self.sampler, shape)))
 
     def _all_of(self, found: Audit, runs: Iterable[tuple[str, Both]], *, with_values: bool = False) -> Audit:
-        """Run inputs up to the first difference; `with_values`: those count on which both models return numbers."""
+        """Run inputs up to the first difference; `with_values`: samples count of which both models make numbers."""
         for text, both in runs:
-            tried = self._tried(found, text, both)
+            tried = self._tried(found, text, both, lenient=with_values)
             found = found if with_values and tried.error == float("inf") else tried
             if found.refuted:
                 break
@@ -373,6 +374,8 @@ class _Runs:
         """
         with quiet(both):
             outcome = self.auditor.compare(both, **manner)
+        if self.auditor.log.lacking and not found.lacking and all(value.numel() for value in both[0].flat()):
+            found = replace(found, lacking=(self.auditor.log.lacking, describe(text, both, Shape())))
         if outcome is None or outcome[1] or (isinf(outcome[0]) and not any(value.numel() for value in both[0].flat())):
             return found  # a mean of nothing, or a shape that is made up for it, tells nothing
         if outcome[0] <= self.auditor.tolerance:

@@ -50,6 +50,8 @@ class GraphRuns:
         ours, theirs = graphs[0].pieces.get(pair.src), graphs[1].pieces.get(pair.dst)
         if ours is None or theirs is None or (ours.analytic and theirs.analytic) or src.kind != dst.kind:
             return None
+        if has(src.kind, Trait.ANALYTIC):  # a sum with numbers that a softmax hides, and its own values show
+            return None
         # A number that is chosen in the place of a value is not scaled with it.
         scaled = src.kind == "where" and any(value not in (0, math.inf, -math.inf) for _, value in src.attributes)
         homogeneous = has(src.kind, Trait.HOMOGENEOUS) and not scaled

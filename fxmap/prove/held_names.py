@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fxmap.prove.limits import fills_of, limits_of, numbers_of, sequences_of, words_of
+from fxmap.prove.limits import Held
 from fxmap.prove.looked_up import keys_of, takes_arrays
 
 
@@ -40,8 +40,9 @@ class HeldNames:
     @classmethod
     def of(cls, *models: nn.Module) -> "HeldNames":
         """Read models, and the code that they run."""
-        arrays, sequences, fills = takes_arrays(*models), sequences_of(*models), fills_of(*models)
-        return cls(limits_of(*models), numbers_of(*models), words_of(*models), keys_of(*models), arrays, sequences, fills)
+        held = Held(models)
+        arrays, keys = takes_arrays(*models), keys_of(*models)
+        return cls(held.limits, held.numbers, held.words, keys, arrays, held.sequences, held.fills)
 
 
 NOTHING = HeldNames()

@@ -12,6 +12,8 @@ Source: constants of the code under test as inputs, Fraser and Arcuri, The seed 
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from inspect import isfunction, unwrap
 from types import CellType, CodeType, FunctionType
 from typing import Any
@@ -28,25 +30,62 @@ _EMPTY = CellType()
 _DEPTH = 3
 
 
-def limits_of(*models: nn.Module) -> list[int]:
-    """Return the integers that models, their configurations and the code of their forwards hold, as candidates."""
-    return sorted({abs(value) for value in _held(models) if type(value) is int and 1 < abs(value) < _LARGEST})
+@dataclass(frozen=True)
+class Held:
+    """What models and the code of their forwards hold, read once.
 
-
-def numbers_of(*models: nn.Module) -> list[float]:
-    """Return the numbers that the code of models names, as candidates for values; those of the modules come last.
-
-    >>> numbers_of(nn.LeakyReLU(0.25))
+    >>> Held((nn.LeakyReLU(0.25),)).numbers
     [0.25]
     """
-    found = dict.fromkeys(value for value in (*_in_code(models), *_held(models)) if type(value) in (int, float))
-    return [value for value in found if abs(value) <= _LARGEST and value not in (0, 1)]
+
+    models: tuple[nn.Module, ...]
+
+    @cached_property
+    def _values(self) -> list[Any]:
+        return list(_held(self.models))
+
+    @cached_property
+    def _code(self) -> list[Any]:
+        return list(_in_code(self.models))
+
+    @property
+    def limits(self) -> list[int]:
+        """The integers, as candidates for lengths."""
+        return sorted({abs(value) for value in self._values if type(value) is int and 1 < abs(value) < _LARGEST})
+
+    @property
+    def numbers(self) -> list[float]:
+        """The numbers that code names, as candidates for values; those of the modules come last."""
+        found = dict.fromkeys(value for value in (*self._code, *self._values) if type(value) in (int, float))
+        return [value for value in found if abs(value) <= _LARGEST and value not in (0, 1)]
+
+    @property
+    def fills(self) -> list[float]:
+        """The finite numbers below -1e8 that code names: with these it fills scores that it masks."""
+        found = (value for value in (*self._code, *self._values) if type(value) in (int, float))
+        return sorted({float(value) for value in found if -math.inf < value <= -1e8})
+
+    @property
+    def words(self) -> list[str]:
+        """The words, such as names of modes, as candidates; those of the code come first.
+
+        >>> Held((nn.Upsample(scale_factor=2, mode="bilinear"),)).words
+        ['Upsample', 'bilinear']
+        """
+        named = [value for value in self._code if type(value) is str and value.isidentifier()]
+        held = sorted({value for value in self._values if type(value) is str and value.isidentifier()})
+        return list(dict.fromkeys([*named, *held]))
+
+    @property
+    def sequences(self) -> list[tuple[int, ...]]:
+        """The short sequences of whole numbers that code names, as candidates for ids in turn."""
+        held = dict.fromkeys(value for value in _in_code(self.models, whole=True) if type(value) is tuple)
+        return [value for value in held if 1 < len(value) <= _IN_TURN and all(type(part) is int for part in value)]
 
 
-def fills_of(*models: nn.Module) -> list[float]:
-    """Return the finite numbers below -1e8 that the code of models names: with these it fills scores that it masks."""
-    found = (value for value in (*_in_code(models), *_held(models)) if type(value) in (int, float))
-    return sorted({float(value) for value in found if -math.inf < value <= -1e8})
+def limits_of(*models: nn.Module) -> list[int]:
+    """Return the integers that models, their configurations and the code of their forwards hold, as candidates."""
+    return Held(models).limits
 
 
 def functions_of(*models: nn.Module) -> Iterator[FunctionType]:
@@ -58,25 +97,6 @@ def functions_of(*models: nn.Module) -> Iterator[FunctionType]:
 def _in_code(models: Sequence[nn.Module], *, whole: bool = False) -> Iterator[Any]:
     for function in functions_of(*models):
         yield from _constants(function.__code__, whole=whole)
-
-
-def sequences_of(*models: nn.Module) -> list[tuple[int, ...]]:
-    """Return the short sequences of whole numbers that the code of models names, as candidates for ids in turn."""
-    held = dict.fromkeys(value for value in _in_code(models, whole=True) if type(value) is tuple)
-    return [value for value in held if 1 < len(value) <= _IN_TURN and all(type(part) is int for part in value)]
-
-
-def words_of(*models: nn.Module) -> list[str]:
-    """Return the words that models and the code of their forwards hold, such as names of modes, as candidates.
-
-    Those of the code come first.
-
-    >>> words_of(nn.Upsample(scale_factor=2, mode="bilinear"))
-    ['Upsample', 'bilinear']
-    """
-    named = [value for value in _in_code(models) if type(value) is str and value.isidentifier()]
-    held = sorted({value for value in _held(models) if type(value) is str and value.isidentifier()})
-    return list(dict.fromkeys([*named, *held]))
 
 
 def held_by(model: nn.Module) -> Iterator[Any]:

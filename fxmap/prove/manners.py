@@ -44,7 +44,7 @@ from fxmap.prove.interface import Signatures, by_keyword
 from fxmap.prove.lists_of_tensors import lists
 from fxmap.prove.option import Option
 from fxmap.prove.samples import Both, Role, Sampler, common_batch
-from fxmap.prove.shapes import Shape
+from fxmap.prove.shapes import Shape, batch_of
 
 # How many arguments that were left out are tried.
 _ARGUMENTS, _HELD = 80, 40
@@ -103,6 +103,7 @@ def manners(
             yield Manner(text, _cast(sampler, changed))
     yield from _ranks(sampler, values)
     yield from _broadcast(sampler, values)
+    yield from _for_each_sample(sampler, shape, values)
     yield from _empty(sampler, values)
     both = sampler.both_of(values)
     yield from (Manner(text, changed) for text, changed in lists(both))
@@ -228,6 +229,17 @@ def _broadcast(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
             if value.dim() > 1 and value.shape[axis] > 1:
                 changed = [*values[:i], value.narrow(axis, 0, 1), *values[i + 1 :]]
                 yield Manner(f"with one {text} of {sampler.slots[i].name}", _cast(sampler, changed))
+
+
+def _for_each_sample(sampler: Sampler, shape: Shape, values: Sequence[Tensor]) -> Iterator[Manner]:
+    """Yield a number for each sample, where one stands for all, such as a timestep."""
+    count = batch_of(values)
+    for i, value in enumerate(values if count else ()):
+        if not value.dim():
+            several = torch.stack([sampler.values(shape, SEED + by)[i] for by in range(count or 0)])
+            yield Manner(
+                f"with {sampler.slots[i].name} for each sample", _cast(sampler, [*values[:i], several, *values[i + 1 :]])
+            )
 
 
 def _empty(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:

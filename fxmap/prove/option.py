@@ -67,8 +67,9 @@ def with_keyword(inputs: Inputs, name: str, value: Any) -> Inputs:
 
 def shown(name: str, value: Any) -> str:
     """Write what is given for an argument: itself where that is short, and its name alone where it has tensors."""
-    text = "" if isinstance(value, Tensor) else repr(value)
-    return f"with {name}={text}" if 0 < len(text) < _LONG and not _has_tensors(value) else f"with {name}"
+    # To write a tensor takes longer than a small run.
+    text = "" if _has_tensors(value) else repr(value)
+    return f"with {name}={text}" if 0 < len(text) < _LONG else f"with {name}"
 
 
 _LONG = 60

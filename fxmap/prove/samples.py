@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fxmap.model.inputs import Inputs, counterparts, names_of, permuted, size_of
-from fxmap.prove.shapes import Shape
+from fxmap.prove.shapes import Shape, batch_of, largest
 
 Both = tuple[Inputs, Inputs]
 # The index of the source tensor that a destination tensor equals, and the order of its axes; None if it equals none of them.
@@ -98,7 +98,7 @@ class Sampler:
 
     def extents(self) -> dict[int, tuple[int, ...]]:
         """Return the extents of the example's inputs, by place, without masks; with more than one sample in each batch."""
-        several = common_batch([slot.example for slot in self.slots]) is not None
+        several = batch_of([slot.example for slot in self.slots]) is not None
         shapes = {place: tuple(slot.example.shape) for place, slot in enumerate(self.slots) if slot.role is not Role.MASK}
         return {place: (2, *shape[1:]) if several and shape else shape for place, shape in shapes.items()}
 
@@ -114,10 +114,9 @@ class Sampler:
 
     def _values(self, shape: Shape, seed: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        batch = common_batch([slot.example for slot in self.slots])
-        return [
-            self._draw(slot, _reshaped(i, slot.example, shape, batch), shape, generator) for i, slot in enumerate(self.slots)
-        ]
+        examples = [slot.example for slot in self.slots]
+        extents = [_reshaped(place, examples, shape) for place in range(len(examples))]
+        return [self._draw(slot, its, shape, generator) for slot, its in zip(self.slots, extents, strict=True)]
 
     def both_of(self, drawn: Sequence[Tensor]) -> Both:
         """Return the inputs of both models with these values of the source's."""
@@ -256,14 +255,15 @@ def common_batch(tensors: Sequence[Tensor]) -> int | None:
     return extents.pop() if len(extents) == 1 else None
 
 
-def _reshaped(place: int, example: Tensor, shape: Shape, batch: int | None) -> tuple[int, ...]:
+def _reshaped(place: int, examples: Sequence[Tensor], shape: Shape) -> tuple[int, ...]:
+    example, edges = examples[place], len(shape.spatial)
     extents = list(example.shape)
-    first = 0 if batch is None else 1
+    first = int(bool(extents) and extents[0] == batch_of(examples))
     for axis in range(first, len(extents)):
         extents[axis] = shape.axes.get((place, axis), shape.sizes.get(extents[axis], extents[axis]))
-    if shape.spatial and example.dim() > len(shape.spatial):
-        extents[-len(shape.spatial) :] = shape.spatial
-    if first and extents and shape.batch is not None:
+    if edges and (example.dim() > edges + 1 or example.shape[-edges:] == largest(examples).shape[-edges:]):
+        extents[-edges:] = shape.spatial
+    if first and shape.batch is not None:
         extents[0] = shape.batch
     return tuple(extents)
 

@@ -125,6 +125,18 @@ def largest(examples: Sequence[Tensor]) -> Tensor:
     return max(examples, key=lambda tensor: (tensor.dim(), tensor.numel()))
 
 
+def batch_of(examples: Sequence[Tensor]) -> int | None:
+    """Return the extent of the first axis of the largest tensor, if it is that of all, or of several samples.
+
+    What has another first axis, such as a table of positions for all samples, is not in a batch.
+    """
+    extents = {tensor.shape[0] for tensor in examples if tensor.dim()}
+    if len(extents) < 2:
+        return next(iter(extents), None)
+    main = largest(examples)
+    return main.shape[0] if main.dim() > 1 else None
+
+
 def has_reals(tensor: Tensor) -> bool:
     """Whether a tensor holds real or complex numbers, and no integers."""
     return tensor.is_floating_point() or tensor.is_complex()
@@ -219,6 +231,7 @@ def more_shapes(
         columns = [*_more_maps(tuple(main.shape[2:]), around, numbers, longest), _layouts(place_of(main, examples), main)]
         yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)
     moved = {extent for shape in accepted for extent in shape.sizes}
+    groups = dict.fromkeys(tuple(shape.axes) for shape in accepted if len(set(shape.axes.values())) == 1)
     own = [extent for tensor in examples for extent in tensor.shape[1:]]
     # Code may compare with a product of extents.
     row = max(1, main[0].numel() // max(main.shape[1], 1)) if main.dim() > 1 else 1
@@ -229,9 +242,10 @@ def more_shapes(
     lengths = dict.fromkeys(n for n in (_LONG, *around, _LONGER, *products, *own, *pieces, *_ROUND) if n <= longest)
     crowd = longest if longest > EXTENTS.longest else _CROWD
     # Code may take samples in groups, of which there are as many as a number divides.
-    groups = [lcm(*pair) for pair in combinations([number for number in numbers if 2 < number <= 12][:5], 2)]
-    batches = dict.fromkeys(n for n in (3, *around, *groups, 6, 2, 1, 8, 0, 9, 16, 7, 10, 12) if n <= crowd)
+    multiples = [lcm(*pair) for pair in combinations([number for number in numbers if 2 < number <= 12][:5], 2)]
+    batches = dict.fromkeys(n for n in (3, *around, *multiples, 6, 2, 1, 8, 0, 9, 16, 7, 10, 12) if n <= crowd)
     columns = [[Shape(1, sizes={extent: length}) for length in lengths if length != extent] for extent in sorted(moved)]
+    columns += [[Shape(1, axes=dict.fromkeys(group, length)) for length in lengths] for group in groups]
     columns.append([Shape(batch) for batch in batches])
     columns.append([Shape(n, sizes={extent: n}) for n in (2, 5, 3, 1) for extent in sorted(moved)])
     yield from (shape for row in zip_longest(*columns) for shape in row if shape is not None)

@@ -33,14 +33,16 @@ both models in float64, and the values of one pass.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from fxmap.errors import shorten
+from fxmap.graph.opgraph import INPUT, OUTPUT
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import TOLERANCE, Proof
+from fxmap.matching.align.alignment import Pair
 from fxmap.matching.align.symmetry import ties
 from fxmap.matching.plan import Plan
 from fxmap.model.faults import left
@@ -49,9 +51,10 @@ from fxmap.model.kernels import DoubleKernels
 from fxmap.model.recall import recalling
 from fxmap.model.restoring import let_through
 from fxmap.prove.agreement import Agreement
-from fxmap.prove.aligned import aligned, without_exchanged
+from fxmap.prove.aligned import aligned, without, without_exchanged
 from fxmap.prove.alone import alone, factors, summands, with_ties
 from fxmap.prove.alternatives import told_apart
+from fxmap.prove.causes import attribute_cause
 from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
 from fxmap.prove.conclude import (
     behind,
@@ -68,6 +71,7 @@ from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_round
 from fxmap.prove.examine import Examination, Examiner
 from fxmap.prove.graph_runs import TROUBLE, GraphRuns
 from fxmap.prove.influence import Influence, influence_of
+from fxmap.prove.kinks import shown_by_values
 from fxmap.prove.neutral import without_merged
 from fxmap.prove.own_code import OwnCode
 from fxmap.prove.parts import part_of_source
@@ -82,6 +86,10 @@ from fxmap.run.randomize import random_tensors
 from fxmap.run.rerun import Rerun
 
 logger = logging.getLogger(__name__)
+
+# Weights that are drawn to see pieces from both sides of their breaks, for models of fewer numbers than this.
+_DRAWS = 3
+_FEW = 300_000
 
 
 def prove(mapping: KeyMapping, plan: Plan, given: Given) -> KeyMapping:
@@ -105,6 +113,8 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
                 # The outputs agree: operations at one place of both graphs may be parts of one function in two spellings.
                 second = _proof(mapping, spelled, chosen)
                 proof = second if second.ok else proof
+            if not proof.ok and proof.divergence is not None and proof.error <= TOLERANCE:
+                proof = _by_values(mapping, plan, chosen, proof)
             if not proof.ok and not open_keys(proof.statuses, mapping.knowledge.unread):
                 proof = _as_part(mapping, plan, chosen, proof)
     except Exception as error:  # whatever a model raises
@@ -113,6 +123,38 @@ def proof_of(mapping: KeyMapping, plan: Plan, given: Given) -> Proof:
     unseen = [name for side in (plan.src, plan.dst) for name in vars(side.model).get("unseen_decisions", ())]
     proof = without_scripts(as_streamed(proof, mapping, plan), decisions_alone(plan.src.model, plan.dst.model))
     return without_decisions(without_writes(proof, (*plan.src.main.mutations, *plan.dst.main.mutations)), unseen)
+
+
+def _by_values(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, before: Proof) -> Proof:
+    """Prove models of equal outputs whose pieces are spelled in other words, by the values at which they break.
+
+    Pairs that differ, though the outputs are equal, are not counterparts: they are left out.
+    """
+    passes, draws, spelled = Passes(before.forwards), list[Weights](), plan
+    for seed in range(_DRAWS if sum(tensor.numel() for tensor in plan.src.main.tensors.values()) < _FEW else 1):
+        graphs, generator = (
+            GraphRuns(plan, () if draws else aligned(plan), TOLERANCE, passes),
+            torch.Generator().manual_seed(seed),
+        )
+        drawn = random_tensors(plan.src.main, generator, held(plan.src, mapping.sources()))
+        source, reference = graphs.calibrated_source(drawn, chosen.first.src, generator)
+        draws.append(mapped_weights(mapping, plan.src, plan.dst, source))
+        if not seed:
+            run = graphs.lockstep(draws[0].dst, chosen.first.dst, reference)
+            spelled = without(plan, partial(_differs, Context(mapping, plan, draws[0], ()), run))
+    shown = shown_by_values((plan.src, plan.dst), draws, (chosen.first.src, chosen.first.dst))
+    passes.add(2 * len(draws))
+    found = _proof(mapping, spelled, chosen, shown) if any(shown) or spelled is not plan else before
+    return replace(found if found.ok else before, forwards=passes.count + (found.forwards if found.ok else 0))
+
+
+def _differs(context: Context, run: Comparison, pair: Pair) -> bool:
+    """Whether the two operations of a pair differ in kind, attributes, values, or in the operands of pieces."""
+    names = pair.src, pair.dst
+    kinds = {side.main.ops.op(name).kind for side, name in zip((context.src, context.dst), names, strict=True)}
+    if kinds & {INPUT, OUTPUT}:
+        return False
+    return run.errors.get(names, 0.0) > TOLERANCE or names in run.operands or attribute_cause(context, *names) is not None
 
 
 def _as_part(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, whole: Proof) -> Proof:
@@ -136,7 +178,12 @@ def _as_part(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, whole: Proof
     return replace(proof, forwards=proof.forwards + passes.count, scope=replace(proof.scope, part=str(part)))
 
 
-def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
+def _proof(
+    mapping: KeyMapping,
+    plan: Plan,
+    chosen: ChosenInputs,
+    shown: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
+) -> Proof:
     passes, generator = Passes(), torch.Generator().manual_seed(0)
     tables = Tables.of(mapping, plan)
     pairs = tuple(aligned(plan))
@@ -151,7 +198,7 @@ def _proof(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs) -> Proof:
     weights = mapped_weights(mapping, plan.src, plan.dst, source)
     trial = _Trial(graphs, chosen, weights, reference)
     with recalling([*weights.src.values(), *weights.dst.values()]):
-        return _tried(trial, Context(mapping, plan, weights, pairs), tables, generator)
+        return _tried(trial, Context(mapping, plan, weights, pairs, shown), tables, generator)
 
 
 def _tried(trial: "_Trial", context: Context, tables: Tables, generator: torch.Generator) -> Proof:

@@ -14,41 +14,69 @@ Source: as in `turned`.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-
-from torch import nn
+from types import CodeType
 
 from fxmap.prove.audit import Audit, Auditor
 from fxmap.prove.conditions import is_one_condition, name_the_same
 from fxmap.prove.coverage import Coverage
 from fxmap.prove.decisions import Site
 from fxmap.prove.jumps import Jump, is_told, jumps_of, written
+from fxmap.prove.other_way import Models, OtherWay, Outcome, Ran, outcome_of
+from fxmap.prove.samples import Both
 from fxmap.prove.turned import turned
+from fxmap.prove.unselected import unselected
 
 # How many ways of the other model are turned together with one.
 _TOGETHER = 6
 # How many jumps that follow one another are turned, and how far apart they may lie, in bytes of code.
 _CHAIN, _NEAR = 3, 60
-Models = tuple[nn.Module, nn.Module]
+# How many inputs are run again for each way that may be gone, to see what is selected.
+_AGAIN = 5
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way that was not taken: a jump, what its condition never was, and the models that have it."""
+    """A way that was not taken: a jump, what its condition never was, and the models that have it.
+
+    `then` are jumps behind it that are turned together with it.
+    """
 
     jump: Jump
     outcome: bool
     models: tuple[int, ...]
+    then: tuple[Jump, ...] = ()
 
     @property
     def target(self) -> int:
         """Where the code would go on."""
         return next(way for way in self.jump.ways if self.jump.outcome(way) is self.outcome)
 
+    @property
+    def never(self) -> object:
+        """What no run made of the condition."""
+        return self.outcome
+
+    def inputs(self, auditor: Auditor) -> Both | None:
+        """Return inputs that led to the jump."""
+        reached = (auditor.log.coverage[which].reached.get(self.jump) for which in self.models)
+        return next((one for one in reached if one is not None), None)
+
+    @contextmanager
+    def taken(self, models: Models) -> Iterator[Ran | None]:
+        """Turn the jumps round; return what says whether the code ran then."""
+        with turned([models[which] for which in self.models], [self.jump, *self.then]) as made:
+            yield (lambda auditor: _ran(auditor, self.models, made)) if made else None
+
     def __str__(self) -> str:
         return f"{self.jump}, never {str(self.outcome).lower()}"
+
+
+def _ran(auditor: Auditor, models: tuple[int, ...], codes: list[CodeType]) -> bool:
+    """Whether some of the code ran in each of some models."""
+    return all(any(id(code) in auditor.log.ran.get(which, ()) for code in codes) for which in models)
 
 
 def untaken(auditor: Auditor) -> list[Way]:
@@ -86,67 +114,59 @@ def _asks_none(jump: Jump) -> bool:
 
 
 def without_untaken(auditor: Auditor, found: Audit, limit: int) -> Audit:
-    """Turn the ways that were not taken, and return the results with the first at which the models part."""
-    ways = untaken(auditor)
+    """Go the ways that were not taken, and return the results with the first at which the models part."""
+    jumps = untaken(auditor)
+    ways, tried = list[OtherWay](jumps), list[OtherWay](jumps[:limit])
     blind = any(coverage.blind for coverage in auditor.log.coverage)
-    found = replace(found, avoided=tuple(map(str, ways)), blind=blind)
+    if auditor.models is not None and not auditor.alike:
+        one, other = (set(_states(coverage)) for coverage in auditor.log.coverage)
+        others = unselected(auditor, (one, other), _AGAIN * limit)
+        ways, tried = [*jumps, *others], [*jumps[:limit], *others[:limit]]
+    decided = found.avoided
+    found = replace(found, avoided=(*decided, *map(str, ways)), blind=blind)
     if auditor.models is None or auditor.alike:
         return found
-    for way in islice(ways, limit):
-        if _parts(auditor, auditor.models, way, ways):
-            return replace(found, untaken=str(way.jump), never=way.outcome)
-    return found
+    unshown = set[int]()
+    for way in tried:
+        outcomes = [outcome_of(auditor, auditor.models, one) for one in _with_next(auditor, way)]
+        if _parts(auditor, auditor.models, way, outcomes, ways):
+            return replace(found, untaken=str(way.jump), never=way.never)
+        unshown |= {id(way)} if outcomes[0] is not Outcome.SAME else set()
+    texts = (f"{way} (where nothing ran)" if id(way) in unshown else str(way) for way in ways)
+    return replace(found, avoided=(*decided, *texts))
 
 
-def _parts(auditor: Auditor, models: Models, way: Way, ways: list[Way]) -> bool:
-    """Whether two models differ where a jump is turned round, whichever of the other model's is turned with it."""
-    outcomes = [_differs(auditor, models, way, jumps) for jumps in _with_next(auditor, way)]
-    if way.jump.asks_part and len(way.models) == 2 and outcomes[0] is None:
-        return True  # nothing stands there that the code could use, and the two are not built alike
-    if True not in outcomes:
-        return len(way.models) == 2 and not is_one_condition(way.jump, models) and _parts_alone(auditor, models, way)
+def _parts(auditor: Auditor, models: Models, way: OtherWay, outcomes: list[Outcome], ways: list[OtherWay]) -> bool:
+    """Whether two models differ where a way is gone, whichever of the other model's is gone with it."""
+    shared = len(way.models) == 2
+    if shared and (outcomes[0] is Outcome.ALONE or (way.jump.asks_part and outcomes[0] is Outcome.UNSHOWN)):
+        return True  # one alone has something there, or nothing that the code could use, and the two are not built alike
+    if Outcome.DIFFERENT not in outcomes:
+        return shared and not is_one_condition(way.jump, models) and _parts_alone(auditor, models, way)
     others = [
         other
         for other in ways
-        if len(way.models) == 1 and other.models == (1 - way.models[0],) and name_the_same(other.jump, way.jump)
+        if not shared and other.models == (1 - way.models[0],) and name_the_same(other.jump, way.jump)
     ]
-    return all(_differs(auditor, models, way, [way.jump], other) is not False for other in islice(others, _TOGETHER))
+    return all(outcome_of(auditor, models, way, other) is not Outcome.SAME for other in islice(others, _TOGETHER))
 
 
-def _parts_alone(auditor: Auditor, models: Models, way: Way) -> bool:
-    """Whether two models differ where a jump is turned round in one of them: what it asks may hold in that one alone."""
-    return any(_differs(auditor, models, replace(way, models=(which,)), [way.jump]) for which in way.models)
+def _parts_alone(auditor: Auditor, models: Models, way: OtherWay) -> bool:
+    """Whether two models differ where a way is gone in one of them: what it asks may hold in that one alone."""
+    alone = (replace(way, models=(which,)) for which in way.models)  # type: ignore[type-var]
+    return any(outcome_of(auditor, models, one) is Outcome.DIFFERENT for one in alone)
 
 
-def _with_next(auditor: Auditor, way: Way) -> Iterator[list[Jump]]:
-    """Yield a jump alone, and with those that come next and that no run reached, as in `a == 57 and b == 58`."""
-    jumps, reached = [way.jump], auditor.log.coverage[way.models[0]].reached
-    yield jumps
-    target = way.target
+def _with_next(auditor: Auditor, way: OtherWay) -> Iterator[OtherWay]:
+    """Yield a way alone, and with the jumps that come next and that no run reached, as in `a == 57 and b == 58`."""
+    yield way
+    if not isinstance(way, Way):
+        return
+    reached, target = auditor.log.coverage[way.models[0]].reached, way.target
     for jump in jumps_of(way.jump.code):
-        if jump.offset >= target and len(jumps) < _CHAIN:
+        if jump.offset >= target and len(way.then) < _CHAIN - 1:
             if jump in reached or jump.offset - target > _NEAR:
                 break
-            jumps = [*jumps, jump]
-            yield jumps
+            way = replace(way, then=(*way.then, jump))
+            yield way
             target = jump.offset
-
-
-def _differs(auditor: Auditor, models: Models, way: Way, jumps: list[Jump], other: Way | None = None) -> bool | None:
-    """Whether two models differ where some jumps are turned round; None where they do not run, or do not get there."""
-    reached = (auditor.log.coverage[which].reached.get(way.jump) for which in way.models)
-    inputs = next((one for one in reached if one is not None), None)
-    if inputs is None:
-        return None
-    with ExitStack() as stack:
-        count = stack.enter_context(turned([models[which] for which in way.models], jumps))
-        if other is not None:
-            stack.enter_context(turned([models[which] for which in other.models], [other.jump]))
-        outcome = auditor.compare(inputs, forced=_TURNED) if count else None
-    if outcome is None or outcome[1]:
-        return None
-    return not outcome[0] <= auditor.tolerance
-
-
-# A run in which code was turned is noted nowhere.
-_TURNED = frozenset({Site("", 0, 0, 0, by_value=True)})

@@ -109,8 +109,16 @@ def mean_size(value: Tensor) -> float:
 
 
 def absolute_sum(value: Tensor) -> float:
-    """Return the sum of the absolute values of a tensor, without a tensor of these where its numbers are in memory."""
-    return float(value.abs().sum() if isinstance(value, Deferred) else torch.linalg.vector_norm(value, 1))
+    """Return the sum of the absolute values of a tensor, without a tensor of these.
+
+    >>> absolute_sum(Deferred(Recipe((4, 2), torch.float32, lambda start, stop: -torch.ones(stop - start, 2))))
+    8.0
+    """
+    if not isinstance(value, Deferred):
+        return float(torch.linalg.vector_norm(value, 1))
+    # Not by `abs`: what it makes of a tensor without numbers would be asked of torch, which imports its compiler for it.
+    made = value.recipe if value.recipe.swapped is None else value.recipe.swapped
+    return float(reduced_by_blocks(made, lambda rows: torch.linalg.vector_norm(rows.detach(), 1)).sum())
 
 
 class Sparing(DispatchMode):

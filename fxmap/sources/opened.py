@@ -7,7 +7,7 @@
 (['weight', 'bias'], torch.Size([1, 3]))
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,24 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     return one, other, example_inputs
 
 
+def take_as_code(src: object, unread: Iterable[str]) -> tuple[str, ...]:
+    """Take tables of an ONNX file, of which no key of the destination is made, as numbers of its code; return their names.
+
+    Exporters compute beforehand what code makes of constants (cosines of positions, slopes by distance, masks), and do the
+    same to weights, so that names do not tell them apart.
+
+    >>> take_as_code(nn.Linear(2, 2), ["weight"])
+    ()
+    """
+    return src.take_as_code(unread) if isinstance(src, OnnxModel) else ()
+
+
+def give_back(src: object, taken: Iterable[str]) -> None:
+    """Take such tables as weights again."""
+    if isinstance(src, OnnxModel):
+        src.give_back(taken)
+
+
 def lacking(*models: object) -> str:
     """Return a sentence on what is not understood of files: operators, and weights inside of branches; empty for nothing.
 
@@ -127,6 +145,8 @@ def lacking(*models: object) -> str:
         told.append(f"operators of the file that are not known, behind which nothing is mapped: {shorten(names)}")
     if held:
         told.append(f"weights inside of branches or loops of the file, which are no keys: {shorten(held)}")
+    if of_code := [name for model in files for name in model.of_code]:
+        told.append(f"tables that no key is made of are numbers of the code, as the file has them: {shorten(of_code)}")
     return "; ".join(told)
 
 

@@ -82,6 +82,43 @@ def test_a_difference_that_is_named_is_written_with_a_warning(src: nn.Module, ds
     assert torch.equal(dst.state_dict()["3.weight"], src.state_dict()["3.weight"])
 
 
+class Encoder(nn.Module):
+    """Tokens, of which `pool` makes what is returned; and a head behind that, where it is wide."""
+
+    def __init__(self, pool: Callable[[Tensor], Any], classes: int = 0) -> None:
+        super().__init__()
+        self.a, self.norm, self.pool = nn.Linear(8, 8), nn.LayerNorm(8), pool
+        self.head = nn.Linear(8, classes) if classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.pool(self.norm(x + torch.tanh(self.a(x)))))
+
+
+def _first(h: Tensor) -> Tensor:
+    return h[:, 0]
+
+
+def _mean(h: Tensor) -> Tensor:
+    return h.mean(1)
+
+
+def _both(h: Tensor) -> tuple[Tensor, Tensor]:
+    return h, h[:, 0]
+
+
+@pytest.mark.parametrize(("one", "other", "classes"), [(_first, _mean, 0), (_mean, _both, 0), (_mean, _first, 3)])
+def test_a_mean_in_the_place_of_a_token_is_named_and_written_with_a_warning(
+    one: Callable[[Tensor], Any], other: Callable[[Tensor], Any], classes: int
+) -> None:
+    src, dst = Encoder(one, classes), Encoder(other, classes)
+    with pytest.warns(fxmap.ProofWarning, match="mean without a counterpart"):
+        mapping = fxmap.transfer(src, dst, example_inputs=torch.randn(2, 5, 8))
+    assert not mapping.proof.refuted
+    assert torch.equal(dst.a.weight, src.a.weight)
+    wrong = dict(mapping) | {"norm.weight": "norm.bias", "norm.bias": "norm.weight"}
+    assert fxmap.verify(src, dst, wrong, example_inputs=torch.randn(2, 5, 8)).refuted
+
+
 def test_a_replaced_head_is_no_refutation() -> None:
     src, dst = net(), net(classes=5)
     with pytest.warns(fxmap.ProofWarning, match=r"3\.weight, 3\.bias: of another shape"):

@@ -58,11 +58,13 @@ def test_the_command_runs_what_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(pairs, "run_all", run_all)
     file = tmp_path / "pairs.json"
     result = CliRunner().invoke(
-        app, ["pairs", "--only", "*vit_small,*regnet*", "--hard", "--max-params", "6", "--json", str(file)]
+        app,
+        ["pairs", "--only", "*vit_small,*regnet*", "--hard", "--min-params", "3", "--max-params", "6", "--json", str(file)],
     )
     assert result.exit_code == 0, result.output
     assert asked["tasks"]
-    assert all(PAIRS[task].hard and PAIRS[task].params <= 6 and "regnet" in task for task in asked["tasks"])
+    assert all(PAIRS[task].hard and 3 < PAIRS[task].params <= 6 and "regnet" in task for task in asked["tasks"])
+    assert asked["tasks"] == sorted(asked["tasks"], key=lambda task: PAIRS[task].params)
     assert '"benchmark": "pairs"' in file.read_text()
 
 

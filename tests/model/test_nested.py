@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fxmap.model.inputs import as_inputs, settings_of
+from fxmap.model.tensors import named_outputs
 
 Pair = namedtuple("Pair", ["first", "second"])
 
@@ -64,3 +65,8 @@ def test_values_that_are_no_tensors_are_named_with_their_places() -> None:
         "argument 1", "argument 2['scale']", "argument 2['words']", "argument 3.causal",
         "argument 4",
     ]  # fmt: skip
+
+
+def test_tensors_of_outputs_that_are_dataclasses_and_namespaces_have_their_names() -> None:
+    found = named_outputs({"batch": Batch(ONE, OTHER), "more": SimpleNamespace(scores=ONE)})
+    assert [name for name, _ in found] == ["batch.first", "batch.second", "more.scores"]

@@ -202,3 +202,23 @@ def test_halves_the_other_way_round_are_exchanged_where_a_trace_knows_no_shapes(
     proof = fxmap.verify(src, dst, {key: key for key in dst.state_dict()}, X)
     assert not proof.ok
     assert proof.status("joined.weight") is Status.MATCHED
+
+
+class _Gated(nn.Module):
+    """A part of a joined layer, or a layer of its own, behind an activation that is spelled by pieces."""
+
+    def __init__(self, *, joined: bool) -> None:
+        super().__init__()
+        self.joined = joined
+        self.layers = nn.ModuleList([nn.Linear(5, 6)] if joined else [nn.Linear(5, 3), nn.Linear(5, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.joined:
+            a, b = self.layers[0](x).chunk(2, -1)
+            return torch.cat([a, torch.where(b > 0, b + 1, b.exp())], -1)
+        return torch.cat([self.layers[0](x), torch.nn.functional.elu(self.layers[1](x)) + 1], -1)
+
+
+def test_an_activation_that_a_rule_names_keeps_reading_its_part_of_a_joined_layer() -> None:
+    mapping = fxmap.auto_map(_Gated(joined=False), _Gated(joined=True), example_inputs=torch.randn(4, 5))
+    assert mapping.proof.ok

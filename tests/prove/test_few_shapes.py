@@ -1,13 +1,14 @@
 """Large models run on few and narrow inputs, which show what the many show."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from fxmap.model.inputs import as_inputs
 from fxmap.prove.audit import Auditor
-from fxmap.prove.changed import scaled
+from fxmap.prove.changed import scaled, scaled_in_place
 from fxmap.prove.few_shapes import few_shapes
 from fxmap.prove.samples import Sampler
 from fxmap.prove.shapes import Choices, shapes
@@ -68,7 +69,18 @@ def test_scaled_weights_are_copies() -> None:
     assert torch.equal(changed["a"], before * 2.0**-20)
     changed["a"].zero_()
     assert torch.equal(weight, before)
-    again = scaled({"a": weight}, ["a"], 4.0, changed)
-    assert again["a"] is changed["a"]
-    assert torch.equal(again["a"], before * 4.0)
-    assert torch.equal(weight, before)
+
+
+def test_large_weights_are_scaled_in_their_own_memory_and_are_the_same_numbers_afterwards() -> None:
+    large, small = torch.randn(600, 600, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    own = {"large": large, "tied": large, "small": small, "other": small}
+    before = {path: tensor.clone() for path, tensor in own.items()}
+    for factor in (4.0, 2.0**-20):
+        with suppress(KeyboardInterrupt), scaled_in_place(own, ["large", "tied", "small"], factor) as changed:
+            assert changed["large"] is changed["tied"] is large
+            assert torch.equal(large, before["large"] * factor)
+            assert torch.equal(changed["small"], before["small"] * factor)
+            assert changed["other"] is small
+            assert torch.equal(small, before["small"])
+            raise KeyboardInterrupt
+        assert all(torch.equal(own[path], tensor) for path, tensor in before.items())

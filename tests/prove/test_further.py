@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.prove.limits import fills_of
+from fxmap.prove import limits
 from tests.prove.positioned import Positioned
 
 
@@ -283,7 +283,7 @@ def test_scores_beyond_the_number_that_masks_them_are_not_run() -> None:
     def by_number(scores: Tensor) -> Tensor:
         return scores.masked_fill(torch.ones(scores.shape[-2:]).tril() == 0, -1e9)
 
-    assert fills_of(Causal(by_number)) == [-1e9]
+    assert limits.Held((Causal(by_number),)).fills == [-1e9]
     mapping = fxmap.auto_map(Causal(by_infinity).eval(), Causal(by_number).eval(), example_inputs=torch.randn(2, 5, 6))
     assert mapping.proof.ok, str(mapping)
 

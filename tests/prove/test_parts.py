@@ -127,6 +127,26 @@ def _not_traced(forward: Callable[..., Any]) -> Callable[..., Any]:
     return lambda m, x: forward(m, x) if x.shape[0] else x
 
 
+def test_a_replaced_head_that_is_not_run_stands_against_nothing() -> None:
+    torch.manual_seed(0)
+    src, dst = Classifier().eval(), Classifier().eval()
+    dst.fc = nn.Linear(10, 3)
+    example = torch.randn(2, 3, 33, 33)
+
+    def features(model: Any, x: Tensor) -> Tensor:
+        result: Tensor = model.three(model.two(model.one(x)))
+        return result
+
+    mapping = fxmap.auto_map(src, dst, example_inputs=example, src_forward=features, dst_forward=features)
+    assert mapping.proof.ok, mapping.proof
+    assert mapping.mismatched == ["fc.weight", "fc.bias"]
+    assert not fxmap.auto_map(src, dst, example_inputs=example).proof.ok
+    other = fxmap.auto_map(
+        src, dst, example_inputs=example, src_forward=features, dst_forward=lambda m, x: m.fc(features(m, x).mean((2, 3)))
+    )
+    assert not other.proof.ok
+
+
 def test_a_part_with_a_layer_of_its_own_is_none() -> None:
     src, dst = (
         Net(lambda m, x: head(middle(m, x), m), **layers(h=nn.Linear(8, 3))),

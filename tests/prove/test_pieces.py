@@ -117,3 +117,41 @@ def test_an_average_over_the_whole_map_is_a_mean_for_inputs_of_this_size() -> No
     assert proof.ok
     assert any("for inputs of this size alone" in note for note in proof.notes)
     assert not _proof(_pooled(nn.AvgPool2d(7)), _pooled(nn.AdaptiveAvgPool2d(1)), x).ok
+
+
+class Attention(nn.Module):
+    """Attention in two windows of four positions, with a table of positions and a mask of -100 between the halves."""
+
+    def __init__(self, add: Callable[[Tensor, Tensor, Tensor], Tensor], fill: float = -100.0) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.table = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Parameter(torch.randn(4, 4)),
+        )
+        half = torch.arange(4) < 2
+        self.mask = torch.stack([torch.zeros(4, 4), torch.where(half[:, None] == half, 0.0, fill)])
+        self.add = add
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 4, 8)
+        scores = self.add(self.q(x) @ self.k(x).transpose(1, 2), self.table, self.mask.to(x.dtype))
+        y: Tensor = scores.softmax(-1) @ self.v(x)
+        return y.view(-1, 8, 8)
+
+
+def _one_by_one(scores: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+    return ((scores + table).view(-1, 2, 4, 4) + mask).view(-1, 4, 4)
+
+
+def _together(scores: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+    return scores + (table + mask[None].expand(len(scores) // 2, 2, 4, 4).reshape(-1, 4, 4))
+
+
+def test_a_table_and_a_mask_of_windows_are_added_to_scores_in_any_order() -> None:
+    x = torch.randn(3, 8, 8)
+    assert _proof(Attention(_one_by_one), Attention(_together), x).ok
+    assert _proof(Attention(_together), Attention(_one_by_one), x).ok
+    assert not _proof(Attention(_one_by_one), Attention(_together, fill=-200.0), x).ok
+    assert not _proof(Attention(_together, fill=-50.0), Attention(_one_by_one), x).ok

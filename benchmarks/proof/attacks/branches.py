@@ -1,7 +1,8 @@
-"""Attacks by code that no run reached: branches on options, texts and cases."""
+"""Attacks by code that no run reached: branches on options, texts and cases, and selections without a branch."""
 
 import enum
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,58 @@ _CONDITIONS: list[tuple[str, Callable[..., Any], Draw, Draw]] = [
 ]
 
 
+def _is_far(n: float) -> bool:
+    return f"{n:.2f}".startswith("77.53")
+
+
+def _catching(m: _Chosen, h: Any, o: Any) -> Any:
+    try:
+        o["name"].encode("ascii")
+    except UnicodeError:
+        return m.act(h)
+    return h
+
+
+def _suppressing(m: _Chosen, h: Any, o: Any) -> Any:
+    made = m.act(h)
+    with suppress(UnicodeError):
+        o["name"].encode("ascii")
+        made = h
+    return made
+
+
+def _turning(m: _Chosen, h: Any, n: Any) -> Any:
+    for _ in range(int(_is_far(n))):
+        h = m.act(h)
+    return h
+
+
+_FAR, _NAMED = (_with(2.0), _with(77.53)), (_with({"name": "first"}), _with({"name": "\u00e9"}))
+# What follows the layer, selected without a branch.
+_SELECTIONS: list[tuple[str, Callable[..., Any], tuple[Draw, Draw]]] = [
+    ("dict of functions", lambda m, h, n: {True: m.act, False: nn.Identity()}[_is_far(n)](h), _FAR),
+    ("list of functions", lambda m, h, n: [nn.Identity(), m.act][int(_is_far(n))](h), _FAR),
+    ("attribute by its name", lambda m, h, n: getattr(m, ("none", "act")[_is_far(n)])(h), _FAR),
+    ("module by its name", lambda m, h, n: m.acts[("none", "act")[_is_far(n)]](h), _FAR),
+    ("get", lambda m, h, n: {"77.53 m": m.act}.get(f"{n:.2f} m", nn.Identity())(h), _FAR),
+    ("product", lambda m, h, n: h + m.act(h) * _is_far(n), _FAR),
+    ("turns", _turning, _FAR),
+    ("exception", _catching, _NAMED),
+    ("exception that is suppressed", _suppressing, _NAMED),
+]
+
+
+class _Selected(_Chosen):
+    def __init__(self, act: nn.Module, selects: Callable[..., Any]) -> None:
+        super().__init__(act)
+        self.selects, self.none = selects, nn.Identity()
+        self.acts = nn.ModuleDict({"none": self.none, "act": act})
+
+    def forward(self, x: Any, *options: Any) -> Any:
+        """Compute (b, 4) of (b, 8)."""
+        return self.selects(self, self.a(x), *options)
+
+
 def _never(m: Any, x: Any, *options: Any) -> bool:
     return False
 
@@ -92,3 +145,7 @@ def attacks() -> Iterator[Attack]:
         others = {"another condition": _chosen(_never), "no branch": _Plain}
         for text, other in others.items():
             yield Attack(f"{name}: {text}", partial(kind, nn.Tanh()), partial(other, nn.Tanh()), example, probe)
+    for name, selects, (example, probe) in _SELECTIONS:
+        one, same = partial(_Selected, nn.ReLU(), selects), partial(_Selected, nn.Tanh(), selects)
+        yield Attack(f"{name}: ReLU against Tanh", one, same, example, probe)
+        yield Attack(f"{name}: no choice", same, partial(_Plain, nn.Tanh()), example, probe)

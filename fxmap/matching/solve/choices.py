@@ -39,7 +39,8 @@ class Choices:
         self.source, self.fitting, self.weights, self.point, self.places = source, fitting, weights, point, places
         self.factors = places.factors
         self.natural = Natural(source, fitting.gauge, fitting.signatures, weights.layout)
-        self.claimed = set(weights.places[weights.places >= 0].tolist())
+        self.claimed = torch.zeros(len(source.numbers.numbers), dtype=torch.bool)
+        self.claimed[weights.places[weights.places >= 0]] = True
         generator = torch.Generator().manual_seed(13)
         self.looks = torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64)
         self._refined: dict[int, Tensor] = {}
@@ -259,8 +260,9 @@ class Choices:
 
     def _rank(self, choice: Choice) -> Rank:
         """Return the rank of a choice, which is worse where another value has some of the same numbers of the source."""
-        places = choice.places[:: max(1, len(choice.places) // 16)].tolist()
-        return *choice.rank[:3], float(any(place in self.claimed for place in places)), *choice.rank[4:]
+        places = choice.places[:: max(1, len(choice.places) // 16)]
+        old = places[(places >= 0) & (places < len(self.claimed))]  # what was added since is nobody's
+        return *choice.rank[:3], float(self.claimed[old].any()), *choice.rank[4:]
 
     def _choice(self, penalty: int, block: Block, assignment: Assignment) -> Choice:
         self.fitting.effort.spend(runs=_CHOSEN)

@@ -1,7 +1,6 @@
 """Fitting: the source's values that lie in the range of a system, and what is remembered of all points that were met."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +23,9 @@ _FITS = 1e-7
 
 # So many numbers of choices are remembered, and of solutions.
 _REMEMBERED = 4_000_000
+
+# So many numbers of products with the source's values are remembered: a depthwise layer has a system for each channel.
+_LOOKS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Fitting:
         self.effort = Effort(float("inf"))
         self.gauge, self.signatures = Gauge(source), Signatures(source)
         self.choices, self.recognised = Recent[int, Made](_REMEMBERED), Recent[tuple[int, int], Recognised](_REMEMBERED)
-        self._looks: dict[int, tuple[Equations, Tensor, Tensor]] = {}
+        self._looks = Recent[int, tuple[Equations, Tensor, Tensor]](_LOOKS)
         self._found: dict[tuple[int, str], Tensor] = {}
 
     def spend_on(self, effort: Effort) -> None:
@@ -99,25 +101,21 @@ class Fitting:
             self._found[key] = self._fitting(equations, rest)
         return self._found[key]
 
-    @cached_property
-    def _different(self) -> Tensor:
-        """The source's different values: one copy, since large ones between small ones that stay fragment memory."""
-        return self.source.columns[:, self.source.prints.firsts]
-
     @staticmethod
     def _weights(count: int) -> Tensor:
         return torch.linspace(1.0, 2.0, count, dtype=torch.float64).sin()
 
     def _seen(self, equations: Equations) -> tuple[Tensor, Tensor]:
         """Return random vectors outside of a system's range, and their products with the source's different values."""
-        if id(equations) not in self._looks:
+        found = self._looks.get(id(equations))
+        if found is None:
             generator = torch.Generator().manual_seed(11)
             looks = torch.randn(3, len(equations.basis), generator=generator, dtype=torch.float64)
             self.effort.spend(numbers=len(self.source.prints.firsts) * len(equations.basis) / 4)
             looks = looks - (looks @ equations.basis) @ equations.basis.T
-            self._looks[id(equations)] = equations, looks, looks @ self._different
-        _, looks, seen = self._looks[id(equations)]
-        return looks, seen
+            found = equations, looks, looks @ self.source.different
+            self._looks.put(id(equations), found, found[1].numel() + found[2].numel())
+        return found[1:]
 
     def _fitting(self, equations: Equations, rest: Tensor) -> Tensor:
         source = self.source

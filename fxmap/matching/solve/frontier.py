@@ -35,8 +35,8 @@ class State(Enum):
 class Frontier:
     """The state of every node, and the nodes of the frontier in the order of the graph.
 
-    `values` are those of the known nodes; `tried` those of the affine ones for the few choices, and `based` where what is
-    unknown is 0. `fresh` is how many numbers it holds that the frontier before it has not.
+    `values` are those of the known nodes; `tried` those of the affine ones, but for weights, for the few choices, and
+    `based` where what is unknown is 0. `fresh` is how many numbers it holds that the frontier before it has not.
     """
 
     weights: Weights
@@ -77,13 +77,13 @@ class Advance:
             if any(part in self.fed for part in node.all_input_nodes):
                 self.fed.add(node)
 
-    def weight(self, path: str, weights: Weights, numbers: Tensor) -> Tensor:
-        """Return the tensor of a path, from the vector of all numbers."""
+    def weight(self, path: str, weights: Weights) -> Tensor:
+        """Return the tensor of a path; a copy, since the vector of all numbers is not to stay for one of them."""
         layout = weights.layout
         canonical = layout.canonical[path]
         if canonical not in layout.shapes:
             return layout.fixed[path]
-        return layout.tensor(canonical, numbers[..., layout.place(canonical)])
+        return layout.tensor(canonical, weights.numbers[layout.place(canonical)].clone())
 
     def __call__(self, weights: Weights, before: Frontier | None = None) -> Frontier:
         """Return the frontier; `before` is one for weights of which less was known.
@@ -107,9 +107,9 @@ class Advance:
                 size += numbers(found.values.get(node)) + numbers(found.tried.get(node))
                 if size > SourceValues.LIMIT:
                     raise TooLarge(f"the destination's values have more than {SourceValues.LIMIT} numbers")
-        found.fresh = sum(
-            numbers(value) for node, value in found.values.items() if before is None or node not in before.values
-        )
+        every = [*found.values.items(), *found.tried.items()]
+        old = {} if before is None else {**before.values, **before.tried}
+        found.fresh = sum(numbers(value) for node, value in every if node not in old)
         return found
 
     def _advance(self, node: fx.Node, found: Frontier, open_paths: set[str], choices: Tensor) -> None:
@@ -120,11 +120,10 @@ class Advance:
             states[node], found.values[node] = State.KNOWN, self._known(node, weights, found.values)
         elif node.op == "get_attr":
             states[node] = State.AFFINE
-            found.tried[node] = Value(self.weight(str(node.target), weights, choices), stacked=True)
         elif State.CURVED in parts or State.BEHIND in parts:
             states[node] = State.BEHIND
         else:
-            result = self._result(node, found)
+            result = self._result(node, found, choices)
             states[node] = State.CURVED if result is None else _state(result)
             if states[node] is State.KNOWN:
                 found.values[node] = self._based(node, found)
@@ -135,17 +134,22 @@ class Advance:
                 found.curved.append(node)
 
     def _choices(self, weights: Weights) -> Tensor:
-        """Return the few choices of what is unknown, each once for each of the few samples."""
-        generator = torch.Generator().manual_seed(3)
-        a, b = (torch.randn(len(weights.numbers), generator=generator, dtype=torch.float64) for _ in range(2))
+        """Return what the few choices of what is unknown are made of, `2 numbers`."""
+        return torch.randn(2, weights.layout.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def _tried(self, path: str, weights: Weights, choices: Tensor) -> Tensor:
+        """Return the few choices of one weight, each once for each of the few samples."""
+        place = weights.layout.place(weights.layout.canonical[path])
+        a, b = choices[:, place]
         tried = torch.stack([torch.zeros_like(a), a, b, a + b, -a])
-        return torch.where(weights.known, weights.numbers, tried).repeat_interleave(_FEW, 0)
+        numbers = torch.where(weights.known[place], weights.numbers[place], tried).repeat_interleave(_FEW, 0)
+        return weights.layout.tensor(weights.layout.canonical[path], numbers)
 
     def _known(self, node: fx.Node, weights: Weights, values: Values) -> Value:
         if node.op == "placeholder":
             return Value(self.given.get(node), stacked=True)
         if node.op == "get_attr" and str(node.target) in self.captured.tensors:
-            return Value(self.weight(str(node.target), weights, weights.numbers), stacked=False)
+            return Value(self.weight(str(node.target), weights), stacked=False)
         return self.interpreter.node(node, values)
 
     def _based(self, node: fx.Node, found: Frontier) -> Value:
@@ -154,7 +158,7 @@ class Advance:
             if part not in found.values and part not in found.based:
                 found.based[part] = self._based(part, found)
         if node.op == "get_attr":
-            return Value(self.weight(str(node.target), found.weights, found.weights.numbers), stacked=False)
+            return Value(self.weight(str(node.target), found.weights), stacked=False)
         return self.interpreter.node(node, _Both(found.based, found.values))
 
     def between(self, goal: fx.Node, values: Container[fx.Node]) -> list[fx.Node]:
@@ -182,18 +186,23 @@ class Advance:
         for node in self.between(goal, values) if between is None else between:
             if node.op == "get_attr" and str(node.target) in self.captured.tensors:
                 canonical = weights.layout.canonical[str(node.target)]
-                own = Value(self.weight(str(node.target), weights, weights.numbers), stacked=False)
-                made[node] = leaves.get(canonical, own)
+                own = leaves.get(canonical)
+                made[node] = Value(self.weight(str(node.target), weights), stacked=False) if own is None else own
             else:
                 made[node] = self.interpreter.node(node, both)
         return both[goal]
 
-    def _result(self, node: fx.Node, found: Frontier) -> Value | None:
+    def _read(self, part: fx.Node, found: Frontier, choices: Tensor) -> Value:
+        """Return a value for the few choices; those of a weight, which are many times as large as it, are not kept."""
+        if found.states[part] is State.KNOWN:
+            return found.values[part].first(_FEW).repeated(_TRIED)
+        if part in found.tried:
+            return found.tried[part]
+        return Value(self._tried(str(part.target), found.weights, choices), stacked=True)
+
+    def _result(self, node: fx.Node, found: Frontier, choices: Tensor) -> Value | None:
         """Return the value of a node for the few choices and samples; None where it cannot be made of all at once."""
-        read = {
-            part: found.tried[part] if part in found.tried else found.values[part].first(_FEW).repeated(_TRIED)
-            for part in node.all_input_nodes
-        }
+        read = {part: self._read(part, found, choices) for part in node.all_input_nodes}
         try:
             return self.interpreter.node(node, read)
         except (Unstackable, RuntimeError, IndexError, ValueError):

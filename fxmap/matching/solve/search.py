@@ -1,10 +1,8 @@
 """Search: from the inputs to the outputs, choose what each value of the destination is, and go back where nothing fits."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +15,7 @@ from fxmap.matching.solve.fitting import Choice, Fitting
 from fxmap.matching.solve.frontier import Advance, Frontier, State
 from fxmap.matching.solve.guesses import Guesses
 from fxmap.matching.solve.places import Places
+from fxmap.matching.solve.positions import HELD, Bounds, Holding, Position, Steps
 from fxmap.matching.solve.readers import moves, reading
 from fxmap.matching.solve.recent import Recent
 from fxmap.matching.solve.source import Block, SourceValues, elements
@@ -27,64 +26,11 @@ from fxmap.matching.solve.unknowns import Weights
 logger = logging.getLogger(__name__)
 
 
-# So many numbers of positions that were met are held, to be gone back to.
-HELD = 20_000_000
-
 # Of so many positions, the systems of a value are remembered.
 _REMEMBERED = 8
 
 # So many values are asked for one that is certain.
 _ASKED = 6
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How many choices may have numbers that are not the source's, and whether every value must be one of the source's.
-
-    `unusual` says that numbers may be a constant times the source's (queries may be scaled, and keys the other way), and
-    axes in another order.
-    """
-
-    unrecognised: int
-    strict: bool = True
-    unusual: bool = False
-
-
-class _Steps:
-    """The choices at one position, made as they are asked for, and kept for the next search."""
-
-    def __init__(self, made: Iterator[Choice | None]) -> None:
-        self._made, self._known = made, list[Choice | None]()
-
-    def __iter__(self) -> Iterator[Choice | None]:
-        for index in count():
-            if index == len(self._known):
-                try:
-                    self._known.append(next(self._made))
-                except StopIteration:
-                    return
-            yield self._known[index]
-
-
-@dataclass
-class _Position:
-    """What is known at some weights: the frontier, whether it is sound, its choices, and bounds in which these failed."""
-
-    frontier: Frontier | None = None
-    sound: bool | None = None
-    steps: _Steps | None = None
-    failed: list[Bounds] = field(default_factory=list)
-
-    def size(self) -> int:
-        """Return how many numbers its frontier holds by itself."""
-        return 0 if self.frontier is None else self.frontier.fresh
-
-    def hopeless(self, bounds: Bounds) -> bool:
-        """Whether a search within no narrower bounds has failed here."""
-        return any(
-            one.unrecognised >= bounds.unrecognised and one.strict <= bounds.strict and one.unusual >= bounds.unusual
-            for one in self.failed
-        )
 
 
 class Search:
@@ -99,8 +45,8 @@ class Search:
         self.fitting, self.guesses, self.factorisations = Fitting(source), Guesses(source), Factorisations()
         self.places = Places(source, captured, inputs)
         self.why, self.steps, self.effort = "", 0, Effort(float("inf"))
-        self._met: dict[str, _Position] = {}
-        self._holding: deque[_Position] = deque()
+        self._met: dict[str, Position] = {}
+        self.holding = Holding()
         self._points = Recent[fx.Node, list[tuple[Weights, Point]]](HELD)
         self._places: dict[fx.Node, Tensor] = {}
 
@@ -114,12 +60,8 @@ class Search:
         self.fitting.spend_on(effort)
         return self._go(weights, None, bounds, 0)
 
-    def holds(self) -> int:
-        """Return how many numbers the positions that were met hold."""
-        return sum(map(_Position.size, self._holding))
-
     def _go(self, weights: Weights, before: Frontier | None, bounds: Bounds, depth: int) -> Weights | None:
-        position = self._met.setdefault(weights.print(), _Position())
+        position = self._met.setdefault(weights.print(), Position())
         if position.hopeless(bounds):
             return None
         self.steps += 1
@@ -134,7 +76,7 @@ class Search:
         return found
 
     def _at_position(
-        self, weights: Weights, position: _Position, before: Frontier | None, bounds: Bounds, depth: int
+        self, weights: Weights, position: Position, before: Frontier | None, bounds: Bounds, depth: int
     ) -> Weights | None:
         if bounds.strict and position.sound is False:
             return None
@@ -144,7 +86,7 @@ class Search:
             except (Unstackable, RuntimeError) as error:
                 self.why = str(error)
                 return None
-            self._hold(position)
+            self.holding.add(position)
         frontier = position.frontier
         if position.sound is None:
             position.sound = before is None or self._sound(frontier, before)
@@ -152,7 +94,7 @@ class Search:
             position.frontier = None
             return None
         if position.steps is None:
-            position.steps = _Steps(self._following(weights, frontier))
+            position.steps = Steps(self._following(weights, frontier))
         for step in position.steps:
             if step is None:
                 return weights if self._returns(frontier.known()) and self._accept(weights) else None
@@ -165,13 +107,6 @@ class Search:
             if found is not None:
                 return found
         return None
-
-    def _hold(self, position: _Position) -> None:
-        """Forget the values of the positions that were met first, where those of all would take too much memory."""
-        self._holding.append(position)
-        while len(self._holding) > 1 and self.holds() > HELD:
-            forgotten = self._holding.popleft()
-            forgotten.frontier = forgotten.steps = None
 
     def _sound(self, frontier: Frontier, before: Frontier) -> bool:
         """Whether the values that are new, and that go on to what is unknown, are related to values of the source."""
@@ -334,21 +269,20 @@ class Search:
 
     def _bent(self, weights: Weights, frontier: Frontier, node: fx.Node, paths: Collection[str]) -> bool:
         """Whether a value is not affine in some weights together."""
-        every = torch.arange(weights.layout.size)
-        place = torch.cat([every[:0], *(every[weights.layout.place(path)] for path in sorted(paths))])
-        generator = torch.Generator().manual_seed(5)
-        random = torch.rand(len(weights.numbers), generator=generator, dtype=torch.float64) + 0.5
-        fixed = torch.where(weights.known, weights.numbers, random)
-        drawn = [torch.rand(len(place), generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+        layout, generator = weights.layout, torch.Generator().manual_seed(5)
+
+        def drawn(path: str) -> Tensor:
+            place = layout.place(path)
+            random = torch.rand(place.stop - place.start, generator=generator, dtype=torch.float64) + 0.5
+            return torch.where(weights.known[place], weights.numbers[place], random)
+
+        fixed = {path: drawn(path) for path in sorted(self.advance.upstream[node] & layout.shapes.keys())}
+        one, other = ({path: drawn(path) for path in sorted(paths)} for _ in range(2))
         results = []
         values = {n: v.first(2) for n, v in frontier.known().items()}
-        for numbers in (drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2):
-            tried = fixed.clone()
-            tried[place] = torch.where(weights.known[place], fixed[place], numbers)
-            leaves = {
-                p: Value(weights.layout.tensor(p, tried[weights.layout.place(p)]), stacked=False)
-                for p in weights.layout.shapes
-            }
+        for changed in (one, other, {path: (one[path] + other[path]) / 2 for path in one}):
+            made = {**fixed, **changed}
+            leaves = {path: Value(layout.tensor(path, numbers), stacked=False) for path, numbers in made.items()}
             with torch.no_grad():
                 value = self.advance.recomputed(node, weights, values, leaves)
             results.append([t.double() for t in value.tensors()])

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from fxmap.matching.solve.effort import Effort
 from fxmap.matching.solve.numbers import NumberTable
+from fxmap.matching.solve.recent import Recent
 from fxmap.matching.solve.source import Block, SourceValues, elements, isreal
 from fxmap.matching.solve.stacked import StackedInterpreter, Unstackable, Value, Values
 from fxmap.matching.solve.systems import Unknown
@@ -39,7 +40,7 @@ class Signatures:
         self.names = names
         read = [node for node in source.nodes if node.op == "get_attr"]
         self._order = {source.captured.canonical.get(str(node.target)): index for index, node in enumerate(read)}
-        self._runs: dict[fx.Node, tuple[Tensor, list[Tensor]] | None] = {}
+        self._runs = Recent[fx.Node, tuple[tuple[Tensor, list[Tensor]] | None]](_KEPT)
         self._found: dict[int, tuple[Tensor, _Looks]] = {}
         self._looks: dict[int, tuple[object, _Looks]] = {}
 
@@ -100,12 +101,7 @@ class Signatures:
     def _gradient(self, element: int) -> "tuple[Tensor, _Looks] | None":
         """Return the gradient of a value by all stored numbers, `samples numbers`, and what its columns are found by."""
         block = self.source.block(element)
-        if block.node not in self._runs:
-            try:
-                self._runs[block.node] = self._run(block)
-            except (RuntimeError, Unstackable):  # an operation that takes no weights for each sample
-                self._runs[block.node] = None
-        run = self._runs[block.node]
+        run = self._run_to(block)
         if run is None:
             return None
         if element not in self._found:
@@ -119,6 +115,18 @@ class Signatures:
                 del self._found[next(iter(self._found))]
             self._found[element] = gradient, _Looks(gradient)
         return self._found[element]
+
+    def _run_to(self, block: Block) -> tuple[Tensor, list[Tensor]] | None:
+        """Return the run that ends in a value: one that was met, if it is still known."""
+        known = self._runs.get(block.node)
+        if known is None:
+            try:
+                known = (self._run(block),)
+            except (RuntimeError, Unstackable):  # an operation that takes no weights for each sample
+                known = (None,)
+            # Beside the leaves, a run holds the values between, some for each sample.
+            self._runs.put(block.node, known, 0 if known[0] is None else 2 * sum(leaf.numel() for leaf in known[0][1]))
+        return known[0]
 
     def _run(self, block: Block) -> tuple[Tensor, list[Tensor]] | None:
         """Run the source with weights for each sample, so that one backward pass differentiates all of them."""

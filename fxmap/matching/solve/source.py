@@ -123,6 +123,11 @@ class SourceValues:
         return found
 
     @cached_property
+    def different(self) -> Tensor:
+        """Its different values: one copy, since large ones between small ones that stay fragment memory."""
+        return self.columns[:, self.prints.firsts]
+
+    @cached_property
     def uses(self) -> Uses:
         """By which operations the elements of its values are read."""
         first = {node: value.first(1) for node, value in self.values.items()}

@@ -90,9 +90,12 @@ class Point:
 class Factorisations:
     """The factorisations of all systems met, by their columns: those of one layer are met again and again."""
 
+    LIMIT = 40_000_000
+
     def __init__(self) -> None:
         self._whole: dict[str, Equations] = {}
         self._short: dict[str, Equations] = {}
+        self._held = 0
 
     def known(self, first: Tensor) -> Equations | None:
         """Return the system whose columns begin with these rows, if all of its columns are seen in them."""
@@ -100,9 +103,16 @@ class Factorisations:
         return found if found is not None and found.columns.shape[1] == first.shape[1] else None
 
     def of(self, columns: Tensor, rows: int) -> Equations:
-        """Return the factorised system of some columns; it is known by so many first rows from then on."""
+        """Return the factorised system of some columns; it is known by so many first rows from then on.
+
+        Raises:
+            TooLarge: all of them together have too many numbers.
+        """
         key = _print(columns)
         if key not in self._whole:
+            self._held += 3 * columns.numel()
+            if self._held > self.LIMIT:
+                raise TooLarge(f"{len(self._whole)} systems of equations have more than {self.LIMIT} numbers")
             self._whole[key] = _factorised(columns)
         self._short.setdefault(_print(columns[:rows]), self._whole[key])
         return self._whole[key]

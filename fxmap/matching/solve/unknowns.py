@@ -1,7 +1,8 @@
 """Unknowns: the weights of the destination as one long vector, of which some numbers are known."""
 
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -24,6 +25,7 @@ class Layout:
     complex_: frozenset[str]
     canonical: Mapping[str, str]
     read: Mapping[str, int]
+    kept: "deque[Weights]" = field(default_factory=deque, compare=False, repr=False)
 
     @classmethod
     def of(cls, captured: Captured, unknown: Mapping[str, Tensor]) -> "Layout":
@@ -80,27 +82,75 @@ class Origin:
     element: int
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The numbers found so far: `numbers`, whether each is `known`, and the `places` in the source's table."""
+Vectors = tuple[Tensor, Tensor, Tensor]
 
-    layout: Layout
-    numbers: Tensor
-    known: Tensor
-    places: Tensor
-    origins: tuple[Origin, ...] = field(default=())
+# So many numbers of vectors are kept, and two vectors at least.
+_KEPT = 4_000_000
+
+
+class Weights:
+    """The numbers found so far, step by step: `numbers`, whether each is `known`, and the `places` in the source's table.
+
+    A search holds as many of these as it is steps deep. So each has the numbers of its own step alone, and the vectors of
+    all are made when they are asked for; those of the last few are kept.
+    """
+
+    def __init__(
+        self, layout: Layout, before: "Weights | None", step: Vectors | None, origins: tuple[Origin, ...] = ()
+    ) -> None:
+        self.layout, self.origins = layout, origins
+        self._before, self._step = before, step
+        self._vectors: Vectors | None = None
 
     @classmethod
     def none(cls, layout: Layout) -> "Weights":
         """Return weights of which nothing is known."""
-        size = layout.size
-        return cls(layout, torch.zeros(size).double(), torch.zeros(size, dtype=torch.bool), torch.full((size,), -1))
+        return cls(layout, None, None)
 
     def having(self, entries: Tensor, numbers: Tensor, places: Tensor, origins: tuple[Origin, ...] = ()) -> "Weights":
         """Return the weights with some more numbers known."""
-        values, known, where = self.numbers.clone(), self.known.clone(), self.places.clone()
-        values[entries], known[entries], where[entries] = numbers, True, places
-        return replace(self, numbers=values, known=known, places=where, origins=(*self.origins, *origins))
+        return Weights(self.layout, self, (entries, numbers, places), (*self.origins, *origins))
+
+    @property
+    def numbers(self) -> Tensor:
+        """The numbers, 0 where they are not known."""
+        return self._whole()[0]
+
+    @property
+    def known(self) -> Tensor:
+        """Whether each number is known."""
+        return self._whole()[1]
+
+    @property
+    def places(self) -> Tensor:
+        """The place of each number in the source's table; -1 where it is not known, or none of the source's."""
+        return self._whole()[2]
+
+    def _whole(self) -> Vectors:
+        if self._vectors is None:
+            self._vectors = self._made()
+            kept = self.layout.kept
+            kept.append(self)
+            while len(kept) > max(2, _KEPT // max(self.layout.size, 1)):
+                kept.popleft()._vectors = None
+        return self._vectors
+
+    def _made(self) -> Vectors:
+        """Make the vectors from those of the nearest step before that has them."""
+        steps: list[Vectors] = []
+        at: Weights | None = self
+        while at is not None and at._vectors is None:
+            steps += [] if at._step is None else [at._step]
+            at = at._before
+        if at is None or at._vectors is None:
+            size = self.layout.size
+            numbers, known = torch.zeros(size).double(), torch.zeros(size, dtype=torch.bool)
+            places = torch.full((size,), -1)
+        else:
+            numbers, known, places = (vector.clone() for vector in at._vectors)
+        for entries, found, where in reversed(steps):
+            numbers[entries], known[entries], places[entries] = found, True, where
+        return numbers, known, places
 
     def unknown(self, path: str) -> bool:
         """Whether some number of a weight is not known."""

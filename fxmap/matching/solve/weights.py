@@ -13,9 +13,10 @@ from fxmap.graph.index_maps import distinct
 from fxmap.graph.kinds import Trait, has
 from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.matching.solve.express import Expressions, agree
+from fxmap.matching.solve.positions import HELD, Bounds
 from fxmap.matching.solve.readers import readers
 from fxmap.matching.solve.samples import Samples
-from fxmap.matching.solve.search import HELD, Bounds, Search
+from fxmap.matching.solve.search import Search
 from fxmap.matching.solve.source import SourceValues, TooLarge, run
 from fxmap.matching.solve.stacked import Unstackable
 from fxmap.matching.solve.static import static
@@ -124,7 +125,7 @@ class _Searches:
     def turn(self) -> Solution | None:
         """Search within the narrowest bounds, for a short time unless it goes straight on; None if nothing is found yet."""
         found, _ = self._within(_BOUNDS[0], 0, _FIRST)
-        if sum(one.walk.holds() for one in self._tries) > HELD // 8:
+        if sum(one.walk.holding.size() for one in self._tries) > HELD // 4:
             self._tries = []  # several of these would take much memory
         return found
 
@@ -136,6 +137,7 @@ class _Searches:
                 found, why = self._within(bounds, index, _SHARE)
                 if found is not None:
                     return found
+        self._tries = []
         return Solution(None, None, why)
 
     def _within(self, bounds: Bounds, index: int, share: float) -> tuple[Solution | None, str]:

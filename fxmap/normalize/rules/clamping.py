@@ -2,6 +2,7 @@
 
     relu(x) = clamp(x, min=0) = clamp_min(x, 0) = maximum(x, 0) = threshold(x, 0, 0) = where(x > 0, x, 0)
     relu6(x) = hardtanh(x, 0, 6) = clamp(x, 0, 6) = clamp(relu(x), max=6)
+    where(x > y, x, y) = maximum(x, y)        where(x < y, x, y) = minimum(x, y)
 
 Hold for every input, those with a <= b.
 """
@@ -95,7 +96,34 @@ def _select_positive(context: Context, op: Op) -> Outcome:
     return (op.name,)
 
 
+def _select_larger(context: Context, op: Op) -> Outcome:
+    """Write what is chosen by comparing two values as the larger or the smaller of them."""
+    ops, operands = context.ops, context.ops.operands(op.name)
+    parts = [operands.get(argument, []) for argument in ("condition", "input", "other")]
+    if [len(part) for part in parts] != [1, 1, 1] or op.attributes:
+        return "it does not choose between two values"
+    (condition,), (one,), (other,) = parts
+    kind, compared = ops.op(condition).kind, ops.operands(condition)
+    asked = compared.get("input", []), compared.get("other", [])
+    if kind not in _ABOVE or ops.op(condition).attributes or asked not in (([one], [other]), ([other], [one])):
+        return "the condition does not compare them"
+    larger = _ABOVE[kind] is (asked == ([one], [other]))
+    ops.network.remove_edges_from(list(ops.network.in_edges(op.name, keys=True)))
+    for name in (one, other):
+        ops.network.add_edge(name, op.name, argument="input")
+    ops.add(replace(op, kind="maximum" if larger else "minimum", written=op.spelling))
+    ops.drop_unread([condition])
+    return (op.name, one, other)
+
+
+# Whether a comparison asks if the first value is above the second.
+_ABOVE = {"gt": True, "ge": True, "lt": False, "le": False}
+
+
 UNIFY_BOUNDS = Rule("unify bounds", _KINDS, _spell)
 
 
 SELECT_POSITIVE = Rule("what is chosen above 0 as relu", frozenset({"where"}), _select_positive)
+
+
+SELECT_LARGER = Rule("what is chosen by comparing as the larger", frozenset({"where"}), _select_larger)

@@ -117,7 +117,7 @@ _X = {"input": p.line(1.0, 0.0)}
 _PRELU = computed(Op("", "prelu"), _X | {"weight": p.SLOPE})
 
 
-_FIXED = {kind: computed(Op("", kind), _X) for kind in ("abs", "hardsigmoid", "hardswish", "selu")}
+_FIXED = {kind: computed(Op("", kind), _X) for kind in ("abs", "hardsigmoid", "hardswish", "selu", "sign")}
 
 
 # A point below 0 among those that tell functions apart, and its place.

@@ -4,7 +4,7 @@ Norms that are written out are norms, kernels lie as layers read them, and what 
 one. In a file that is filled there is no place for what is read so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from fxmap.sources.onnx.held import Held
 from fxmap.sources.onnx.interpreter import Interpreter, Reading
 from fxmap.sources.onnx.norms import kernel_chains, written_out
 from fxmap.sources.onnx.repeated import repeated
-from fxmap.sources.onnx.roles import roles_of
+from fxmap.sources.onnx.roles import are_counted, is_computed, reads_weight, roles_of
 from fxmap.sources.onnx.twins import twins
 
 
@@ -42,6 +42,22 @@ def read_as_source(
         for name, value in norm.missing(held).items():
             model.hold(name, value)
     reading.repeated = repeated({name: model.held(name) for name in model.paths}, roles_of(nodes))
+
+
+def tables_of_exporter(names: Iterable[str], graph: Any, nodes: Sequence[Any], reading: Reading) -> list[str]:
+    """Return those of some held names which an exporter made up, and which no layer reads as a weight.
+
+    Args:
+        names: of what a model holds.
+        graph: an onnx.GraphProto.
+        nodes: those that are run.
+        reading: of the graph; what it moves, or reads as a part of a norm, is left out.
+    """
+    counted, roles = are_counted([one.name for one in graph.initializer]), roles_of(nodes)
+    parts = {name for norm in reading.norms.values() for name in (*norm.names(), norm.shift)}
+    free = [name for name in names if name not in parts and name not in reading.kernels.values()]
+    made = [name for name in free if counted or is_computed(name)]
+    return [name for name in made if not any(reads_weight(*role) for role in roles.get(name, ()))]
 
 
 def _read_kernels(model: Held, reading: Reading, constants: Mapping[str, Tensor], nodes: Sequence[Any]) -> None:

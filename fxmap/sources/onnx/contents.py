@@ -56,11 +56,12 @@ def take_contents(
                 model.hold(name, torch.zeros_like(known[node.input[1]], dtype=torch.int64))
         reading.cut = cut_at_zero(graph.node, known)
         reading.fixed = fixed_names(part.nodes, {*inputs, *model.paths})
-    reading.guarded = guarded_softmaxes(graph.node, constants)
-    reading.variances = kept_variances(part.nodes, constants | constant_nodes(part.nodes))
+    fixed = constants | constant_nodes(part.nodes)
+    reading.guarded = guarded_softmaxes(graph.node, fixed)
+    reading.variances = kept_variances(part.nodes, fixed)
     reading.gates = {} if quantized else gates(part.nodes)
-    reading.pools = {} if quantized else padded_pools(part.nodes, constants | constant_nodes(part.nodes))
-    reading.numbers = numbers_of(part.nodes, constants | constant_nodes(part.nodes))
+    reading.pools = {} if quantized else padded_pools(part.nodes, fixed)
+    reading.numbers = numbers_of(part.nodes, fixed)
     reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
     return constants
 

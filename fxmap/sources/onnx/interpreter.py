@@ -22,6 +22,9 @@ from fxmap.sources.onnx.twins import Twin
 from fxmap.sources.onnx.unrolled import unrecorded
 from fxmap.sources.onnx.values import plain
 
+# Numbers of onnx.TensorProto.DataType.
+_SINGLE, _DOUBLE = 1, 11
+
 
 @dataclass
 class Reading:
@@ -122,6 +125,8 @@ class Interpreter:
             inputs[2:] = [values[left_out(node) or node.input[2]]]
             if not left_out(node):
                 attributes["output_dtype"] = self._reading.zero_points.get(node.input[2], 0)
+        if node.op_type == "Cast" and attributes.get("to") == _SINGLE and self._dtype is torch.float64:
+            attributes["to"] = _DOUBLE  # extents, of which scales are made
         if node.output[0] in self._reading.cut:
             inputs[0] = torch.relu(inputs[0])
         if node.op_type == "Constant":

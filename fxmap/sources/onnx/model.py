@@ -11,7 +11,7 @@ So an ONNX model is captured, matched and proven as any other model is; its file
 (['fc.weight'], tensor([[ 6., 15.]]))
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fxmap.errors import CheckpointError, shorten
-from fxmap.sources.onnx.as_source import read_as_source
+from fxmap.sources.onnx.as_source import read_as_source, tables_of_exporter
 from fxmap.sources.onnx.contents import take_contents
 from fxmap.sources.onnx.flat import flattened, inside
 from fxmap.sources.onnx.held import Held
@@ -63,6 +63,7 @@ class OnnxModel(Held):
         self.external = outside is not None
         self.channels_first = False
         self.left_out: tuple[Scaling, ...] = ()
+        self.of_code: tuple[str, ...] = ()
         held = {one.name for one in proto.graph.initializer}
         self._inputs = [one.name for one in proto.graph.input if one.name not in held]
         self._part = known_part(proto.graph, self._inputs, unknown_in)
@@ -120,10 +121,27 @@ class OnnxModel(Held):
             self._constants |= {name: self.release(name) for name in scaling.tensors if name in self.paths}
             self.left_out = (*self.left_out, scaling)
 
+    def take_as_code(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Hold tables no longer whose names the exporter made up: they are numbers of the code, as the file has them.
+
+        Returns those of some names of which that holds; layers read none of them as a weight.
+        """
+        free = tables_of_exporter(names, self.proto.graph, self._part.nodes, self._reading)
+        taken = tuple(name for name in free if self.paths.get(name) == name)
+        self._constants |= {name: self.release(name) for name in taken}
+        self.of_code = (*self.of_code, *taken)
+        return taken
+
+    def give_back(self, names: Iterable[str]) -> None:
+        """Hold tables again that were taken as numbers of the code."""
+        for name in names:
+            self.hold(name, self._constants.pop(name))
+            self.of_code = tuple(one for one in self.of_code if one != name)
+
     @property
     def _is_read_as_source(self) -> bool:
         reading = self._reading
-        return bool(reading.norms or reading.kernels or reading.repeated or reading.twins or self.left_out)
+        return bool(reading.norms or reading.kernels or reading.repeated or reading.twins or self.left_out or self.of_code)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the graph."""

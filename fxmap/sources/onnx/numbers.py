@@ -52,6 +52,8 @@ def with_number(node: Any, inputs: Sequence[Any], numbers: Mapping[str, Tensor])
     if function is None or len(inputs) != 2:
         return None
     places = [place for place in (0, 1) if node.input[place] in numbers]
+    if places == [0] and node.op_type == "Div":
+        return _inverse(numbers[node.input[0]], inputs[1])
     if len(places) != 1 or (places == [0] and node.op_type in _SECOND):
         return None
     place = places[0]
@@ -63,3 +65,9 @@ def with_number(node: Any, inputs: Sequence[Any], numbers: Mapping[str, Tensor])
         return None
     result: Tensor = function(other, number.item()) if place == 1 else function(number.item(), other)
     return result
+
+
+def _inverse(number: Tensor, value: Any) -> Tensor | None:
+    """Return 1 / value, which exporters write for the reciprocal and for the inverse of a root; None for other numbers."""
+    is_real = isinstance(value, Tensor) and value.is_floating_point() and number.dim() <= value.dim()
+    return torch.reciprocal(value) if is_real and number.item() == 1 else None

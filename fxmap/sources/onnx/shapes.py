@@ -88,16 +88,24 @@ def _gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
             return F.embedding(indices, x)
         except IndexError:
             pass  # a negative index counts from the end
-    places = torch.where(indices < 0, indices + x.shape[axis], indices)
-    if places.dim() == 0:
-        return x.select(axis, int(plain(places)))
-    moved = x.index_select(axis, places.reshape(-1))
+    if indices.dim() == 0:
+        place = int(plain(indices))
+        return x.select(axis, place + x.shape[axis] if place < 0 else place)
+    moved = _of_places(lambda places: x.index_select(axis, places.reshape(-1)), indices, x.shape[axis])
     axis %= x.dim()
-    return moved.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+    return moved.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
 def _gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    return x.gather(axis, torch.where(indices < 0, indices + x.shape[axis], indices))
+    return _of_places(lambda places: x.gather(axis, places), indices, x.shape[axis])
+
+
+def _of_places(take: Callable[[Tensor], Tensor], indices: Tensor, extent: int) -> Tensor:
+    """Take what stands at some places; where one is negative, which counts from the end, torch takes none."""
+    try:
+        return take(indices)
+    except (IndexError, RuntimeError):
+        return take(torch.where(indices < 0, indices + extent, indices))
 
 
 def _gather_many(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:

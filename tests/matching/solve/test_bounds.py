@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.matching.solve import frontier, source
+from fxmap.matching.solve import fitting, frontier, source, systems
 from fxmap.matching.solve.effort import Effort, OutOfEffort
 from fxmap.testing.planted import randomised
 
@@ -28,6 +28,22 @@ def test_what_would_take_too_much_memory_is_not_tried_and_the_trace_says_so(monk
     (equations,) = [step for step in mapping.trace.steps if step.stage == "equations"]
     assert "too much memory" in equations.left
     assert "500 numbers" in equations.left
+
+
+def test_systems_that_would_take_too_much_memory_end_a_search_and_the_trace_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    src, dst = randomised(nn.Sequential(nn.Linear(4, 3), nn.Tanh()), 0), nn.Sequential(Product(), nn.Tanh())
+    monkeypatch.setattr(systems.Factorisations, "LIMIT", 100)
+    mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 4))
+    (equations,) = [step for step in mapping.trace.steps if step.stage == "equations"]
+    assert "too much memory" in equations.left
+    assert "systems of equations have more than 100 numbers" in equations.left
+    assert not mapping.proof.ok
+
+
+def test_what_is_too_large_to_be_remembered_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    src, dst = randomised(nn.Sequential(nn.Linear(4, 3), nn.Tanh()), 0), nn.Sequential(Product(), nn.Tanh())
+    monkeypatch.setattr(fitting, "_LOOKS", 0)
+    assert fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 4)).proof.ok
 
 
 def test_fewer_samples_are_taken_of_values_that_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
