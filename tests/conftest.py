@@ -29,6 +29,12 @@ def fbgemm() -> Iterator[None]:
 
 
 @pytest.fixture
+def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a search for weights end soon, in a test of how a difference is named: in vain, it takes all of its effort."""
+    monkeypatch.setattr("fxmap.matching.solve.weights.MOST", 0.5)
+
+
+@pytest.fixture
 def quiet() -> Iterator[None]:
     """Say nothing of what torch is to give up: its ways to quantize warn at every step."""
     with warnings.catch_warnings():

@@ -165,6 +165,7 @@ def convert(
 
     Exit status: 0 proven; 1 written but not proven, or incomplete and not written; 2 wrong use; 3 refused input.
     """
+    verify: Verify = ("warn" if unproven else True) if prove else False
     if not is_folder(output):
         if dcp:
             raise UsageError("--dcp writes a folder: give --output a name without a suffix")
@@ -180,7 +181,7 @@ def convert(
             inputs,
             into,
             strict,
-            unproven,
+            verify,
             absorb_eps,
             allow_code,
         )
@@ -190,7 +191,6 @@ def convert(
         raise UsageError(
             "--calibration, --into and --absorb-eps need an output file (.safetensors, .pt, .pth), not a folder"
         )
-    verify: Verify = ("warn" if unproven else True) if prove else False
     stream = streaming.Conversion(
         checkpoint, src, dst, output, keep, force, weights, inputs, strict, verify, shard_size, dtype, dcp
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fxmap.api.automap import auto_map
 from fxmap.api.loading import load
+from fxmap.api.verdict import Verify
 from fxmap.api.verification import verify
 from fxmap.cli.references import UsageError, carried, parse, resolve
 from fxmap.errors import MappingError, ProofWarning, shorten
@@ -56,7 +57,7 @@ def map_models(
         mapping.to_html(html, title=f"{src} to {dst}")
     written = "" if html is None else f"\nwrote {html}"
     text = mapping.summary(all_keys, lambda step: step.on_command_line(src, dst))
-    return Outcome(text + written, data_of(mapping), mapping.ok)
+    return Outcome(text + written, _data(mapping), mapping.ok)
 
 
 def verify_file(src: str, dst: str, file: Path, inputs: str | None = None, allow_code: bool = False) -> Outcome:
@@ -123,7 +124,7 @@ class Conversion:
     inputs: str | None = None
     into: str | None = None
     strict: bool = True
-    unproven: bool = False
+    verify: Verify = True
     absorb_eps: bool = False
     allow_code: bool = False
 
@@ -149,7 +150,7 @@ class Conversion:
                 example_inputs=_inputs(target, None, self.inputs),
                 into=self.into,
                 strict=self.strict,
-                verify="warn" if self.unproven else True,
+                verify=self.verify,
                 absorb_eps=self.absorb_eps,
                 allow_code=self.allow_code,
             )
@@ -159,10 +160,7 @@ class Conversion:
                 target.save(self.output, self.force)
             else:
                 save(state, self.output, overwrite=self.force)
-        written = f"wrote {self.output}: {len(mapping)} of {len(state)} tensors from {self.checkpoint}"
-        notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
-        data = data_of(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}
-        return Outcome("\n".join([str(mapping), written]), data, mapping.ok)
+        return outcome_of(mapping, self.checkpoint, self.output, len(state))
 
 
 # What a name refers to: a model, weights, or both.
@@ -253,7 +251,15 @@ def shape_of(value: Any) -> str:
     return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
-def data_of(mapping: KeyMapping) -> dict[str, Any]:
+def outcome_of(mapping: KeyMapping, checkpoint: str, output: Path, keys: int) -> Outcome:
+    """Say what was written to a file or a folder of so many keys."""
+    written = f"wrote {output}: {len(mapping)} of {keys} tensors from {checkpoint}"
+    notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
+    data = _data(mapping) | {"output": str(output), "written": len(mapping), "notes": notes}
+    return Outcome("\n".join([str(mapping), written]), data, mapping.ok)
+
+
+def _data(mapping: KeyMapping) -> dict[str, Any]:
     """Return a mapping and its proof as data for JSON."""
     data: dict[str, Any] = json.loads(mapping.to_json())
     return data | {"proof": _proof(mapping.proof)}

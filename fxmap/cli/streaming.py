@@ -12,11 +12,10 @@ import torch
 from fxmap.api.comparison import verify_files as compare_files
 from fxmap.api.conversion import convert
 from fxmap.api.verdict import Verify
-from fxmap.cli.commands import Outcome, data_of, example, read_mapping
+from fxmap.cli.commands import Outcome, example, outcome_of, read_mapping
 from fxmap.cli.references import UsageError, on_meta
 from fxmap.errors import ProofWarning
 from fxmap.files.reading import existing
-from fxmap.mapping.findings import NoteKind
 from fxmap.streaming.folder import said
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -123,8 +122,4 @@ class Conversion:
                 layout="dcp" if self.dcp else "safetensors",
                 progress=_Clock(report),
             )
-        total = len(dst.state_dict())
-        written = f"wrote {self.output}: {len(mapping)} of {total} tensors from {self.checkpoint}"
-        notes = [str(note) for note in mapping.knowledge.notes_of(NoteKind.CHECKPOINT)]
-        data = data_of(mapping) | {"output": str(self.output), "written": len(mapping), "notes": notes}
-        return Outcome("\n".join([str(mapping), written]), data, mapping.ok)
+        return outcome_of(mapping, self.checkpoint, self.output, len(dst.state_dict()))

@@ -88,6 +88,7 @@ def test_what_only_looks_like_a_norm_stays_what_it_is(formula: Formula) -> None:
     assert not mapping.proof.ok
 
 
+@pytest.mark.usefixtures("little_effort")
 def test_an_eps_of_another_size_is_a_difference() -> None:
     dst = _net(lambda channels: nn.BatchNorm2d(channels, eps=1e-3))
     mapping = fxmap.auto_map(_net(lambda channels: Frozen(channels, _textbook)), dst, example_inputs=X)

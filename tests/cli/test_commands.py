@@ -278,3 +278,11 @@ def test_convert_into_a_folder_streams_and_says_how_far_it_is(
     assert run(*arguments, "--force", "--no-proof")[0] == 1
     assert run(*arguments, "--force", "--shard-size", "5 parsecs")[0] == 2
     assert run(*arguments, "--force", "--dtype", "int8")[0] == 2
+
+
+def test_convert_into_a_file_runs_no_model_where_that_is_asked_for(run: Any, tmp_path: Path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "a.pth")
+    arguments = ("convert", str(tmp_path / "a.pth"), "--src", LINEAR, "--dst", LINEAR, "-o", str(tmp_path / "b.pth"))
+    status, out, _ = run(*arguments, "--no-proof", "--json")
+    assert (status, json.loads(out)["proof"]["ok"]) == (1, False)
+    assert run(*arguments, "--force")[0] == 0

@@ -128,6 +128,7 @@ def test_half_precision_dynamic_layers_are_refused() -> None:
         fxmap.auto_map(nn.Sequential(nn.LSTM(4, 4)), dst, example_inputs=torch.zeros(2, 2, 4))
 
 
+@pytest.mark.usefixtures("little_effort")
 def test_attention_that_torch_quantizes_into_another_function_is_named() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

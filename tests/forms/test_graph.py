@@ -156,6 +156,7 @@ def test_calibration_without_ranges_names_what_to_build(name: str) -> None:
         fxmap.transfer(branches(1), _form(name, 2), calibration=DATA)
 
 
+@pytest.mark.usefixtures("little_effort")
 def test_eps_that_preparing_for_qat_loses_is_named() -> None:
     # torchao puts the batch norms of its own pattern, whose eps is 1e-5, in the place of the model's.
     mapping = fxmap.auto_map(branches(1, eps=1e-3), _form("pt2e-x86-qat", 2))
