@@ -20,6 +20,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from fxmap.expressions.arithmetic import Shifted
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
@@ -229,7 +230,11 @@ class Examiner:
         `copies` holds the weights, to be overwritten by the next ones.
         """
         canonical = self.plan.src.main.canonical
-        mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
+        keys = self.mapping.sources()
+        if factor < 1:
+            # Code that adds a number to a weight, in float32, has no digits left of a small one.
+            keys -= {key for made in self.mapping.values() if isinstance(made, Shifted) for key in made.sources()}
+        mapped = {canonical[path] for path in held(self.plan.src, keys)}
         chosen = [
             path for path, tensor in self.weights.src.items() if canonical[path] in mapped and _is_weight(tensor, factor)
         ]
