@@ -173,26 +173,26 @@ def _map(problem: Problem) -> KeyMapping:
     if plan is None or not problem.run:
         return mapping
     found = _by_runs(problem, mapping, plan) if len(mapping) else mapping
-    if found.proof.refuted and (again := _with_tables_of_code(problem, found)) is not None:
-        return again
+    if found.proof.refuted:
+        found, plan = _with_tables_of_code(problem, found, plan)
     # Equations are solved with whole tensors in memory.
     if is_large(problem.dst):
         return found
     return _by_equations(problem, plan, found) if _is_open(found, plan) else _realigned(problem, plan, found)
 
 
-def _with_tables_of_code(problem: Problem, refuted: KeyMapping) -> KeyMapping | None:
-    """Map anew with the tables of a file that no key is made of as numbers of its code; None where that shows nothing."""
-    if any(key not in refuted.knowledge.unread for key in (*refuted.missing, *refuted.mismatched)):
-        return None
-    taken = take_as_code(problem.src, refuted.unexpected)
+def _with_tables_of_code(problem: Problem, refuted: KeyMapping, plan: Plan) -> tuple[KeyMapping, Plan]:
+    """Map anew with the tables of a file that no key is made of as numbers of its code, where a run refutes no more then."""
+    taken = take_as_code(problem.src, refuted.unexpected, problem.dst)
     if not taken:
-        return None
-    again = _map(problem)
-    if again.proof.forwards and not again.proof.refuted:
-        return again
+        return refuted, plan
+    mapping, other = _solved(problem)
+    if other is not None and len(mapping) >= len(refuted):
+        again = _by_runs(problem, mapping, other)
+        if again.proof.forwards and not again.proof.refuted:
+            return again, other
     give_back(problem.src, taken)
-    return None
+    return refuted, plan
 
 
 def _is_open(mapping: KeyMapping, plan: Plan) -> bool:

@@ -78,7 +78,7 @@ def verify(
         refuse_no_model(name, model, "A file without its graph cannot be run: give the model that it was saved from")
     refuse_uninitialised(source=ours, destination=theirs)
     _check_keys(by_hand, ours, theirs)
-    take_as_code(ours, set(ours.state_dict()) - by_hand.sources())
+    take_as_code(ours, set(ours.state_dict()) - by_hand.sources(), theirs)
     given = Given.of(example_inputs, dst_inputs, models=(ours, theirs))
     one, other = runnable(ours, theirs, streamed)
     with recording() as steps:

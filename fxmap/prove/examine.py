@@ -20,6 +20,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from fxmap.expressions.arithmetic import Shifted
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.matching.plan import Plan
 from fxmap.model.inputs import Inputs
@@ -224,7 +225,11 @@ class Examiner:
     def _with_other_weights(self, found: Audit, factor: float, choices: Sequence[Both]) -> Audit:
         """Run again with all weights that the mapping reads scaled; biases are not enlarged, which would hide the inputs."""
         canonical = self.plan.src.main.canonical
-        mapped = {canonical[path] for path in held(self.plan.src, self.mapping.sources())}
+        keys = self.mapping.sources()
+        if factor < 1:
+            # Code that adds a number to a weight, in float32, has no digits left of a small one.
+            keys -= {key for made in self.mapping.values() if isinstance(made, Shifted) for key in made.sources()}
+        mapped = {canonical[path] for path in held(self.plan.src, keys)}
         chosen = [
             path for path, tensor in self.weights.src.items() if canonical[path] in mapped and _is_weight(tensor, factor)
         ]

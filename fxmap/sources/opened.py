@@ -114,16 +114,28 @@ def unpacked(src: Any, dst: Any, example_inputs: Any, allow_code: bool = False) 
     return one, other, example_inputs
 
 
-def take_as_code(src: object, unread: Iterable[str]) -> tuple[str, ...]:
+def take_as_code(src: object, unread: Iterable[str], dst: nn.Module) -> tuple[str, ...]:
     """Take tables of an ONNX file, of which no key of the destination is made, as numbers of its code; return their names.
 
     Exporters compute beforehand what code makes of constants (cosines of positions, slopes by distance, masks), and do the
-    same to weights, so that names do not tell them apart.
+    same to weights, so that names do not tell them apart. What holds the numbers of a buffer that the destination keeps out
+    of its state dict is such a table as well, under whatever name.
 
-    >>> take_as_code(nn.Linear(2, 2), ["weight"])
+    >>> take_as_code(nn.Linear(2, 2), ["weight"], nn.Linear(2, 2))
     ()
     """
-    return src.take_as_code(unread) if isinstance(src, OnnxModel) else ()
+    if not isinstance(src, OnnxModel):
+        return ()
+    kept = set(dst.state_dict())
+    buffers = [value for name, value in dst.named_buffers() if name not in kept and value.is_floating_point()]
+    unread = list(unread)
+    same = {name for name in unread if any(_are_equal(src.held(name), value) for value in buffers)}
+    return src.take_as_code(unread, same)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    alike = one.is_floating_point() and one.numel() == other.numel() and not other.is_meta and one.device == other.device
+    return alike and torch.allclose(one.detach().flatten().float(), other.flatten().float(), rtol=1e-6, atol=0.0)
 
 
 def give_back(src: object, taken: Iterable[str]) -> None:

@@ -25,6 +25,19 @@ class Inverse(nn.Module):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
 
 
+class Plus(nn.Module):
+    """A norm whose code adds one to its weight in single precision, which the exporter does beforehand; and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids, self.fc, self.weight = nn.Embedding(9, 4), nn.Linear(4, 6), nn.Parameter(torch.zeros(6))
+        self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(self.ids(x) * self.get_buffer("scale"))
+        return (1.0 + self.weight.float()) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
 class Masked(nn.Module):
     """Attention with a mask, whose softmax the exporter guards against rows of which nothing is left."""
 
@@ -79,7 +92,13 @@ def test_tables_that_no_key_is_made_of_are_numbers_of_the_code(tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("kind", "x"), [(Inverse, torch.randn(2, 4)), (Masked, torch.randn(2, 5, 4)), (Counted, torch.randint(0, 9, (2, 7)))]
+    ("kind", "x"),
+    [
+        (Inverse, torch.randn(2, 4)),
+        (Plus, torch.randint(0, 9, (2, 7))),
+        (Masked, torch.randn(2, 5, 4)),
+        (Counted, torch.randint(0, 9, (2, 7))),
+    ],
 )
 def test_a_model_is_proven(kind: type[nn.Module], x: Tensor, tmp_path: Path) -> None:
     src, dst = randomised(kind(), 1), randomised(kind(), 2)

@@ -4,7 +4,7 @@ Norms that are written out are norms, kernels lie as layers read them, and what 
 one. In a file that is filled there is no place for what is read so.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -44,11 +44,14 @@ def read_as_source(
     reading.repeated = repeated({name: model.held(name) for name in model.paths}, roles_of(nodes))
 
 
-def tables_of_exporter(names: Iterable[str], graph: Any, nodes: Sequence[Any], reading: Reading) -> list[str]:
+def tables_of_exporter(
+    names: Iterable[str], also: Collection[str], graph: Any, nodes: Sequence[Any], reading: Reading
+) -> list[str]:
     """Return those of some held names which an exporter made up, and which no layer reads as a weight.
 
     Args:
         names: of what a model holds.
+        also: those of them that count as made up.
         graph: an onnx.GraphProto.
         nodes: those that are run.
         reading: of the graph; what it moves, or reads as a part of a norm, is left out.
@@ -56,7 +59,7 @@ def tables_of_exporter(names: Iterable[str], graph: Any, nodes: Sequence[Any], r
     counted, roles = are_counted([one.name for one in graph.initializer]), roles_of(nodes)
     parts = {name for norm in reading.norms.values() for name in (*norm.names(), norm.shift)}
     free = [name for name in names if name not in parts and name not in reading.kernels.values()]
-    made = [name for name in free if counted or is_computed(name)]
+    made = [name for name in free if counted or name in also or is_computed(name)]
     return [name for name in made if not any(reads_weight(*role) for role in roles.get(name, ()))]
 
 

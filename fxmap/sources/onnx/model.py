@@ -11,7 +11,7 @@ So an ONNX model is captured, matched and proven as any other model is; its file
 (['fc.weight'], tensor([[ 6., 15.]]))
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,12 @@ class OnnxModel(Held):
             self._constants |= {name: self.release(name) for name in scaling.tensors if name in self.paths}
             self.left_out = (*self.left_out, scaling)
 
-    def take_as_code(self, names: Iterable[str]) -> tuple[str, ...]:
+    def take_as_code(self, names: Iterable[str], also: Collection[str] = ()) -> tuple[str, ...]:
         """Hold tables no longer whose names the exporter made up: they are numbers of the code, as the file has them.
 
-        Returns those of some names of which that holds; layers read none of them as a weight.
+        Returns those of some names of which that holds, or which are in `also`; layers read none of them as a weight.
         """
-        free = tables_of_exporter(names, self.proto.graph, self._part.nodes, self._reading)
+        free = tables_of_exporter(names, also, self.proto.graph, self._part.nodes, self._reading)
         taken = tuple(name for name in free if self.paths.get(name) == name)
         self._constants |= {name: self.release(name) for name in taken}
         self.of_code = (*self.of_code, *taken)
