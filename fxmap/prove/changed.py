@@ -82,10 +82,18 @@ def is_moved(expected: Named, found: Named, change: Changed) -> bool:
     """Whether a change of tensors has moved outputs; values that are no numbers do not count where the change is strange."""
     if len(expected) != len(found):
         return True
-    pairs = [(one, other) for (_, one), (_, other) in zip(expected, found, strict=True)]
+    pairs = [_without_the_same(one, other) for (_, one), (_, other) in zip(expected, found, strict=True)]
     if change.strange and any(_is_finite(one) and not _is_finite(other) for one, other in pairs):
         return False
     return any(difference(one, other, None) > change.least for one, other in pairs)
+
+
+def _without_the_same(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two outputs, with 0 where both are the same infinity, or no number."""
+    if one.shape != other.shape:
+        return one, other
+    same = ~torch.isfinite(one) & ((one == other) | (torch.isnan(one) & torch.isnan(other)))
+    return one.masked_fill(same, 0), other.masked_fill(same, 0)
 
 
 def _is_finite(tensor: Tensor) -> bool:
