@@ -171,7 +171,8 @@ class Search:
         self._holding.append(position)
         while len(self._holding) > 1 and self.holds() > HELD:
             forgotten = self._holding.popleft()
-            forgotten.frontier = forgotten.steps = None
+            if forgotten is not position:  # one that was left as unsound, and is met again
+                forgotten.frontier = forgotten.steps = None
 
     def _sound(self, frontier: Frontier, before: Frontier) -> bool:
         """Whether the values that are new, and that go on to what is unknown, are related to values of the source."""
