@@ -35,7 +35,7 @@ from fxmap.prove.explained import same_operations
 from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
 from fxmap.sources.layout import turned
-from fxmap.sources.opened import give_back, has_written_norms, lacking, take_as_code, unpacked
+from fxmap.sources.opened import give_back, has_written_norms, lacking, take_as_code, told, unpacked
 from fxmap.sources.scaled import scaled
 from fxmap.trace import Trace, recording, stage
 
@@ -157,6 +157,7 @@ def mapped(
         src_shapes=_shapes_read(mapping, state),
         notes=notes,
         versions=versions_of(theirs),
+        carried=(told(src, ours, "src"), told(dst, theirs, "dst")),
     )
     return KeyMapping(mapping, knowledge, proof, Trace(tuple(steps)), mapping.graphs)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from fxmap.api.graph_file import tensors_in
 from fxmap.expressions.base import Expression
-from fxmap.files.checkpoint import open_checkpoint
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.streaming.comparing import Compared, Progress, compare
 
@@ -20,7 +20,8 @@ def verify_files(
     """Check that a checkpoint holds what a mapping makes of another one, bit for bit; no model is needed.
 
     Args:
-        source, checkpoint: files, indices of shards, or folders, as in `load`; tensors are read block by block.
+        source, checkpoint: files (also .onnx and .pt2), indices of shards, or folders, as in `load`; tensors of checkpoints
+            are read block by block.
         mapping: a KeyMapping, or a dict that one can be made of.
         weights: which set of weights of the source is meant, as in `load`.
         progress: called with the bytes done, the bytes in all, and the key, after every block.
@@ -44,5 +45,5 @@ def verify_files(
     2 of 2 keys are equal, bit for bit
     """
     by_hand = mapping if isinstance(mapping, KeyMapping) else KeyMapping(mapping)
-    ours, theirs = open_checkpoint(source, weights=weights, lazy=True), open_checkpoint(checkpoint, lazy=True)
-    return compare(by_hand, ours.state, theirs.state, progress or (lambda done, total, what: None))
+    ours, theirs = tensors_in(source, weights, as_source=True), tensors_in(checkpoint)
+    return compare(by_hand, ours, theirs, progress or (lambda done, total, what: None))

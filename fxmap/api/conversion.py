@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxmap.api.file_options import FileOptions
-from fxmap.api.graph_file import fill_graph_file
-from fxmap.api.loading import map_file
+from fxmap.api.graph_file import fill_graph_file, mapped_file
 from fxmap.api.map_options import MapOptions
 from fxmap.api.numbers import numbers_said
 from fxmap.api.verdict import Verify
@@ -53,7 +52,7 @@ def convert(
     checksums, and goes on behind them.
 
     Args:
-        checkpoint: a file, an index of shards, or a folder; as in `load`.
+        checkpoint: a file, an index of shards, or a folder; or an .onnx or .pt2 file; as in `load`.
         output: the folder to write: .safetensors files, and their index if there are several. A symbolic link is followed.
         dst, src: the models, which may be on the meta device: nothing of their weights is read. Where `dst` is the path of
             an .onnx or .pt2 file, `output` is a file with its graph and the weights of the checkpoint.
@@ -96,12 +95,12 @@ def convert(
         return fill_graph_file(checkpoint, output, how, dst=dst, overwrite=overwrite)
     source = existing(Path(checkpoint))
     place = folder_for(Path(output), files_of(source), overwrite=overwrite)
-    mapping, file = map_file(source, dst, how)
+    mapping, state = mapped_file(source, dst, how)
     refuse_lacking_ranges(mapping, mapping.knowledge)
     own = dst.state_dict()
     work = work_of(
         mapping,
-        file.state,
+        state,
         shapes={key: tuple(value.shape) for key, value in own.items() if isinstance(value, Tensor)},
         metadata=_metadata(source),
         shard_size=shard_size,
@@ -109,7 +108,7 @@ def convert(
         identity=identity_of(source),
     )
     report = progress or (lambda done, total, what: None)
-    with numbers_said(file.state, mapping.sources()):
+    with numbers_said(state, mapping.sources()):
         if layout == "dcp":
             write_distributed(work, place, report, overwrite=overwrite)
             return mapping.with_notes(*_notes(mapping, own, 0, 0))

@@ -23,6 +23,22 @@ def refuse_choices(where: str, **options: object) -> None:
         raise LoadError(f"{', '.join(given)}: {where} carries its graph, which has one set of weights. Leave it out")
 
 
+def refuse_graph_file(name: str, value: object, instead: str) -> None:
+    """Refuse the path of a file that carries its graph where a model is asked for; `instead` says what takes such a path.
+
+    Raises:
+        ArgumentError: it is one.
+
+    >>> refuse_graph_file("dst", "a.onnx", "see convert")
+    Traceback (most recent call last):
+        ...
+    fxmap.errors.ArgumentError: dst is a model (torch.nn.Module), not the path 'a.onnx': see convert. Nothing was written
+    """
+    if isinstance(value, str | Path) and carries_graph(value):
+        path = str(value)
+        raise ArgumentError(f"{name} is a model (torch.nn.Module), not the path {path!r}: {instead}. Nothing was written")
+
+
 def refuse_beside(source: object, src: object) -> None:
     """Refuse a source model beside what carries its graph: that is the model already.
 

@@ -10,7 +10,7 @@ from torch import nn
 from fxmap.api.automap import mapped
 from fxmap.api.file_options import FileOptions
 from fxmap.api.filling import Calibration, Filling, fill
-from fxmap.api.graph_source import refuse_beside, refuse_choices, refuse_parts
+from fxmap.api.graph_source import refuse_beside, refuse_choices, refuse_graph_file, refuse_parts
 from fxmap.api.guesses import refuse_two_in_one, warn_of_rest
 from fxmap.api.map_options import MapOptions
 from fxmap.api.numbers import numbers_said
@@ -94,6 +94,7 @@ def transfer(
     >>> transfer(src, dst, into="0").renames
     {'0.weight': 'weight', '0.bias': 'bias'}
     """
+    refuse_graph_file("dst", dst, "a file is written anew by fxmap.convert(checkpoint_file, output, dst=path, src=src)")
     given = MapOptions(example_inputs, dst_inputs, src_forward, dst_forward, absorb_eps=absorb_eps, streamed=streamed)
     carried = not isinstance(src, nn.Module)
     src, dst, inputs = unpacked(src, dst, example_inputs)
@@ -199,8 +200,10 @@ def load(
     >>> torch.equal(dst.weight, file["teacher"]["weight"])
     True
     """
+    refuse_graph_file("dst", dst, "a file is written anew by fxmap.convert(checkpoint_file, output, dst=path, src=src)")
     refuse_no_model("dst", dst, "The order is fxmap.load(dst, checkpoint_file)")
     if src is not None:
+        refuse_graph_file("src", src, "a file that carries its graph is loaded by itself, fxmap.load(dst, path)")
         refuse_no_model("src", src, "It is of the architecture that the file was saved from; the file is checkpoint_file")
     if isinstance(checkpoint_file, type):
         raise ArgumentError(f"checkpoint_file is a path or a state dict, not the class {checkpoint_file.__name__}")

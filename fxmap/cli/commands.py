@@ -52,7 +52,11 @@ def map_models(
     allow_code: bool = False,
 ) -> Outcome:
     """Map SRC to DST, and write the report as a page if a file is given for it."""
-    mapping = _mapped(_found(src, weights, allow_code), _found(dst), inputs, absorb_eps)
+    source, destination = _found(src, weights, allow_code), _found(dst)
+    mapping = _mapped(source, destination, inputs, absorb_eps)
+    if isinstance(source, Carried) or isinstance(destination, Carried):
+        told = [repr(text) if isinstance(one, Carried) else "" for text, one in ((src, source), (dst, destination))]
+        mapping = mapping.with_knowledge(carried=tuple(told))
     if html is not None:
         mapping.to_html(html, title=f"{src} to {dst}")
     written = "" if html is None else f"\nwrote {html}"

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxmap.cli.commands import Outcome, shape_of, state_of
-from fxmap.cli.references import parse, resolve
+from fxmap.cli.commands import Found, Outcome, shape_of, state_of
+from fxmap.cli.references import carried, parse, resolve
 from fxmap.expressions.base import Source
-from fxmap.files.checkpoint import Checkpoint, open_checkpoint
+from fxmap.files.checkpoint import open_checkpoint
 from fxmap.files.lazy import materialise
 from fxmap.mapping.patterns import patterns
 from fxmap.model.wrappers import spell
@@ -49,7 +49,7 @@ def diff(
     both = [key for key in first if key in theirs]
     kinds = {key: (shape_of(first[key]), shape_of(theirs[key])) for key in both}
     changed = {key: (one, other) for key, (one, other) in kinds.items() if one != other}
-    with_values = isinstance(one, Checkpoint) and isinstance(other, Checkpoint)
+    with_values = not isinstance(one, nn.Module) and not isinstance(other, nn.Module)
     values = dict(_differing(first, theirs, both, tolerance, report)) if with_values else {}
     # In A, keys have the spelling of their own file.
     own = {spelling.names[key]: key for key in ours}
@@ -72,8 +72,8 @@ def diff(
     return Outcome("\n".join(_lines(data, values, (only_a, only_b), (len(ours), len(theirs)), all_keys)), data, same)
 
 
-def _opened(text: str) -> nn.Module | Checkpoint:
-    return resolve(text) if parse(text).origin else open_checkpoint(text, lazy=True)
+def _opened(text: str) -> Found:
+    return resolve(text) if parse(text).origin else carried(text) or open_checkpoint(text, lazy=True)
 
 
 def _as_data(found: Difference) -> dict[str, Any]:

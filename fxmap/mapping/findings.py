@@ -131,6 +131,7 @@ class Findings:
         by_order: guessed keys of which nothing but the order of the file says which is which; a note names them.
         blocked: why the destination cannot be filled or run as it was built; empty where it can.
         versions: of the destination's modules, by path, as its state dict has them; no part of equality.
+        carried: how Python names a source and a destination that carry their graph, as `'model.onnx'`; no part of equality.
     """
 
     statuses: dict[str, Status] = field(default_factory=dict)
@@ -150,6 +151,7 @@ class Findings:
     blocked: str = ""
     by_order: tuple[str, ...] = ()
     versions: dict[str, int] = field(default_factory=dict, compare=False)
+    carried: tuple[str, str] = field(default=("", ""), compare=False)
 
     def __post_init__(self) -> None:
         # By hand, a note may be a plain sentence.

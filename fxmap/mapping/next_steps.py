@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from shlex import quote
 
 from fxmap.errors import shorten
@@ -53,15 +54,45 @@ def next_steps(
     # What was loaded has its ranges, or the user's word that they are right.
     ranges = () if loaded else _ranges(findings)
     if proof.ok:
-        return ranges or (() if loaded else (_LOAD,))
+        return ranges or (() if loaded else (_load(*findings.carried),))
     return (*ranges, *_difference(proof), *([] if loaded else _open(findings)), *_unproven(findings, proof))
 
 
-_LOAD = Step(
-    "load a checkpoint of the source",
-    'fxmap.load(dst, "checkpoint.pth", src=src)',
-    "fxmap convert CHECKPOINT --src SRC --dst DST -o new.safetensors",
-)
+def _load(src: str, dst: str) -> Step:
+    """Return how weights are loaded: its own of a source that carries its graph, else those of a checkpoint.
+
+    >>> for carried in (("", ""), ("'a.onnx'", ""), ("'a.ts'", ""), ("", "'b.onnx'")):
+    ...     print(_load(*carried))
+    load a checkpoint of the source: fxmap.load(dst, "checkpoint.pth", src=src)
+    load it: fxmap.load(dst, 'a.onnx')
+    load it: fxmap.load(dst, 'a.ts', allow_code=True)
+    write the file of the destination anew: fxmap.convert("checkpoint.pth", "new.onnx", dst='b.onnx', src=src)
+    """
+    file, model = (src, "") if src else ('"checkpoint.pth"', ", src=src")
+    command = "fxmap convert SRC --dst DST" if src else "fxmap convert CHECKPOINT --src SRC --dst DST"
+    if is_path(dst):
+        new = f"new{Path(dst.strip(_QUOTES)).suffix}"
+        python = f'fxmap.convert({file}, "{new}", dst={dst}{model})'
+        return Step("write the file of the destination anew", python, f"{command} -o {new}")
+    code = is_path(src) and not src.strip(_QUOTES).endswith(WITHOUT_CODE)
+    python = f"fxmap.load(dst, {file}{', allow_code=True' * code}{model})"
+    words = "load it" if src else "load a checkpoint of the source"
+    return Step(words, python, f"{command}{' --allow-code' * code} -o new.safetensors")
+
+
+# Files that carry their graph as data.
+WITHOUT_CODE = (".onnx", ".pt2")
+
+_QUOTES = "'\""
+
+
+def is_path(text: str) -> bool:
+    """Whether what stands for something in Python is the path of a file.
+
+    >>> is_path("'a.onnx'"), is_path("src")
+    (True, False)
+    """
+    return text[:1] in tuple(_QUOTES)
 
 
 def _ranges(findings: Findings) -> tuple[Step, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxmap.errors import CheckpointError, shorten
 from fxmap.files.atomic import whole_file
+from fxmap.files.reading import existing
 from fxmap.files.strangers import is_script
 from fxmap.model.inputs import as_inputs
 from fxmap.model.tensors import tensors_of
@@ -63,6 +64,8 @@ def opened(source: Any, allow_code: bool = False, example_inputs: Any = None) ->
     if not isinstance(source, str | Path):
         return None
     path = Path(source)
+    if carries_graph(path):
+        existing(path)
     if path.suffix == ".onnx":
         return _onnx(open_onnx(path), example_inputs)
     if path.suffix == ".pt2":
@@ -142,6 +145,17 @@ def give_back(src: object, taken: Iterable[str]) -> None:
     """Take such tables as weights again."""
     if isinstance(src, OnnxModel):
         src.give_back(taken)
+
+
+def told(source: object, model: object, name: str) -> str:
+    """Return how Python names what carries its graph, by its path or its argument; empty for a model and a checkpoint.
+
+    >>> told("a.onnx", nn.Linear(2, 2), "src"), told("a.pth", "a.pth", "src")
+    ("'a.onnx'", '')
+    """
+    if source is model or not isinstance(model, nn.Module):
+        return ""
+    return repr(str(source)) if isinstance(source, str | Path) else name
 
 
 def lacking(*models: object) -> str:

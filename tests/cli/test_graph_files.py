@@ -120,3 +120,51 @@ def test_a_script_without_the_option_that_lets_it_run_is_refused_with_its_name(r
     assert run("map", tmp_path / "a.ts", LINEAR, "--allow-code", "--inputs", "2,40")[0] == 0
     status, _, err = run("map", LINEAR, tmp_path / "a.ts")
     assert "--allow-code" not in err
+
+
+def test_a_file_with_its_graph_is_converted_into_a_folder_and_compared_like_a_checkpoint(
+    run: Any, model: Path, tmp_path: Path
+) -> None:
+    mapping = fxmap.convert(model, tmp_path / "mine", dst=nn.Linear(40, 20))
+    assert mapping.ok
+    assert fxmap.verify_files(model, tmp_path / "mine", mapping).ok
+    made = read(tmp_path / "mine" / "model.safetensors")
+    assert torch.equal(made["weight"], open_onnx(model).state_dict()["w"])
+    with pytest.raises(fxmap.LoadError, match="which has one set of weights"):
+        fxmap.convert(model, tmp_path / "other", dst=nn.Linear(40, 20), weights="ema")
+    assert not (tmp_path / "other").exists()
+
+    status, out, _ = run("convert", model, "--dst", LINEAR, "-o", tmp_path / "again")
+    assert status == 0
+    assert "wrote" in out
+    assert run("diff", model, model)[0] == 0
+    torch.save({"w": torch.zeros(20, 40), "b": torch.zeros(20)}, tmp_path / "zeros.pth")
+    status, out, _ = run("diff", model, tmp_path / "zeros.pth")
+    assert status == 1
+    assert "800 values" in out
+
+
+def test_what_a_file_cannot_be_is_said_with_what_takes_it(model: Path, tmp_path: Path) -> None:
+    layer, weights = nn.Linear(40, 20), tmp_path / "weights.pth"
+    torch.save(layer.state_dict(), weights)
+    before = model.read_bytes()
+    with pytest.raises(fxmap.ArgumentError, match=r"dst is a model .*fxmap.convert\(checkpoint_file, output, dst=path"):
+        fxmap.transfer(layer, model)  # type: ignore[arg-type]
+    with pytest.raises(fxmap.ArgumentError, match=r"dst is a model .*fxmap.convert\(checkpoint_file, output, dst=path"):
+        fxmap.load(model, weights, src=layer)  # type: ignore[arg-type]
+    with pytest.raises(fxmap.ArgumentError, match=r"src is a model .*loaded by itself, fxmap.load\(dst, path\)"):
+        fxmap.load(layer, weights, src=model)  # type: ignore[arg-type]
+    assert model.read_bytes() == before
+    with pytest.raises(fxmap.CheckpointError, match=r"no such file; the closest beside it is model\.onnx"):
+        fxmap.load(layer, tmp_path / "modell.onnx")
+    torch.jit.save(torch.jit.trace(layer, torch.ones(1, 40)), str(tmp_path / "net.ts"))
+    with pytest.raises(fxmap.CheckpointError, match=r"net\.ts: no file that .* can be written: \.onnx, \.pt2"):
+        fxmap.convert(weights, tmp_path / "new.ts", dst=tmp_path / "net.ts", src=layer)
+
+
+def test_the_next_step_names_the_file_that_carries_the_graph(run: Any, model: Path) -> None:
+    layer = nn.Linear(40, 20)
+    assert f"fxmap.load(dst, {str(model)!r})" in fxmap.auto_map(model, layer).summary()
+    assert f"dst={str(model)!r}, src=src)" in fxmap.auto_map(layer, model).summary()
+    out = " ".join(run("map", model, LINEAR)[1].split())
+    assert f"fxmap convert {model} --dst {LINEAR!r} -o new.safetensors" in out

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxmap.sources.onnx.groups import GroupNorm, group_norms
 from fxmap.sources.onnx.held import Held
 from fxmap.sources.onnx.idioms import gates, guarded_softmaxes, is_empty_mask, kept_variances
 from fxmap.sources.onnx.interpreter import Reading
@@ -56,6 +57,10 @@ def take_contents(
                 model.hold(name, torch.zeros_like(known[node.input[1]], dtype=torch.int64))
         reading.cut = cut_at_zero(graph.node, known)
         reading.fixed = fixed_names(part.nodes, {*inputs, *model.paths})
+    reading.groups = _group_norms(model, part, known)
+    constants |= {
+        name: model.release(name) for one in reading.groups.values() for name in one.neutral if name in model.paths
+    }
     fixed = constants | constant_nodes(part.nodes)
     reading.guarded = guarded_softmaxes(graph.node, fixed)
     reading.variances = kept_variances(part.nodes, fixed)
@@ -64,6 +69,12 @@ def take_contents(
     reading.numbers = numbers_of(part.nodes, fixed)
     reading.is_turned = any(perm_of(node) == TO_FIRST for node in part.nodes) and not quantized
     return constants
+
+
+def _group_norms(model: Held, part: KnownPart, known: Mapping[str, Tensor]) -> dict[str, GroupNorm]:
+    """Return the group norms of a graph whose ones and zeros are no weights."""
+    found = group_norms(part.nodes, {**known, **constant_nodes(part.nodes)})
+    return {name: one for name, one in found.items() if all(it not in model.paths or is_made_up(it) for it in one.neutral)}
 
 
 def _tables(model: Held, part: KnownPart, inputs: list[str], counted: bool) -> set[str]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxmap.sources.onnx.groups import GroupNorm
 from fxmap.sources.onnx.idioms import safe_softmax, without
 from fxmap.sources.onnx.norms import Norm
 from fxmap.sources.onnx.numbers import with_number
@@ -50,6 +51,7 @@ class Reading:
         left_out: results of the nodes that scale them.
         repeated: tables that were made of fewer numbers, with the first place of each number.
         twins: matrices that are others, or their transposes.
+        groups: group norms that are written as instance norms, by the names of their results.
     """
 
     opset: int
@@ -71,6 +73,7 @@ class Reading:
     left_out: set[str] = field(default_factory=set)
     repeated: dict[str, Tensor] = field(default_factory=dict)
     twins: dict[str, Twin] = field(default_factory=dict)
+    groups: dict[str, GroupNorm] = field(default_factory=dict)
 
     @property
     def biases(self) -> dict[str, str]:
@@ -188,6 +191,8 @@ class Interpreter:
         if (norm := reading.norms.get(output)) is not None:
             made = self._normed(norm, values)
             return made.permute(TO_LAST) if norm.is_last and made.dim() == 4 else made
+        if (groups := reading.groups.get(output)) is not None:
+            return groups(values[groups.value], plain(values[node.input[1]]))
         if (softmax := reading.guarded.get(output)) is not None:
             axis = next((one.i for one in softmax.attribute if one.name == "axis"), -1)
             return safe_softmax(values[softmax.input[0]], axis)
