@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fxmap.api.file_tables import has_other_integers, with_tables
+from fxmap.api.file_tables import has_other_integers, own_buffers, with_tables
 from fxmap.api.lacking import lacking_said
 from fxmap.api.resize import resized
 from fxmap.api.stored_form import file_read
@@ -202,7 +202,18 @@ class SourceFile:
         known = self.src.state_dict()
         read = used | {key for key, twin in _tied(known).items() if twin in used or key in used}
         strange = left_over({key: value for key, value in self.state.items() if key in used or key not in known}, used)
-        return [*map(self._placed, strange), *self._unread(mapping, known, read)]
+        made = own_buffers(self.src)
+        return [*(self._made(mapping, one, made) for one in map(self._placed, strange)), *self._unread(mapping, known, read)]
+
+    def _made(self, mapping: KeyMapping, one: LeftOver, made: Mapping[str, Tensor]) -> LeftOver:
+        """Return a left over key; what the code of src makes itself was compared with the file's numbers of it."""
+        if one.key not in made or made[one.key].shape != getattr(self.state[one.key], "shape", None):
+            return one
+        if self._is_missed(mapping, one.key):
+            return self._missed(mapping, one.key)
+        same = one.key not in self.tables
+        what = "src makes it itself, with the same numbers" if same else self._had(one.key, made[one.key])
+        return LeftOver(one.key, what, inert=True)
 
     def _placed(self, one: LeftOver) -> LeftOver:
         """Return a left over key; one that stands outside of the prefix that src has in the file is no part of src."""
@@ -221,14 +232,17 @@ class SourceFile:
             is_part = any(other in parameters and not _is_constant(known[other]) for other in members)
             place = _place_in(mapping, key)
             if self._is_missed(mapping, key):
-                text = f"src computes with the file's numbers of it, which are not those that it was built with, and {place}"
-                result.append(LeftOver(key, text, grave=True))
+                result.append(self._missed(mapping, key))
             elif not plain or is_part or not _differs(known[key], self.state[key]):
                 result.append(LeftOver(key, f"{self._had(key, known[key])}, and {place}", inert=True))
             else:
                 text = f"src has another value of it, with which it was compared, and {place}"
                 result.append(LeftOver(key, text, grave=True))
         return result
+
+    def _missed(self, mapping: KeyMapping, key: str) -> LeftOver:
+        text = "src computes with the file's numbers of it, which are not those that it was built with"
+        return LeftOver(key, f"{text}, and {_place_in(mapping, key)}", grave=True)
 
     def _is_missed(self, mapping: KeyMapping, key: str) -> bool:
         """Whether the models differ with the file's numbers of a table, and with nothing else that the mapping lacks."""

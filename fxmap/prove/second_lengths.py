@@ -37,14 +37,14 @@ def second_lengths(
 
     With `few`, only one length is yielded for each, the longest, and nothing in the place of one.
     """
-    for group in _groups(examples, roles):
+    for group in _groups(examples, roles) if examples else ():
         place, axis = group[0]
         found = [
             (title, tuple(_on(group, shape) for shape in choices))
             for title, choices in lengths_of(examples[place].shape[axis], limits, longest, batch=2)
         ]
         yield from found[-1:] if few else found
-    if not few:
+    if examples and not few:
         yield from _in_place_of_one(examples)
 
 
