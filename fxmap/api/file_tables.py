@@ -49,8 +49,9 @@ def with_tables(src: nn.Module, state: Mapping[str, Any]) -> tuple[nn.Module, li
     for path, value in new.items():
         owner, _, name = path.rpartition(".")
         buffers = replica.get_submodule(owner)._buffers
-        if (own := buffers.get(name)) is not None:
-            buffers[name] = value.detach().to(own.dtype, copy=True)
+        held = buffers.get(name)
+        if held is not None:
+            buffers[name] = value.detach().to(held.dtype, copy=True)
     return model, [prefix + path for path in new]
 
 

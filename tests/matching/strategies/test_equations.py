@@ -32,7 +32,6 @@ class Linear(nn.Module):
 def test_products_in_another_order_are_proven() -> None:
     src, dst = randomised(Linear(True), 0), Linear(False)
     mapping = fxmap.auto_map(src, dst, example_inputs=torch.randn(2, 5, 4))
-    assert [step.stage for step in mapping.trace.steps if step.stage == "align by values"]
     assert mapping.proof.ok
     assert not mapping.missing
 
