@@ -32,7 +32,7 @@ from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved, no
 from fxmap.prove.choose_inputs import InputPair
 from fxmap.prove.coverage import Coverage
 from fxmap.prove.decision_log import Log
-from fxmap.prove.further import further, smallest
+from fxmap.prove.further import further
 from fxmap.prove.held_names import HeldNames
 from fxmap.prove.interface import chosen_by_caller, interface_of
 from fxmap.prove.limits import limits_of, numbers_of
@@ -41,6 +41,7 @@ from fxmap.prove.own_code import call_own
 from fxmap.prove.passes import Passes
 from fxmap.prove.read_state import Reads, ReadState
 from fxmap.prove.samples import Both, Sampler, common_batch, telling
+from fxmap.prove.smallest import smallest
 from fxmap.prove.special import specials
 from fxmap.prove.tables import extra_state, kept_tables, without_counterpart
 from fxmap.prove.twins import is_one_function
