@@ -26,8 +26,9 @@ _ROUNDING = 1e-5
 def with_tables(src: nn.Module, state: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     """Return a copy of a model with the tables of a state dict, and the keys whose numbers were others.
 
-    Tables are integers and booleans, and buffers of any numbers that are not persistent. The user's model is not changed; where no number differs, it is returned itself. Cost: these tensors are read. The
-    batches that norms have counted are left out, since no norm reads them in eval mode.
+    Tables are integers and booleans, and buffers of any numbers that are not persistent. The user's model is not changed;
+    where no number differs, it is returned itself. Cost: these tensors are read. The batches that norms have counted are left
+    out, since no norm reads them in eval mode.
 
     >>> model = nn.Linear(2, 2)
     >>> model.register_buffer("order", torch.arange(2))

@@ -63,6 +63,7 @@ class Audit:
         tried: inputs of further runs in other manners and sizes, which both accepted.
         numbers: those that values were compared with.
         sampler: what draws inputs that both models accept.
+        pairs: how many pairs of a size, a form of values, an option or a manner were in one run, and how many were left out.
         untaken: a decision that went one way in all runs, and behind which the models differ.
         never: what its condition never was, or what was never selected there, where it is no decision by values.
         avoided: ways of the code that no run went, and that inputs choose, in words; `blind` says that nothing showed which.
@@ -92,12 +93,15 @@ class Audit:
     tried: tuple[Both, ...] = field(default=(), repr=False)
     numbers: tuple[float, ...] = field(default=(), repr=False)
     sampler: Sampler | None = field(default=None, repr=False)
+    pairs: tuple[int, int] = field(default=(0, 0), repr=False)
 
     @property
     def agreed(self) -> tuple[str, ...]:
         """The inputs on which both models agree, in words."""
         ran = self.ran[:-1] if self.refuted else self.ran
-        return (*ran, f"{len(self.special)} special inputs and other ways of calling") if self.special else ran
+        met, left = self.pairs
+        pairs = f", with {met} of {met + left} pairs of sizes, values and options" if met else ""
+        return (*ran, f"{len(self.special)} special inputs and other ways of calling{pairs}") if self.special else ran
 
 
 def audit(

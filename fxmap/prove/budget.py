@@ -29,8 +29,8 @@ class Budget:
 
     `always` is how many further sizes run even where no decision by sizes is open; `turns` is how many decisions by values,
     and how many lengths, are followed to where they turn, and `turned` how many choices of code that went one way are
-    turned. `thrifty` says that each run takes long: what can be had from less than a further run is. `plenty` is how many
-    options are combined.
+    turned; `crossed` is how many runs of sizes, values, options and manners together there are. `thrifty` says that each run
+    takes long: what can be had from less than a further run is. `plenty` is how many options are combined.
     """
 
     manners: int = 80
@@ -42,6 +42,7 @@ class Budget:
     thrifty: bool = False
     plenty: Plenty = _MUCH
     turned: int = 60
+    crossed: int = 180
 
     @classmethod
     def of(cls, numbers: int) -> "Budget":
@@ -53,14 +54,14 @@ class Budget:
         if numbers <= _TINY:
             return cls()
         if numbers <= _SMALL:
-            return cls(80, 120, 60, EXTENTS.longest, 20, 8, plenty=Plenty(3, 10, runs=30, calls=8), turned=20)
-        few = cls(16, 8, 2, EXTENTS.longest, 0, 0, thrifty=True, plenty=Plenty(1, 0, runs=2), turned=3)
+            return cls(80, 120, 60, EXTENTS.longest, 20, 8, plenty=Plenty(3, 10, runs=30, calls=8), turned=20, crossed=60)
+        few = cls(16, 8, 2, EXTENTS.longest, 0, 0, thrifty=True, plenty=Plenty(1, 0, runs=2), turned=3, crossed=0)
         return few if numbers <= _HUGE else cls.least()
 
     @classmethod
     def least(cls) -> "Budget":
         """Return the budget for models in which every token costs seconds: no sequence beyond what their code names."""
-        return cls(1, 1, 1, 0, 0, 0, thrifty=True, plenty=Plenty(1, 0, runs=0), turned=0)
+        return cls(1, 1, 1, 0, 0, 0, thrifty=True, plenty=Plenty(1, 0, runs=0), turned=0, crossed=0)
 
 
 # For tiny models: everything.

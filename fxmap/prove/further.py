@@ -32,6 +32,7 @@ from fxmap.prove.asked_for import asked_for
 from fxmap.prove.audit import Audit, Auditor, describe, difference, quiet
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
+from fxmap.prove.crossed import Named, crossed, factors_of
 from fxmap.prove.decisions import Site
 from fxmap.prove.decisive import decisive_shapes
 from fxmap.prove.forced import forced
@@ -42,7 +43,8 @@ from fxmap.prove.option import Option
 from fxmap.prove.partly import partly
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
-from fxmap.prove.special import anywhere, far, ladder, specials
+from fxmap.prove.smallest import smallest
+from fxmap.prove.special import anywhere, ladder, specials
 from fxmap.prove.together import combined
 from fxmap.prove.untaken import without_untaken
 
@@ -86,12 +88,12 @@ def further(
         lambda found: runs.manners(found, signatures),
         lambda found: runs.unwatched(found) if fast else found,
         runs.chance,
-        runs.scaled,
         runs.anywhere,
         runs.values,
         lambda found: found if sized else runs.sizes(found),
         lambda found: found if sized else runs.lengths(found),
         runs.turns,
+        runs.crossed,
         runs.ordinary,
         lambda found: forced(auditor, found, unshown=bool(budget.turns)),
         lambda found: found if found.untaken else without_untaken(auditor, found, budget.turned),
@@ -100,18 +102,6 @@ def further(
         if not found.refuted:
             found = step(found)
     return replace(found, numbers=tuple(sorted(auditor.log.numbers, key=abs)))
-
-
-def smallest(found: Audit, batch: int, *, least: int = 3) -> Shape:
-    """Return the smallest shape of a run, in another batch and without scales.
-
-    Extents are `least` or more, if there is such a shape: a sequence of one token says little.
-    """
-    sizes = [
-        (any(extent < least for value in inputs.flat() for extent in value.shape[1:]), sum(map(_count, inputs.flat())))
-        for inputs, _ in found.samples
-    ]
-    return replace(found.accepted[sizes.index(min(sizes))], batch=batch, scales=(), form="", padded=False)
 
 
 @dataclass(frozen=True)
@@ -125,6 +115,8 @@ class _Runs:
     drawn: frozenset[Site] = frozenset()
     # Whether the source runs on a shape: some models take the batch of the example alone.
     runs: dict[str, bool] = field(default_factory=dict)
+    # The options that both models accept by themselves.
+    options: list[Option] = field(default_factory=list)
 
     def small(self, found: Audit, batch: int) -> Shape:
         """Return the smallest shape that both models have accepted, in another batch and without scales.
@@ -149,7 +141,7 @@ class _Runs:
         thrifty = self.budget.thrifty
         outputs = cache(lambda: self._outputs(self.sampler.draw(shape, SEED)))
         before, alone = len(found.special), False
-        one_sided, settled, given, accepted = dict[str, None](), set[str](), set[str](), list[Option]()
+        one_sided, settled, given = dict[str, None](), set[str](), set[str]()
         values = lambda: [value for _, value in outputs()]  # noqa: E731 -- used once
         for manner in manners(self.sampler, shape, signatures, values, self.held, self._larger(found)):
             if thrifty and ((manner.layout and not self.auditor.log.layouts) or manner.calls > 1):
@@ -164,7 +156,7 @@ class _Runs:
             if option is not None and tried is not found:
                 given.add(option.given)
                 settled.add(option.left_out)
-                accepted.append(option)
+                self.options.append(option)
             elif (
                 option is not None
                 and option.left_out
@@ -174,7 +166,7 @@ class _Runs:
             found = tried
             if found.refuted or len(found.special) - before >= self.budget.manners:
                 break
-        found = self._together(found, accepted, self.sampler.draw(shape, SEED), {name for name, _ in outputs()})
+        found = self._together(found, self.options, self.sampler.draw(shape, SEED), {name for name, _ in outputs()})
         found = replace(
             found,
             ungiven=tuple(name for name in absent(self.sampler.both, signatures) if name not in given),
@@ -248,14 +240,6 @@ class _Runs:
                 inputs = self.sampler.draw(self.small(found, 3), SEED)
                 found = self._tried(found, f"where what is drawn is {end:.3g}", inputs, chance=end)
         return found
-
-    def scaled(self, found: Audit) -> Audit:
-        """Run numbers far above and far below all others, if the models are small."""
-        if self.budget != FULL:
-            return found
-        # An exponential has no value there in one spelling, and one in another.
-        tried = self._all_of(found, far(self.sampler, self.small(found, 3), self.held.fills), with_values=True)
-        return replace(tried, lacking=found.lacking)
 
     def anywhere(self, found: Audit) -> Audit:
         """Run inputs that are 0, or below 0, whatever the code decides; where one model has no value, nothing is said."""
@@ -351,6 +335,26 @@ class _Runs:
         for _ in turns(self.sampler, self.auditor.log, run, self.budget.turns):
             if result[0].refuted:
                 break
+        return result[0]
+
+    def crossed(self, found: Audit) -> Audit:
+        """Run sizes, values, options and manners of calling together: every two of them in one run."""
+        base = self.small(found, 3)
+        named = Named.of(self.auditor.log, self.held)
+        factors = factors_of(self.sampler, base, found.accepted, self.options, named) if self.budget.crossed else []
+        names = cache(lambda: {name for name, _ in self._outputs(self.sampler.draw(base, SEED))})
+        result = [found]
+
+        def run(text: str, both: Both, optional: bool, large: bool) -> bool:
+            before, tried = result[0], self._tried(result[0], text, both, named=names() if optional else None)
+            # An exponential has no value there in one spelling, and one in another.
+            result[0] = before if large and isinf(tried.error) else tried
+            return result[0] is not before
+
+        for met, left in crossed(self.sampler, base, factors, run, self.budget.crossed) if factors else ():
+            if result[0].refuted:
+                break
+            result[0] = replace(result[0], pairs=(met, left))
         return result[0]
 
     def ordinary(self, found: Audit) -> Audit:

@@ -91,10 +91,10 @@ def manners(
     `held` is what the code compares arguments with, and `earlier` are inputs of other shapes, which may come first.
     """
     values = sampler.values(shape, seed=SEED)
-    strided, whole = [_strided(value) for value in values], [_int32(value) for value in values]
+    strided, whole = [in_other_order(value) for value in values], [_int32(value) for value in values]
     if any(value.dtype is torch.int64 for value in values):
         text = "with gradients, not contiguous, as int32"
-        yield Manner(text, _cast(sampler, [_strided(value) for value in whole]), gradients=True)
+        yield Manner(text, _cast(sampler, [in_other_order(value) for value in whole]), gradients=True)
         yield Manner("as int32", _cast(sampler, whole), alone=True)
     yield Manner("with gradients, not contiguous", _cast(sampler, strided), gradients=True, alone=True)
     for text, change in _CASTS.items():
@@ -119,7 +119,7 @@ def manners(
     yield from _later_calls(both, sampler.draw(shape, SEED + 1), earlier)
 
 
-def _strided(value: Tensor) -> Tensor:
+def in_other_order(value: Tensor) -> Tensor:
     """Return the same numbers in another order of memory, as a part of a larger tensor."""
     if not value.dim():
         return value

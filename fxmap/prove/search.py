@@ -21,10 +21,10 @@ from fxmap.model.tensors import Named
 from fxmap.prove.audit import Audit
 from fxmap.prove.budget import Budget
 from fxmap.prove.changed import Changed, by_halves, changed_values, is_moved
-from fxmap.prove.further import smallest
 from fxmap.prove.opened import Run, opened_runs
 from fxmap.prove.passes import Passes
 from fxmap.prove.samples import Both
+from fxmap.prove.smallest import smallest
 from fxmap.prove.special import specials
 
 # Runs a model with tensors, by path, on one of the samples.

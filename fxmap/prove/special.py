@@ -17,7 +17,7 @@ Source: boundary values and constants of the code under test, Myers, The Art of 
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations
-from math import inf, log
+from math import log
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,6 @@ from fxmap.prove.shapes import Shape
 Form = tuple[str, Tensor]
 # How many numbers that code names are tried.
 _NUMBERS = 24
-_FAR = 1e7
 # How many of them are put in one row together.
 _IN_ROWS = 6
 # The ladder of scales.
@@ -80,25 +79,12 @@ def anywhere(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:
         )
 
 
-def far(sampler: Sampler, shape: Shape, fills: Sequence[float]) -> Iterator[tuple[str, Both]]:
-    """Yield numbers far above and far below those of all other runs.
-
-    By `fills`, numbers far below 0, scores are masked. For scores beyond these, which are products of two values, they are
-    no masks.
-    """
-    least = min((-number for number in fills), default=inf)
-    yield from _times(sampler, shape, [min(_FAR, least**0.5 / 10), 1 / _FAR])
-
-
 def ladder(sampler: Sampler, shape: Shape) -> Iterator[tuple[str, Both]]:
     """Yield numbers of many scales, each a little larger than the one before."""
-    yield from _times(sampler, shape, [_LOWEST * _STEP**i for i in range(round(log(_HIGHEST / _LOWEST, _STEP)))])
-
-
-def _times(sampler: Sampler, shape: Shape, scales: Sequence[float]) -> Iterator[tuple[str, Both]]:
     values = sampler.values(shape, seed=17)
     numbers = [slot.role is Role.NUMBERS for slot in sampler.slots]
-    for scale in scales if any(numbers) else ():
+    for step in range(round(log(_HIGHEST / _LOWEST, _STEP)) if any(numbers) else 0):
+        scale = _LOWEST * _STEP**step
         changed = [value * scale if scaled else value for scaled, value in zip(numbers, values, strict=True)]
         yield f"{scale:.3g} times as large", sampler.both_of(changed)
 

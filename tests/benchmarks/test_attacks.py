@@ -50,9 +50,9 @@ def named(attacks: Callable[[], object], name: str) -> Attack:
     return found[0]
 
 
-def test_there_are_twenty_two_kinds_and_no_name_stands_for_two_attacks() -> None:
+def test_there_are_twenty_three_kinds_and_no_name_stands_for_two_attacks() -> None:
     names = Counter((kind, attack.name) for kind, attacks in KINDS.items() for attack in attacks())
-    assert len(KINDS) == 22
+    assert len(KINDS) == 23
     assert len(names) >= 120
     assert max(names.values()) == 1
 
