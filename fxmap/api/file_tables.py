@@ -27,8 +27,8 @@ def with_tables(src: nn.Module, state: Mapping[str, Any]) -> tuple[nn.Module, li
     """Return a copy of a model with the tables of a state dict, and the keys whose numbers were others.
 
     Tables are integers and booleans, and buffers of any numbers that are not persistent. The user's model is not changed;
-    where no number differs, it is returned itself. Cost: these tensors are read. The batches that norms have counted are left
-    out, since no norm reads them in eval mode.
+    where no number differs, it is returned itself. Cost: these tensors are read. The batches that norms have counted are
+    left out, since no norm reads them in eval mode.
 
     >>> model = nn.Linear(2, 2)
     >>> model.register_buffer("order", torch.arange(2))

@@ -85,6 +85,8 @@ def inert(key: str, value: Tensor) -> str:
     """Say why a tensor changes no output, as far as it shows; empty where it may."""
     if value.is_meta or value.is_quantized or not value.numel():
         return ""
+    if _is_permutation(value):
+        return ""
     if value.dtype in (torch.int64, torch.bool) or (key.endswith("num_batches_tracked")):
         return "a counter, a mask or a table of integers"
     if value.is_complex() or value.element_size() == 1:
@@ -96,6 +98,14 @@ def inert(key: str, value: Tensor) -> str:
     if value.dim() >= 2 and value.shape[-1] == value.shape[-2] > 1 and _is_causal(value):
         return _MASK
     return _FREQUENCIES if _is_geometric(value) else ""
+
+
+def _is_permutation(value: Tensor) -> bool:
+    """Whether the numbers are those from 0 on, each once, in another order: code that reads them moves what it is given."""
+    if value.dtype is not torch.int64 or value.dim() != 1:
+        return False
+    counted = torch.arange(len(value), device=value.device)
+    return torch.equal(value.sort()[0], counted) and not torch.equal(value, counted)
 
 
 def _is_causal(value: Tensor) -> bool:

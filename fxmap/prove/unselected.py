@@ -8,7 +8,7 @@ nothing where it does not.
 Source: as in `selections`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -95,12 +95,19 @@ class Selected:
     def unselected(self) -> list[Unselected]:
         """Run a few inputs, and return what was not selected on them."""
         self._run(islice(self._rest, min(_FIRST, -(-self.runs // _PER_RUN))))
+        return self._ways(_open)
+
+    def met(self) -> list[Unselected]:
+        """Return what was selected on these, to be forced where other inputs select something else."""
+        return self._ways(lambda seen: sorted(seen.selected, key=str))
+
+    def _ways(self, keys: Callable[[Seen], list[object]]) -> list[Unselected]:
         seen = self._selector.seen
         return [
             Unselected(selection, _as_jump(selection, code), key, models, self._inputs[place])
             for selection, (code, models) in self.codes.items()
             if (place := (selection.file, selection.index)) in seen
-            for key in islice(_open(seen[place]), _ELEMENTS)
+            for key in islice(keys(seen[place]), _ELEMENTS)
         ]
 
     def has(self, way: OtherWay) -> bool:

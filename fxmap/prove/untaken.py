@@ -24,6 +24,7 @@ from fxmap.prove.conditions import is_one_condition, name_the_same
 from fxmap.prove.coverage import Coverage
 from fxmap.prove.decisions import Site
 from fxmap.prove.jumps import Jump, is_told, jumps_of, written
+from fxmap.prove.none_by_choice import is_none_by_choice
 from fxmap.prove.other_way import Models, OtherWay, Outcome, Ran, outcome_of
 from fxmap.prove.samples import Both
 from fxmap.prove.turned import turned
@@ -102,7 +103,7 @@ def _states(coverage: Coverage) -> Iterator[str]:
 def _matters(coverage: Coverage, jump: Jump, outcome: bool, states: set[str], sites: Iterable[Site]) -> bool:
     way = Way(jump, outcome, ()).target
     by_caller = not jump.names.isdisjoint(coverage.handed.depends(jump.code)) or not jump.attributes.isdisjoint(states)
-    if not by_caller or jump.asks_kind or is_told(jump, way) or _asks_none(jump):
+    if not by_caller or jump.asks_kind or is_told(jump, way) or _asks_none(jump) or is_none_by_choice(jump):
         return False
     return not any(site.code == id(jump.code) and jump.computes(site.instruction * 2) for site in sites)
 
@@ -123,7 +124,7 @@ def without_untaken(auditor: Auditor, found: Audit, limit: int) -> Audit:
     one, other = (set(_states(coverage)) for coverage in auditor.log.coverage)
     selected = Selected.of(auditor, auditor.models, (one, other), _AGAIN * limit)
     selections = selected.unselected()
-    ways, nothing = list[OtherWay]([*jumps, *selections]), set[int]()
+    ways, nothing = list[OtherWay]([*jumps, *selections, *selected.met()]), set[int]()
     for way in list[OtherWay]([*jumps[:limit], *selections[:limit]]):
         outcomes = [outcome_of(auditor, auditor.models, one) for one in _with_next(auditor, way)]
         if _parts(auditor, auditor.models, way, outcomes, ways) and not selected.has(way):

@@ -146,7 +146,7 @@ def _named(numbers: Sequence[float], top: int) -> list[int]:
 
 
 _EVEN: list[tuple[str, Form]] = [
-    ("all equal", lambda x: x.flatten()[:1].expand(x.shape).clone() if x.numel() else x),
+    ("all equal", lambda x: x.flatten()[0].expand(x.shape).clone() if x.numel() else x),
     ("all 0", torch.zeros_like),
 ]
 

@@ -90,3 +90,48 @@ def test_only_integers_that_differ_make_a_copy_and_counters_of_norms_are_none() 
     model = nn.Sequential(nn.BatchNorm1d(2))
     state = {**model.state_dict(), "0.num_batches_tracked": torch.tensor(7)}
     assert with_tables(model, state) == (model, [])
+
+
+class Made(nn.Module):
+    """A layer whose outputs are weighed by a buffer that the model makes itself."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.register_buffer("table", table.clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.tanh(self.a(x)) * self.get_buffer("table")
+        return y
+
+
+SLOPES = 10.0 ** -torch.arange(4.0)
+
+
+@pytest.mark.parametrize("table", [SLOPES, ORDER, ORDER > 1], ids=["floats", "integers", "booleans"])
+def test_a_file_with_other_numbers_of_what_a_source_makes_itself_is_refused(table: Tensor) -> None:
+    src, dst = Made(table), Made(table)
+    with pytest.raises((fxmap.ProofError, fxmap.LoadError), match="table"):
+        fxmap.load(dst, saved(src, table=table.flip(0)), src=src, example_inputs=X)
+
+
+@pytest.mark.parametrize("table", [SLOPES, SLOPES.half(), SLOPES * (1 + 1e-7)], ids=["alike", "half", "of another machine"])
+def test_a_file_with_the_numbers_that_a_source_makes_itself_is_proven(table: Tensor) -> None:
+    src, dst = Made(SLOPES), Made(SLOPES)
+    mapping = fxmap.load(dst, saved(src, table=table), src=src, example_inputs=X)
+    assert mapping.proof.ok
+    assert mapping.left_in_file == {"table": "src makes it itself, with the same numbers"}
+
+
+def test_a_destination_that_makes_the_numbers_of_the_file_is_proven() -> None:
+    src, dst = Made(SLOPES), Made(SLOPES.flip(0))
+    mapping = fxmap.load(dst, saved(src, table=SLOPES.flip(0)), src=src, example_inputs=X)
+    assert mapping.proof.ok
+    assert "whose were compared" in mapping.left_in_file["table"]
+
+
+def test_a_permutation_of_the_file_of_which_the_source_knows_nothing_is_not_called_inert() -> None:
+    src, dst = Made(SLOPES), Made(SLOPES)
+    with pytest.warns(fxmap.ProofWarning, match="order"):
+        assert not fxmap.load(dst, saved(src, order=ORDER), src=src, example_inputs=X).proof.ok
+    assert fxmap.load(dst, saved(src, order=torch.arange(4)), src=src, example_inputs=X).proof.ok
