@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from inspect import signature
-from itertools import permutations
+from itertools import islice, permutations
+from types import GeneratorType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxmap.errors import CaptureError
 from fxmap.model.modes import kept_modes
 from fxmap.model.nested import Path, changed, leaves
 
 Forward = Callable[..., Any]
+# Outputs that are computed as they are taken: of these no more than so many are taken.
+_LAZY = (GeneratorType, map, zip)
+_YIELDED = 1000
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,15 @@ class Inputs:
     forward: Forward | None = None
 
     def call(self, model: nn.Module) -> Any:
-        """Run a model on the inputs."""
+        """Run a model on the inputs; what a generator yields is returned as a tuple.
+
+        Raises:
+            CaptureError: a generator yields more than a thousand outputs, and may have no end.
+        """
         with kept_modes():
             forward = self.forward
-            return model(*self.args, **self.kwargs) if forward is None else forward(model, *self.args, **self.kwargs)
+            output = model(*self.args, **self.kwargs) if forward is None else forward(model, *self.args, **self.kwargs)
+            return _yielded(output, model) if isinstance(output, _LAZY) else output
 
     def flat(self) -> list[Tensor]:
         """Return all tensors, in the order of the arguments; those inside of objects as well."""
@@ -110,6 +120,21 @@ class Given:
             None if theirs is None else as_inputs(_as_one(theirs, models[1]), dst_forward),
             src_forward is not None or dst_forward is not None,
         )
+
+
+def _yielded(output: Any, model: nn.Module) -> tuple[Any, ...]:
+    """Return what a generator yields.
+
+    >>> _yielded((i for i in (1, 2)), nn.Identity())
+    (1, 2)
+    """
+    found = tuple(islice(output, _YIELDED + 1))
+    if len(found) > _YIELDED:
+        raise CaptureError(
+            f"the output of {type(model).__name__} is a {type(output).__name__} that yields more than {_YIELDED} outputs, "
+            "and may have no end; return a tuple of them, or give a forward function that takes as many as are wanted"
+        )
+    return found
 
 
 def as_inputs(example: Any, forward: Forward | None = None) -> Inputs:

@@ -37,7 +37,7 @@ class Log:
         usual: the extents that ordinary inputs of the source have, by place; those of masks are left out.
         last: the decisions of both models in the last run that was compared.
         compared: what values were compared with, in the source and in the destination.
-        sizes, batches, alike, reads, lengths, draws, layouts: as those of `Decisions`, of any run.
+        sizes, batches, alike, reads, lengths, draws, layouts, missing: as those of `Decisions`, of any run.
         unwatched: the models, 0 or 1, that do not run while they are watched.
         refusing: the model that refused inputs last.
         refused: the model that refused the last inputs; None if neither did.
@@ -62,6 +62,7 @@ class Log:
     lengths: bool = False
     draws: bool = False
     layouts: bool = False
+    missing: bool = False
     unwatched: set[int] = field(default_factory=set)
     refusing: int = 0
     refused: int | None = None
@@ -98,6 +99,7 @@ class Log:
             self.lengths |= seen.lengths
             self.draws |= seen.draws
             self.layouts |= seen.layouts
+            self.missing |= seen.missing
 
     @contextmanager
     def _covering(self, which: int) -> Iterator[None]:

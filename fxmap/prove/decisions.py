@@ -35,6 +35,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxmap.capture.tracer import REPLACING
 from fxmap.model.restoring import begin, finish
+from fxmap.prove.asking import ASKING, SAME
 
 
 class Site(NamedTuple):
@@ -62,6 +63,7 @@ class Decisions(TorchFunctionMode):
         reads, lengths: whether values, or the length of a tensor, left tensors in a way that is not watched further.
         draws: whether code draws numbers.
         layouts: whether code asks how the numbers of a tensor lie in memory.
+        missing: whether code asks for what is no number, or infinite.
         forced: places at which decisions by values are turned round.
         chance: what is drawn at random, from 0 to 1, if not torch's own numbers.
     """
@@ -73,7 +75,7 @@ class Decisions(TorchFunctionMode):
         self.sizes: set[int] = set()
         self.batches: set[int] = set()
         self.alike: set[int] = set()
-        self.reads = self.lengths = self.draws = self.layouts = False
+        self.reads = self.lengths = self.draws = self.layouts = self.missing = False
         self.forced, self.chance = forced, chance
         self._made: Any = WeakTensorKeyDictionary()
         self._leave = partial(_MATH.leave, self)
@@ -98,6 +100,8 @@ class Decisions(TorchFunctionMode):
         if name in _CHANCES:
             self.draws = True
             return result if self.chance is None else _CHANCES[name](result, self.chance)
+        if name in ASKING or (name in SAME and len(args) > 1 and args[0] is args[1]):
+            self.missing = self.missing or _site(by_value=True) is not None
         if name in _COMPARISONS:
             self.numbers.update(value for value in args[1:2] if type(value) in (int, float))
         elif name in _READS or (name == "__getitem__" and _is_choice(args[1])):

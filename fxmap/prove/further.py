@@ -29,7 +29,7 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import named_outputs
 from fxmap.prove.asked_for import asked_for
-from fxmap.prove.audit import Audit, Auditor, describe, difference, quiet
+from fxmap.prove.audit import Audit, Auditor, describe, quiet
 from fxmap.prove.between import gaps, single, turns
 from fxmap.prove.budget import FULL, Budget
 from fxmap.prove.crossed import Named, crossed, factors_of
@@ -38,9 +38,12 @@ from fxmap.prove.decisive import decisive_shapes
 from fxmap.prove.forced import forced
 from fxmap.prove.held_names import NOTHING, HeldNames
 from fxmap.prove.interface import Signatures, absent
+from fxmap.prove.kept import MANY, keeps, numbers
 from fxmap.prove.manners import SEED, manners
+from fxmap.prove.missing import missing
 from fxmap.prove.option import Option
 from fxmap.prove.partly import partly
+from fxmap.prove.rows import by_rows
 from fxmap.prove.samples import Both, Sampler, common_batch
 from fxmap.prove.shapes import EXTENTS, Shape, more_shapes
 from fxmap.prove.smallest import smallest
@@ -56,8 +59,6 @@ _ENDS = (0.0, 1 - 1e-9)
 _LADDER = (1, 9, 21, 40, 64, 101, 150, 256, 380, 513, 800, 1030)
 # The longest sequence of the least budget: the logits of more tokens take more memory than a layer.
 _FEW = 32
-# The most numbers of inputs that come before others.
-_MANY = 100_000
 
 
 def further(
@@ -144,13 +145,17 @@ class _Runs:
         one_sided, settled, given = dict[str, None](), set[str](), set[str]()
         values = lambda: [value for _, value in outputs()]  # noqa: E731 -- used once
         for manner in manners(self.sampler, shape, signatures, values, self.held, self._larger(found)):
-            if thrifty and ((manner.layout and not self.auditor.log.layouts) or manner.calls > 1):
+            if thrifty and ((manner.layout and not self.auditor.log.layouts) or manner.dear):
                 continue
-            if (manner.alone and alone) or (manner.rows is not None and not self._by_rows(*manner.rows)):
+            if (manner.alone and alone) or (
+                manner.rows is not None and not by_rows(self._outputs, *manner.rows, self.auditor.tolerance)
+            ):
                 continue
             named = {name for name, _ in outputs()} if manner.optional else None
-            keep = 2 * len(found.tried) < self.budget.manners
-            tried = self._tried(found, manner.text, manner.both, keep=keep, gradients=manner.gradients, named=named)
+            keep = min(self.budget.manners // 2, self._kept)
+            tried = self._tried(
+                found, manner.text, manner.both, keep=keep, gradients=manner.gradients, named=named, lenient=manner.lenient
+            )
             alone |= tried is not found
             option = manner.option
             if option is not None and tried is not found:
@@ -191,13 +196,12 @@ class _Runs:
 
     def _larger(self, found: Audit) -> list[Both]:
         """Return the accepted inputs of the largest batch, and those with the largest sample, if the models are small."""
-        accepted = [both for both in found.samples if sum(value.numel() for value in both[0].flat()) <= _MANY]
+        accepted = [both for both in found.samples if numbers(both) <= MANY]
         if self.budget != FULL or not accepted:
             return []
         keys: tuple[Callable[[Both], int], ...] = (
-            lambda both: common_batch(both[0].flat()) or 0,
-            lambda both: sum(map(_count, both[0].flat())),
-        )
+            lambda both: common_batch(both[0].flat()) or 0, lambda both: sum(map(_count, both[0].flat())),
+        )  # fmt: skip
         return list({id(both): both for both in (max(accepted, key=key) for key in keys)}.values())
 
     @torch.no_grad()
@@ -208,18 +212,6 @@ class _Runs:
             let_through(error)
             return False
         return True
-
-    def _by_rows(self, whole: Inputs, row: Inputs, axis: int) -> bool:
-        """Whether the source's output for a row of inputs is that row of its output."""
-        # The unusual one first: where the source refuses it, the other one need not run.
-        unusual, usual = (row, whole) if axis == 0 else (whole, row)
-        first = self._outputs((unusual, unusual))
-        second = self._outputs((usual, usual)) if first else []
-        alone, ours = (first, second) if axis == 0 else (second, first)
-        return 0 < len(ours) == len(alone) and all(
-            a.dim() > axis and difference(a.select(axis, 0), b, None) <= self.auditor.tolerance
-            for (_, a), (_, b) in zip(ours, alone, strict=True)
-        )
 
     @torch.no_grad()
     def _outputs(self, both: Both) -> list[tuple[str, Tensor]]:
@@ -243,8 +235,10 @@ class _Runs:
 
     def anywhere(self, found: Audit) -> Audit:
         """Run inputs that are 0, or below 0, whatever the code decides; where one model has no value, nothing is said."""
-        few = anywhere(self.sampler, self.small(found, 3))
-        return self._all_of(found, islice(few, 2) if self.budget.thrifty else few, with_values=True)
+        shape = self.small(found, 3)
+        few = anywhere(self.sampler, shape)
+        lost = missing(self.sampler, shape) if self.auditor.log.missing else ()
+        return self._all_of(found, (*(islice(few, 2) if self.budget.thrifty else few), *lost), with_values=True)
 
     def values(self, found: Audit) -> Audit:
         """Run special values, where the code of a model decides by values."""
@@ -268,7 +262,7 @@ class _Runs:
     def _all_of(self, found: Audit, runs: Iterable[tuple[str, Both]], *, with_values: bool = False) -> Audit:
         """Run inputs up to the first difference; `with_values`: samples count of which both models make numbers."""
         for text, both in runs:
-            tried = self._tried(found, text, both, lenient=with_values)
+            tried = self._tried(found, text, both, lenient=with_values, keep=self._kept * with_values)
             found = found if with_values and tried.error == float("inf") else tried
             if found.refuted:
                 break
@@ -294,7 +288,7 @@ class _Runs:
             if seed >= self.budget.always and not (self.auditor.log.lengths or any(self.auditor.log.open(by_value=False))):
                 break
             inputs = self.sampler.draw(shape, seed)
-            found = self._tried(found, "another size", inputs, keep=True)
+            found = self._tried(found, "another size", inputs, keep=self._kept)
             if found.refuted:
                 break
         return found
@@ -321,7 +315,9 @@ class _Runs:
             length = queue[runs] if runs < len(queue) else next(gaps(outcomes), 0)
             if not length or found.refuted:
                 break
-            found = self._tried(found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs), keep=True)
+            found = self._tried(
+                found, "another size", self.sampler.draw(Shape(1, sizes={extent: length}), runs), keep=self._kept
+            )
             outcomes[length] = single([seen.outcomes for seen in self.auditor.log.last])
         return found
 
@@ -346,7 +342,8 @@ class _Runs:
         result = [found]
 
         def run(text: str, both: Both, optional: bool, large: bool) -> bool:
-            before, tried = result[0], self._tried(result[0], text, both, named=names() if optional else None)
+            keep, named = self._kept + self.budget.crossed, names() if optional else None
+            before, tried = result[0], self._tried(result[0], text, both, keep=keep, named=named)
             # An exponential has no value there in one spelling, and one in another.
             result[0] = before if large and isinf(tried.error) else tried
             return result[0] is not before
@@ -371,10 +368,10 @@ class _Runs:
                 break
         return result[0]
 
-    def _tried(self, found: Audit, text: str, both: Both, *, keep: bool = False, **manner: Any) -> Audit:
+    def _tried(self, found: Audit, text: str, both: Both, *, keep: int = 0, **manner: Any) -> Audit:
         """Run both models, and note the words of inputs that both accept; an output that does not pair says nothing here.
 
-        Inputs of another manner or size may be kept, if the models are small: keys that move nothing are changed on these.
+        As many as `keep` are kept of small inputs of another manner or size: keys that move nothing are changed on these.
         """
         with quiet(both):
             outcome = self.auditor.compare(both, **manner)
@@ -383,16 +380,17 @@ class _Runs:
         if outcome is None or outcome[1] or (isinf(outcome[0]) and not any(value.numel() for value in both[0].flat())):
             return found  # a mean of nothing, or a shape that is made up for it, tells nothing
         if outcome[0] <= self.auditor.tolerance:
-            tried = (*found.tried, both) if keep and self._keeps(found, both) else found.tried
+            tried = (*found.tried, both) if keeps(found.tried, both, keep) else found.tried
             return replace(found, error=max(found.error, outcome[0]), special=(*found.special, text), tried=tried)
         return replace(
             found, error=outcome[0], refuted=describe(text, both, Shape()), samples=(*found.samples, both),
             ran=(*found.ran, text),
         )  # fmt: skip
 
-    def _keeps(self, found: Audit, both: Both) -> bool:
-        """Whether inputs are kept: in as many other manners as sizes, and small ones."""
-        return len(found.tried) < 2 * self.budget.always and sum(value.numel() for value in both[0].flat()) <= _MANY
+    @property
+    def _kept(self) -> int:
+        """How many inputs are kept, in other manners as well as sizes, if the models are small."""
+        return 2 * self.budget.always
 
 
 def _count(value: Tensor) -> int:

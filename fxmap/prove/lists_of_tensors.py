@@ -1,5 +1,9 @@
 """Lists of tensors, as of images: with more and fewer of them, with none, and of other sizes beside each other.
 
+Code that takes the first six, or has weights for eight, does so without a decision that is seen. So there are as many as
+code names, and more than most code has in mind. Sizes change and change back, since code may join neighbours of one size, or
+all.
+
 >>> from fxmap.model.inputs import as_inputs
 >>> both = (as_inputs(([torch.zeros(3, 6), torch.zeros(3, 6)],)),) * 2
 >>> for text, (inputs, _) in lists(both):
@@ -8,15 +12,22 @@ with 3 tensors in a list [(3, 6), (3, 6), (3, 6)]
 with 4 tensors in a list [(3, 6), (3, 6), (3, 6), (3, 6)]
 with 1 tensors in a list [(3, 6)]
 with 0 tensors in a list []
+with several sizes in a list [(3, 6), (3, 4), (3, 6)]
+with several sizes in a list [(3, 4), (3, 6), (3, 4)]
+with several sizes in a list [(3, 6), (2, 6), (3, 6)]
+with several sizes in a list [(2, 6), (3, 6), (2, 6)]
 with several sizes in a list [(3, 6), (3, 4)]
 with several sizes in a list [(3, 6), (2, 6)]
+>>> [len(inputs.args[0]) for text, (inputs, _) in many(both, [8, 12, 300])]
+[17, 9, 13, 7, 8, 12]
 
 Cost: none; each is one run of both models, on small inputs.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -27,25 +38,49 @@ from fxmap.model.inputs import Inputs, replaced
 from fxmap.model.nested import Path, leaves
 from fxmap.prove.samples import Both
 
+# More tensors than most code has weights for, or takes, and the most that are tried where code names a number.
+_MORE, _MOST = (7, 9, 17), 40
+# In how many lists, and how many numbers of tensors.
+_LISTS, _COUNTS = 2, 10
+
 
 def lists(both: Both) -> Iterator[tuple[str, Both]]:
     """Yield inputs with other numbers of tensors in whatever holds several, then with tensors of other sizes."""
-    theirs = dict(_several(both[1]))
-    for place, items in _several(both[0]):
-        other = theirs.get(place)
-        if other is None or type(items) is not type(other) or len(items) != len(other):
-            continue
-        kind = type(items).__name__
+    for place, pair in _shared(both):
+        items, kind = pair[0], type(pair[0]).__name__
         for count in (len(items) + 1, len(items) + 2, len(items) - 1, 0):
             if count or (len(items) > 1 and kind != "dict"):
-                yield (
-                    f"with {count} tensors in a {kind}",
-                    _with(both, place, [_counted(one, count) for one in (items, other)]),
-                )
-        if kind != "dict" and len(items) > 1:
-            for axis in (-1, -2):
-                changed = [_of_several_sizes(one, axis) for one in (items, other)]
-                yield f"with several sizes in a {kind}", _with(both, place, changed)
+                yield _of_count(both, place, pair, count)
+        if kind != "dict":
+            text = f"with several sizes in a {kind}"
+            yield from ((text, _with(both, place, values)) for values in _of_several_sizes(pair))
+
+
+def many(both: Both, named: Sequence[int]) -> Iterator[tuple[str, Both]]:
+    """Yield inputs with more tensors in a list: more than most code takes, and as many as code names, and one more.
+
+    Args:
+        both: the inputs of both models.
+        named: integers that the code of the models names.
+
+    Those beyond what code names come first.
+    """
+    known = sorted(number for number in named if 1 < number < _MOST)
+    counts = list(dict.fromkeys([max(_MORE), *(number + 1 for number in known), *_MORE, *known]))[:_COUNTS]
+    for place, pair in _shared(both)[:_LISTS]:
+        yield from (_of_count(both, place, pair, count) for count in counts if count > len(pair[0]) + 2)
+
+
+def _shared(both: Both) -> list[tuple[Path, list[Any]]]:
+    """Return what holds several tensors in the inputs of both models, with its place."""
+    theirs = dict(_several(both[1]))
+    found = [(place, [items, theirs.get(place)]) for place, items in _several(both[0])]
+    return [(place, [one, other]) for place, (one, other) in found if type(one) is type(other) and len(one) == len(other)]
+
+
+def _of_count(both: Both, place: Path, pair: list[Any], count: int) -> tuple[str, Both]:
+    values = [_counted(items, count) for items in pair]
+    return f"with {count} tensors in a {type(pair[0]).__name__}", _with(both, place, values)
 
 
 def _with(both: Both, place: Path, values: list[Any]) -> Both:
@@ -74,21 +109,43 @@ def is_several(value: Any) -> bool:
 def _counted(items: Any, count: int) -> Any:
     """Return as many items of a list, a tuple or a dict, which are turned round where there are more than were given."""
     named: dict[Any, Any] = dict(items) if type(items) is dict else dict(enumerate(items))
-    more = [_turned(part) for part in named.values()] + list(named.values())
+    more = cycle([*map(_turned, named.values()), *named.values()])
     kept = dict(list(named.items())[:count])
-    extra = {f"more_{i}": part for i, part in enumerate(more[: count - len(kept)])}
+    extra = {f"more_{i}": part for i, part in enumerate(islice(more, count - len(kept)))}
     changed = {**kept, **extra}
     return changed if type(items) is dict else type(items)(changed.values())
 
 
 def _turned(part: Any) -> Any:
-    return tree_map(lambda item: item.flip(0) if isinstance(item, Tensor) and item.dim() else item, part)
+    """Return tensors whose samples are turned round; where there is one, its numbers."""
+
+    def turn(item: Any) -> Any:
+        if not isinstance(item, Tensor) or not item.dim():
+            return item
+        return item.flip(0) if len(item) > 1 else item.flip(tuple(range(item.dim())))
+
+    return tree_map(turn, part)
 
 
-def _of_several_sizes(items: Any, axis: int) -> Any:
-    """Return the items, all but the first of which are a third shorter along an axis."""
-    first, *rest = items
-    return type(items)([first, *(tree_map(partial(_shorter, axis=axis), item) for item in rest)])
+def _of_several_sizes(pair: list[Any]) -> Iterator[list[Any]]:
+    """Yield items, every second of which, or all but the first, are a third shorter along an axis."""
+    three = [_counted(items, max(3, len(items))) for items in pair]
+    for axis in (-1, -2):
+        for odd in (1, 0):
+            yield [_shortened(items, axis, partial(_is_at, odd)) for items in three]
+    if len(pair[0]) > 1:
+        for axis in (-1, -2):
+            yield [_shortened(items, axis, lambda place: place > 0) for items in pair]
+
+
+def _is_at(odd: int, place: int) -> bool:
+    return place % 2 == odd
+
+
+def _shortened(items: Any, axis: int, chosen: Callable[[int], bool]) -> Any:
+    """Return the items, of which those at the chosen places are shorter."""
+    short = partial(_shorter, axis=axis)
+    return type(items)([tree_map(short, item) if chosen(place) else item for place, item in enumerate(items)])
 
 
 def _shorter(item: Any, axis: int) -> Any:

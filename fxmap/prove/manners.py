@@ -41,7 +41,7 @@ from fxmap.prove.coverage import unwatched
 from fxmap.prove.held_names import NOTHING, HeldNames
 from fxmap.prove.held_options import others_held
 from fxmap.prove.interface import Signatures, by_keyword
-from fxmap.prove.lists_of_tensors import lists
+from fxmap.prove.lists_of_tensors import lists, many
 from fxmap.prove.option import Option
 from fxmap.prove.samples import Both, Role, Sampler, common_batch
 from fxmap.prove.shapes import Shape, batch_of
@@ -58,12 +58,13 @@ SEED = 23
 class Manner:
     """Inputs of both models, and how they differ from the example's.
 
-    `layout` says that only the order of the numbers in memory differs, and `calls` how many calls come before this one.
+    `layout` says that only the order of the numbers in memory differs, and `dear` that it takes as long as many runs.
     `gradients` says that the models run with gradients, `optional` that an argument is given that the example has not, or
     has with another value: it may add outputs, which are not compared. One that is `alone` is a part of one before it, and
-    is for models that do not accept the whole. `rows` are inputs, one row of them and its axis: the manner is one of the
-    source only if its output for the row is the row of its output. `left_out` is the name of an argument of both models that
-    the example has not, where the manner gives a tensor for it, and `given` that of one that it gives another value.
+    is for models that do not accept the whole; one that is `lenient` leaves out samples of which one model makes no numbers.
+    `rows` are inputs, one row of them and its axis: the manner is one of the source only if its output for the row is the
+    row of its output; without an axis, if both outputs are the same. `left_out` is the name of an argument of both models
+    that the example has not, where the manner gives a tensor for it, and `given` that of one that it gives another value.
     """
 
     text: str
@@ -71,10 +72,11 @@ class Manner:
     gradients: bool = False
     optional: bool = False
     alone: bool = False
-    rows: tuple[Inputs, Inputs, int] | None = None
+    rows: tuple[Inputs, Inputs, int | None] | None = None
     option: Option | None = None
     layout: bool = False
-    calls: int = 0
+    dear: bool = False
+    lenient: bool = False
 
 
 def manners(
@@ -101,12 +103,14 @@ def manners(
         changed = [change(slot.role, value) for slot, value in zip(sampler.slots, values, strict=True)]
         if any(a is not b for a, b in zip(changed, values, strict=True)):
             yield Manner(text, _cast(sampler, changed))
+    yield from _masks_of_floats(sampler, values)
     yield from _ranks(sampler, values)
     yield from _broadcast(sampler, values)
     yield from _for_each_sample(sampler, shape, values)
     yield from _empty(sampler, values)
     both = sampler.both_of(values)
     yield from (Manner(text, changed) for text, changed in lists(both))
+    yield from (Manner(text, changed, dear=True) for text, changed in many(both, held.limits))
     yield from (Manner(text, _cast(sampler, changed), layout=True) for text, changed in _layouts(values))
     named = by_keyword(both, signatures)
     if named is not None:
@@ -197,6 +201,21 @@ _CASTS: dict[str, Callable[[Role, Tensor], Tensor]] = {
 }
 
 
+def _masks_of_floats(sampler: Sampler, values: Sequence[Tensor]) -> Iterator[Manner]:
+    """Yield masks of bool as floats: 0 and 1, and 0 and minus infinity, which is added to scores.
+
+    A model that computes with them what it computes with the mask of bool takes masks of floats.
+    """
+    for place, (slot, value) in enumerate(zip(sampler.slots, values, strict=True)):
+        if slot.role is not Role.MASK or value.dtype is not torch.bool or not value.dim():
+            continue
+        usual = bool(slot.example.double().mean() >= 0.5) if slot.example.numel() else True
+        hidden = torch.zeros(value.shape, dtype=torch.float64).masked_fill(value != usual, -torch.inf)
+        for text, floats in (("0 and 1", value.double()), ("0 and minus infinity", hidden)):
+            changed, given = _cast(sampler, [*values[:place], floats, *values[place + 1 :]]), _cast(sampler, values)
+            yield Manner(f"with {slot.name} of {text}", changed, rows=(given[0], changed[0], None), lenient=True)
+
+
 def _cast(sampler: Sampler, values: Sequence[Tensor]) -> Both:
     """Return inputs of both models with these values of the source's, in their own dtypes and ranks."""
     ours, theirs = (iter(values), iter(zip(sampler.links, sampler.both[1].flat(), strict=True)))
@@ -259,12 +278,12 @@ def _without_extent(value: Tensor, length: int) -> Tensor:
 
 def _later_calls(both: Both, alike: Both, others: Sequence[Both]) -> Iterator[Manner]:
     """Yield the inputs as those of a second call, of one that follows other shapes, and of the next few ones."""
-    yield Manner("in a second call", after([alike], both), calls=1)
+    yield Manner("in a second call", after([alike], both))
     for other in others:
-        yield Manner(f"in a call after {other[0].size}", after([other], both), calls=1)
-        yield Manner(f"of {other[0].size} after {both[0].size}", after([both], other), calls=1)
+        yield Manner(f"in a call after {other[0].size}", after([other], both))
+        yield Manner(f"of {other[0].size} after {both[0].size}", after([both], other))
     for count in _CALLS:
-        yield Manner(f"in a call after {count} others", after([alike] * count, both), calls=count)
+        yield Manner(f"in a call after {count} others", after([alike] * count, both), dear=True)
 
 
 def after(earlier: Sequence[Both], both: Both) -> Both:

@@ -1,7 +1,7 @@
 """Other values of what a model is given that is no tensor: numbers, switches, words, several of them, options in objects.
 
 >>> other_values(1.0, ()), other_values([3, 3], ())[:3]
-([3.0, -1.0, 0.5, 0.0, 107.0], [[4, 2], [3, 2, 1], [6]])
+([3.0, -1.0, 0.5, 0.0, 107.0, -107.0], [[4, 2], [3, 2, 1], [6]])
 >>> other_values(slice(1, None), ())[:2], other_values({"causal": False}, ())
 ([slice(2, None, None), slice(1, 3, None)], [{'causal': True}])
 
@@ -97,7 +97,7 @@ def _texts(value: str, words: Sequence[str], numbers: Sequence[float]) -> list[A
 
 def _several(value: Any, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
     if not value:
-        return [type(value)([part]) for part in (*words[:2], 0, 1)]
+        return [type(value)(parts) for parts in (*([word] for word in words[:2]), [0], [1], [1, 0])]
     if hasattr(value, "_fields") or not is_plain(value):
         return _of_parts(value, words)
     held = sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
@@ -113,7 +113,9 @@ def _integers(value: int, words: Sequence[str], numbers: Sequence[float]) -> lis
 
 
 def _reals(value: float, words: Sequence[str], numbers: Sequence[float]) -> list[Any]:
-    found = (2 * value + 1, -value or -1.0, value / 2, 0.0, 100 * value + 7)
+    # Far below 0 as well, and beside the bounds that code names, of either sign.
+    named = [sign * (abs(number) + 1) for number in numbers if 0 < abs(number) <= _LARGE for sign in (-1, 1)]
+    found = (2 * value + 1, -value or -1.0, value / 2, 0.0, 100 * value + 7, -100 * abs(value) - 7, *named[: 2 * _NAMED])
     return [type(value)(other) for other in dict.fromkeys(found) if other != value]
 
 

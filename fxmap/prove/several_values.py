@@ -38,6 +38,9 @@ def lists_like(parts: list[Any], words: Sequence[str], others: Others) -> Iterat
     elif type(first) in (bool, int, float):
         yield from ([_next(part) if i == place else part for i, part in enumerate(parts)] for place in range(len(parts)))
         yield [*parts, _next(parts[-1])]
+        if type(first) is not bool:
+            # Falling, which code that sorts them, or takes the largest for the last one, makes another order of.
+            yield [*parts, parts[-1] - 1]
     yield parts[::-1]
     yield parts[:-1]
 

@@ -72,7 +72,7 @@ def _stand_ins(
     like = {value.shape: value for value in (*outputs()[:1], *given[:2]) if value.is_floating_point()}
     found = [value.detach().flip(0) for value in like.values()]
     masks = _masks(positions) if positions and all(positions) else []
-    plain = [*found[:1], *masks[:1], *found[1:], *_states(found), *_scores(main), 1, 0, (2,), (3, 3), True]
+    plain = [*found[:1], *masks[:1], *found[1:], *_states(found), *_scores(main), 1, 0, (2,), (3, 3), (3, 5), True]
     return [*plain, *_kept(found, words), *masks[1:], *_of_any_name(count, positions), *words[:_WORDS]]
 
 

@@ -53,6 +53,7 @@ def attacks() -> Iterator[Attack]:
     yield from _held()
     yield from _empty()
     yield _after_a_call()
+    yield from _beyond()
 
 
 def _masked(h: Tensor, mask: Tensor | None) -> Tensor:
@@ -189,6 +190,39 @@ def _held() -> Iterator[Attack]:
         lambda m, x, y: m.h(m.inner(x) + (0 if y is None else y)), lambda m, x, y: m.h(m.inner(x) + (1 if y is None else y)),
         (x, None), (given, torch.randn(2, 6, 8)),
     )  # fmt: skip
+
+
+def _beyond() -> Iterator[Attack]:
+    """Yield longer lists, options in another order and below 0, and masks of floats than the example has."""
+    x, given = _floats(2, 6, 8), torch.randn(2, 6, 8)
+    two = [given, given + 1]
+    yield _pair(
+        "of a list, the first six", lambda m, xs: sum(m.h(m.inner(x)) for x in xs),
+        lambda m, xs: sum(m.h(m.inner(x)) for x in xs[:6]), ([x] * 9,), (two,),
+    )  # fmt: skip
+    yield _pair(
+        "of a list, the last five", lambda m, xs: sum(m.h(m.inner(x)) for x in xs),
+        lambda m, xs: sum(m.h(m.inner(x)) for x in xs[-5:]), ([x] * 7,), (two,),
+    )  # fmt: skip
+    yield _pair(
+        "layers in falling order, sorted", lambda m, x, out=(1,): [(m.inner(x), m.h(x).tanh())[i] for i in out],
+        lambda m, x, out=(1,): [(m.inner(x), m.h(x).tanh())[i] for i in sorted(out)], (x, (1, 0)),
+    )  # fmt: skip
+    yield _pair(
+        "a scale below 0, bounded", lambda m, x, scale=1.0: m.h(m.inner(x)) * scale,
+        lambda m, x, scale=1.0: m.h(m.inner(x)) * max(-3.7, scale), (x, -5.0),
+    )  # fmt: skip
+    holes = _HOLES == 0
+    yield _pair(
+        "a mask of floats, of which the sign counts", _added,
+        lambda m, x, mask: _added(m, x, mask if mask.dtype is torch.bool else mask > 0),
+        (x, torch.zeros(2, 6, dtype=torch.float64).masked_fill(holes, -torch.inf)), (given, holes),
+    )  # fmt: skip
+
+
+def _added(m: Any, x: Tensor, mask: Tensor) -> Any:
+    hidden = torch.zeros(mask.shape, dtype=x.dtype).masked_fill(mask, -torch.inf) if mask.dtype is torch.bool else mask
+    return m.h((m.inner(x) @ x.mT + hidden[:, None]).softmax(-1) @ x)
 
 
 def _empty() -> Iterator[Attack]:

@@ -20,6 +20,11 @@ def attacks() -> Iterator[Attack]:
         build = _scalar(function)
         yield Attack(name, build, build, normal(4, 8), normal(40, 8, scale=3, seed=1), moves=("t",))
     yield from _masked_bias()
+    for name, function in _LACKING.items():
+        build = _on_inputs(function)
+        probe = torch.randn(4, 8, dtype=torch.float64)
+        probe[::2, 1] = torch.nan if name.endswith("no number") else torch.inf
+        yield Attack(name, build, build, normal(4, 8), _always(probe), moves=("t",))
     yield from _exchanged()
 
 
@@ -48,6 +53,21 @@ _SCALARS: dict[str, Callable[[Any, Tensor], Any]] = {
     "a number that is rounded": lambda m, y: m.b(y + torch.round(m.t / 8)),
     "an exponent before a unit norm": lambda m, y: m.b(F.normalize(y * (30 * m.t).exp(), dim=-1)),
 }
+
+
+# What is put in the place of numbers that are missing.
+_LACKING: dict[str, Callable[[Any, Tensor], Any]] = {
+    "in the place of what is no number": lambda m, x: m.b(torch.where(x.isnan(), m.t, x.nan_to_num())),
+    "in the place of what is infinite": lambda m, x: m.b(torch.where(x.isinf(), m.t, x.clamp(-9, 9))),
+}
+
+
+def _on_inputs(function: Callable[[Any, Tensor], Any]) -> Build:
+    return lambda: Free(function, {"b": lambda: nn.Linear(8, 5)}, t=nn.Parameter(torch.ones(1)))
+
+
+def _always(probe: Tensor) -> Callable[[], tuple[Tensor]]:
+    return lambda: (probe,)
 
 
 def _quantised(m: Any, x: Tensor) -> Tensor:
