@@ -31,7 +31,7 @@ from fxmap.model.faults import bounded, gathered
 from fxmap.model.inputs import Forward, Given
 from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.surroundings import undisturbed
-from fxmap.prove.explained import same_operations
+from fxmap.prove.graphs.explained import same_operations
 from fxmap.prove.trial import prove
 from fxmap.run.streamed import is_large
 from fxmap.sources.layout import turned

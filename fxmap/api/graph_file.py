@@ -19,7 +19,7 @@ from fxmap.files.checkpoint import Source, open_checkpoint
 from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.sources.layout import in_one_layout
 from fxmap.sources.onnx.model import OnnxModel
-from fxmap.sources.onnx.quantized import NOT_WRITTEN
+from fxmap.sources.onnx.ops.quantized import NOT_WRITTEN
 from fxmap.sources.opened import carries_graph, opened
 
 

@@ -25,7 +25,7 @@ from fxmap.model.inputs import Given
 from fxmap.model.lazy import refuse_uninitialised
 from fxmap.model.replica import replicate
 from fxmap.model.surroundings import undisturbed
-from fxmap.prove.choose_inputs import choose_inputs
+from fxmap.prove.runs.choose_inputs import choose_inputs
 from fxmap.prove.trial import proof_of
 from fxmap.run.noise import equal_states, loss
 from fxmap.sources.opened import take_as_code, unpacked

@@ -16,11 +16,11 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import SINGLE_TOLERANCE, Proof, Scope, Status
 from fxmap.matching.sides import Side
 from fxmap.model.inputs import settings_of
-from fxmap.prove.audit import Audit
-from fxmap.prove.divergence import Verdict
-from fxmap.prove.evidence import Evidence
+from fxmap.prove.audits.audit import Audit
 from fxmap.prove.examine import Examination
-from fxmap.prove.tables import kept_tables
+from fxmap.prove.graphs.divergence import Verdict
+from fxmap.prove.runs.evidence import Evidence
+from fxmap.prove.state.tables import kept_tables
 
 # A key whose influence on the outputs, relative to them, is smaller than this has none: float64 rounds to 1e-16, and sums
 # over a deep model lose three or four digits.

@@ -27,25 +27,25 @@ from fxmap.model.inputs import Inputs
 from fxmap.model.recall import active, recalling
 from fxmap.model.restoring import let_through
 from fxmap.model.tensors import Named, named_outputs
-from fxmap.prove.audit import Audit, Auditor, difference, paired
-from fxmap.prove.budget import Budget
-from fxmap.prove.changed import noise, scaled, scaled_in_place
-from fxmap.prove.choose_inputs import InputPair
-from fxmap.prove.coverage import Coverage
-from fxmap.prove.decision_log import Log
-from fxmap.prove.further import further
-from fxmap.prove.held_names import HeldNames
-from fxmap.prove.interface import chosen_by_caller, interface_of
-from fxmap.prove.limits import limits_of
-from fxmap.prove.listed import as_drawn
-from fxmap.prove.own_code import call_own
-from fxmap.prove.passes import Passes
-from fxmap.prove.read_state import Reads, ReadState
-from fxmap.prove.samples import Both, Sampler, common_batch, telling
-from fxmap.prove.search import Search
-from fxmap.prove.tables import extra_state, kept_tables, without_counterpart
-from fxmap.prove.twins import is_one_function
-from fxmap.prove.weights import Weights, held, mapped_weights
+from fxmap.prove.audits.audit import Audit, Auditor, difference, paired
+from fxmap.prove.audits.further import further
+from fxmap.prove.calls.held_names import HeldNames
+from fxmap.prove.calls.interface import chosen_by_caller, interface_of
+from fxmap.prove.calls.listed import as_drawn
+from fxmap.prove.code.coverage import Coverage
+from fxmap.prove.code.decision_log import Log
+from fxmap.prove.code.limits import limits_of
+from fxmap.prove.code.twins import is_one_function
+from fxmap.prove.inputs.budget import Budget
+from fxmap.prove.inputs.samples import Both, Sampler, common_batch, telling
+from fxmap.prove.runs.choose_inputs import InputPair
+from fxmap.prove.runs.own_code import call_own
+from fxmap.prove.runs.passes import Passes
+from fxmap.prove.runs.weights import Weights, held, mapped_weights
+from fxmap.prove.state.changed import noise, scaled, scaled_in_place
+from fxmap.prove.state.read_state import Reads, ReadState
+from fxmap.prove.state.search import Search
+from fxmap.prove.state.tables import extra_state, kept_tables, without_counterpart
 from fxmap.run.precision import SinglePrecision
 
 

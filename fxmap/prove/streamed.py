@@ -7,7 +7,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof
 from fxmap.matching.plan import Plan
 from fxmap.matching.sides import Side
-from fxmap.prove.budget import Budget
+from fxmap.prove.inputs.budget import Budget
 from fxmap.run.deferred import Deferred
 from fxmap.run.streamed import unknown_buffers
 

@@ -50,12 +50,7 @@ from fxmap.model.inputs import Given
 from fxmap.model.kernels import DoubleKernels
 from fxmap.model.recall import recalling
 from fxmap.model.restoring import let_through
-from fxmap.prove.agreement import Agreement
-from fxmap.prove.aligned import aligned, without, without_exchanged
-from fxmap.prove.alone import alone, factors, summands, with_ties
-from fxmap.prove.alternatives import told_apart
-from fxmap.prove.causes import attribute_cause
-from fxmap.prove.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
+from fxmap.prove.code.scripted import decisions_alone
 from fxmap.prove.conclude import (
     behind,
     conclude,
@@ -65,21 +60,26 @@ from fxmap.prove.conclude import (
     without_scripts,
     without_writes,
 )
-from fxmap.prove.context import Context
-from fxmap.prove.divergence import Verdict, judge
-from fxmap.prove.evidence import Evidence, Tables, largest_errors, without_rounding
 from fxmap.prove.examine import Examination, Examiner
-from fxmap.prove.graph_runs import TROUBLE, GraphRuns
-from fxmap.prove.influence import Influence, influence_of
-from fxmap.prove.kinks import shown_by_values
+from fxmap.prove.graphs.aligned import aligned, without, without_exchanged
+from fxmap.prove.graphs.alone import alone, factors, summands, with_ties
+from fxmap.prove.graphs.alternatives import told_apart
+from fxmap.prove.graphs.causes import attribute_cause
+from fxmap.prove.graphs.context import Context
+from fxmap.prove.graphs.divergence import Verdict, judge
+from fxmap.prove.graphs.kinks import shown_by_values
 from fxmap.prove.neutral import without_merged
-from fxmap.prove.own_code import OwnCode
-from fxmap.prove.parts import part_of_source
-from fxmap.prove.passes import Passes
-from fxmap.prove.scripted import decisions_alone
+from fxmap.prove.partial.agreement import Agreement
+from fxmap.prove.partial.parts import part_of_source
+from fxmap.prove.partial.witnesses import witnessed
+from fxmap.prove.runs.choose_inputs import ChosenInputs, choose_inputs, windows_of_one
+from fxmap.prove.runs.evidence import Evidence, Tables, largest_errors, without_rounding
+from fxmap.prove.runs.graph_runs import TROUBLE, GraphRuns
+from fxmap.prove.runs.influence import Influence, influence_of
+from fxmap.prove.runs.own_code import OwnCode
+from fxmap.prove.runs.passes import Passes
+from fxmap.prove.runs.weights import Weights, differentiable, held, mapped_weights
 from fxmap.prove.streamed import as_streamed
-from fxmap.prove.weights import Weights, differentiable, held, mapped_weights
-from fxmap.prove.witnesses import witnessed
 from fxmap.run.distance import distance, is_telling
 from fxmap.run.lockstep import Comparison, Reference
 from fxmap.run.randomize import random_tensors

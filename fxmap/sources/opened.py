@@ -23,7 +23,7 @@ from fxmap.model.inputs import as_inputs
 from fxmap.model.tensors import tensors_of
 from fxmap.sources.layout import in_one_layout
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
-from fxmap.sources.onnx.unrolled import unrolled
+from fxmap.sources.onnx.spellings.unrolled import unrolled
 from fxmap.sources.scaled import begin_behind_scaling
 from fxmap.sources.scripted import ScriptedModel
 

@@ -10,7 +10,7 @@ from fxmap.mapping.key_mapping import KeyMapping
 from fxmap.mapping.proof import Proof, Status
 from fxmap.matching.sides import side
 from fxmap.prove.neutral import without_merged
-from tests.prove.test_witnesses import Net, linear
+from tests.prove.partial.test_witnesses import Net, linear
 
 MERGED = Sum((Source("a.weight"), Product(Source("q.weight"), Source("p.weight"))))
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import fxmap
-from fxmap.sources.onnx.groups import group_norms
 from fxmap.sources.onnx.model import OnnxModel
+from fxmap.sources.onnx.spellings.groups import group_norms
 from fxmap.testing.planted import randomised
 
 onnx = pytest.importorskip("onnx")

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.sources.onnx.idioms import gates, kept_variances
 from fxmap.sources.onnx.model import OnnxModel
+from fxmap.sources.onnx.spellings.idioms import gates, kept_variances
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402 - after importorskip

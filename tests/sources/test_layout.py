@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.sources.onnx.model import OnnxModel
-from fxmap.sources.onnx.norms import written_out
+from fxmap.sources.onnx.spellings.norms import written_out
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper, reference  # noqa: E402 - after importorskip

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.sources.onnx.model import OnnxModel, open_onnx
-from fxmap.sources.onnx.values import exact
+from fxmap.sources.onnx.records.values import exact
 from fxmap.testing.planted import randomised
 
 onnx = pytest.importorskip("onnx")

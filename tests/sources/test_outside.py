@@ -166,8 +166,8 @@ def test_numbers_that_do_not_begin_at_a_multiple_of_their_size_are_read(tmp_path
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool])
 def test_tensors_of_every_type_are_views_of_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
-    from fxmap.sources.onnx.outside import take_outside
-    from fxmap.sources.onnx.values import DTYPES
+    from fxmap.sources.onnx.records.outside import take_outside
+    from fxmap.sources.onnx.records.values import DTYPES
 
     value = torch.arange(2048).reshape(2, 1024).to(dtype)
     (tmp_path / "numbers").write_bytes(value.view(torch.uint8).numpy().tobytes())
@@ -182,7 +182,7 @@ def test_small_numbers_and_those_of_constants_are_read_into_the_model(tmp_path: 
     made.graph.node.append(helper.make_node("Constant", [], ["one"], value=outside("any", [20, 20])))
     onnx.save(made, tmp_path / "a.onnx")
     read = onnx.load(tmp_path / "a.onnx", load_external_data=False)
-    from fxmap.sources.onnx.outside import has_outside, take_outside
+    from fxmap.sources.onnx.records.outside import has_outside, take_outside
 
     assert has_outside(read)
     assert take_outside(read, tmp_path / "a.onnx") == {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fxmap
 from fxmap.sources.onnx.model import OnnxModel
-from fxmap.sources.onnx.pools import padded_pools
+from fxmap.sources.onnx.spellings.pools import padded_pools
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper, reference  # noqa: E402 - after importorskip

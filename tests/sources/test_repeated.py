@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.sources.onnx.repeated import first_places
-from fxmap.sources.onnx.roles import is_weight
+from fxmap.sources.onnx.spellings.repeated import first_places
+from fxmap.sources.onnx.spellings.roles import is_weight
 from fxmap.testing.planted import randomised
 
 pytest.importorskip("onnx")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxmap.sources.onnx.elementwise import ELEMENTWISE
 from fxmap.sources.onnx.model import OnnxModel
-from fxmap.sources.onnx.tables import tables_of_code
+from fxmap.sources.onnx.ops.elementwise import ELEMENTWISE
+from fxmap.sources.onnx.spellings.tables import tables_of_code
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402 - after importorskip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fxmap
 from fxmap.errors import LoadError
 from fxmap.mapping.proof import Status
-from fxmap.sources.onnx.twins import twins
+from fxmap.sources.onnx.spellings.twins import twins
 from fxmap.testing.planted import randomised
 
 pytest.importorskip("onnx")

@@ -17,8 +17,8 @@ from fxmap.graph.kinds import Trait, has
 from fxmap.graph.opgraph import INPUT, OUTPUT, TENSOR, Op
 from fxmap.matching.align.alignment import Alignment, Evidence, Pair
 from fxmap.matching.align.signatures import own_attributes
-from fxmap.matching.solve.source import run
-from fxmap.matching.solve.stacked import Values
+from fxmap.matching.solve.known.source import run
+from fxmap.matching.solve.runs.stacked import Values
 from fxmap.normalize.network import Network
 from fxmap.run.randomize import in_double
 

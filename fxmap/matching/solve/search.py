@@ -9,19 +9,19 @@ from torch import Tensor, fx, nn
 
 from fxmap.capture.captured import Captured
 from fxmap.graph.kinds import Trait, has, kind_of
-from fxmap.matching.solve.choices import Choices
-from fxmap.matching.solve.effort import Effort, OutOfEffort
-from fxmap.matching.solve.fitting import Choice, Fitting
-from fxmap.matching.solve.frontier import Advance, Frontier, State
-from fxmap.matching.solve.guesses import Guesses
-from fxmap.matching.solve.places import Places
-from fxmap.matching.solve.positions import HELD, Bounds, Holding, Position, Steps
-from fxmap.matching.solve.readers import moves, reading
-from fxmap.matching.solve.recent import Recent
-from fxmap.matching.solve.source import Block, SourceValues, elements
-from fxmap.matching.solve.stacked import Unstackable, Value
-from fxmap.matching.solve.systems import Factorisations, Point, Systems
-from fxmap.matching.solve.unknowns import Weights
+from fxmap.matching.solve.choosing.choices import Choices
+from fxmap.matching.solve.choosing.fitting import Choice, Fitting
+from fxmap.matching.solve.choosing.guesses import Guesses
+from fxmap.matching.solve.choosing.places import Places
+from fxmap.matching.solve.choosing.positions import HELD, Bounds, Holding, Position, Steps
+from fxmap.matching.solve.choosing.readers import moves, reading
+from fxmap.matching.solve.choosing.recent import Recent
+from fxmap.matching.solve.known.source import Block, SourceValues, elements
+from fxmap.matching.solve.runs.effort import Effort, OutOfEffort
+from fxmap.matching.solve.runs.stacked import Unstackable, Value
+from fxmap.matching.solve.unknown.frontier import Advance, Frontier, State
+from fxmap.matching.solve.unknown.systems import Factorisations, Point, Systems
+from fxmap.matching.solve.unknown.unknowns import Weights
 
 logger = logging.getLogger(__name__)
 

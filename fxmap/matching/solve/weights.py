@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from fxmap.expressions.base import Expression
 from fxmap.graph.index_maps import distinct
 from fxmap.graph.kinds import Trait, has
-from fxmap.matching.solve.effort import Effort, OutOfEffort
-from fxmap.matching.solve.express import Expressions, agree
-from fxmap.matching.solve.positions import HELD, Bounds
-from fxmap.matching.solve.readers import readers
-from fxmap.matching.solve.samples import Samples
+from fxmap.matching.solve.choosing.positions import HELD, Bounds
+from fxmap.matching.solve.choosing.readers import readers
+from fxmap.matching.solve.expressing.express import Expressions, agree
+from fxmap.matching.solve.known.source import SourceValues, TooLarge, run
+from fxmap.matching.solve.runs.effort import Effort, OutOfEffort
+from fxmap.matching.solve.runs.samples import Samples
+from fxmap.matching.solve.runs.stacked import Unstackable
+from fxmap.matching.solve.runs.static import static
 from fxmap.matching.solve.search import Search
-from fxmap.matching.solve.source import SourceValues, TooLarge, run
-from fxmap.matching.solve.stacked import Unstackable
-from fxmap.matching.solve.static import static
-from fxmap.matching.solve.unknowns import Layout, Weights
+from fxmap.matching.solve.unknown.unknowns import Layout, Weights
 from fxmap.model.inputs import Inputs
 from fxmap.normalize.network import Network
 from fxmap.run.calibrator import run_calibrated

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fxmap.sources.onnx.held import Held
 from fxmap.sources.onnx.interpreter import Interpreter, Reading
-from fxmap.sources.onnx.norms import kernel_chains, written_out
-from fxmap.sources.onnx.repeated import repeated
-from fxmap.sources.onnx.roles import are_counted, is_computed, reads_weight, roles_of
-from fxmap.sources.onnx.twins import twins
+from fxmap.sources.onnx.records.held import Held
+from fxmap.sources.onnx.spellings.norms import kernel_chains, written_out
+from fxmap.sources.onnx.spellings.repeated import repeated
+from fxmap.sources.onnx.spellings.roles import are_counted, is_computed, reads_weight, roles_of
+from fxmap.sources.onnx.spellings.twins import twins
 
 
 def read_as_source(

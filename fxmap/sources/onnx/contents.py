@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxmap.sources.onnx.groups import GroupNorm, group_norms
-from fxmap.sources.onnx.held import Held
-from fxmap.sources.onnx.idioms import gates, guarded_softmaxes, is_empty_mask, kept_variances
 from fxmap.sources.onnx.interpreter import Reading
-from fxmap.sources.onnx.numbers import numbers_of
-from fxmap.sources.onnx.operators import constants_read_by, initial_states
-from fxmap.sources.onnx.partial import KnownPart
-from fxmap.sources.onnx.pools import padded_pools
-from fxmap.sources.onnx.protos import constant_nodes, exact_tensor, nodes_of, tensor_of
-from fxmap.sources.onnx.quantized import BORDERS, cut_at_zero, left_out, read_at_once, zero_points
-from fxmap.sources.onnx.roles import are_counted, is_made_up, is_weight, reads_weight, roles_of
-from fxmap.sources.onnx.tables import tables_of_code
-from fxmap.sources.onnx.turned import TO_FIRST, perm_of
-from fxmap.sources.onnx.unrolled import fixed_names
+from fxmap.sources.onnx.ops.operators import constants_read_by, initial_states
+from fxmap.sources.onnx.ops.quantized import BORDERS, cut_at_zero, left_out, read_at_once, zero_points
+from fxmap.sources.onnx.records.held import Held
+from fxmap.sources.onnx.records.protos import constant_nodes, exact_tensor, nodes_of, tensor_of
+from fxmap.sources.onnx.spellings.groups import GroupNorm, group_norms
+from fxmap.sources.onnx.spellings.idioms import gates, guarded_softmaxes, is_empty_mask, kept_variances
+from fxmap.sources.onnx.spellings.numbers import numbers_of
+from fxmap.sources.onnx.spellings.partial import KnownPart
+from fxmap.sources.onnx.spellings.pools import padded_pools
+from fxmap.sources.onnx.spellings.roles import are_counted, is_made_up, is_weight, reads_weight, roles_of
+from fxmap.sources.onnx.spellings.tables import tables_of_code
+from fxmap.sources.onnx.spellings.turned import TO_FIRST, perm_of
+from fxmap.sources.onnx.spellings.unrolled import fixed_names
 
 
 def take_contents(

@@ -8,20 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxmap.sources.onnx.groups import GroupNorm
-from fxmap.sources.onnx.idioms import safe_softmax, without
-from fxmap.sources.onnx.norms import Norm
-from fxmap.sources.onnx.numbers import with_number
-from fxmap.sources.onnx.operators import OPERATORS
-from fxmap.sources.onnx.pools import PaddedPool
-from fxmap.sources.onnx.protos import attribute_of, constant_of, exact_tensor, tensor_of
-from fxmap.sources.onnx.quantized import BORDERS, left_out
-from fxmap.sources.onnx.reductions import OF_OPSET
-from fxmap.sources.onnx.shapes import OF_OUTPUTS
-from fxmap.sources.onnx.turned import TO_FIRST, TO_LAST, on_maps, perm_of
-from fxmap.sources.onnx.twins import Twin
-from fxmap.sources.onnx.unrolled import unrecorded
-from fxmap.sources.onnx.values import plain
+from fxmap.sources.onnx.ops.operators import OPERATORS
+from fxmap.sources.onnx.ops.quantized import BORDERS, left_out
+from fxmap.sources.onnx.ops.reductions import OF_OPSET
+from fxmap.sources.onnx.ops.shapes import OF_OUTPUTS
+from fxmap.sources.onnx.records.protos import attribute_of, constant_of, exact_tensor, tensor_of
+from fxmap.sources.onnx.records.values import plain
+from fxmap.sources.onnx.spellings.groups import GroupNorm
+from fxmap.sources.onnx.spellings.idioms import safe_softmax, without
+from fxmap.sources.onnx.spellings.norms import Norm
+from fxmap.sources.onnx.spellings.numbers import with_number
+from fxmap.sources.onnx.spellings.pools import PaddedPool
+from fxmap.sources.onnx.spellings.turned import TO_FIRST, TO_LAST, on_maps, perm_of
+from fxmap.sources.onnx.spellings.twins import Twin
+from fxmap.sources.onnx.spellings.unrolled import unrecorded
 
 # Numbers of onnx.TensorProto.DataType.
 _SINGLE, _DOUBLE = 1, 11

@@ -21,16 +21,16 @@ from torch import Tensor
 from fxmap.errors import CheckpointError, shorten
 from fxmap.sources.onnx.as_source import read_as_source, tables_of_exporter
 from fxmap.sources.onnx.contents import take_contents
-from fxmap.sources.onnx.flat import flattened, inside
-from fxmap.sources.onnx.held import Held
 from fxmap.sources.onnx.interpreter import Interpreter, Reading
-from fxmap.sources.onnx.operators import DOMAINS, unknown_in
-from fxmap.sources.onnx.outside import OfFile, has_outside, refuse_outside, take_outside, without_numbers
-from fxmap.sources.onnx.partial import known_part
-from fxmap.sources.onnx.protos import constant_nodes, example_of, is_image, nodes_of
-from fxmap.sources.onnx.quantized import NOT_WRITTEN, is_quantized
-from fxmap.sources.onnx.scaling import Scaling, scaling_of
-from fxmap.sources.onnx.writing import write_onnx
+from fxmap.sources.onnx.ops.operators import DOMAINS, unknown_in
+from fxmap.sources.onnx.ops.quantized import NOT_WRITTEN, is_quantized
+from fxmap.sources.onnx.records.flat import flattened, inside
+from fxmap.sources.onnx.records.held import Held
+from fxmap.sources.onnx.records.outside import OfFile, has_outside, refuse_outside, take_outside, without_numbers
+from fxmap.sources.onnx.records.protos import constant_nodes, example_of, is_image, nodes_of
+from fxmap.sources.onnx.records.writing import write_onnx
+from fxmap.sources.onnx.spellings.partial import known_part
+from fxmap.sources.onnx.spellings.scaling import Scaling, scaling_of
 
 _OLDEST = 9
 

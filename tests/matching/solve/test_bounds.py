@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import fxmap
-from fxmap.matching.solve import fitting, frontier, source, systems
-from fxmap.matching.solve.effort import Effort, OutOfEffort
+from fxmap.matching.solve.choosing import fitting
+from fxmap.matching.solve.known import source
+from fxmap.matching.solve.runs.effort import Effort, OutOfEffort
+from fxmap.matching.solve.unknown import frontier, systems
 from fxmap.testing.planted import randomised
 
 

@@ -399,7 +399,8 @@ class MixedPositions(Positions):
 
 
 def test_a_search_over_a_long_table_ends_and_says_what_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxmap.matching.solve import effort, weights
+    from fxmap.matching.solve import weights
+    from fxmap.matching.solve.runs import effort
 
     counted, made, grad, spend = [0.0], [0], torch.autograd.grad, effort.Effort.spend
 

@@ -1,0 +1,1 @@
+"""Write solved weights as expressions of the source's tensors."""
