@@ -37,7 +37,7 @@ from fxmap.prove.code.decision_log import Log
 from fxmap.prove.code.decisions import Decisions, Site
 from fxmap.prove.inputs.few_shapes import few_shapes
 from fxmap.prove.inputs.samples import DRAWS, FALLING, Both, Role, Sampler, common_batch
-from fxmap.prove.inputs.second_lengths import second_lengths
+from fxmap.prove.inputs.second_lengths import edges_in_front, second_lengths
 from fxmap.prove.inputs.shapes import EXTENTS, Shape, shapes
 from fxmap.run.distance import pairs_by_name
 
@@ -162,10 +162,12 @@ class Auditor:
         examples, roles = [s.example for s in sampler.slots], [s.role.value for s in sampler.slots]
         plan = few_shapes if thrifty else shapes
         lengths = second_lengths(examples, roles, limits, longest, few=thrifty)
-        return self._run(sampler, chain(plan(examples, roles, limits, sized=sized, longest=longest), lengths))
+        found = self._run(sampler, chain(plan(examples, roles, limits, sized=sized, longest=longest), lengths), Audit())
+        if sized or found.refuted or found.unpaired or any(shape.spatial for shape in found.accepted):
+            return found
+        return self._run(found.sampler or sampler, edges_in_front(examples, limits, longest, few=thrifty), found)
 
-    def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]]) -> Audit:
-        found = Audit()
+    def _run(self, sampler: Sampler, plan: Iterable[tuple[str, tuple[Shape, ...]]], found: Audit) -> Audit:
         for seed, (title, choices) in enumerate(plan):
             for one, shape in _choices(sampler, choices):
                 inputs = one.draw(shape, seed)

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fxmap.prove.inputs.shapes import EXTENTS, Axis, Choices, Shape, batch_of, has_reals, largest, lengths_of
+from fxmap.prove.inputs.shapes import EXTENTS, Axis, Choices, Shape, batch_of, has_reals, largest, lengths_of, place_of
 
 # What stands in the place of one: samples, and positions.
 _SAMPLES, _MANY = 3, 5
@@ -46,6 +46,25 @@ def second_lengths(
         yield from found[-1:] if few else found
     if examples and not few:
         yield from _in_place_of_one(examples)
+
+
+def edges_in_front(examples: Sequence[Tensor], limits: Sequence[int], longest: int, *, few: bool) -> Iterator[Choices]:
+    """Yield other edges of a map with its channels last, `b h w c`; arguments as of `second_lengths`.
+
+    >>> import torch
+    >>> for title, choices in edges_in_front([torch.zeros(2, 6, 8, 3)], [], 300, few=True):
+    ...     print(title, [dict(shape.axes) for shape in choices])
+    size [{(0, 1): 15, (0, 2): 20}]
+    """
+    main = largest(examples) if examples else None
+    if main is None or not has_reals(main) or main.dim() != 4:
+        return
+    place = place_of(main, examples)
+    height, width = main.shape[1:3]
+    yield "size", (Shape(2, axes={(place, 1): 2 * height + 3, (place, 2): 2 * width + 4}),)
+    for axis, edge in ((1, height), (2, width)) if not few else ():
+        for _, choices in lengths_of(edge, limits, longest, batch=2):
+            yield "size", tuple(_on([(place, axis)], shape) for shape in choices)
 
 
 def _on(group: Iterable[Axis], shape: Shape) -> Shape:

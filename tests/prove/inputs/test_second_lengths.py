@@ -103,3 +103,29 @@ def test_a_large_model_runs_one_more_length_alone() -> None:
     plan = second_lengths([IMAGE, IDS, torch.zeros(1, 3)], ["numbers", "indices", "numbers"], [16], few=True)
 
     assert [dict(choices[0].axes) for _, choices in plan] == [{(1, 1): 19}, {(2, 1): 19}]
+
+
+CHANNELS_LAST = torch.randn(2, 6, 6, 8)
+
+
+def test_edges_of_maps_with_the_channels_last_are_varied() -> None:
+    def cut(edge: int | None) -> Forward:
+        return lambda model, x: model.linear(x[:, :edge].mean((1, 2)))
+
+    assert _ok(cut(None), cut(None), CHANNELS_LAST)
+    assert not _ok(cut(None), cut(14), CHANNELS_LAST)
+
+
+def test_a_key_that_matters_where_both_edges_are_long_is_not_inert() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.scale = nn.Linear(8, 8), nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            _, height, width, _ = x.shape
+            y: Tensor = self.linear(x)
+            return y + self.scale * ((height // 13) * (width // 13))
+
+    mapping = fxmap.auto_map(Long(), Long(), example_inputs=CHANNELS_LAST)
+    assert mapping.proof.statuses["scale"] is fxmap.Status.PROVEN
