@@ -42,7 +42,7 @@ class Budget:
     thrifty: bool = False
     plenty: Plenty = _MUCH
     turned: int = 60
-    crossed: int = 60
+    crossed: int = 110
 
     @classmethod
     def of(cls, numbers: int) -> "Budget":
@@ -54,7 +54,7 @@ class Budget:
         if numbers <= _TINY:
             return cls()
         if numbers <= _SMALL:
-            return cls(80, 120, 60, EXTENTS.longest, 20, 8, plenty=Plenty(3, 10, runs=30, calls=8), turned=20, crossed=30)
+            return cls(80, 120, 60, EXTENTS.longest, 20, 8, plenty=Plenty(3, 10, runs=30, calls=8), turned=20, crossed=40)
         few = cls(16, 8, 2, EXTENTS.longest, 0, 0, thrifty=True, plenty=Plenty(1, 0, runs=2), turned=3, crossed=0)
         return few if numbers <= _HUGE else cls.least()
 
