@@ -156,12 +156,17 @@ def _closer(later: Proof, before: Proof) -> Proof:
 
 
 def _differs(context: Context, run: Comparison, pair: Pair) -> bool:
-    """Whether the two operations of a pair differ in kind, attributes, values, or in the operands of pieces."""
+    """Whether the two operations of a pair differ in kind, values, or in the operands of pieces.
+
+    Two of one kind, of equal values and other attributes, are counterparts: what the attribute does was not met.
+    """
     names = pair.src, pair.dst
     kinds = {side.main.ops.op(name).kind for side, name in zip((context.src, context.dst), names, strict=True)}
     if kinds & {INPUT, OUTPUT}:
         return False
-    return run.errors.get(names, 0.0) > TOLERANCE or names in run.operands or attribute_cause(context, *names) is not None
+    if run.errors.get(names, 0.0) > TOLERANCE or names in run.operands:
+        return True
+    return len(kinds) > 1 and attribute_cause(context, *names) is not None
 
 
 def _as_part(mapping: KeyMapping, plan: Plan, chosen: ChosenInputs, whole: Proof) -> Proof:

@@ -171,7 +171,7 @@ class Log:
 
 
 def is_ordinary(tensors: Sequence[Tensor], usual: Mapping[int, Sequence[int]]) -> bool:
-    """Whether no input is the same along an axis, or has one position alone where ordinary ones have several.
+    """Whether no input is the same along an axis, or read backwards, or has one position where ordinary ones have several.
 
     Masks, of which no usual extents are given, often are the same everywhere.
 
@@ -179,6 +179,8 @@ def is_ordinary(tensors: Sequence[Tensor], usual: Mapping[int, Sequence[int]]) -
     (False, True)
     >>> is_ordinary([torch.arange(3)], {0: (2,)}), is_ordinary([torch.arange(1)], {0: (2,)})
     (True, False)
+    >>> is_ordinary([torch.tensor([5, 7, 5])], {0: (2,)})
+    False
     """
     return not any(place in usual and _is_even(tensor, usual[place]) for place, tensor in enumerate(tensors))
 
@@ -190,4 +192,4 @@ def _is_even(tensor: Tensor, usual: Sequence[int]) -> bool:
     if any(one == 1 and other > 1 for one, other in zip(tensor.shape, extents, strict=True)):
         return True
     axes = [axis for axis, extent in enumerate(tensor.shape) if extent > 1]
-    return any(bool((tensor == tensor.narrow(axis, 0, 1)).all()) for axis in axes)
+    return any(bool((tensor == tensor.narrow(axis, 0, 1)).all()) or torch.equal(tensor, tensor.flip(axis)) for axis in axes)

@@ -75,3 +75,8 @@ def test_pieces_in_other_words_are_proven(case: str) -> None:
 @pytest.mark.parametrize("case", _UNLIKE)
 def test_pieces_that_differ_where_no_value_was_are_not_proven(case: str) -> None:
     assert not _ok(_UNLIKE[case])
+
+
+def test_an_attribute_that_no_input_met_is_no_other_spelling() -> None:
+    one, other = (nn.Sequential(nn.Embedding(40, 4, max_norm=norm), nn.Linear(4, 3)) for norm in (None, 50.0))
+    assert not fxmap.auto_map(one, other, example_inputs=torch.randint(0, 40, (2, 6))).proof.ok
